@@ -1,0 +1,24 @@
+"""Early exit for Hugging Face Transformers: encoders that decide per input how many layers to run."""
+
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
+
+from .models import (
+    METHODS,
+    BerxitConfig,
+    BerxitForSequenceClassification,
+    DactBertConfig,
+    DactBertForSequenceClassification,
+    DeeBertConfig,
+    DeeBertForSequenceClassification,
+)
+
+__version__ = "0.1.0.dev0"
+
+for _config, _model, _encoder in METHODS:
+    AutoConfig.register(_config.model_type, _config, exist_ok=True)
+    AutoModelForSequenceClassification.register(_config, _model, exist_ok=True)
+    AutoModel.register(_config, _encoder, exist_ok=True)
+    # The code of these classes travels inside every checkpoint, which then loads without this package.
+    _config.register_for_auto_class()
+    _model.register_for_auto_class("AutoModelForSequenceClassification")
+    _encoder.register_for_auto_class("AutoModel")

@@ -1,0 +1,162 @@
+"""The config that all methods share: an encoder's config, where the exits are, and when to take them.
+
+This file travels inside checkpoints: see CONTRIBUTING.md, "The shipped folder".
+"""
+
+import copy
+import difflib
+import inspect
+import math
+from numbers import Real
+from typing import Any, ClassVar
+
+from transformers import AutoConfig, BertConfig, PreTrainedConfig
+
+from .encoder_layers import family_of
+
+Threshold = float | list[float] | None
+
+
+class EarlyExitConfig(PreTrainedConfig):
+    """Base of every method's config; a composite of the encoder's config and the exits.
+
+    Args:
+        encoder_config: config (or its dict) of any supported encoder; it is copied. Default: BERT base.
+        exit_threshold: when to exit, in the method's own unit; None runs full depth. One number for all exits, or one
+            per exit (the last one never matters: the last exit always answers).
+        exit_layers: after which layers (1..L, ascending, the last included) there is an exit. Default: after all.
+        **kwargs: as in every Transformers config: `num_labels`, `id2label`, `problem_type`, `dtype`, ...
+
+    Raises:
+        ValueError: unsupported encoder or task, exit layers or threshold out of range; TypeError: of the wrong type.
+    """
+
+    sub_configs = {"encoder_config": AutoConfig}
+    # The trace of a data set is large and on request: `evaluate()` must not gather it for every batch.
+    keys_to_ignore_at_inference: ClassVar[list[str]] = [
+        "exit_layer", "exit_logits", "exit_scores", "hidden_states", "attentions",
+    ]  # fmt: skip
+    supports_regression: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        # Transformers makes every config class a dataclass, whose generated __init__ would replace an inherited one.
+        if "__init__" not in cls.__dict__:
+            cls.__init__ = cls.__init__  # type: ignore[misc]
+        super().__init_subclass__(**kwargs)
+
+    def __init__(
+        self,
+        encoder_config: PreTrainedConfig | dict[str, Any] | None = None,
+        exit_threshold: Threshold = None,
+        exit_layers: list[int] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self._refuse_misspelt(kwargs)
+        # A copy: a shared live config would lose its attention implementation, and with it the padding mask.
+        if encoder_config is None:
+            encoder_config = BertConfig()
+        elif isinstance(encoder_config, dict):
+            encoder_config = AutoConfig.for_model(**encoder_config)
+        else:
+            encoder_config = copy.deepcopy(encoder_config)
+        family_of(encoder_config)
+        encoder_config._name_or_path = ""  # a path of the training machine has no place in a published config
+        kwargs.setdefault("attn_implementation", encoder_config._attn_implementation)
+        kwargs.setdefault("dtype", encoder_config.dtype)
+        self.encoder_config = encoder_config
+        depth = encoder_config.num_hidden_layers
+        self.exit_layers = _checked_exit_layers(exit_layers, depth)
+        super().__init__(**kwargs)
+        self._check_task()
+        self.exit_threshold = exit_threshold
+        self.thresholds(exit_threshold)
+
+    @classmethod
+    def _refuse_misspelt(cls, kwargs: dict[str, Any]) -> None:
+        own = [name for klass in cls.__mro__ if klass.__module__ == cls.__module__ or klass is EarlyExitConfig
+               for name in inspect.signature(klass.__init__).parameters]  # fmt: skip
+        for name in kwargs:
+            close = difflib.get_close_matches(name, own, n=1, cutoff=0.85)
+            if close and name not in own:
+                raise TypeError(f"{cls.__name__} got an unknown argument '{name}'; did you mean '{close[0]}'?")
+
+    def _check_task(self) -> None:
+        if self.problem_type == "multi_label_classification":
+            raise ValueError(
+                "problem_type: 'multi_label_classification' is not supported: the papers define exits for one answer per "
+                "text; use num_labels >= 2 for one of several classes, or one model per label"
+            )
+        if self.num_labels == 1 and not self.supports_regression:
+            raise ValueError(
+                f"num_labels: got 1 (regression), which {self.model_type} does not define; use num_labels >= 2, "
+                "or a method that does: berxit (BerxitConfig(num_labels=1), learning to exit)"
+            )
+        if self.num_labels > 1 and self.problem_type == "regression":
+            raise ValueError(f"num_labels: got {self.num_labels} with problem_type='regression'; pass num_labels=1")
+        if self.num_labels < 1:
+            raise ValueError(f"num_labels: got {self.num_labels}; pass 1 for regression, 2 or more for classification")
+
+    @property
+    def threshold_bounds(self) -> tuple[float, float]:
+        """Lowest and highest `exit_threshold`, in the method's own unit."""
+        raise NotImplementedError
+
+    def thresholds(self, value: Threshold) -> list[float] | None:
+        """One checked threshold per exit, or None for full depth.
+
+        Raises:
+            TypeError: not a number, a list of numbers or None; ValueError: NaN, outside the unit's range, or a list
+                whose length is not the number of exits.
+        """
+        if value is None:
+            return None
+        exits = len(self.exit_layers)
+        values = list(value) if isinstance(value, list | tuple) else [value] * exits
+        if len(values) != exits:
+            raise ValueError(f"exit_threshold: got {len(values)} numbers for {exits} exits; pass one number, or one per exit")
+        low, high = self.threshold_bounds
+        for number in values:
+            if isinstance(number, bool) or not isinstance(number, Real):
+                raise TypeError(
+                    f"exit_threshold: got {number!r} of type {type(number).__name__}; pass a number in [{low:.4g}, "
+                    f"{high:.4g}], one such number per exit, or None for full depth"
+                )
+            if math.isnan(number) or not low <= number <= high:
+                raise ValueError(
+                    f"exit_threshold: got {number}; {self.model_type} with {self.num_labels} labels takes a number in "
+                    f"[{low:.4g}, {high:.4g}], or None for full depth"
+                )
+        return [float(number) for number in values]
+
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
+        """The encoder's config: it owns vocabulary size, initializer range and special tokens."""
+        return self.encoder_config
+
+
+def _checked_exit_layers(exit_layers: list[int] | None, depth: int) -> list[int]:
+    if exit_layers is None:
+        return list(range(1, depth + 1))
+    layers = list(exit_layers)
+    whole = all(isinstance(layer, int) and not isinstance(layer, bool) for layer in layers)
+    if not layers or not whole or layers != sorted(set(layers)) or layers[0] < 1 or layers[-1] != depth:
+        raise ValueError(
+            f"exit_layers: got {exit_layers}; pass ascending layer numbers from 1 to {depth} that end with the last layer, "
+            f"e.g. exit_layers={sorted({max(1, depth // 2), depth})}"
+        )
+    return layers
+
+
+def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> str:
+    """`value` if it is allowed, else a ValueError that names argument, value and choices."""
+    if value not in allowed:
+        raise ValueError(f"{name}: got {value!r}; choose one of {', '.join(repr(choice) for choice in allowed)}")
+    return value
+
+
+def check_number(name: str, value: float, low: float = -math.inf) -> float:
+    """`value` if it is a finite number >= low, else a TypeError or ValueError that says so."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name}: got {value!r} of type {type(value).__name__}; pass a number, e.g. {name}=0.5")
+    if not math.isfinite(value) or value < low:
+        raise ValueError(f"{name}: got {value}; pass a finite number" + (f" >= {low:g}" if math.isfinite(low) else ""))
+    return value

@@ -1,0 +1,131 @@
+"""Exit heads, and the pure functions that turn logits into a readiness score.
+
+This file travels inside checkpoints: see CONTRIBUTING.md, "The shipped folder".
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
+
+from .encoder_layers import family_of
+
+
+class ExitHead(nn.Module):
+    """The encoder family's own classification head: dense, activation, (norm,) dropout, linear.
+
+    For BERT this is the pooler and classifier of the original paper, for DistilBERT its pre-classifier with ReLU; so a
+    fine-tuned classifier's head fits the last exit weight by weight.
+    """
+
+    def __init__(self, encoder_config: PreTrainedConfig, num_labels: int) -> None:
+        super().__init__()
+        family = family_of(encoder_config)
+        size = encoder_config.hidden_size
+        self.dense = nn.Linear(size, size)
+        self.activation = ACT2FN[getattr(encoder_config, family.activation, family.activation)]
+        self.norm = nn.LayerNorm(size, eps=encoder_config.norm_eps) if "norm" in family.classifier else nn.Identity()
+        rates = (getattr(encoder_config, name, None) for name in family.dropout_names)
+        self.dropout = nn.Dropout(next((rate for rate in rates if rate is not None), 0.0))
+        self.classifier = nn.Linear(size, num_labels)
+
+    def features(self, pooled: Tensor) -> Tensor:
+        """(batch, hidden) -> (batch, hidden): what the linear layer reads, after dropout."""
+        return self.dropout(self.norm(self.activation(self.dense(pooled))))
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """(batch, hidden) -> logits (batch, labels)."""
+        return self.classifier(self.features(pooled))
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Entropy of softmax(logits) in nats, in [0, ln labels]: (..., labels) -> (...).
+
+    From log-softmax: both formulas of the authors' code turn into NaN for confident logits. DeeBERT, Algorithm 1.
+
+    >>> [round(value, 6) for value in entropy(torch.tensor([[2.0, -1.0, 0.3], [120.0, -120.0, 0.0]])).tolist()]
+    [0.582192, 0.0]
+    >>> round(entropy(torch.zeros(3)).item(), 6) == round(math.log(3), 6)
+    True
+    """
+    log_probabilities = logits.float().log_softmax(dim=-1)
+    # 0.0 - x: a plain minus would turn a certain answer into -0.0.
+    return 0.0 - (log_probabilities.exp() * log_probabilities).sum(dim=-1)
+
+
+def confidence(logits: Tensor) -> Tensor:
+    """Largest probability of softmax(logits), in [1 / labels, 1]: (..., labels) -> (...). BERxiT, section 4.1.
+
+    >>> round(confidence(torch.tensor([2.0, -1.0, 0.3])).item(), 6)
+    0.81135
+    """
+    return logits.float().softmax(dim=-1).amax(dim=-1)
+
+
+def dact_combine(answer: Tensor, remaining: Tensor, output: Tensor, halting: Tensor) -> tuple[Tensor, Tensor]:
+    """One step of DACT's accumulation: a_n = y_n p_(n-1) + a_(n-1) (1 - p_(n-1)), then p_n = p_(n-1) h_n.
+
+    DACT-BERT, Algorithm 1, lines 8 and 10. Start with a_0 = 0 and p_0 = 1.
+
+    Args:
+        answer: a_(n-1), probabilities, shape (batch, labels).
+        remaining: p_(n-1) in [0, 1], shape (batch,): how much later layers may still change.
+        output: y_n, probabilities of this layer, shape (batch, labels).
+        halting: h_n in [0, 1], shape (batch,); 0 stops, 1 goes on.
+
+    Returns:
+        a_n (batch, labels) and p_n (batch,).
+
+    >>> answer, remaining = dact_combine(torch.tensor([[0.9, 0.1]]), torch.tensor([0.5]), torch.tensor([[0.2, 0.8]]), torch.tensor([0.1]))
+    >>> [round(value, 4) for value in answer[0].tolist()], round(remaining.item(), 4)
+    ([0.55, 0.45], 0.05)
+    """
+    weight = remaining[:, None]
+    return output * weight + answer * (1 - weight), remaining * halting
+
+
+def dact_margin(answer: Tensor, remaining: Tensor, steps_left: int, bound: str = "tight") -> Tensor:
+    """How far the answer is from being overturned by any future; at 0 and above the class cannot change.
+
+    `tight`: (1 - p)^d (1 + a* - a_ru) - 1, in [-1, 1]; necessary and sufficient. `paper`: a* (1 - p)^d - a_ru - p d
+    (DACT-BERT, Eq. 2); sound, but exits later.
+
+    Args:
+        answer: a_n, probabilities, shape (batch, labels) with at least two labels.
+        remaining: p_n in [0, 1], shape (batch,).
+        steps_left: d = N - n, exits still to come.
+
+    >>> answer, remaining = torch.tensor([[0.95, 0.05]]), torch.tensor([0.125])
+    >>> round(dact_margin(answer, remaining, 4).item(), 4), round(dact_margin(answer, remaining, 4, "paper").item(), 4)
+    (0.1138, 0.0069)
+    """
+    top = answer.double().topk(2, dim=-1).values
+    log_kept = torch.special.xlog1py(steps_left, -remaining.double())  # ln (1 - p)^d, and 0 for d = 0 even at p = 1
+    if bound == "paper":
+        return (top[:, 0] * log_kept.exp() - top[:, 1] - remaining.double() * steps_left).float()
+    # expm1 of a sum of logs keeps the sign right where the margin is tiny.
+    return torch.expm1(log_kept + torch.log1p(top[:, 0] - top[:, 1])).float()
+
+
+class Criterion(NamedTuple):
+    """A way to decide from logits alone.
+
+    Args:
+        score: logits (batch, labels) -> (batch,).
+        ready: (score, threshold) -> bool (batch,).
+        bounds: number of labels -> the range of the score's unit, ends included.
+    """
+
+    score: Callable[[Tensor], Tensor]
+    ready: Callable[[Tensor, float], Tensor]
+    bounds: Callable[[int], tuple[float, float]]
+
+
+CRITERIA: dict[str, Criterion] = {
+    "entropy": Criterion(entropy, torch.lt, lambda labels: (0.0, math.log(labels))),
+    "confidence": Criterion(confidence, torch.gt, lambda labels: (0.0, 1.0)),
+}

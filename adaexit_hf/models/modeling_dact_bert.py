@@ -1,0 +1,153 @@
+"""DACT-BERT: Differentiable Adaptive Computation Time for an Efficient BERT Inference. Eyzaguirre, del Rio, Araujo, Soto.
+NLP Power workshop at ACL 2022. https://aclanthology.org/2022.nlppower-1.10
+
+Every layer n has an output y_n = softmax(...) and a halting value h_n = sigmoid(...) in [0, 1], both read from the sentence
+vector; h near 0 means stop. From a_0 = 0 and p_0 = 1 (Algorithm 1):
+
+    a_n = y_n p_(n-1) + a_(n-1) (1 - p_(n-1)),    p_n = p_(n-1) h_n.
+
+Training in two steps: plain fine-tuning of the backbone, then all parameters together with NLL(a_N) + tau sum_n h_n (Eq. 1).
+Inference stops once no future can change the class of a_n. With d = N - n steps left, that is exactly when
+(1 - p_n)^d (1 + a* - a_ru) >= 1 (`halting_bound="tight"`); the paper's a* (1 - p_n)^d >= a_ru + p_n d (Eq. 2, "paper") is
+sound too, but exits later.
+
+Why the tight rule is exact: unrolled, a_N = W a_n + sum_k w_k y_k with w_k >= 0 and sum w_k = 1 - W, where W is the product of
+(1 - p_k) over the steps left; p never grows, so W >= (1 - p_n)^d. Whatever the y_k, the top class stays ahead by at least
+W (1 + a* - a_ru) - 1, and the future that always votes for the runner-up and never halts reaches this bound.
+
+`logits` are log a_n, so that softmax(logits) = a_n.
+
+This file travels inside checkpoints: see CONTRIBUTING.md, "The shipped folder".
+"""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedConfig
+from transformers import initialization as init
+
+from .configuration_early_exit import EarlyExitConfig
+from .configuration_early_exit import Threshold
+from .configuration_early_exit import check_choice
+from .configuration_early_exit import check_number
+from .encoder_layers import Context
+from .exit_heads import ExitHead
+from .exit_heads import dact_combine
+from .exit_heads import dact_margin
+from .modeling_early_exit import EarlyExitForSequenceClassification
+from .modeling_early_exit import EarlyExitModel
+from .modeling_early_exit import Exit
+from .modeling_early_exit import Paper
+from .modeling_early_exit import Stage
+from .modeling_early_exit import State
+
+
+class DactBertConfig(EarlyExitConfig):
+    """Config of DACT-BERT.
+
+    Args:
+        exit_threshold: least margin at which to stop. The default 0 is the sound rule: the class is that of full depth.
+            Below 0 a sample stops earlier at the risk of another class; above 0 later. Range: [-1, 1], and for the
+            paper's bound [-number of exits, 1].
+        ponder_cost: tau >= 0 of Eq. 1, the price of going on; the trade-off is set here, at training time.
+        halting_bias: initial bias b of every halting unit, so that h starts near sigmoid(b): large values start near full
+            depth, 0 starts with almost no weight on the last layers.
+        halting_bound: "tight" or "paper".
+    """
+
+    model_type = "dact-bert"
+
+    def __init__(
+        self,
+        encoder_config: PreTrainedConfig | dict[str, Any] | None = None,
+        exit_threshold: Threshold = 0.0,
+        exit_layers: list[int] | None = None,
+        ponder_cost: float = 5e-3,
+        halting_bias: float = 1.0,
+        halting_bound: str = "tight",
+        **kwargs: Any,
+    ) -> None:
+        self.ponder_cost = check_number("ponder_cost", ponder_cost, low=0.0)
+        self.halting_bias = check_number("halting_bias", halting_bias)
+        self.halting_bound = check_choice("halting_bound", halting_bound, ("tight", "paper"))
+        super().__init__(encoder_config, exit_threshold, exit_layers, **kwargs)
+
+    @property
+    def threshold_bounds(self) -> tuple[float, float]:
+        return (-1.0 if self.halting_bound == "tight" else -float(len(self.exit_layers)), 1.0)
+
+
+class DactBertModel(EarlyExitModel):
+    """The encoder of a DACT-BERT checkpoint, without its output and halting modules."""
+
+    config_class = DactBertConfig
+
+
+class HaltingUnit(nn.Linear):
+    """h = sigmoid(w h_CLS + b): (batch, hidden) -> (batch,) in (0, 1)."""
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        return super().forward(pooled).squeeze(-1).float().sigmoid()
+
+
+class DactBertForSequenceClassification(EarlyExitForSequenceClassification):
+    """Fine-tuning, then joint training with a ponder cost; stops when the class cannot change. Scores are margins."""
+
+    config_class = DactBertConfig
+    objectives = ("adaptive", "final")
+    paper: ClassVar[Paper] = Paper(
+        title="DACT-BERT: Differentiable Adaptive Computation Time for an Efficient BERT Inference",
+        authors="Cristobal Eyzaguirre, Felipe del Rio, Vladimir Araujo, Alvaro Soto",
+        venue="NLP Power! Workshop, ACL 2022",
+        url="https://aclanthology.org/2022.nlppower-1.10",
+        bibtex="""@inproceedings{eyzaguirre-etal-2022-dact,
+  title = {{DACT}-{BERT}: Differentiable Adaptive Computation Time for an Efficient {BERT} Inference},
+  author = {Eyzaguirre, Cristobal and del Rio, Felipe and Araujo, Vladimir and Soto, Alvaro},
+  booktitle = {Proceedings of NLP Power! The First Workshop on Efficient Benchmarking in NLP},
+  year = {2022}
+}""",
+    )
+
+    def __init__(self, config: DactBertConfig) -> None:
+        super().__init__(config)
+        encoder = config.encoder_config
+        self.exits = nn.ModuleList(ExitHead(encoder, config.num_labels) for _ in config.exit_layers)
+        self.halting = nn.ModuleList(HaltingUnit(encoder.hidden_size, 1) for _ in config.exit_layers)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, HaltingUnit):
+            init.constant_(module.bias, self.config.halting_bias)
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        others = tuple(f"exits.{index}" for index in range(len(self.exits) - 1))
+        return (Stage("backbone", ("final",), frozen=(*others, "halting")), Stage("adaptive", ("adaptive",)))
+
+    @property
+    def ready(self) -> Callable[[Tensor, float], Tensor]:
+        return torch.ge
+
+    def exit_step(self, index: int, pooled: Tensor, hidden: Tensor, context: Context, state: State) -> tuple[Exit, State]:
+        own = self.exits[index](pooled).float()
+        # An infinite logit would be a finite probability; it is no answer, so it becomes NaN here.
+        output = own.masked_fill(own.isinf(), torch.nan).softmax(dim=-1)
+        halting = self.halting[index](pooled)
+        answer, remaining = state if state else (torch.zeros_like(output), torch.ones_like(halting))
+        answer, remaining = dact_combine(answer, remaining, output, halting)
+        steps_left = len(self.exits) - 1 - index
+        score = dact_margin(answer.detach(), remaining.detach(), steps_left, self.config.halting_bound)
+        logits = answer.clamp_min(torch.finfo(answer.dtype).tiny).log()
+        return Exit(logits, score, (own, halting)), (answer, remaining)
+
+    def exit_loss(self, exits: list[Exit], labels: Tensor, objective: str) -> Tensor:
+        """`adaptive`: Eq. 1; `final`: cross-entropy of the last layer's own output y_N, plain fine-tuning."""
+        if objective == "final":
+            return self.task_loss(exits[-1].extras[0], labels)
+        ponder = torch.stack([exit.extras[1] for exit in exits]).sum(dim=0)  # (batch,)
+        return functional.nll_loss(exits[-1].logits, labels) + self.config.ponder_cost * ponder.mean()

@@ -1,0 +1,376 @@
+"""The recurrence that all methods share: run a layer, update a small state, give an answer and a readiness score.
+
+Training unrolls it to full depth. Inference lets each row leave the batch when its score passes the threshold. The score
+never depends on the threshold, so one full-depth pass tells what every threshold would have done.
+
+This file travels inside checkpoints: see CONTRIBUTING.md, "The shipped folder".
+"""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoModel, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import ModelOutput
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_early_exit import EarlyExitConfig
+from .configuration_early_exit import Threshold
+from .encoder_layers import Context
+from .encoder_layers import family_of
+from .encoder_layers import run_layer
+from .encoder_layers import start
+from .pretrained_encoder import load_encoder
+
+State = tuple[Tensor, ...]
+
+
+class Paper(NamedTuple):
+    """Where a method comes from; feeds cards and docs."""
+
+    title: str
+    authors: str
+    venue: str
+    url: str
+    bibtex: str
+
+
+class Stage(NamedTuple):
+    """One training run.
+
+    Args:
+        name: also the name of its folder and of its overrides.
+        objectives: names that `exit_loss` understands, cycled per optimizer step.
+        frozen: dotted names of modules or parameters that this stage leaves alone; each must match something.
+    """
+
+    name: str
+    objectives: tuple[str, ...]
+    frozen: tuple[str, ...] = ()
+
+
+class Exit(NamedTuple):
+    """What one exit says.
+
+    Args:
+        logits: the answer if we stop here, (batch, labels).
+        score: readiness in the method's own unit, (batch,); never depends on the threshold.
+        extras: batch-first tensors that the loss needs besides the logits: halting values, certainties.
+    """
+
+    logits: Tensor
+    score: Tensor
+    extras: tuple[Tensor, ...] = ()
+
+
+@dataclass
+class EarlyExitOutput(ModelOutput):
+    """Output of every method.
+
+    Args:
+        loss: scalar, when labels are given.
+        logits: the answer, (batch, labels).
+        exit_layer: number of layers run for each row, 1..L, (batch,).
+        exit_logits: what every exit says, (batch, exits, labels); None after a real early exit.
+        exit_scores: readiness at every exit, (batch, exits); None after a real early exit.
+        hidden_states: on request: input of layer 1 and output of every layer, L + 1 tensors (batch, tokens, hidden).
+        attentions: on request: L tensors (batch, heads, tokens, tokens).
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    exit_layer: Tensor | None = None
+    exit_logits: Tensor | None = None
+    exit_scores: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+def first_ready(ready: Tensor) -> Tensor:
+    """Index of the first exit that is ready, and of the last one where none is: bool (..., exits) -> long (...).
+
+    >>> first_ready(torch.tensor([[False, True, True], [False, False, False]])).tolist()
+    [1, 2]
+    """
+    ready = ready.clone()
+    ready[..., -1] = True
+    return ready.long().argmax(dim=-1)
+
+
+class EarlyExitPreTrainedModel(PreTrainedModel):
+    """An encoder that can be driven layer by layer, without heads; what `AutoModel` loads from an early-exit checkpoint."""
+
+    config_class = EarlyExitConfig
+    base_model_prefix = "encoder"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False  # else Trainer skips the division by the number of accumulation steps
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: EarlyExitConfig) -> None:
+        super().__init__(config)
+        self.gradient_checkpointing = False
+        family = family_of(config.encoder_config)
+        # An unused pooler would be an unused parameter under DDP; families without one do not know the argument.
+        options = {} if family.pooler is None else {"add_pooling_layer": False}
+        self.encoder = AutoModel.from_config(config.encoder_config, **options)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.encoder.set_input_embeddings(value)
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """As in Transformers; the checkpoint also carries its code and can be loaded without this package."""
+        if self._auto_class is not None:
+            module = type(self).__module__.split(".")[-1]
+            name = type(self).__name__.replace("ForSequenceClassification", "Model")
+            self.config.auto_map = (getattr(self.config, "auto_map", None) or {}) | {"AutoModel": f"{module}.{name}"}
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+
+class EarlyExitModel(EarlyExitPreTrainedModel):
+    """The encoder alone at full depth; heads in the checkpoint are left out."""
+
+    _keys_to_ignore_on_load_unexpected = [r"^(?!encoder\.)"]
+
+    def __init__(self, config: EarlyExitConfig) -> None:
+        super().__init__(config)
+        self.post_init()
+
+    def forward(self, *args: Any, **kwargs: Any) -> BaseModelOutput:
+        """As the encoder's own forward."""
+        return self.encoder(*args, **kwargs)
+
+
+class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
+    """Base of every method; a method adds its heads, `exit_step`, `exit_loss`, `ready`, `stages` and `paper`."""
+
+    paper: ClassVar[Paper]
+    objectives: ClassVar[tuple[str, ...]]  # the first one is the default of training without a stage plan
+    # The backbone's own recorders fire in our loop; the name only declares that attentions can be asked for.
+    _can_record_outputs = {"attentions": "_NoModuleOfOurs"}
+
+    # What a method defines --------------------------------------------------------------------------------------------
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The training runs that the paper prescribes, in order."""
+        raise NotImplementedError
+
+    @property
+    def ready(self) -> Callable[[Tensor, float], Tensor]:
+        """Comparison of a score (batch,) with the threshold; a NaN score must compare as not ready."""
+        raise NotImplementedError
+
+    def exit_step(self, index: int, pooled: Tensor, hidden: Tensor, context: Context, state: State) -> tuple[Exit, State]:
+        """Answer and score of exit `index` (0-based).
+
+        Args:
+            pooled: sentence vector after this layer, (batch, hidden).
+            hidden: states after this layer, (batch, tokens, hidden).
+            context: padding mask of the rows that are left.
+            state: what the previous exit handed on, batch-first tensors; () at the first exit.
+        """
+        raise NotImplementedError
+
+    def exit_loss(self, exits: list[Exit], labels: Tensor, objective: str) -> Tensor:
+        """Loss of one objective over all exits; an exit that it does not use gets no gradient at all."""
+        raise NotImplementedError
+
+    # What all methods share -------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_encoder_pretrained(cls, name_or_path: str, **config: Any) -> "EarlyExitForSequenceClassification":
+        """Start from a pretrained encoder or a fine-tuned classifier, on the Hub or in a folder.
+
+        A pretrained pooler is copied into every exit; a fine-tuned classifier's head becomes the last exit, and its
+        labels and `problem_type` are kept.
+
+        Args:
+            name_or_path: as in `from_pretrained`.
+            **config: arguments of the method's config (`num_labels`, `exit_layers`, ...), and of the download
+                (`revision`, `token`, `cache_dir`, `local_files_only`, `subfolder`, `dtype`, `attn_implementation`).
+
+        Raises:
+            ValueError: the checkpoint is of an unsupported family or already an early-exit model.
+        """
+        return load_encoder(cls, name_or_path, config)
+
+    def task_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy, or mean squared error with one label: logits (batch, labels), labels (batch,) -> scalar."""
+        if self.config.num_labels == 1:
+            return functional.mse_loss(logits.squeeze(-1).float(), labels.float())
+        return functional.cross_entropy(logits.float(), labels)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        objective: str | None = None,
+        exit_threshold: Threshold = None,
+        early_exit: bool | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> EarlyExitOutput | tuple[Any, ...]:
+        """Classify a batch; in eval mode rows exit early when a threshold is set.
+
+        Args:
+            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds: as for the encoder.
+            labels: (batch,), class indices in [0, labels), or numbers for regression.
+            objective: one of `objectives`; runs full depth and gives its loss. Default: in training the first of
+                `objectives`, in eval the task loss of the answer.
+            exit_threshold: overrides the config's for this call.
+            early_exit: False runs full depth and fills `exit_logits` and `exit_scores`; True insists on a threshold.
+                Default: in eval mode, exit early when a threshold is set.
+            output_hidden_states, output_attentions: these run every layer, since a skipped layer has none to give;
+                answers and exit layers stay those of the early exit.
+
+        Raises:
+            ValueError: bad labels, objective or threshold, an empty batch, a text longer than the position table.
+        """
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        keep_states = bool(self.config.output_hidden_states if output_hidden_states is None else output_hidden_states)
+        attend = bool(self.config.output_attentions if output_attentions is None else output_attentions)
+        if attend and self.encoder.config._attn_implementation != "eager":
+            raise ValueError(
+                f"output_attentions: attention implementation '{self.encoder.config._attn_implementation}' keeps no weights; "
+                "load the model with attn_implementation='eager'"
+            )
+        if objective is not None and objective not in self.objectives:
+            raise ValueError(f"objective: got {objective!r}; {type(self).__name__} knows {', '.join(self.objectives)}")
+        thresholds = self.config.thresholds(self.config.exit_threshold if exit_threshold is None else exit_threshold)
+        if early_exit is None:
+            early_exit = not self.training and thresholds is not None and objective is None
+        elif early_exit and (thresholds is None or self.training or objective is not None):
+            raise ValueError(
+                "early_exit: got True, which needs a threshold, eval mode and no objective; call model.eval() and "
+                "model(..., exit_threshold=<number>)"
+            )
+        # A branch on data cannot be compiled or exported: there every layer runs and the answer is selected afterwards.
+        compact = early_exit and not (keep_states or attend or torch.compiler.is_compiling())
+        inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        run = self._unroll(inputs, thresholds if compact else None, output_attentions=attend, return_dict=True)
+        output = EarlyExitOutput(
+            hidden_states=tuple(run["states"]) if keep_states else None,
+            attentions=tuple(run["returned_attentions"] or run["attentions"]) if attend else None,
+        )
+        if compact:
+            output.logits, output.exit_layer = run["logits"], run["exit_layer"]
+        else:
+            self._answer(output, run["exits"], thresholds if early_exit else None)
+        if not self.training and not torch.compiler.is_compiling():
+            _report_not_finite(run["scores"])
+        if labels is not None:
+            labels = self._checked_labels(labels, len(output.logits))
+            if self.training or objective is not None:
+                output.loss = self.exit_loss(run["exits"], labels, objective or self.objectives[0])
+            else:
+                output.loss = self.task_loss(output.logits, labels)
+        return output if return_dict else output.to_tuple()
+
+    @capture_outputs
+    def _unroll(
+        self, inputs: tuple[Tensor | None, ...], thresholds: list[float] | None, output_attentions: bool = False
+    ) -> dict[str, Any]:
+        """Run the layers; with thresholds, rows leave the batch at the first exit that is ready."""
+        family, last = family_of(self.encoder.config), len(self.config.exit_layers) - 1
+        checkpoint = self._gradient_checkpointing_func if self.gradient_checkpointing and self.training else None
+        hidden, context = start(self.encoder, *inputs)
+        rows = torch.arange(len(hidden), device=hidden.device)
+        state: State = ()
+        run: dict[str, Any] = {"exits": [], "scores": [], "states": [hidden], "returned_attentions": []}
+        left: list[tuple[Tensor, Tensor, Tensor]] = []  # of the rows that left: which, their answers, their layers
+        for number, layer in enumerate(family.layers(self.encoder), start=1):
+            hidden, attention = run_layer(self.encoder, number - 1, layer, hidden, context, checkpoint)
+            finished = family.finish(self.encoder, hidden)
+            if output_attentions and attention is not None:
+                run["returned_attentions"].append(attention)
+            if thresholds is None:
+                run["states"].append(finished if number == self.config.exit_layers[-1] else hidden)
+            if number not in self.config.exit_layers:
+                continue
+            index = self.config.exit_layers.index(number)
+            pooled = family.pool(self.encoder.config, finished, context.padding)
+            exit, state = self.exit_step(index, pooled, finished, context, state)
+            # NaN or infinite logits are no answer: a NaN score compares as not ready, so the row goes on.
+            exit = exit._replace(score=exit.score.masked_fill(~exit.logits.isfinite().all(dim=-1), torch.nan))
+            run["scores"].append(exit.score)
+            if thresholds is None:
+                run["exits"].append(exit)
+                continue
+            staying = ~self.ready(exit.score, thresholds[index]) if index < last else torch.zeros_like(rows, dtype=torch.bool)
+            stay_count = int(staying.sum())  # the one host read of this layer
+            if stay_count == len(rows):
+                continue
+            order = staying.argsort(stable=True, descending=True)
+            stay, leave = order[:stay_count], order[stay_count:]
+            left.append((rows[leave], exit.logits[leave], torch.full_like(leave, number)))
+            if stay_count == 0:
+                break
+            rows, hidden, context = rows[stay], hidden[stay], context.select(stay)
+            state = tuple(value[stay] for value in state)
+        if left:
+            places, logits, layers = (torch.cat(parts) for parts in zip(*left, strict=True))
+            run["logits"], run["exit_layer"] = logits[places.argsort()], layers[places.argsort()]
+        return run
+
+    def _answer(self, output: EarlyExitOutput, exits: list[Exit], thresholds: list[float] | None) -> None:
+        """Fill in the answer of a full-depth run: the last exit's, or the one that the thresholds select."""
+        depths = torch.tensor(self.config.exit_layers, device=exits[-1].logits.device)
+        exit_logits = torch.stack([exit.logits for exit in exits], dim=1)  # (batch, exits, labels)
+        if thresholds is None:
+            output.logits, output.exit_layer = exits[-1].logits, depths[-1].repeat(len(exit_logits))
+            output.exit_logits, output.exit_scores = exit_logits, torch.stack([exit.score for exit in exits], dim=1)
+            return
+        pairs = zip(exits, thresholds, strict=True)
+        chosen = first_ready(torch.stack([self.ready(exit.score, threshold) for exit, threshold in pairs], dim=1))
+        output.logits = exit_logits[torch.arange(len(chosen), device=chosen.device), chosen]
+        output.exit_layer = depths[chosen]
+
+    def _checked_labels(self, labels: Tensor, batch: int) -> Tensor:
+        labels = labels.reshape(-1) if labels.dim() == 2 and labels.shape[1] == 1 else labels
+        if labels.shape != (batch,):
+            raise ValueError(f"labels: got shape {tuple(labels.shape)}; pass one label per text, shape ({batch},)")
+        if torch.compiler.is_compiling():
+            return labels
+        if self.config.num_labels == 1:
+            if not bool(labels.isfinite().all()):
+                raise ValueError("labels: got NaN or infinity; drop the rows without a score before training")
+            return labels
+        if labels.is_floating_point():
+            raise ValueError(
+                f"labels: got {labels.dtype} for {self.config.num_labels} classes; pass class indices, labels.long(), or "
+                "num_labels=1 for regression"
+            )
+        low, high = (int(value) for value in labels.aminmax())
+        if low < 0 or high >= self.config.num_labels:
+            raise ValueError(
+                f"labels: got {low if low < 0 else high}; allowed are 0 to {self.config.num_labels - 1}. Pass "
+                "num_labels=<number of classes> to the config, or a split that has labels (GLUE's test sets have none)"
+            )
+        return labels
+
+
+def _report_not_finite(scores: list[Tensor]) -> None:
+    count = int(torch.stack([score.isnan().sum() for score in scores]).sum())
+    if count:
+        warnings.warn(
+            f"{count} exits gave NaN or infinite logits; their rows went on to the next exit. Check the input, or load the "
+            "model in a wider dtype, e.g. dtype=torch.float32",
+            RuntimeWarning,
+            stacklevel=3,
+        )
