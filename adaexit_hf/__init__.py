@@ -2,6 +2,15 @@
 
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
+from .evaluation import (
+    CurvePoint,
+    ExitTrace,
+    area_under_curve,
+    choose_threshold,
+    collect_trace,
+    expected_saving,
+    tradeoff_curve,
+)
 from .models import (
     METHODS,
     BerxitConfig,
@@ -11,6 +20,26 @@ from .models import (
     DeeBertConfig,
     DeeBertForSequenceClassification,
 )
+from .training import EarlyExitTrainer, EarlyExitTrainingArguments
+
+__all__ = [
+    "METHODS",
+    "BerxitConfig",
+    "BerxitForSequenceClassification",
+    "CurvePoint",
+    "DactBertConfig",
+    "DactBertForSequenceClassification",
+    "DeeBertConfig",
+    "DeeBertForSequenceClassification",
+    "EarlyExitTrainer",
+    "EarlyExitTrainingArguments",
+    "ExitTrace",
+    "area_under_curve",
+    "choose_threshold",
+    "collect_trace",
+    "expected_saving",
+    "tradeoff_curve",
+]
 
 __version__ = "0.1.0.dev0"
 
