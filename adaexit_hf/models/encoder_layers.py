@@ -219,13 +219,17 @@ class _ModernBert(EncoderLayers):
         }
         if positions is None:
             positions = torch.arange(hidden.shape[1], device=hidden.device)[None]
-        rotary = {kind: encoder.rotary_emb(hidden, positions, kind) for kind in set(encoder.config.layer_types)}
-        return Context(padding, masks, rotary)
+        rotary = {  # (1 or batch, 2, tokens, size of a head); a row with positions of its own takes them along
+            f"rotary_{kind}": torch.stack(encoder.rotary_emb(hidden, positions, kind), dim=1)
+            for kind in set(encoder.config.layer_types)
+        }
+        return Context(padding, masks | rotary, {}) if len(positions) > 1 else Context(padding, masks, rotary)
 
     @staticmethod
     def call(encoder: PreTrainedModel, index: int, layer: nn.Module, hidden: Tensor, context: Context) -> Any:
-        kind = layer.attention_type
-        return layer(hidden, attention_mask=context.per_row[kind], position_embeddings=context.shared[kind])
+        kind = str(layer.attention_type)
+        rotary = (context.per_row | context.shared)[f"rotary_{kind}"]
+        return layer(hidden, attention_mask=context.per_row[kind], position_embeddings=rotary.unbind(dim=1))
 
     @staticmethod
     def finish(encoder: PreTrainedModel, hidden: Tensor) -> Tensor:

@@ -1,0 +1,39 @@
+"""Every test is offline, deterministic and single-threaded."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when huggingface_hub is imported
+
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from transformers import set_seed
+
+torch.set_num_threads(1)
+LOCAL = ("127.0.0.1", "::1", "localhost")
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: Any) -> None:
+        if self.family != socket.AF_UNIX and address[0] not in LOCAL:
+            pytest.fail(f"a test opened a connection to {address}")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+    yield
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    set_seed(0)
+
+
+@pytest.fixture(params=["right", "left", "none"])
+def padding(request: pytest.FixtureRequest) -> str:
+    return request.param

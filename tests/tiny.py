@@ -1,0 +1,154 @@
+"""Tiny random models of every method on every encoder family, batches for them, and what a trace predicts."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    AlbertConfig,
+    AutoModel,
+    BertConfig,
+    DebertaV2Config,
+    DistilBertConfig,
+    ElectraConfig,
+    ModernBertConfig,
+    MPNetConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    RobertaConfig,
+    XLMRobertaConfig,
+)
+
+from adaexit_hf.models import METHODS, EarlyExitForSequenceClassification
+from adaexit_hf.models.encoder_layers import family_of
+from adaexit_hf.models.modeling_early_exit import EarlyExitOutput, first_ready
+
+# Weights ten times larger than usual: with the usual ones all exits of a tiny random model say nearly the same.
+COMMON = {"vocab_size": 64, "initializer_range": 0.2, "max_position_embeddings": 32}
+SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 37}
+RELATIVE = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 4, "type_vocab_size": 2}
+SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "cls_token_id": 1, "eos_token_id": 2, "sep_token_id": 2}
+MODERN = {"local_attention": 4, "global_attn_every_n_layers": 2, "norm_bias": True, "classifier_bias": True}
+
+Settings = dict[str, Any]
+ENCODERS: dict[str, tuple[type[PreTrainedConfig], Settings]] = {
+    "bert": (BertConfig, SIZES),
+    "roberta": (RobertaConfig, SIZES | {"num_hidden_layers": 4}),
+    "xlm-roberta": (XLMRobertaConfig, SIZES),
+    "albert": (AlbertConfig, SIZES | {"embedding_size": 16}),
+    # 3 groups for 4 layers, and 2 for 3: Transformers' own rounding decides which layer runs where.
+    "albert-groups": (AlbertConfig, SIZES | {"embedding_size": 16, "num_hidden_layers": 4, "num_hidden_groups": 3}),
+    "albert-inner": (AlbertConfig, SIZES | {"embedding_size": 16, "num_hidden_groups": 2, "inner_group_num": 2}),
+    "distilbert": (DistilBertConfig, {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 37}),
+    "electra": (ElectraConfig, SIZES | {"embedding_size": 32}),
+    "electra-projected": (ElectraConfig, SIZES | {"embedding_size": 16}),
+    "mpnet": (MPNetConfig, SIZES),
+    "deberta-v2": (DebertaV2Config, SIZES | RELATIVE | {"position_biased_input": False}),
+    "deberta-v2-conv": (DebertaV2Config, SIZES | RELATIVE | {"position_biased_input": False, "conv_kernel_size": 3}),
+    "deberta-v2-absolute": (DebertaV2Config, SIZES | {"position_biased_input": True}),
+    "modernbert": (ModernBertConfig, SIZES | SPECIAL | MODERN),
+    "modernbert-mean": (ModernBertConfig, SIZES | SPECIAL | {"local_attention": 4, "classifier_pooling": "mean"}),
+}
+# One encoder for each family; the others differ only inside the encoder.
+FAMILIES = ("bert", "roberta", "xlm-roberta", "albert", "distilbert", "electra", "mpnet", "deberta-v2", "modernbert")
+CORE = ("bert", "roberta", "albert")
+EAGER_ONLY = ("mpnet", "deberta-v2")
+
+CLASSES = {config.model_type: model for config, model, _ in METHODS}
+# Options of a method that change what an exit says; a method without an entry is tested with its defaults.
+OPTIONS: dict[str, dict[str, Settings]] = {
+    "berxit": {
+        "entropy": {"exit_criterion": "entropy"},
+        "learned": {"exit_criterion": "learned"},
+        "authors": {"exit_criterion": "learned", "lte_variant": "authors"},
+        "regression": {"num_labels": 1},
+        "two-stage": {"fine_tuning": "two_stage", "exit_criterion": "learned"},
+    },
+    "dact-bert": {"paper": {"halting_bound": "paper"}},
+}
+VARIANTS: dict[str, tuple[type[EarlyExitForSequenceClassification], Settings]] = {
+    name: (model, {}) for name, model in CLASSES.items()
+} | {f"{name}-{option}": (CLASSES[name], kwargs) for name, more in OPTIONS.items() for option, kwargs in more.items()}
+
+
+def encoder_config(name: str = "bert", **kwargs: Any) -> PreTrainedConfig:
+    config_class, settings = ENCODERS[name]
+    return config_class(**COMMON | settings | kwargs)
+
+
+def encoder(name: str = "bert", attn_implementation: str | None = None, **kwargs: Any) -> PreTrainedModel:
+    """The stock model in eval mode, without a pooler."""
+    config = encoder_config(name, **kwargs)
+    options = {} if family_of(config).pooler is None else {"add_pooling_layer": False}
+    return AutoModel.from_config(config, attn_implementation=attn_implementation, **options).eval()
+
+
+def build(variant: str, encoder: str = "bert", **kwargs: Any) -> EarlyExitForSequenceClassification:
+    """A model in eval mode with three labels, or as the variant or `kwargs` say."""
+    model_class, settings = VARIANTS[variant]
+    return model_class(config(variant, encoder, **kwargs)).eval()
+
+
+def config(variant: str, encoder: str = "bert", **kwargs: Any) -> PreTrainedConfig:
+    model_class, settings = VARIANTS[variant]
+    return model_class.config_class(
+        **{"encoder_config": encoder_config(encoder), "num_labels": 3, "exit_threshold": None} | settings | kwargs
+    )
+
+
+def batch(config: PreTrainedConfig, padding: str = "right", rows: int = 6, tokens: int = 9) -> dict[str, Tensor]:
+    """Random texts of an encoder: padding "right", "left" or "none"; token types where the family has them."""
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(5, config.vocab_size, (rows, tokens), generator=generator)
+    inputs = {"input_ids": ids}
+    if family_of(config).takes_token_types and config.type_vocab_size > 1:
+        inputs["token_type_ids"] = (torch.arange(tokens) >= tokens // 2).long().repeat(rows, 1)
+    if padding != "none":
+        lengths = torch.arange(rows) * (tokens - 3) // max(1, rows - 1) + 3  # 3 .. tokens
+        mask = (torch.arange(tokens) < lengths[:, None]).long()
+        mask = mask.flip(1) if padding == "left" else mask
+        inputs |= {"attention_mask": mask, "input_ids": ids.masked_fill(mask == 0, config.pad_token_id)}
+    return inputs
+
+
+def inputs_of(model: EarlyExitForSequenceClassification, padding: str = "right", **kwargs: Any) -> dict[str, Tensor]:
+    return batch(model.config.encoder_config, padding, **kwargs)
+
+
+def labels_of(model: EarlyExitForSequenceClassification, rows: int = 6) -> Tensor:
+    count = model.config.num_labels
+    return torch.linspace(-1, 2, rows) if count == 1 else torch.arange(rows) % count
+
+
+def one_by_one(inputs: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    for row in range(len(next(iter(inputs.values())))):
+        yield {name: value[row : row + 1] for name, value in inputs.items()}
+
+
+@torch.no_grad()
+def trace_of(model: EarlyExitForSequenceClassification, inputs: dict[str, Tensor]) -> EarlyExitOutput:
+    return model(**inputs, early_exit=False)
+
+
+def predicted(
+    model: EarlyExitForSequenceClassification, trace: EarlyExitOutput, threshold: float | list[float]
+) -> tuple[Tensor, Tensor]:
+    """Logits and exit layers that a full-depth trace predicts for a threshold."""
+    thresholds = model.config.thresholds(threshold)
+    scores = trace.exit_scores.unbind(dim=1)
+    chosen = first_ready(
+        torch.stack([model.ready(score, value) for score, value in zip(scores, thresholds, strict=True)], dim=1)
+    )
+    return trace.exit_logits[torch.arange(len(chosen)), chosen], torch.tensor(model.config.exit_layers)[chosen]
+
+
+def thresholds_between(trace: EarlyExitOutput, count: int = 3) -> list[float]:
+    """Midpoints of the widest gaps between early scores: no rounding error moves a score across them."""
+    scores = trace.exit_scores[:, :-1].unique().sort().values
+    widest = scores.diff().topk(min(count, len(scores) - 1)).indices
+    return ((scores[widest] + scores[widest + 1]) / 2).tolist()
+
+
+def gradients(model: torch.nn.Module) -> dict[str, Tensor | None]:
+    return {name: None if value.grad is None else value.grad.clone() for name, value in model.named_parameters()}
