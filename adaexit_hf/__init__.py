@@ -1,6 +1,7 @@
 """Early exit for Hugging Face Transformers: encoders that decide per input how many layers to run."""
 
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
 from .evaluation import (
     CurvePoint,
@@ -47,6 +48,8 @@ for _config, _model, _encoder in METHODS:
     AutoConfig.register(_config.model_type, _config, exist_ok=True)
     AutoModelForSequenceClassification.register(_config, _model, exist_ok=True)
     AutoModel.register(_config, _encoder, exist_ok=True)
+    # Model cards and Transformers' own tests find a class's task by its name.
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES[_config.model_type] = _model.__name__
     # The code of these classes travels inside every checkpoint, which then loads without this package.
     _config.register_for_auto_class()
     _model.register_for_auto_class("AutoModelForSequenceClassification")

@@ -72,6 +72,28 @@ class EarlyExitConfig(PreTrainedConfig):
         self.thresholds(exit_threshold)
 
     @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "EarlyExitConfig":
+        """As in Transformers; an encoder's own config becomes `encoder_config`, as when its weights are loaded bare.
+
+        Raises:
+            ValueError: the config is another method's, or that of an encoder with a head, whose weights have other names.
+        """
+        found = config_dict.get("model_type", cls.model_type)
+        if found == cls.model_type:
+            return super().from_dict(config_dict, **kwargs)
+        if "encoder_config" in config_dict:
+            raise ValueError(
+                f"pretrained_model_name_or_path: the checkpoint is of method '{found}', not '{cls.model_type}'; call "
+                "AutoModelForSequenceClassification.from_pretrained, which finds the class"
+            )
+        if any(name.endswith("Model") for name in config_dict.get("architectures") or ["Model"]):
+            return super().from_dict({"encoder_config": config_dict}, **kwargs)
+        raise ValueError(
+            f"pretrained_model_name_or_path: the checkpoint is a {config_dict['architectures'][0]} ('{found}'), not "
+            f"'{cls.model_type}'; call the model's from_encoder_pretrained, which starts from an encoder or a classifier"
+        )
+
+    @classmethod
     def _refuse_misspelt(cls, kwargs: dict[str, Any]) -> None:
         own = [name for klass in cls.__mro__ if klass.__module__ == cls.__module__ or klass is EarlyExitConfig
                for name in inspect.signature(klass.__init__).parameters]  # fmt: skip

@@ -17,6 +17,7 @@ from torch.nn import functional
 from transformers import AutoModel, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput
+from transformers.utils import logging
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_early_exit import EarlyExitConfig
@@ -26,6 +27,8 @@ from .encoder_layers import family_of
 from .encoder_layers import run_layer
 from .encoder_layers import start
 from .pretrained_encoder import load_encoder
+
+logger = logging.get_logger(__name__)
 
 State = tuple[Tensor, ...]
 
@@ -78,7 +81,8 @@ class EarlyExitOutput(ModelOutput):
         exit_layer: number of layers run for each row, 1..L, (batch,).
         exit_logits: what every exit says, (batch, exits, labels); None after a real early exit.
         exit_scores: readiness at every exit, (batch, exits); None after a real early exit.
-        hidden_states: on request: input of layer 1 and output of every layer, L + 1 tensors (batch, tokens, hidden).
+        hidden_states: on request: input of layer 1 and output of every layer, L + 1 tensors (batch, tokens, hidden);
+            None in place of those that were not asked for.
         attentions: on request: L tensors (batch, heads, tokens, tokens).
     """
 
@@ -115,6 +119,7 @@ class EarlyExitPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
 
     def __init__(self, config: EarlyExitConfig) -> None:
+        config._check_task()  # again: labels are often set on a config that exists already
         super().__init__(config)
         self.gradient_checkpointing = False
         family = family_of(config.encoder_config)
@@ -222,7 +227,7 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
         objective: str | None = None,
         exit_threshold: Threshold = None,
         early_exit: bool | None = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | list[int] | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
     ) -> EarlyExitOutput | tuple[Any, ...]:
@@ -237,18 +242,19 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
             early_exit: False runs full depth and fills `exit_logits` and `exit_scores`; True insists on a threshold.
                 Default: in eval mode, exit early when a threshold is set.
             output_hidden_states, output_attentions: these run every layer, since a skipped layer has none to give;
-                answers and exit layers stay those of the early exit.
+                answers and exit layers stay those of the early exit. A list of indices keeps only those states, the
+                others are None. Attention weights exist with `attn_implementation="eager"` only.
 
         Raises:
             ValueError: bad labels, objective or threshold, an empty batch, a text longer than the position table.
         """
         return_dict = self.config.return_dict if return_dict is None else return_dict
-        keep_states = bool(self.config.output_hidden_states if output_hidden_states is None else output_hidden_states)
+        keep_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         attend = bool(self.config.output_attentions if output_attentions is None else output_attentions)
         if attend and self.encoder.config._attn_implementation != "eager":
-            raise ValueError(
-                f"output_attentions: attention implementation '{self.encoder.config._attn_implementation}' keeps no weights; "
-                "load the model with attn_implementation='eager'"
+            logger.warning_once(  # as the stock models do
+                f"output_attentions: attention implementation '{self.encoder.config._attn_implementation}' keeps no "
+                "weights, so there are none in the output; load the model with attn_implementation='eager'"
             )
         if objective is not None and objective not in self.objectives:
             raise ValueError(f"objective: got {objective!r}; {type(self).__name__} knows {', '.join(self.objectives)}")
@@ -264,22 +270,27 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
         compact = early_exit and not (keep_states or attend or torch.compiler.is_compiling())
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         run = self._unroll(inputs, thresholds if compact else None, output_attentions=attend, return_dict=True)
-        output = EarlyExitOutput(
-            hidden_states=tuple(run["states"]) if keep_states else None,
-            attentions=tuple(run["returned_attentions"] or run["attentions"]) if attend else None,
-        )
-        if compact:
-            output.logits, output.exit_layer = run["logits"], run["exit_layer"]
-        else:
-            self._answer(output, run["exits"], thresholds if early_exit else None)
+        answer = run["answer"] if compact else self._answer(run["exits"], thresholds if early_exit else None)
         if not self.training and not torch.compiler.is_compiling():
             _report_not_finite(run["scores"])
+        loss = None
         if labels is not None:
-            labels = self._checked_labels(labels, len(output.logits))
+            labels = self._checked_labels(labels, len(answer["logits"]))
             if self.training or objective is not None:
-                output.loss = self.exit_loss(run["exits"], labels, objective or self.objectives[0])
+                loss = self.exit_loss(run["exits"], labels, objective or self.objectives[0])
             else:
-                output.loss = self.task_loss(output.logits, labels)
+                loss = self.task_loss(answer["logits"], labels)
+        states = run["states"]
+        if isinstance(keep_states, list | tuple):
+            kept = {index % len(states) for index in keep_states}
+            states = [state if index in kept else None for index, state in enumerate(states)]
+        # All at once: a tuple output has the order in which the fields are set.
+        output = EarlyExitOutput(
+            loss=loss,
+            **answer,
+            hidden_states=tuple(states) if keep_states else None,
+            attentions=tuple(run["returned_attentions"] or run["attentions"]) or None if attend else None,
+        )
         return output if return_dict else output.to_tuple()
 
     @capture_outputs
@@ -325,21 +336,24 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
             state = tuple(value[stay] for value in state)
         if left:
             places, logits, layers = (torch.cat(parts) for parts in zip(*left, strict=True))
-            run["logits"], run["exit_layer"] = logits[places.argsort()], layers[places.argsort()]
+            run["answer"] = {"logits": logits[places.argsort()], "exit_layer": layers[places.argsort()]}
         return run
 
-    def _answer(self, output: EarlyExitOutput, exits: list[Exit], thresholds: list[float] | None) -> None:
-        """Fill in the answer of a full-depth run: the last exit's, or the one that the thresholds select."""
+    def _answer(self, exits: list[Exit], thresholds: list[float] | None) -> dict[str, Tensor]:
+        """The answer of a full-depth run: the last exit's with the trace, or the one that the thresholds select."""
         depths = torch.tensor(self.config.exit_layers, device=exits[-1].logits.device)
         exit_logits = torch.stack([exit.logits for exit in exits], dim=1)  # (batch, exits, labels)
         if thresholds is None:
-            output.logits, output.exit_layer = exits[-1].logits, depths[-1].repeat(len(exit_logits))
-            output.exit_logits, output.exit_scores = exit_logits, torch.stack([exit.score for exit in exits], dim=1)
-            return
+            return {
+                "logits": exits[-1].logits,
+                "exit_layer": depths[-1].repeat(len(exit_logits)),
+                "exit_logits": exit_logits,
+                "exit_scores": torch.stack([exit.score for exit in exits], dim=1),
+            }
         pairs = zip(exits, thresholds, strict=True)
         chosen = first_ready(torch.stack([self.ready(exit.score, threshold) for exit, threshold in pairs], dim=1))
-        output.logits = exit_logits[torch.arange(len(chosen), device=chosen.device), chosen]
-        output.exit_layer = depths[chosen]
+        rows = torch.arange(len(chosen), device=chosen.device)
+        return {"logits": exit_logits[rows, chosen], "exit_layer": depths[chosen]}
 
     def _checked_labels(self, labels: Tensor, batch: int) -> Tensor:
         labels = labels.reshape(-1) if labels.dim() == 2 and labels.shape[1] == 1 else labels
