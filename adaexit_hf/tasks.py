@@ -1,0 +1,164 @@
+"""GLUE and SICK: which columns, which metric; and any other labelled text, tokenized (extra `train`)."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import datasets
+import evaluate
+import torch
+from scipy.stats import ConstantInputWarning, pearsonr, spearmanr
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+
+class Task(NamedTuple):
+    """Columns of a task, its metrics (headline first), and the splits to evaluate on."""
+
+    text_columns: tuple[str, ...]
+    metrics: tuple[str, ...]
+    evaluation_splits: tuple[str, ...] = ("validation",)
+
+
+TASKS: dict[str, Task] = {
+    "cola": Task(("sentence",), ("matthews_correlation",)),
+    "mnli": Task(("premise", "hypothesis"), ("accuracy",), ("validation_matched", "validation_mismatched")),
+    "mrpc": Task(("sentence1", "sentence2"), ("f1", "accuracy")),
+    "qnli": Task(("question", "sentence"), ("accuracy",)),
+    "qqp": Task(("question1", "question2"), ("f1", "accuracy")),
+    "rte": Task(("sentence1", "sentence2"), ("accuracy",)),
+    "sick": Task(("sentence1", "sentence2"), ("spearmanr", "pearson")),
+    "sst2": Task(("sentence",), ("accuracy",)),
+    "stsb": Task(("sentence1", "sentence2"), ("spearmanr", "pearson")),
+    "wnli": Task(("sentence1", "sentence2"), ("accuracy",)),
+}
+
+
+def compute_score(metric: str, predictions: Any, references: Any) -> float:
+    """One metric of GLUE, by scikit-learn or scipy.
+
+    Args:
+        metric: "accuracy", "f1" (of class 1), "matthews_correlation", "pearson" or "spearmanr".
+        predictions: classes, or numbers for the correlations, (samples,).
+        references: the same for the truth.
+
+    Returns:
+        the score: accuracy and F1 in [0, 1], correlations in [-1, 1]. A correlation with constant predictions is 0.
+
+    >>> compute_score("f1", [1, 1, 0, 0], [1, 0, 1, 0]), round(compute_score("pearson", [0.1, 0.4, 0.2], [1, 3, 2]), 6)
+    (0.5, 0.981981)
+
+    Raises:
+        ValueError: an unknown metric.
+    """
+    if metric == "accuracy":
+        return float(accuracy_score(references, predictions))
+    if metric == "f1":
+        return float(f1_score(references, predictions))
+    if metric == "matthews_correlation":
+        return float(matthews_corrcoef(references, predictions))
+    if metric in ("pearson", "spearmanr"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConstantInputWarning)
+            value = float((pearsonr if metric == "pearson" else spearmanr)(predictions, references)[0])
+        return 0.0 if value != value else value
+    raise ValueError(f"metric: got {metric!r}; choose accuracy, f1, matthews_correlation, pearson or spearmanr")
+
+
+class GlueMetric(evaluate.Metric):
+    """The metrics of a task as an `evaluate.Metric`: needs no network, and combines with others.
+
+    Args:
+        metrics: names as in `compute_score`.
+
+    >>> GlueMetric(("f1", "accuracy")).compute(predictions=[1, 1, 0, 0], references=[1, 0, 1, 0])
+    {'f1': 0.5, 'accuracy': 0.5}
+    """
+
+    def __init__(self, metrics: Sequence[str], **kwargs: Any) -> None:
+        self.metrics = tuple(metrics)
+        super().__init__(**kwargs)
+
+    def _info(self) -> evaluate.MetricInfo:
+        kind = "float32" if {"pearson", "spearmanr"} & set(self.metrics) else "int64"
+        return evaluate.MetricInfo(
+            description=f"GLUE: {', '.join(self.metrics)}",
+            citation="",
+            inputs_description="predictions and references, one number or class per sample",
+            features=datasets.Features({name: datasets.Value(kind) for name in ("predictions", "references")}),
+        )
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        return {name: compute_score(name, predictions, references) for name in self.metrics}
+
+
+class Labels(NamedTuple):
+    """What the labels of a data set are: class names, or None for numbers (regression)."""
+
+    names: list[str] | None
+
+    @property
+    def count(self) -> int:
+        return 1 if self.names is None else len(self.names)
+
+
+def check_columns(dataset: datasets.Dataset, text_columns: Sequence[str], label_column: str, split: str) -> None:
+    """Every column is there, and no label is missing.
+
+    Raises:
+        ValueError: naming the split, the column, and what there is.
+    """
+    for column in (*text_columns, label_column):
+        if column not in dataset.column_names:
+            raise ValueError(
+                f"split '{split}' has no column '{column}'; it has {', '.join(dataset.column_names)}. "
+                "Pass --text_columns and --label_column"
+            )
+    missing = sum(value is None or value != value for value in dataset[label_column])
+    if missing:
+        raise ValueError(f"split '{split}': column '{label_column}' lacks {missing} of {len(dataset)} labels; drop these rows")
+
+
+def labels_of(dataset: datasets.Dataset, column: str) -> Labels:
+    """Class names from the data set's own ClassLabel, else from the values that occur; floats mean regression."""
+    feature = dataset.features[column]
+    if isinstance(feature, datasets.ClassLabel):
+        return Labels(list(feature.names))
+    if feature.dtype.startswith("float"):
+        return Labels(None)
+    return Labels([str(value) for value in sorted(set(dataset[column]))])
+
+
+def tokenize(
+    dataset: datasets.Dataset, tokenizer: Any, text_columns: Sequence[str], label_column: str, labels: Labels, max_length: int
+) -> datasets.Dataset:
+    """Rows with what the model takes and `labels`, not padded.
+
+    Raises:
+        ValueError: a label that the training set does not have.
+    """
+    feature = dataset.features[label_column]
+    ids = None
+    if labels.names is not None and not isinstance(feature, datasets.ClassLabel):
+        ids = {name: index for index, name in enumerate(labels.names)}
+
+    def encode(rows: dict[str, list[Any]]) -> dict[str, Any]:
+        texts = [[str(text) for text in rows[column]] for column in text_columns]
+        encoded = dict(tokenizer(*texts, truncation=True, max_length=max_length))
+        values = rows[label_column]
+        if ids is not None:
+            unknown = {str(value) for value in values} - set(ids)
+            if unknown:
+                raise ValueError(f"column '{label_column}': labels {sorted(unknown)} do not occur in the training set")
+            values = [ids[str(value)] for value in values]
+        return encoded | {"labels": values}
+
+    return dataset.map(encode, batched=True, remove_columns=dataset.column_names, desc="Tokenizing")
+
+
+def metric_function(metric: str) -> Any:
+    """`compute_score` of one metric, as `tradeoff_curve` takes it."""
+
+    def score(predictions: torch.Tensor, references: torch.Tensor) -> float:
+        return compute_score(metric, predictions.numpy(), references.numpy())
+
+    return score

@@ -1,0 +1,203 @@
+"""Fine-tune an early-exit model on GLUE, SICK, or your own labelled texts, and choose its exit threshold.
+
+    accelerate launch examples/run_glue_exit.py --method berxit --model_name_or_path google-bert/bert-base-uncased \
+        --task_name mrpc --output_dir out
+
+Flags may also come from one JSON or YAML file: `python examples/run_glue_exit.py settings.yaml`. Your own data: a data set on
+the Hub or a folder (`--dataset_name`), or CSV, JSON or parquet files (`--train_file`, `--validation_file`), with one or two
+text columns and a label column of classes, or of floats for regression. `--method plain` fine-tunes the encoder without exits.
+Writes the model, with its threshold, `metrics.json` and `curve.json` to the output folder.
+"""
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    HfArgumentParser,
+    Trainer,
+    set_seed,
+)
+
+from adaexit_hf import METHODS, EarlyExitTrainer, EarlyExitTrainingArguments, choose_threshold, collect_trace, tradeoff_curve
+from adaexit_hf.evaluation import ExitTrace, predictions
+from adaexit_hf.tasks import TASKS, Labels, check_columns, compute_score, labels_of, metric_function, tokenize
+
+
+@dataclass
+class Arguments:
+    """What to train on what."""
+
+    model_name_or_path: str = field(metadata={"help": "Any supported encoder or fine-tuned classifier: Hub name or folder."})
+    method: str = field(default="berxit", metadata={"help": "berxit, dact-bert, deebert, ..., or plain for no exits."})
+    method_config: dict[str, Any] | str = field(
+        default_factory=dict, metadata={"help": 'JSON: settings of the method, e.g. \'{"ponder_cost": 0.01}\'.'}
+    )
+    max_drop: float = field(default=0.01, metadata={"help": "How much of the full-depth score exits may cost, relative."})
+    task_name: str | None = field(default=None, metadata={"help": f"One of {', '.join(TASKS)}; else give the columns."})
+    dataset_name: str | None = field(default=None, metadata={"help": "Hub data set or folder. Default: nyu-mll/glue."})
+    dataset_config: str | None = field(default=None, metadata={"help": "Its configuration. Default: the task's name on GLUE."})
+    train_file: str | None = field(default=None, metadata={"help": "CSV, JSON or parquet file, in place of a data set."})
+    validation_file: str | None = field(default=None, metadata={"help": "The same for validation."})
+    text_columns: list[str] | None = field(default=None, metadata={"help": "One or two. Default: the task's."})
+    label_column: str = field(default="label", metadata={"help": "Classes (any type), or floats for regression."})
+    metrics: list[str] | None = field(default=None, metadata={"help": "Headline first. Default: the task's, or accuracy."})
+    max_seq_length: int = field(default=128, metadata={"help": "Longer texts are cut."})
+    max_train_samples: int | None = field(default=None, metadata={"help": "Train on the first so many, after a shuffle."})
+
+    def __post_init__(self) -> None:
+        if isinstance(self.method_config, str):
+            self.method_config = json.loads(self.method_config)
+
+
+def load_splits(arguments: Arguments) -> datasets.DatasetDict:
+    if arguments.train_file:
+        if not arguments.validation_file:
+            raise ValueError("validation_file: missing; --train_file needs --validation_file, to choose the threshold on")
+        kind = Path(arguments.train_file).suffix.lstrip(".").replace("jsonl", "json")
+        if kind not in ("csv", "json", "parquet"):
+            raise ValueError(f"train_file: got '{arguments.train_file}'; pass a .csv, .json, .jsonl or .parquet file")
+        return datasets.load_dataset(kind, data_files={"train": arguments.train_file, "validation": arguments.validation_file})
+    name = arguments.dataset_name or "nyu-mll/glue"
+    glue = arguments.task_name in TASKS and arguments.task_name != "sick"
+    if arguments.dataset_name is None and not glue:
+        raise ValueError(f"task_name: got {arguments.task_name!r}; pass a task of GLUE, or --dataset_name or --train_file")
+    return datasets.load_dataset(name, arguments.dataset_config or (arguments.task_name if glue else None))
+
+
+def build_model(arguments: Arguments, labels: Labels) -> Any:
+    options: dict[str, Any] = {"num_labels": labels.count}
+    if labels.names is not None:
+        options["id2label"] = dict(enumerate(labels.names))
+        options["label2id"] = {name: index for index, name in enumerate(labels.names)}
+    if arguments.method == "plain":
+        return AutoModelForSequenceClassification.from_pretrained(arguments.model_name_or_path, **options)
+    methods = {config.model_type: model for config, model, _ in METHODS}
+    if arguments.method not in methods:
+        raise ValueError(f"method: got '{arguments.method}'; choose one of {', '.join(methods)}, plain")
+    return methods[arguments.method].from_encoder_pretrained(
+        arguments.model_name_or_path, **options, **arguments.method_config
+    )
+
+
+def full_depth_trace(model: Any, dataset: datasets.Dataset, batch_size: int) -> ExitTrace:
+    """A plain classifier's trace: one exit, at the end."""
+    if hasattr(model, "stages"):
+        return collect_trace(model, dataset, batch_size)
+    collate, depth = DataCollatorWithPadding(AutoTokenizer.from_pretrained(model.name_or_path)), model.config.num_hidden_layers
+    model.eval()
+    with torch.inference_mode():
+        batches = (collate([dataset[i] for i in range(k, min(k + batch_size, len(dataset)))]) for k in range(0, len(dataset), batch_size))
+        logits = torch.cat([model(**batch.to(model.device)).logits.float().cpu() for batch in batches])
+    labels = torch.tensor(dataset["labels"])
+    return ExitTrace(logits[:, None], torch.zeros(len(logits), 1), labels, (depth,), "gt")
+
+
+def report(trace: ExitTrace, metrics: tuple[str, ...], threshold: float | None) -> dict[str, Any]:
+    """All metrics at full depth, at the threshold, and at every exit."""
+
+    def scores(logits: torch.Tensor) -> dict[str, float]:
+        return {name: compute_score(name, predictions(logits).numpy(), trace.labels.numpy()) for name in metrics}
+
+    logits, exit_layer = trace.at(threshold)
+    return {
+        "samples": len(trace.logits),
+        "full_depth": scores(trace.logits[:, -1]),
+        "at_threshold": scores(logits),
+        "exit_threshold": threshold,
+        "mean_exit_layer": exit_layer.double().mean().item(),
+        "saving": 1 - exit_layer.double().mean().item() / trace.exit_layers[-1],
+        "by_exit": {str(layer): scores(trace.logits[:, k]) for k, layer in enumerate(trace.exit_layers)},
+        "exit_histogram": {str(layer): int((exit_layer == layer).sum()) for layer in trace.exit_layers},
+        "not_finite": int((~trace.logits.isfinite()).any(dim=-1).sum()),
+    }
+
+
+def print_curve(points: list[Any], metric: str, chosen: float | None) -> None:
+    print(f"\n{'threshold':>12} {metric:>20} {'mean exit layer':>16} {'saved':>7}")
+    shown = points[:: max(1, len(points) // 12)]
+    for point in sorted({*shown, *[p for p in points if p.threshold in (chosen, None)]}, key=lambda p: p.mean_layers):
+        name = "full depth" if point.threshold is None else f"{point.threshold:.6g}"
+        mark = " <- chosen" if point.threshold == chosen else ""
+        print(f"{name:>12} {point.score:>20.4f} {point.mean_layers:>16.2f} {point.saving:>7.1%}{mark}")
+
+
+def main() -> None:
+    parser = HfArgumentParser((Arguments, EarlyExitTrainingArguments))
+    if len(sys.argv) == 2 and sys.argv[1].endswith((".json", ".yaml", ".yml")):
+        read = parser.parse_json_file if sys.argv[1].endswith(".json") else parser.parse_yaml_file
+        arguments, training = read(sys.argv[1])
+    else:
+        arguments, training = parser.parse_args_into_dataclasses()
+    set_seed(training.seed)
+
+    task = TASKS.get(arguments.task_name or "")
+    text_columns = arguments.text_columns or (task.text_columns if task else None)
+    if not text_columns or len(text_columns) > 2:
+        raise ValueError(f"text_columns: got {text_columns}; pass one or two column names, or a --task_name of GLUE")
+    splits = load_splits(arguments)
+    evaluation = [name for name in (task.evaluation_splits if task else ("validation",)) if name in splits]
+    if "train" not in splits or not evaluation:
+        raise ValueError(f"dataset: has splits {', '.join(splits)}; needs train and validation")
+    # GLUE's test sets carry -1 for a label; others may be labelled, and then tell what the chosen threshold is worth.
+    if "test" in splits and arguments.label_column in splits["test"].column_names:
+        held_out = splits["test"][arguments.label_column]
+        evaluation += ["test"] if all(value is not None and value != -1 for value in held_out) else []
+    for name in ("train", *evaluation):
+        check_columns(splits[name], text_columns, arguments.label_column, name)
+    labels = labels_of(splits["train"], arguments.label_column)
+    metrics = tuple(arguments.metrics or (task.metrics if task else ("accuracy",) if labels.names else ("spearmanr", "pearson")))
+
+    tokenizer = AutoTokenizer.from_pretrained(arguments.model_name_or_path)
+    model = build_model(arguments, labels)
+    length = min(arguments.max_seq_length, tokenizer.model_max_length)
+    encode = lambda split: tokenize(split, tokenizer, text_columns, arguments.label_column, labels, length)  # noqa: E731
+    with training.main_process_first(desc="tokenizing"):
+        train_set = splits["train"]
+        if arguments.max_train_samples is not None and arguments.max_train_samples < len(train_set):
+            train_set = train_set.shuffle(seed=training.seed).select(range(arguments.max_train_samples))
+        train_set, evaluation_sets = encode(train_set), {name: encode(splits[name]) for name in evaluation}
+
+    def compute_metrics(result: Any) -> dict[str, float]:
+        guesses = predictions(torch.as_tensor(result.predictions)).numpy()
+        return {name: compute_score(name, guesses, result.label_ids) for name in metrics}
+
+    kind = Trainer if arguments.method == "plain" else EarlyExitTrainer
+    trainer = kind(
+        model, training, train_dataset=train_set, eval_dataset=evaluation_sets[evaluation[0]],
+        processing_class=tokenizer, compute_metrics=compute_metrics,
+    )  # fmt: skip
+    resume = training.resume_from_checkpoint
+    trainer.train(resume_from_checkpoint=True if resume in ("True", "true") else resume)
+
+    if trainer.is_world_process_zero():
+        size = training.per_device_eval_batch_size
+        traces = {name: full_depth_trace(model, rows, size) for name, rows in evaluation_sets.items()}
+        curve = tradeoff_curve(traces[evaluation[0]], metric_function(metrics[0]))
+        chosen = choose_threshold(curve, arguments.max_drop).threshold
+        if arguments.method != "plain":
+            model.config.exit_threshold = chosen
+        results = {name: report(trace, metrics, chosen) for name, trace in traces.items()}
+        print_curve(curve, f"{evaluation[0]} {metrics[0]}", chosen)
+        for name, result in results.items():
+            print(f"\n{name}: " + json.dumps({key: value for key, value in result.items() if key != "by_exit"}))
+            print("  by exit: " + "  ".join(f"{layer}: {score[metrics[0]]:.4f}" for layer, score in result["by_exit"].items()))
+        output = Path(training.output_dir)
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "metrics.json").write_text(json.dumps({"settings": vars(arguments), "seed": training.seed, "results": results}, indent=2))
+        (output / "curve.json").write_text(json.dumps([point._asdict() for point in curve], indent=2))
+    trainer.accelerator.wait_for_everyone()
+    trainer.save_model()
+    if training.push_to_hub:
+        trainer.push_to_hub()
+
+
+if __name__ == "__main__":
+    main()
