@@ -7,7 +7,6 @@ the stock model's `output_hidden_states`; `tests/test_encoder_layers.py` is the 
 This file travels inside checkpoints: see CONTRIBUTING.md, "The shipped folder".
 """
 
-from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -311,20 +310,32 @@ def run_layer(
     layer: nn.Module,
     hidden: Tensor,
     context: Context,
-    checkpoint: Callable[..., Any] | None = None,
+    recompute: "Recompute | None" = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Run layer `index` (0-based) on states of shape (batch, tokens, hidden).
 
     Args:
-        checkpoint: recomputes activations in the backward pass, for the families (ALBERT, MPNet) whose layers cannot
-            do so themselves.
+        recompute: for the families whose layers cannot recompute their activations themselves.
 
     Returns:
         the new states, and the attention weights (batch, heads, tokens, tokens) where the family's layers return them.
     """
     family = family_of(encoder.config)
-    if checkpoint is not None and not isinstance(layer, GradientCheckpointingLayer):
-        output = checkpoint(family.call, encoder, index, layer, hidden, context)
-    else:
-        output = family.call(encoder, index, layer, hidden, context)
+    output = (recompute or family.call)(encoder, index, layer, hidden, context)
     return output if family.returns_attention else (output, None)
+
+
+class Recompute(GradientCheckpointingLayer):
+    """Calls a layer, and under activation checkpointing recomputes it in the backward pass; holds no weights.
+
+    ALBERT and MPNet need it: their own layers are no `GradientCheckpointingLayer`.
+    """
+
+    def forward(self, encoder: PreTrainedModel, index: int, layer: nn.Module, hidden: Tensor, context: Context) -> Any:
+        return family_of(encoder.config).call(encoder, index, layer, hidden, context)
+
+    @classmethod
+    def if_needed(cls, encoder: PreTrainedModel) -> "Recompute | None":
+        """One such module, or None where the encoder's layers can do it themselves."""
+        native = any(isinstance(module, GradientCheckpointingLayer) for module in encoder.modules())
+        return None if native else cls()

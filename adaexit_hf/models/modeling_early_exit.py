@@ -23,6 +23,7 @@ from transformers.utils.output_capturing import capture_outputs
 from .configuration_early_exit import EarlyExitConfig
 from .configuration_early_exit import Threshold
 from .encoder_layers import Context
+from .encoder_layers import Recompute
 from .encoder_layers import family_of
 from .encoder_layers import run_layer
 from .encoder_layers import start
@@ -121,7 +122,6 @@ class EarlyExitPreTrainedModel(PreTrainedModel):
     def __init__(self, config: EarlyExitConfig) -> None:
         config._check_task()  # again: labels are often set on a config that exists already
         super().__init__(config)
-        self.gradient_checkpointing = False
         family = family_of(config.encoder_config)
         # An unused pooler would be an unused parameter under DDP; families without one do not know the argument.
         options = {} if family.pooler is None else {"add_pooling_layer": False}
@@ -163,6 +163,10 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
     objectives: ClassVar[tuple[str, ...]]  # the first one is the default of training without a stage plan
     # The backbone's own recorders fire in our loop; the name only declares that attentions can be asked for.
     _can_record_outputs = {"attentions": "_NoModuleOfOurs"}
+
+    def __init__(self, config: EarlyExitConfig) -> None:
+        super().__init__(config)
+        self.recompute = Recompute.if_needed(self.encoder)
 
     # What a method defines --------------------------------------------------------------------------------------------
 
@@ -299,14 +303,13 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
     ) -> dict[str, Any]:
         """Run the layers; with thresholds, rows leave the batch at the first exit that is ready."""
         family, last = family_of(self.encoder.config), len(self.config.exit_layers) - 1
-        checkpoint = self._gradient_checkpointing_func if self.gradient_checkpointing and self.training else None
         hidden, context = start(self.encoder, *inputs)
         rows = torch.arange(len(hidden), device=hidden.device)
         state: State = ()
         run: dict[str, Any] = {"exits": [], "scores": [], "states": [hidden], "returned_attentions": []}
         left: list[tuple[Tensor, Tensor, Tensor]] = []  # of the rows that left: which, their answers, their layers
         for number, layer in enumerate(family.layers(self.encoder), start=1):
-            hidden, attention = run_layer(self.encoder, number - 1, layer, hidden, context, checkpoint)
+            hidden, attention = run_layer(self.encoder, number - 1, layer, hidden, context, self.recompute)
             finished = family.finish(self.encoder, hidden)
             if output_attentions and attention is not None:
                 run["returned_attentions"].append(attention)
