@@ -78,16 +78,17 @@ def encoder_config(name: str = "bert", **kwargs: Any) -> PreTrainedConfig:
 
 
 def encoder(name: str = "bert", attn_implementation: str | None = None, **kwargs: Any) -> PreTrainedModel:
-    """The stock model in eval mode, without a pooler."""
+    """The stock model in eval mode, without a pooler; the same weights every time."""
+    torch.manual_seed(0)
     config = encoder_config(name, **kwargs)
     options = {} if family_of(config).pooler is None else {"add_pooling_layer": False}
     return AutoModel.from_config(config, attn_implementation=attn_implementation, **options).eval()
 
 
 def build(variant: str, encoder: str = "bert", **kwargs: Any) -> EarlyExitForSequenceClassification:
-    """A model in eval mode with three labels, or as the variant or `kwargs` say."""
-    model_class, settings = VARIANTS[variant]
-    return model_class(config(variant, encoder, **kwargs)).eval()
+    """A model in eval mode with three labels, or as the variant or `kwargs` say; the same weights every time."""
+    torch.manual_seed(0)
+    return VARIANTS[variant][0](config(variant, encoder, **kwargs)).eval()
 
 
 def config(variant: str, encoder: str = "bert", **kwargs: Any) -> PreTrainedConfig:

@@ -167,4 +167,5 @@ class BerxitForSequenceClassification(EarlyExitForSequenceClassification):
         if self.config.lte_variant == "paper":
             return torch.stack([self.task_loss(exit.logits, labels) + misses[id(exit)] for exit in used]).sum()
         used = exits[:-1] if objective == "joint" else used
-        return torch.stack([self.task_loss(exit.logits, labels) for exit in used]).sum() + torch.stack([*misses.values()]).mean()
+        miss = torch.stack([*misses.values()]).mean()
+        return torch.stack([*(self.task_loss(exit.logits, labels) for exit in used), miss]).sum()
