@@ -122,7 +122,9 @@ def test_a_model_returns_the_stock_states(name: str) -> None:
 def test_a_model_returns_the_stock_attentions(name: str, padding: str) -> None:
     model = build("deebert", name, attn_implementation="eager")
     inputs = inputs_of(model, padding)
-    theirs = model.encoder(**inputs, output_attentions=True).attentions
+    theirs = model.encoder(
+        **inputs, output_attentions=True
+    ).attentions  # first: it must not make the model record twice
     assert_equal(list(model(**inputs, output_attentions=True).attentions), list(theirs))
 
 

@@ -161,8 +161,6 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
 
     paper: ClassVar[Paper]
     objectives: ClassVar[tuple[str, ...]]  # the first one is the default of training without a stage plan
-    # The backbone's own recorders fire in our loop; the name only declares that attentions can be asked for.
-    _can_record_outputs = {"attentions": "_NoModuleOfOurs"}
 
     def __init__(self, config: EarlyExitConfig) -> None:
         super().__init__(config)
@@ -273,7 +271,8 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
         # A branch on data cannot be compiled or exported: there every layer runs and the answer is selected afterwards.
         compact = early_exit and not (keep_states or attend or torch.compiler.is_compiling())
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        run = self._unroll(inputs, thresholds if compact else None, output_attentions=attend, return_dict=True)
+        leaving = thresholds if compact else None
+        run = _recorded(self.encoder, self._unroll, inputs, leaving, output_attentions=attend, return_dict=True)
         answer = run["answer"] if compact else self._answer(run["exits"], thresholds if early_exit else None)
         if not self.training and not torch.compiler.is_compiling():
             _report_not_finite(run["scores"])
@@ -297,7 +296,6 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
         )
         return output if return_dict else output.to_tuple()
 
-    @capture_outputs
     def _unroll(
         self, inputs: tuple[Tensor | None, ...], thresholds: list[float] | None, output_attentions: bool = False
     ) -> dict[str, Any]:
@@ -380,6 +378,12 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
                 "num_labels=<number of classes> to the config, or a split that has labels (GLUE's test sets have none)"
             )
         return labels
+
+
+@capture_outputs
+def _recorded(encoder: PreTrainedModel, run: Callable[..., dict[str, Any]], *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """Call `run`; where the encoder can record its attention weights, they are added to what it returns."""
+    return run(*args, **kwargs)
 
 
 def _report_not_finite(scores: list[Tensor]) -> None:
