@@ -15,6 +15,20 @@ from transformers.activations import ACT2FN
 from .encoder_layers import family_of
 
 
+class SingleUnit(nn.Linear):
+    """A linear layer with one output, (batch, size) -> (batch, 1), as a product and a sum in float32.
+
+    The kernel behind `nn.Linear(size, 1)` rounds differently when the weights are not aligned in memory, as loaded ones
+    are; a reloaded model would differ from the saved one in the last bit.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size, 1)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        return (pooled.float() * self.weight.float()).sum(dim=-1, keepdim=True) + self.bias.float()
+
+
 class ExitHead(nn.Module):
     """The encoder family's own classification head: dense, activation, (norm,) dropout, linear.
 
@@ -31,7 +45,7 @@ class ExitHead(nn.Module):
         self.norm = nn.LayerNorm(size, eps=encoder_config.norm_eps) if "norm" in family.classifier else nn.Identity()
         rates = (getattr(encoder_config, name, None) for name in family.dropout_names)
         self.dropout = nn.Dropout(next((rate for rate in rates if rate is not None), 0.0))
-        self.classifier = nn.Linear(size, num_labels)
+        self.classifier = SingleUnit(size) if num_labels == 1 else nn.Linear(size, num_labels)
 
     def features(self, pooled: Tensor) -> Tensor:
         """(batch, hidden) -> (batch, hidden): what the linear layer reads, after dropout."""

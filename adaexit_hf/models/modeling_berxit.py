@@ -26,6 +26,7 @@ from .configuration_early_exit import check_choice
 from .encoder_layers import Context
 from .exit_heads import CRITERIA
 from .exit_heads import ExitHead
+from .exit_heads import SingleUnit
 from .modeling_early_exit import EarlyExitForSequenceClassification
 from .modeling_early_exit import EarlyExitModel
 from .modeling_early_exit import Exit
@@ -128,7 +129,7 @@ class BerxitForSequenceClassification(EarlyExitForSequenceClassification):
     def __init__(self, config: BerxitConfig) -> None:
         super().__init__(config)
         self.exits = nn.ModuleList(ExitHead(config.encoder_config, config.num_labels) for _ in config.exit_layers)
-        self.lte = nn.Linear(config.encoder_config.hidden_size, 1) if config.exit_criterion == "learned" else None
+        self.lte = SingleUnit(config.encoder_config.hidden_size) if config.exit_criterion == "learned" else None
         self.post_init()
 
     @property
@@ -153,7 +154,7 @@ class BerxitForSequenceClassification(EarlyExitForSequenceClassification):
         if self.lte is None:
             return Exit(logits, CRITERIA[self.config.exit_criterion].score(logits.detach())), ()
         seen = features if self.config.lte_variant == "authors" else pooled
-        certainty = self.lte(seen).squeeze(-1).float().sigmoid()
+        certainty = self.lte(seen).squeeze(-1).sigmoid()
         return Exit(logits, certainty.detach(), (certainty,)), ()
 
     def exit_loss(self, exits: list[Exit], labels: Tensor, objective: str) -> Tensor:

@@ -35,6 +35,7 @@ from .configuration_early_exit import check_choice
 from .configuration_early_exit import check_number
 from .encoder_layers import Context
 from .exit_heads import ExitHead
+from .exit_heads import SingleUnit
 from .exit_heads import dact_combine
 from .exit_heads import dact_margin
 from .modeling_early_exit import EarlyExitForSequenceClassification
@@ -86,11 +87,11 @@ class DactBertModel(EarlyExitModel):
     config_class = DactBertConfig
 
 
-class HaltingUnit(nn.Linear):
+class HaltingUnit(SingleUnit):
     """h = sigmoid(w h_CLS + b): (batch, hidden) -> (batch,) in (0, 1)."""
 
     def forward(self, pooled: Tensor) -> Tensor:
-        return super().forward(pooled).squeeze(-1).float().sigmoid()
+        return super().forward(pooled).squeeze(-1).sigmoid()
 
 
 class DactBertForSequenceClassification(EarlyExitForSequenceClassification):
@@ -115,7 +116,7 @@ class DactBertForSequenceClassification(EarlyExitForSequenceClassification):
         super().__init__(config)
         encoder = config.encoder_config
         self.exits = nn.ModuleList(ExitHead(encoder, config.num_labels) for _ in config.exit_layers)
-        self.halting = nn.ModuleList(HaltingUnit(encoder.hidden_size, 1) for _ in config.exit_layers)
+        self.halting = nn.ModuleList(HaltingUnit(encoder.hidden_size) for _ in config.exit_layers)
         self.post_init()
 
     @torch.no_grad()
