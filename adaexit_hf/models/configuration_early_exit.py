@@ -41,7 +41,7 @@ class EarlyExitConfig(PreTrainedConfig):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         # Transformers makes every config class a dataclass, whose generated __init__ would replace an inherited one.
         if "__init__" not in cls.__dict__:
-            cls.__init__ = cls.__init__  # type: ignore[misc]
+            cls.__init__ = cls.__init__  # type: ignore[method-assign]
         super().__init_subclass__(**kwargs)
 
     def __init__(
@@ -54,18 +54,17 @@ class EarlyExitConfig(PreTrainedConfig):
         self._refuse_misspelt(kwargs)
         # A copy: a shared live config would lose its attention implementation, and with it the padding mask.
         if encoder_config is None:
-            encoder_config = BertConfig()
+            encoder: PreTrainedConfig = BertConfig()
         elif isinstance(encoder_config, dict):
-            encoder_config = AutoConfig.for_model(**encoder_config)
+            encoder = AutoConfig.for_model(**encoder_config)
         else:
-            encoder_config = copy.deepcopy(encoder_config)
-        family_of(encoder_config)
-        encoder_config._name_or_path = ""  # a path of the training machine has no place in a published config
-        kwargs.setdefault("attn_implementation", encoder_config._attn_implementation)
-        kwargs.setdefault("dtype", encoder_config.dtype)
-        self.encoder_config = encoder_config
-        depth = encoder_config.num_hidden_layers
-        self.exit_layers = _checked_exit_layers(exit_layers, depth)
+            encoder = copy.deepcopy(encoder_config)
+        family_of(encoder)
+        encoder._name_or_path = ""  # a path of the training machine has no place in a published config
+        kwargs.setdefault("attn_implementation", encoder._attn_implementation)
+        kwargs.setdefault("dtype", encoder.dtype)
+        self.encoder_config = encoder
+        self.exit_layers = _checked_exit_layers(exit_layers, encoder.num_hidden_layers)
         super().__init__(**kwargs)
         self._check_task()
         self.exit_threshold = exit_threshold
@@ -96,7 +95,7 @@ class EarlyExitConfig(PreTrainedConfig):
     @classmethod
     def _refuse_misspelt(cls, kwargs: dict[str, Any]) -> None:
         own = [name for klass in cls.__mro__ if klass.__module__ == cls.__module__ or klass is EarlyExitConfig
-               for name in inspect.signature(klass.__init__).parameters]  # fmt: skip
+               for name in inspect.signature(vars(klass)["__init__"]).parameters]  # fmt: skip
         for name in kwargs:
             close = difflib.get_close_matches(name, own, n=1, cutoff=0.85)
             if close and name not in own:

@@ -14,7 +14,7 @@ This file travels inside checkpoints: see CONTRIBUTING.md, "The shipped folder".
 """
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +66,7 @@ class BerxitConfig(EarlyExitConfig):
     ) -> None:
         self.fine_tuning = check_choice("fine_tuning", fine_tuning, ("alternating", "joint", "two_stage"))
         self.lte_variant = check_choice("lte_variant", lte_variant, ("paper", "authors"))
-        self.exit_criterion = exit_criterion
+        self.exit_criterion: Any = exit_criterion  # None until `_check_task`, which knows the number of labels
         super().__init__(encoder_config, exit_threshold, exit_layers, **kwargs)
 
     def _check_task(self) -> None:
@@ -148,7 +148,7 @@ class BerxitForSequenceClassification(EarlyExitForSequenceClassification):
         return torch.gt if self.lte is not None else CRITERIA[self.config.exit_criterion].ready
 
     def exit_step(self, index: int, pooled: Tensor, hidden: Tensor, context: Context, state: State) -> tuple[Exit, State]:
-        head = self.exits[index]
+        head = cast(ExitHead, self.exits[index])
         features = head.features(pooled)
         logits = head.classifier(features)
         if self.lte is None:
