@@ -1,6 +1,5 @@
 """One Trainer for every method: runs the stages that the model prescribes, one after the other, in one call."""
 
-import copy
 import dataclasses
 import difflib
 import json
@@ -8,17 +7,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
-from transformers.trainer_utils import TrainOutput, get_last_checkpoint, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import TrainOutput, set_seed
+from transformers.utils import logging
 
 from .models.modeling_early_exit import EarlyExitForSequenceClassification, Stage
 
+logger = logging.get_logger(__name__)
+
 LEDGER = "stages.json"
+# Trainer reads these once, for the run as a whole, or only keeps them for old scripts: a stage's value would be ignored.
+RUN_WIDE = frozenset(
+    "output_dir stage_overrides label_smoothing_factor label_names report_to disable_tqdm log_level log_level_replica "
+    "neftune_noise_alpha push_to_hub enable_jit_checkpoint use_cpu full_determinism skip_memory_metrics torch_compile "
+    "torch_compile_backend torch_compile_mode ddp_backend ddp_timeout fsdp fsdp_config deepspeed parallelism_config "
+    "gradient_checkpointing gradient_checkpointing_kwargs".split()
+)
 
 
 @dataclass
@@ -34,12 +44,14 @@ class EarlyExitTrainingArguments(TrainingArguments):
         metadata={"help": 'JSON: training arguments of single stages, e.g. \'{"exits": {"num_train_epochs": 1}}\'.'},
     )
 
+    # An objective may leave exits unused; by default DDP waits for their gradients once activations are checkpointed.
+    ddp_find_unused_parameters: bool | None = field(
+        default=True, metadata={"help": "Let DDP look for parameters without a gradient; some objectives leave exits out."}
+    )
+
     def __post_init__(self) -> None:
         if isinstance(self.stage_overrides, str):
             self.stage_overrides = json.loads(self.stage_overrides)
-        # An objective may leave exits unused; without this DDP waits for their gradients, and checkpointing turns it off.
-        if self.ddp_find_unused_parameters is None:
-            self.ddp_find_unused_parameters = True
         super().__post_init__()
 
 
@@ -73,8 +85,9 @@ class EarlyExitTrainer(Trainer):
                 "leave them out, or override exit_loss in a subclass of the model"
             )
         self.stage: Stage | None = None
-        self._exit_losses: list[Tensor] = []
+        self._exit_losses: tuple[Tensor | float, int] = (0.0, 0)  # sum (exits,) and number of micro-batches since the last log
         super().__init__(model, args, *rest, **kwargs)
+        self._given: tuple[Any, Any] = (self.optimizer, self.lr_scheduler)
 
     def train(
         self,
@@ -91,6 +104,8 @@ class EarlyExitTrainer(Trainer):
             trial, ignore_keys_for_eval: as in Transformers.
             stage: name of the only stage to run; the model is taken as it is.
 
+        A callback that stops the training stops the run, to be resumed; only `EarlyStoppingCallback` ends just its stage.
+
         Returns:
             steps of all stages together, loss of the last one, and the metrics of the last one; and per stage
             `<stage>_train_loss` and `<stage>_train_runtime`.
@@ -106,7 +121,7 @@ class EarlyExitTrainer(Trainer):
             raise ValueError(f"stage: got {stage!r}; {type(self.model).__name__} has {', '.join(names)}")
         for each in plan:
             _trainable(self.model, each)
-        if self.optimizer is not None and stage is None and len(plan) > 1:
+        if any(self._given) and stage is None and len(plan) > 1:
             raise ValueError("optimizers: one optimizer cannot serve several stages; leave it out, or call train(stage=...)")
         ledger = _Ledger(Path(base.output_dir), plan, overrides)
         chosen = names if stage is None else [stage]
@@ -115,10 +130,9 @@ class EarlyExitTrainer(Trainer):
             ledger.refuse_leftovers(chosen)
             done = [name for name in ledger.done() if name not in chosen]
         self.accelerator.wait_for_everyone()  # nobody may write before all have looked
-        if resume_from_checkpoint and stage is None and done and checkpoint is None:
-            self._load_from_checkpoint(str(ledger.folder(done[-1]) / "final"))
+        if resume_from_checkpoint and done and checkpoint is None and (stage is None or stage in done):
+            self._load_from_checkpoint(ledger.final(stage or done[-1]))
 
-        flags = {name: parameter.requires_grad for name, parameter in self.model.named_parameters()}
         outputs: dict[str, TrainOutput] = {}
         try:
             for name in chosen:
@@ -130,6 +144,8 @@ class EarlyExitTrainer(Trainer):
                         ledger.write(done)
                     outputs[name] = super().train(checkpoint, trial, ignore_keys_for_eval)
                     checkpoint = None
+                    if self._stopped(name):
+                        break
                     if self.args.save_strategy != "no":
                         self.save_model(str(ledger.folder(name) / "final"), _internal_call=True)
                 done = [*done, name]
@@ -137,9 +153,7 @@ class EarlyExitTrainer(Trainer):
                 if self.is_world_process_zero():
                     ledger.write(done)
         finally:
-            self.args = base
-            for name, parameter in self.model.named_parameters():
-                parameter.requires_grad_(flags[name])
+            self._configure(base)
         if not outputs:
             return TrainOutput(0, 0.0, {})
         last = list(outputs.values())[-1]
@@ -150,33 +164,52 @@ class EarlyExitTrainer(Trainer):
 
     @contextmanager
     def _entered(self, stage: Stage, base: Any, folder: Path, overrides: dict[str, Any]) -> Iterator[None]:
-        """Everything that Transformers keeps from one training run to the next is set for this stage."""
-        args = dataclasses.replace(copy.copy(base), **overrides)
+        """Everything that Transformers keeps from one training run to the next is set for this stage, and then set back."""
+        if "metric_for_best_model" in overrides:  # its direction was derived from the other stages' metric
+            overrides = {"greater_is_better": None} | overrides
         # What is pushed is the finished model, when the user saves it; not the folders of stages.
-        args.output_dir, args.push_to_hub = str(folder), False
-        if args.mixed_precision != self.args.mixed_precision:
-            AcceleratorState._reset_state()
-        self.stage, self.args, self._exit_losses = stage, args, []
-        self._train_batch_size = args.train_batch_size
-        self.create_accelerator_and_postprocess()
-        # An old DDP wrapper would not synchronise parameters that were frozen when it was made.
-        self.model_wrapped = self.model
-        if len(self.model.stages) > 1:
-            self.optimizer = self.lr_scheduler = None
-        for callback in self.callback_handler.callbacks:
-            if isinstance(callback, EarlyStoppingCallback):
-                callback.early_stopping_patience_counter = 0
-        flags = _trainable(self.model, stage)
+        self._configure(dataclasses.replace(base, **overrides, output_dir=str(folder), push_to_hub=False))
+        self.stage, self._exit_losses = stage, (0.0, 0)
+        self.optimizer, self.lr_scheduler = self._given
+        for callback in self._early_stopping():
+            callback.early_stopping_patience_counter = 0
+        trainable, checkpointing = _trainable(self.model, stage), self.model.is_activation_checkpointing
         before = {name: parameter.requires_grad for name, parameter in self.model.named_parameters()}
         for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(flags[name] and before[name])
-        set_seed(args.seed)
+            parameter.requires_grad_(trainable[name] and before[name])
+        set_seed(self.args.seed)
         try:
             yield
         finally:
             for name, parameter in self.model.named_parameters():
                 parameter.requires_grad_(before[name])
+            if self.model.is_activation_checkpointing and not checkpointing:
+                self.model.activation_checkpointing_disable()
             self.stage = None
+
+    def _configure(self, args: Any) -> None:
+        """Take these arguments, and an accelerator made for them."""
+        # The model's forward would keep the autocast of a stage in mixed precision.
+        self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        # An old DDP wrapper would not synchronise parameters that were frozen when it was made.
+        self.model_wrapped = self.model
+        AcceleratorState._reset_state()  # else it insists on the mixed precision that it has
+        self.args, self._train_batch_size = args, args.train_batch_size
+        self.create_accelerator_and_postprocess()
+
+    def _early_stopping(self) -> list[EarlyStoppingCallback]:
+        return [each for each in self.callback_handler.callbacks if isinstance(each, EarlyStoppingCallback)]
+
+    def _stopped(self, stage: str) -> bool:
+        """Did a callback stop the run? Early stopping only ends its stage."""
+        patience = [each.early_stopping_patience - each.early_stopping_patience_counter for each in self._early_stopping()]
+        if self.state.global_step >= self.state.max_steps or min(patience, default=1) <= 0:
+            return False
+        logger.warning(
+            f"a callback stopped stage '{stage}' at step {self.state.global_step} of {self.state.max_steps}; "
+            "train(resume_from_checkpoint=True) continues it"
+        )
+        return True
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -188,18 +221,20 @@ class EarlyExitTrainer(Trainer):
         loss, outputs = super().compute_loss(model, {**inputs, "objective": objective}, True, num_items_in_batch)
         with torch.no_grad():
             losses = [self.model.task_loss(logits, inputs["labels"]) for logits in outputs["exit_logits"].unbind(dim=1)]
-            self._exit_losses.append(torch.stack(losses))
+            total, count = self._exit_losses
+            self._exit_losses = (total + torch.stack(losses), count + 1)
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, Any], *args: Any, **kwargs: Any) -> None:
         """Add the stage's name, and the mean loss of every exit since the last log."""
         if self.stage is not None:
             logs["stage"] = self.stage.name
-            if "loss" in logs and self._exit_losses:
-                means = self.accelerator.reduce(torch.stack(self._exit_losses).mean(dim=0), "mean").tolist()
+            total, count = self._exit_losses
+            if "loss" in logs and count:
+                means = self.accelerator.reduce(total / count, "mean").tolist()
                 layers = self.model.config.exit_layers
-                logs |= {f"exit_{layer}_loss": round(mean, 4) for layer, mean in zip(layers, means, strict=True)}
-                self._exit_losses = []
+                logs |= {f"exit_{layer}_loss": mean for layer, mean in zip(layers, means, strict=True)}
+                self._exit_losses = (0.0, 0)
         super().log(logs, *args, **kwargs)
 
 
@@ -220,7 +255,7 @@ def _checked_overrides(args: EarlyExitTrainingArguments, stages: list[str]) -> d
     overrides = args.stage_overrides
     if not isinstance(overrides, dict):
         raise TypeError(f"stage_overrides: got {overrides!r}; pass a dict, e.g. {{'{stages[-1]}': {{'learning_rate': 1e-3}}}}")
-    known = {each.name for each in dataclasses.fields(args)} - {"output_dir", "stage_overrides"}
+    known = {each.name for each in dataclasses.fields(args)} - RUN_WIDE
     for stage, changes in overrides.items():
         if stage not in stages:
             raise ValueError(f"stage_overrides: got stage {stage!r}; this model has {', '.join(stages)}")
@@ -257,13 +292,13 @@ class _Ledger:
     def refuse_leftovers(self, chosen: list[str]) -> None:
         """Checkpoints of an earlier run in the same place could later be resumed by mistake."""
         for name in chosen:
-            if self.folder(name).exists() and get_last_checkpoint(self.folder(name)):
+            if _last_checkpoint(self.folder(name)):
                 raise ValueError(
                     f"output_dir: '{self.folder(name)}' holds checkpoints of an earlier run; call "
                     "train(resume_from_checkpoint=True) to continue it, or pass another output_dir"
                 )
 
-    def resume(self, source: str | bool, chosen: list[str]) -> tuple[list[str], str | None]:
+    def resume(self, source: str | Literal[True], chosen: list[str]) -> tuple[list[str], str | None]:
         """The stages that are done, and the checkpoint to continue from in the next one (None: from its start)."""
         path = self.root / LEDGER
         if not path.exists():
@@ -274,15 +309,29 @@ class _Ledger:
                 f"resume_from_checkpoint: '{path}' was made with another stage plan, {ledger['plan']}; now it is {self.plan}. "
                 "Use the same model config and stage_overrides, or another output_dir"
             )
-        if isinstance(source, str):
-            names = [name for name in self.names if self.folder(name).resolve() == Path(source).resolve().parent]
+        if source is not True:
+            names = [name for name in chosen if self.folder(name).resolve() == Path(source).resolve().parent]
             if not names or not Path(source).is_dir():
                 raise ValueError(
                     f"resume_from_checkpoint: got '{source}'; pass True, or a checkpoint of this run, e.g. "
-                    f"'{self.folder(self.names[0])}/checkpoint-500'"
+                    f"'{self.folder(chosen[0])}/checkpoint-500'"
                 )
-            return self.names[: self.names.index(names[0])], source
+            return self.names[: self.names.index(names[0])], str(source)
         running = next((name for name in chosen if name not in ledger["done"]), None)
-        if running is None or not self.folder(running).exists():
-            return ledger["done"], None
-        return ledger["done"], get_last_checkpoint(self.folder(running))
+        return ledger["done"], None if running is None else _last_checkpoint(self.folder(running))
+
+    def final(self, name: str) -> str:
+        """Where the model of a finished stage lies."""
+        folder = self.folder(name) / "final"
+        if not folder.exists():
+            raise ValueError(
+                f"resume_from_checkpoint: '{folder}' does not exist, so the model of stage '{name}' is lost; "
+                "train with a save_strategy other than 'no' to resume between stages"
+            )
+        return str(folder)
+
+
+def _last_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that was written to its end; Transformers writes the trainer's state last."""
+    complete = [path.parent for path in folder.glob(f"checkpoint-*/{TRAINER_STATE_NAME}")]
+    return str(max(complete, key=lambda path: int(path.name.split("-")[1]))) if complete else None
