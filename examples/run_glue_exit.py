@@ -40,6 +40,9 @@ class Arguments:
     method_config: dict[str, Any] | str = field(
         default_factory=dict, metadata={"help": 'JSON: settings of the method, e.g. \'{"ponder_cost": 0.01}\'.'}
     )
+    stage: str | None = field(
+        default=None, metadata={"help": "Train only this stage, e.g. exits from an already fine-tuned classifier."}
+    )
     max_drop: float = field(default=0.01, metadata={"help": "How much of the full-depth score exits may cost, relative."})
     task_name: str | None = field(default=None, metadata={"help": f"One of {', '.join(TASKS)}; else give the columns."})
     dataset_name: str | None = field(default=None, metadata={"help": "Hub data set or folder. Default: nyu-mll/glue."})
@@ -175,7 +178,8 @@ def main() -> None:
         processing_class=tokenizer, compute_metrics=compute_metrics,
     )  # fmt: skip
     resume = training.resume_from_checkpoint
-    trainer.train(resume_from_checkpoint=True if resume in ("True", "true") else resume)
+    options = {"stage": arguments.stage} if arguments.stage else {}
+    trainer.train(resume_from_checkpoint=True if resume in ("True", "true") else resume, **options)
 
     if trainer.is_world_process_zero():
         size = training.per_device_eval_batch_size

@@ -114,6 +114,8 @@ class EarlyExitConfig(PreTrainedConfig):
             )
         if self.num_labels > 1 and self.problem_type == "regression":
             raise ValueError(f"num_labels: got {self.num_labels} with problem_type='regression'; pass num_labels=1")
+        if self.problem_type is None:  # pipelines read it: without it they squash a regression through a sigmoid
+            self.problem_type = "regression" if self.num_labels == 1 else "single_label_classification"
         if self.num_labels < 1:
             raise ValueError(f"num_labels: got {self.num_labels}; pass 1 for regression, 2 or more for classification")
 

@@ -1,0 +1,194 @@
+"""The main job, in process, on a tiny encoder and data made here."""
+
+import json
+import sys
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+from tiny import encoder
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+import run_glue_exit
+
+WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", "good", "bad", "film", "book", "very"]
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory) -> str:
+    """A pretrained encoder with its tokenizer, in a folder."""
+    folder = tmp_path_factory.mktemp("encoder")
+    encoder("bert").save_pretrained(folder)
+    words = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
+    PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        unk_token="[UNK]",
+        model_max_length=32,
+    ).save_pretrained(folder)
+    return str(folder)
+
+
+def write_csv(folder: Path, name: str, rows: int, labels: list) -> str:
+    texts = [f"very {'good' if index % 2 else 'bad'} film" for index in range(rows)]
+    values = [labels[index % len(labels)] for index in range(rows)]
+    path = folder / f"{name}.csv"
+    datasets.Dataset.from_dict({"text": texts, "label": values}).to_csv(path)
+    return str(path)
+
+
+@pytest.fixture
+def flags(start, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+    def run(*more: str, labels=("bad", "good"), validation=None, data: bool = True) -> Path:
+        arguments = [
+            "--model_name_or_path",
+            start,
+            "--output_dir",
+            str(tmp_path / "out"),
+            "--max_steps",
+            "2",
+            "--use_cpu",
+        ]
+        arguments += ["--report_to", "none", "--save_strategy", "no", "--disable_tqdm", "true"]
+        if data:
+            train = write_csv(tmp_path, "train", 16, list(labels))
+            dev = write_csv(tmp_path, "dev", 8, list(validation or labels))
+            arguments += ["--train_file", train, "--validation_file", dev, "--text_columns", "text"]
+        monkeypatch.setattr(sys, "argv", ["run_glue_exit.py", *arguments, *more])
+        run_glue_exit.main()
+        return tmp_path / "out"
+
+    return run
+
+
+@pytest.mark.parametrize("method", ["berxit", "deebert", "dact-bert"])
+def test_trains_saves_and_reports(flags, method, capsys):
+    out = flags("--method", method)
+    model = AutoModelForSequenceClassification.from_pretrained(out)
+    result = json.loads((out / "metrics.json").read_text())["results"]["validation"]
+    curve = json.loads((out / "curve.json").read_text())
+    assert model.config.id2label == {0: "bad", 1: "good"}
+    assert model.config.exit_threshold == result["exit_threshold"]
+    assert set(result["by_exit"]) == {"1", "2", "3"}
+    assert sum(result["exit_histogram"].values()) == 8
+    assert {"threshold", "score", "mean_layers", "saving"} == set(curve[0])
+    assert "<- chosen" in capsys.readouterr().out
+
+
+def test_the_saved_model_answers_as_the_table_says(flags, start):
+    out = flags("--method", "berxit")
+    model = AutoModelForSequenceClassification.from_pretrained(out).eval()
+    words = PreTrainedTokenizerFast.from_pretrained(start)
+    rows = datasets.load_dataset("csv", data_files=str(out.parent / "dev.csv"))["train"]
+    with torch.inference_mode():
+        output = model(**words(list(rows["text"]), return_tensors="pt", padding=True, return_token_type_ids=False))
+    result = json.loads((out / "metrics.json").read_text())["results"]["validation"]
+    assert output.exit_layer.double().mean().item() == pytest.approx(result["mean_exit_layer"])
+    right = (
+        (output.logits.argmax(dim=-1) == torch.tensor([label == "good" for label in rows["label"]])).double().mean()
+    )
+    assert right.item() == pytest.approx(result["at_threshold"]["accuracy"])
+
+
+def test_floats_make_it_a_regression(flags):
+    out = flags("--method", "berxit", labels=(0.5, 2.5))
+    model = AutoModelForSequenceClassification.from_pretrained(out)
+    assert (model.config.num_labels, model.config.exit_criterion) == (1, "learned")
+    assert set(json.loads((out / "metrics.json").read_text())["results"]["validation"]["full_depth"]) == {
+        "spearmanr",
+        "pearson",
+    }
+
+
+def test_settings_may_come_from_a_file(start, tmp_path, monkeypatch):
+    settings = {
+        "model_name_or_path": start, "method": "deebert", "output_dir": str(tmp_path / "out"), "max_steps": 1,
+        "train_file": write_csv(tmp_path, "train", 8, [0, 1]), "validation_file": write_csv(tmp_path, "dev", 4, [0, 1]),
+        "text_columns": ["text"], "report_to": "none", "save_strategy": "no", "use_cpu": True, "disable_tqdm": True,
+        "stage_overrides": {"exits": {"max_steps": 3}},
+    }  # fmt: skip
+    (tmp_path / "settings.yaml").write_text(json.dumps(settings))
+    monkeypatch.setattr(sys, "argv", ["run_glue_exit.py", str(tmp_path / "settings.yaml")])
+    run_glue_exit.main()
+    assert json.loads((tmp_path / "out" / "stages.json").read_text())["done"] == ["backbone", "exits"]
+
+
+def test_both_dev_sets_of_mnli_are_reported(flags, tmp_path, start):
+    sets = tmp_path / "glue"
+    for split, rows in {"train": 12, "validation_matched": 6, "validation_mismatched": 6}.items():
+        (sets / "mnli").mkdir(parents=True, exist_ok=True)
+        table = {"premise": ["good film"] * rows, "hypothesis": ["bad book"] * rows, "label": [0, 1, 2] * (rows // 3)}
+        features = datasets.Features(
+            {"premise": datasets.Value("string"), "hypothesis": datasets.Value("string"),
+             "label": datasets.ClassLabel(names=["entailment", "neutral", "contradiction"])}
+        )  # fmt: skip
+        datasets.Dataset.from_dict(table, features).to_parquet(sets / "mnli" / f"{split}-0.parquet")
+    files = "".join(
+        f"  - split: {split}\n    path: mnli/{split}-*\n"
+        for split in ("train", "validation_matched", "validation_mismatched")
+    )
+    (sets / "README.md").write_text(f"---\nconfigs:\n- config_name: mnli\n  data_files:\n{files}---\n")
+    out = flags("--method", "deebert", "--dataset_name", str(sets), "--task_name", "mnli", data=False)
+    assert set(json.loads((out / "metrics.json").read_text())["results"]) == {
+        "validation_matched",
+        "validation_mismatched",
+    }
+
+
+def test_a_plain_classifier_is_the_baseline_and_the_start_of_a_later_stage(flags, tmp_path):
+    plain = flags("--method", "plain")
+    result = json.loads((plain / "metrics.json").read_text())["results"]["validation"]
+    assert result["saving"] == 0.0
+    out = tmp_path / "exits"
+    flags("--method", "deebert", "--model_name_or_path", str(plain), "--stage", "exits", "--output_dir", str(out))
+    assert (
+        json.loads((out / "metrics.json").read_text())["results"]["validation"]["full_depth"] == result["full_depth"]
+    )
+
+
+def test_unknown_method(flags):
+    with pytest.raises(ValueError, match="method: got 'bertxit'; choose one of berxit, dact-bert, deebert"):
+        flags("--method", "bertxit")
+
+
+def test_method_without_regression(flags):
+    with pytest.raises(ValueError, match="num_labels: got 1"):
+        flags("--method", "deebert", labels=(0.5, 2.5))
+
+
+def test_no_text_columns(start, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        sys, "argv", ["run", "--model_name_or_path", start, "--train_file", "x.csv", "--output_dir", str(tmp_path)]
+    )
+    with pytest.raises(ValueError, match="text_columns: got None; pass one or two column names"):
+        run_glue_exit.main()
+
+
+def test_no_validation_file(start, tmp_path, monkeypatch):
+    flags = [
+        "--model_name_or_path",
+        start,
+        "--train_file",
+        "x.csv",
+        "--text_columns",
+        "text",
+        "--output_dir",
+        str(tmp_path),
+    ]
+    monkeypatch.setattr(sys, "argv", ["run", *flags])
+    with pytest.raises(ValueError, match="validation_file: missing"):
+        run_glue_exit.main()
+
+
+def test_missing_label_column(flags):
+    with pytest.raises(ValueError, match="split 'train' has no column 'gold'; it has text, label"):
+        flags("--label_column", "gold")

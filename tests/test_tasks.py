@@ -1,0 +1,87 @@
+import datasets
+import evaluate
+import numpy as np
+import pytest
+
+from adaexit_hf.tasks import TASKS, GlueMetric, Labels, check_columns, compute_score, labels_of, tokenize
+
+
+def test_there_is_a_task_for_every_set_of_glue_and_sick():
+    assert set(TASKS) == {"cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sick", "sst2", "stsb", "wnli"}
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [
+        ("accuracy", 3 / 5),
+        ("f1", 2 * 2 / (2 * 2 + 1 + 1)),
+        # (TP TN - FP FN) / sqrt((TP+FP)(TP+FN)(TN+FP)(TN+FN))
+        ("matthews_correlation", (2 * 1 - 1 * 1) / np.sqrt(3 * 3 * 2 * 2)),
+    ],
+)
+def test_classification_scores_by_their_definitions(metric, expected):
+    assert compute_score(metric, [1, 1, 1, 0, 0], [1, 1, 0, 1, 0]) == pytest.approx(expected)
+
+
+def test_correlations_by_their_definitions():
+    x, y = np.array([0.1, 0.4, 0.2, 0.9]), np.array([1.0, 3.0, 2.5, 2.0])
+    assert compute_score("pearson", x, y) == pytest.approx(np.corrcoef(x, y)[0, 1])
+    ranks = np.corrcoef(x.argsort().argsort(), y.argsort().argsort())[0, 1]
+    assert compute_score("spearmanr", x, y) == pytest.approx(ranks)
+
+
+@pytest.mark.parametrize("metric", ["pearson", "spearmanr", "matthews_correlation"])
+def test_constant_predictions_correlate_with_nothing(metric):
+    assert compute_score(metric, [1, 1, 1], [0, 1, 1]) == 0.0
+
+
+def test_unknown_metric():
+    with pytest.raises(ValueError, match="metric: got 'bleu'; choose accuracy"):
+        compute_score("bleu", [1], [1])
+
+
+def test_metrics_work_without_network_and_combine():
+    both = evaluate.combine([GlueMetric(("accuracy",)), GlueMetric(("f1",))])
+    assert both.compute(predictions=[1, 0], references=[1, 1]) == {"accuracy": 0.5, "f1": pytest.approx(2 / 3)}
+
+
+def test_regression_metrics_take_floats():
+    scores = GlueMetric(("pearson", "spearmanr")).compute(predictions=[0.5, 1.5, 1.0], references=[1.0, 3.0, 2.0])
+    assert scores == {"pearson": pytest.approx(1.0), "spearmanr": pytest.approx(1.0)}
+
+
+def test_labels_come_from_the_data():
+    assert labels_of(datasets.Dataset.from_dict({"label": ["no", "yes", "no"]}), "label") == Labels(["no", "yes"])
+    assert labels_of(datasets.Dataset.from_dict({"label": [3, 1]}), "label") == Labels(["1", "3"])
+    assert labels_of(datasets.Dataset.from_dict({"label": [0.5, 1.0]}), "label").count == 1
+    features = datasets.Features({"label": datasets.ClassLabel(names=["a", "b", "c"])})
+    assert labels_of(datasets.Dataset.from_dict({"label": [0]}, features), "label").names == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("value", [None, float("nan")])
+def test_missing_labels_are_counted(value):
+    rows = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [1.0, value]})
+    with pytest.raises(ValueError, match="split 'train': column 'label' lacks 1 of 2 labels"):
+        check_columns(rows, ["text"], "label", "train")
+
+
+def test_missing_columns_are_named():
+    rows = datasets.Dataset.from_dict({"text": ["a"], "label": [0]})
+    with pytest.raises(ValueError, match="split 'validation' has no column 'sentence'; it has text, label"):
+        check_columns(rows, ["sentence"], "label", "validation")
+
+
+def fake_tokenizer(*texts, truncation, max_length):
+    return {"input_ids": [[len(part) for part in row][:max_length] for row in zip(*texts, strict=True)]}
+
+
+def test_string_labels_become_indices_and_columns_go():
+    rows = datasets.Dataset.from_dict({"a": ["x", "yy"], "b": ["zzz", ""], "label": ["no", "yes"]})
+    encoded = tokenize(rows, fake_tokenizer, ["a", "b"], "label", Labels(["no", "yes"]), 128)
+    assert encoded.to_dict() == {"input_ids": [[1, 3], [2, 0]], "labels": [0, 1]}
+
+
+def test_labels_that_training_does_not_have():
+    rows = datasets.Dataset.from_dict({"text": ["x"], "label": ["maybe"]})
+    with pytest.raises(ValueError, match=r"labels \['maybe'\] do not occur in the training set"):
+        tokenize(rows, fake_tokenizer, ["text"], "label", Labels(["no", "yes"]), 128)
