@@ -1,0 +1,124 @@
+"""What README.md and the method cards say: their Python runs, their links lead somewhere, their sections are all there.
+
+The code names encoders and data sets as a user does. A name that is a folder in the working directory is taken from there, so
+the tests put a tiny encoder and a few rows under the very names.
+"""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from tiny import CLASSES, encoder_config
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
+
+from adaexit_hf import BerxitConfig, BerxitForSequenceClassification
+
+ROOT = Path(__file__).parent.parent
+CARDS = sorted((ROOT / "model_cards").glob("*.md"))
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *CARDS]
+SECTIONS = [
+    "Use", "Recommended settings", "How it works", "When it helps, and when not", "Measured results", "Reference",
+]  # fmt: skip
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "film", "not", "good", "bad", "He", "said", "so", ".", "told", "them"]
+
+
+@pytest.fixture
+def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A working directory with a tiny encoder, classifier and finished model, and with three data sets of GLUE."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    words = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    )
+    config = encoder_config("bert")
+    exits = BerxitConfig(encoder_config=config, num_labels=2, exit_threshold=0.6)
+    for name, model in {
+        "google-bert/bert-base-uncased": BertModel(config),
+        "your/fine-tuned-classifier": BertForSequenceClassification(config),
+        "out": BerxitForSequenceClassification(exits),
+    }.items():
+        model.save_pretrained(name)
+        tokenizer.save_pretrained(name)
+    write_glue(tmp_path / "nyu-mll" / "glue")
+
+
+def write_glue(folder: Path) -> None:
+    pairs = {"sentence1": ["a good film .", "not bad"] * 4, "sentence2": ["He said so .", "He told them"] * 4}
+    tables = {
+        "sst2": {"sentence": ["a good film .", "not so bad , a film"] * 4, "label": [1, 0] * 4},
+        "mrpc": pairs | {"label": [1, 0] * 4},
+        "stsb": pairs | {"label": [4.5, 1.25] * 4},
+    }
+    header = ["---", "configs:"]
+    for name, columns in tables.items():
+        header += [f"- config_name: {name}", "  data_files:"]
+        (folder / name).mkdir(parents=True)
+        for split in ("train", "validation"):
+            Dataset.from_dict(columns).to_parquet(folder / name / f"{split}-0.parquet")
+            header += [f"  - split: {split}", f"    path: {name}/{split}-*"]
+    (folder / "README.md").write_text("\n".join([*header, "---", ""]))
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument")  # the code is written for machines with a GPU, too
+@pytest.mark.parametrize("page", [ROOT / "README.md", *CARDS], ids=lambda page: page.stem)
+def test_the_python_code_runs(page: Path, workshop: None, capsys: pytest.CaptureFixture[str]) -> None:
+    code, names = blocks(page, "python"), {}
+    for number, block in enumerate(code, start=1):
+        exec(compile(block, f"{page.name}, block {number}", "exec"), names)
+        if "print(" in block:
+            assert capsys.readouterr().out.strip()
+    assert len(code) >= 1
+    assert torch.is_tensor(names["output"].exit_layer)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_to_files_and_headings(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        if "://" in target:
+            continue
+        path, _, heading = target.partition("#")
+        file = page.parent / path if path else page
+        assert file.exists(), target
+        titles = [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in headings(file)] if heading else [""]
+        assert heading in titles, target
+
+
+def headings(page: Path) -> list[str]:
+    return re.findall(r"^#+ (.+)$", page.read_text(), flags=re.MULTILINE)
+
+
+def test_every_method_has_a_card_and_a_row() -> None:
+    assert [card.stem for card in CARDS] == sorted(CLASSES)
+    rows = re.findall(r"^\| `([\w-]+)` \|", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    assert sorted(rows) == sorted(CLASSES)
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda card: card.stem)
+def test_a_card_has_its_sections_and_the_papers_bibtex(card: Path) -> None:
+    assert re.findall(r"^## (.+)$", card.read_text(), flags=re.MULTILINE) == SECTIONS
+    assert [entry.strip() for entry in blocks(card, "bibtex")] == [CLASSES[card.stem].paper.bibtex]
+
+
+def test_the_file_tree_is_complete() -> None:
+    (tree,) = blocks(ROOT / "README.md", "text")
+    listed, folders = set(), [ROOT]
+    for line in tree.splitlines():
+        depth, name = (len(line) - len(line.lstrip())) // 2, line.split()[0]
+        folders = [*folders[: depth + 1], folders[depth] / name]
+        assert folders[-1].exists(), name
+        listed.add(folders[-1])
+    modules = {path for folder in ("adaexit_hf", "adaexit_hf/models", "examples") for path in (ROOT / folder).glob("*.py")}
+    assert modules - listed <= {ROOT / "adaexit_hf" / "models" / "__init__.py"}
