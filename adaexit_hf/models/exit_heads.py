@@ -29,14 +29,10 @@ class SingleUnit(nn.Linear):
         return (pooled.float() * self.weight.float()).sum(dim=-1, keepdim=True) + self.bias.float()
 
 
-class ExitHead(nn.Module):
-    """The encoder family's own classification head: dense, activation, (norm,) dropout, linear.
+class ExitFeatures(nn.Module):
+    """What the encoder family's own classification head does before its last layer: dense, activation, (norm,) dropout."""
 
-    For BERT this is the pooler and classifier of the original paper, for DistilBERT its pre-classifier with ReLU; so a
-    fine-tuned classifier's head fits the last exit weight by weight.
-    """
-
-    def __init__(self, encoder_config: PreTrainedConfig, num_labels: int) -> None:
+    def __init__(self, encoder_config: PreTrainedConfig) -> None:
         super().__init__()
         family = family_of(encoder_config)
         size = encoder_config.hidden_size
@@ -45,11 +41,23 @@ class ExitHead(nn.Module):
         self.norm = nn.LayerNorm(size, eps=encoder_config.norm_eps) if "norm" in family.classifier else nn.Identity()
         rates = (getattr(encoder_config, name, None) for name in family.dropout_names)
         self.dropout = nn.Dropout(next((rate for rate in rates if rate is not None), 0.0))
-        self.classifier = SingleUnit(size) if num_labels == 1 else nn.Linear(size, num_labels)
 
     def features(self, pooled: Tensor) -> Tensor:
         """(batch, hidden) -> (batch, hidden): what the linear layer reads, after dropout."""
         return self.dropout(self.norm(self.activation(self.dense(pooled))))
+
+
+class ExitHead(ExitFeatures):
+    """The encoder family's own classification head.
+
+    For BERT this is the pooler and classifier of the original paper, for DistilBERT its pre-classifier with ReLU; so a
+    fine-tuned classifier's head fits the last exit weight by weight.
+    """
+
+    def __init__(self, encoder_config: PreTrainedConfig, num_labels: int) -> None:
+        super().__init__(encoder_config)
+        size = encoder_config.hidden_size
+        self.classifier = SingleUnit(size) if num_labels == 1 else nn.Linear(size, num_labels)
 
     def forward(self, pooled: Tensor) -> Tensor:
         """(batch, hidden) -> logits (batch, labels)."""

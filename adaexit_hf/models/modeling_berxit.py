@@ -25,6 +25,7 @@ from .configuration_early_exit import Threshold
 from .configuration_early_exit import check_choice
 from .encoder_layers import Context
 from .exit_heads import CRITERIA
+from .exit_heads import ExitFeatures
 from .exit_heads import ExitHead
 from .exit_heads import SingleUnit
 from .modeling_early_exit import EarlyExitForSequenceClassification
@@ -45,7 +46,8 @@ class BerxitConfig(EarlyExitConfig):
         exit_criterion: "confidence", "entropy" or "learned" (learning to exit, the only one for regression).
             Default: "confidence", and "learned" with `num_labels=1`.
         lte_variant: "paper" as above; "authors": as in their code, the certainty reads the classifier's features in place
-            of h_i, J is the mean over all layers in every step, and joint steps leave out L_n.
+            of h_i, at the last layer those of a pooler of its own; J is the mean over all layers in every step; and joint
+            steps leave out L_n.
 
     >>> BerxitConfig(num_labels=1).exit_criterion
     'learned'
@@ -129,7 +131,10 @@ class BerxitForSequenceClassification(EarlyExitForSequenceClassification):
     def __init__(self, config: BerxitConfig) -> None:
         super().__init__(config)
         self.exits = nn.ModuleList(ExitHead(config.encoder_config, config.num_labels) for _ in config.exit_layers)
-        self.lte = SingleUnit(config.encoder_config.hidden_size) if config.exit_criterion == "learned" else None
+        learned = config.exit_criterion == "learned"
+        self.lte = SingleUnit(config.encoder_config.hidden_size) if learned else None
+        authors = learned and config.lte_variant == "authors"
+        self.lte_last = ExitFeatures(config.encoder_config) if authors else None
         self.post_init()
 
     @property
@@ -153,7 +158,10 @@ class BerxitForSequenceClassification(EarlyExitForSequenceClassification):
         logits = head.classifier(features)
         if self.lte is None:
             return Exit(logits, CRITERIA[self.config.exit_criterion].score(logits.detach())), ()
-        seen = features if self.config.lte_variant == "authors" else pooled
+        if self.lte_last is None:
+            seen = pooled
+        else:
+            seen = features if index < len(self.exits) - 1 else self.lte_last.features(pooled)
         certainty = self.lte(seen).squeeze(-1).sigmoid()
         return Exit(logits, certainty.detach(), (certainty,)), ()
 

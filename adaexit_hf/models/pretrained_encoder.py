@@ -10,6 +10,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedModel
 
 from .encoder_layers import family_of
+from .exit_heads import ExitFeatures
 from .exit_heads import ExitHead
 
 DOWNLOAD = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
@@ -57,8 +58,9 @@ def load_encoder(model_class: Any, name_or_path: str, options: dict[str, Any]) -
         return model
     else:
         dense = encoder.get_submodule(family.pooler)
-    for head in heads:
-        _copy(dense, head.dense)
+    for module in model.modules():
+        if isinstance(module, ExitFeatures):
+            _copy(dense, module.dense)
     return model
 
 
