@@ -39,7 +39,7 @@ class EarlyExitTrainingArguments(TrainingArguments):
         stage_overrides: stage name -> argument -> value, e.g. `{"exits": {"learning_rate": 1e-3, "num_train_epochs": 1}}`.
     """
 
-    stage_overrides: dict[str, dict[str, Any]] | str = field(
+    stage_overrides: dict[str, dict[str, Any]] | str | None = field(
         default_factory=dict,
         metadata={"help": 'JSON: training arguments of single stages, e.g. \'{"exits": {"num_train_epochs": 1}}\'.'},
     )
@@ -50,8 +50,8 @@ class EarlyExitTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
-        if isinstance(self.stage_overrides, str):
-            self.stage_overrides = json.loads(self.stage_overrides)
+        if self.stage_overrides is None or isinstance(self.stage_overrides, str):
+            self.stage_overrides = json.loads(self.stage_overrides or "{}")
         super().__post_init__()
 
 
@@ -189,8 +189,9 @@ class EarlyExitTrainer(Trainer):
 
     def _configure(self, args: Any) -> None:
         """Take these arguments, and an accelerator made for them."""
-        # The model's forward would keep the autocast of a stage in mixed precision.
+        # The model's forward would keep the autocast of a stage in mixed precision, or never get that of the next one.
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        self.model.__dict__.pop("_is_accelerate_prepared", None)
         # An old DDP wrapper would not synchronise parameters that were frozen when it was made.
         self.model_wrapped = self.model
         AcceleratorState._reset_state()  # else it insists on the mixed precision that it has

@@ -1,4 +1,4 @@
-"""Short training runs of every method, on texts whose label a tiny model can learn."""
+"""Short training runs of every method with a tiny BERT on made-up texts."""
 
 import gc
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +16,8 @@ from adaexit_hf.evaluation import padded_batch
 from adaexit_hf.models import EarlyExitForSequenceClassification
 from adaexit_hf.models.modeling_early_exit import Stage
 
-gc.freeze()  # Trainer collects garbage before every stage; with all imported modules in the way this is half of the time
+# Trainer collects garbage before every stage, which takes longer than the stage with all imported modules in the way.
+gc.freeze()
 
 METHODS = sorted(CLASSES)
 SMALL = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 37}
@@ -74,10 +75,12 @@ def new_trainer(
     )
 
 
-def run(method: str, folder: Path, dropout: float = 0.0, **arguments: Any) -> Run:
+def run(
+    method: str, folder: Path, dropout: float = 0.0, exit_layers: list[int] | None = None, **arguments: Any
+) -> Run:
     """The model after all stages, and what was logged."""
     history = History()
-    model = new_model(method, dropout)
+    model = new_model(method, dropout, exit_layers=exit_layers)
     new_trainer(model, folder, [history], **arguments).train()
     return model, history.logs
 
