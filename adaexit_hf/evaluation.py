@@ -1,5 +1,6 @@
 """One full-depth pass, every threshold: traces, trade-off curves, and the choice of a threshold."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -100,6 +101,8 @@ def collect_trace(
     place = torch.tensor(order).argsort()
     label = next((name for name in ("labels", "label") if rows[0].get(name) is not None), None)
     labels = None if label is None else torch.tensor([row[label] for row in rows])
+    if labels is not None and model.config.num_labels > 1 and bool((labels < 0).any()):
+        labels = None  # GLUE's test sets say -1
     comparison = next(name for name, function in _COMPARISONS.items() if function is model.ready)
     return ExitTrace(
         torch.cat(logits)[place], torch.cat(scores)[place], labels, tuple(model.config.exit_layers), comparison
@@ -188,12 +191,10 @@ def area_under_curve(curve: Sequence[CurvePoint], depth: int) -> float:
     for point in curve:
         cost = point.mean_layers / depth
         best[cost] = max(point.score, best.get(cost, point.score))
-    costs = sorted(best)
-    if len(costs) < 2:
-        raise ValueError(f"curve: got points at {len(costs)} depth; an area needs at least two, pass more thresholds")
-    cost = torch.tensor(costs, dtype=torch.float64)
-    score = torch.tensor([best[value] for value in costs], dtype=torch.float64)
-    return round((torch.trapezoid(score, cost) / (cost[-1] - cost[0])).item(), 12)
+    if len(best) < 2:
+        raise ValueError(f"curve: got points at {len(best)} depth; an area needs at least two, pass more thresholds")
+    costs, scores = torch.tensor(sorted(best.items()), dtype=torch.float64).unbind(dim=1)
+    return round((torch.trapezoid(scores, costs) / (costs[-1] - costs[0])).item(), 12)
 
 
 def choose_threshold(curve: Sequence[CurvePoint], max_drop: float = 0.01) -> CurvePoint:
@@ -204,12 +205,14 @@ def choose_threshold(curve: Sequence[CurvePoint], max_drop: float = 0.01) -> Cur
     (0.3, None)
 
     Raises:
-        ValueError: `max_drop` is negative, or the curve lacks the point of full depth.
+        ValueError: `max_drop` is negative, or the curve lacks the point of full depth or a score there.
     """
     if not max_drop >= 0:
         raise ValueError(f"max_drop: got {max_drop}; pass a fraction >= 0, e.g. 0.01 for one percent")
     full = next((point for point in curve if point.threshold is None), None)
     if full is None:
         raise ValueError("curve: has no point of full depth (threshold None); use tradeoff_curve")
+    if math.isnan(full.score):
+        raise ValueError("curve: the score at full depth is nan; use a metric that is defined there, or a better model")
     floor = full.score - max_drop * abs(full.score)
     return max((point for point in curve if point.score >= floor), key=lambda point: (point.saving, point.score))

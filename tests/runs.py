@@ -11,7 +11,7 @@ from tiny import CLASSES
 from torch import Tensor
 from transformers import BertConfig, TrainerCallback, set_seed
 
-from adaexit_hf import EarlyExitTrainer, EarlyExitTrainingArguments
+from adaexit_hf import EarlyExitTrainer, EarlyExitTrainingArguments, ExitTrace
 from adaexit_hf.evaluation import padded_batch
 from adaexit_hf.models import EarlyExitForSequenceClassification
 from adaexit_hf.models.modeling_early_exit import Stage
@@ -26,8 +26,9 @@ Run = tuple[EarlyExitForSequenceClassification, list[dict[str, Any]]]
 
 
 def encoder_config(dropout: float = 0.0) -> BertConfig:
+    """With large weights: the usual ones make a tiny random model say nearly the same about every text."""
     rates = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
-    return BertConfig(vocab_size=64, max_position_embeddings=16, initializer_range=0.1, **SMALL, **rates)
+    return BertConfig(vocab_size=64, max_position_embeddings=16, initializer_range=0.3, **SMALL, **rates)
 
 
 def new_model(method: str, dropout: float = 0.0, seed: int = 0, **kwargs: Any) -> EarlyExitForSequenceClassification:
@@ -92,6 +93,15 @@ def weights(model: torch.nn.Module) -> dict[str, Tensor]:
 def largest_difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     assert one.keys() == other.keys()
     return max((value - other[name]).abs().max().item() for name, value in one.items())
+
+
+def clear_thresholds(trace: ExitTrace, count: int = 8) -> list[float]:
+    """Spread over the scores, in the middle of wide gaps: rounding in batches of another size moves none across."""
+    thresholds = []
+    for scores in trace.scores[:, :-1].flatten().sort().values.chunk(count):
+        widest = int(scores.diff().argmax())
+        thresholds.append((scores[widest] + scores[widest + 1]).item() / 2)
+    return thresholds
 
 
 def frozen_in(stage: Stage, name: str) -> bool:
