@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from transformers import AutoConfig, BertConfig, PreTrainedConfig
 
+from .encoder_layers import family_named
 from .encoder_layers import family_of
 
 Threshold = float | list[float] | None
@@ -56,9 +57,15 @@ class EarlyExitConfig(PreTrainedConfig):
         if encoder_config is None:
             encoder: PreTrainedConfig = BertConfig()
         elif isinstance(encoder_config, dict):
+            family_named(encoder_config.get("model_type"))
             encoder = AutoConfig.for_model(**encoder_config)
-        else:
+        elif isinstance(encoder_config, PreTrainedConfig):
             encoder = copy.deepcopy(encoder_config)
+        else:
+            raise TypeError(
+                f"encoder_config: got a {type(encoder_config).__name__}; pass a config or its dict, e.g. "
+                "AutoConfig.from_pretrained('bert-base-uncased'), or call the model's from_encoder_pretrained"
+            )
         family_of(encoder)
         encoder._name_or_path = ""  # a path of the training machine has no place in a published config
         kwargs.setdefault("attn_implementation", encoder._attn_implementation)
@@ -67,8 +74,8 @@ class EarlyExitConfig(PreTrainedConfig):
         self.exit_layers = _checked_exit_layers(exit_layers, encoder.num_hidden_layers)
         super().__init__(**kwargs)
         self._check_task()
-        self.exit_threshold = exit_threshold
-        self.thresholds(exit_threshold)
+        thresholds = self.thresholds(exit_threshold)
+        self.exit_threshold = thresholds[0] if thresholds and isinstance(exit_threshold, Real) else thresholds
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "EarlyExitConfig":
@@ -96,6 +103,7 @@ class EarlyExitConfig(PreTrainedConfig):
     def _refuse_misspelt(cls, kwargs: dict[str, Any]) -> None:
         own = [name for klass in cls.__mro__ if klass.__module__ == cls.__module__ or klass is EarlyExitConfig
                for name in inspect.signature(vars(klass)["__init__"]).parameters]  # fmt: skip
+        own += ["num_labels", "problem_type", "id2label", "label2id"]
         for name in kwargs:
             close = difflib.get_close_matches(name, own, n=1, cutoff=0.85)
             if close and name not in own:
@@ -114,6 +122,11 @@ class EarlyExitConfig(PreTrainedConfig):
             )
         if self.num_labels > 1 and self.problem_type == "regression":
             raise ValueError(f"num_labels: got {self.num_labels} with problem_type='regression'; pass num_labels=1")
+        if self.problem_type not in (None, "regression", "single_label_classification"):
+            raise ValueError(
+                f"problem_type: got {self.problem_type!r}; leave it out, or pass 'regression' with num_labels=1 or "
+                "'single_label_classification'"
+            )
         if self.problem_type is None:  # pipelines read it: without it they squash a regression through a sigmoid
             self.problem_type = "regression" if self.num_labels == 1 else "single_label_classification"
         if self.num_labels < 1:
@@ -159,7 +172,7 @@ class EarlyExitConfig(PreTrainedConfig):
 def _checked_exit_layers(exit_layers: list[int] | None, depth: int) -> list[int]:
     if exit_layers is None:
         return list(range(1, depth + 1))
-    layers = list(exit_layers)
+    layers = list(exit_layers) if isinstance(exit_layers, list | tuple) else []
     whole = all(isinstance(layer, int) and not isinstance(layer, bool) for layer in layers)
     if not layers or not whole or layers != sorted(set(layers)) or layers[0] < 1 or layers[-1] != depth:
         raise ValueError(

@@ -255,18 +255,23 @@ FAMILIES: dict[str, type[EncoderLayers]] = {
 }
 
 
-def family_of(config: PreTrainedConfig) -> type[EncoderLayers]:
-    """The class that drives this encoder.
+def family_named(model_type: str | None) -> type[EncoderLayers]:
+    """The class that drives encoders of this `model_type`.
 
     Raises:
-        ValueError: the encoder's `model_type` is not supported.
+        ValueError: it is not supported.
     """
-    if config.model_type not in FAMILIES:
+    if model_type not in FAMILIES:
         raise ValueError(
-            f"encoder_config: cannot run '{config.model_type}' layer by layer; supported: {', '.join(FAMILIES)}. "
+            f"encoder_config: cannot run '{model_type}' layer by layer; supported: {', '.join(FAMILIES)}. "
             "Pass the config of one of these, e.g. encoder_config=BertConfig()"
         )
-    return FAMILIES[config.model_type]
+    return FAMILIES[model_type]
+
+
+def family_of(config: PreTrainedConfig) -> type[EncoderLayers]:
+    """The class that drives this encoder; a ValueError if there is none."""
+    return family_named(config.model_type)
 
 
 def start(
@@ -283,12 +288,18 @@ def start(
         the input of layer 1, shape (batch, tokens, hidden), and the context that the layers need.
 
     Raises:
-        ValueError: neither or both of `input_ids` and `inputs_embeds`; an empty batch; a text longer than the position table.
+        ValueError: neither or both of `input_ids` and `inputs_embeds`; an empty batch; shapes that do not match; a text
+            longer than the position table.
     """
     if (input_ids is None) == (inputs_embeds is None):
         raise ValueError("pass exactly one of input_ids and inputs_embeds, e.g. model(**tokenizer(text, return_tensors='pt'))")
     family = family_of(encoder.config)
-    batch, tokens = input_ids.shape if input_ids is not None else inputs_embeds.shape[:2]  # type: ignore[union-attr]
+    shape = tuple(input_ids.shape if input_ids is not None else inputs_embeds.shape[:-1])  # type: ignore[union-attr]
+    if len(shape) != 2:
+        raise ValueError(f"input_ids: got shape {shape}; pass a batch, shape (batch, tokens), e.g. input_ids[None]")
+    if attention_mask is not None and attention_mask.dim() == 2 and tuple(attention_mask.shape) != shape:
+        raise ValueError(f"attention_mask: got shape {tuple(attention_mask.shape)}; pass that of input_ids, {shape}")
+    batch, tokens = shape
     if batch == 0 or tokens == 0:
         raise ValueError(f"input_ids: got an empty batch of shape ({batch}, {tokens}); pass at least one text with one token")
     limit = family.max_tokens(encoder.config)

@@ -371,13 +371,13 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
                 f"labels: got {labels.dtype} for {self.config.num_labels} classes; pass class indices, labels.long(), or "
                 "num_labels=1 for regression"
             )
-        low, high = (int(value) for value in labels.aminmax())
+        low, high = (int(value) for value in labels.long().aminmax())
         if low < 0 or high >= self.config.num_labels:
             raise ValueError(
                 f"labels: got {low if low < 0 else high}; allowed are 0 to {self.config.num_labels - 1}. Pass "
                 "num_labels=<number of classes> to the config, or a split that has labels (GLUE's test sets have none)"
             )
-        return labels
+        return labels.long()
 
 
 @capture_outputs
