@@ -37,7 +37,7 @@ class Arguments:
 
     model_name_or_path: str = field(metadata={"help": "Any supported encoder or fine-tuned classifier: Hub name or folder."})
     method: str = field(default="berxit", metadata={"help": "berxit, dact-bert, deebert, ..., or plain for no exits."})
-    method_config: dict[str, Any] | str = field(
+    method_config: dict[str, Any] | str | None = field(
         default_factory=dict, metadata={"help": 'JSON: settings of the method, e.g. \'{"ponder_cost": 0.01}\'.'}
     )
     stage: str | None = field(
@@ -56,8 +56,8 @@ class Arguments:
     max_train_samples: int | None = field(default=None, metadata={"help": "Train on the first so many, after a shuffle."})
 
     def __post_init__(self) -> None:
-        if isinstance(self.method_config, str):
-            self.method_config = json.loads(self.method_config)
+        if self.method_config is None or isinstance(self.method_config, str):  # the parser's forms of a dict
+            self.method_config = json.loads(self.method_config or "{}")
 
 
 def load_splits(arguments: Arguments) -> datasets.DatasetDict:

@@ -99,6 +99,12 @@ def test_the_saved_model_answers_as_the_table_says(flags, start):
     assert right.item() == pytest.approx(result["at_threshold"]["accuracy"])
 
 
+def test_settings_of_the_method_come_as_json(flags):
+    out = flags("--method", "dact-bert", "--method_config", '{"ponder_cost": 0.25, "halting_bound": "paper"}')
+    config = AutoModelForSequenceClassification.from_pretrained(out).config
+    assert (config.ponder_cost, config.halting_bound) == (0.25, "paper")
+
+
 def test_floats_make_it_a_regression(flags):
     out = flags("--method", "berxit", labels=(0.5, 2.5))
     model = AutoModelForSequenceClassification.from_pretrained(out)
