@@ -3,9 +3,9 @@
     python tools/peer_suite.py                              # all methods, all backbones: what `make peer` does
     python tools/peer_suite.py --backbones bert -k resize   # further arguments go to pytest
 
-The tests are not part of the installed library, so the source archive of the installed version is fetched from PyPI into
-`.peer/` once. A test fails the run if a method fails it, or if a method skips what the stock class of the same backbone
-passes, unless `CANNOT_APPLY` says why it must.
+The tests are not part of the installed library, so the source archive of the installed version is fetched from PyPI
+into `.peer/` once. The run fails if a method fails a test, or if a method skips what the stock class of the same
+backbone passes, unless `CANNOT_APPLY` says why it must.
 """
 
 import argparse
@@ -34,8 +34,8 @@ BACKBONES: dict[str, PreTrainedConfig] = {
 
 # What the stock classes pass and ours do not run, each with the reason. CONTRIBUTING.md repeats this table.
 CANNOT_APPLY: dict[str, str] = {
-    "test_problem_types": "asks one class for multi-label classification, which no method defines, and for regression, "
-    "which DeeBERT and DACT-BERT do not define; both are refused with an error",
+    "test_problem_types": "asks for multi-label classification, which no method defines, and for regression, which "
+    "DeeBERT and DACT-BERT do not define; both are refused with an error",
 }
 
 
@@ -52,7 +52,8 @@ def unpacked_tests() -> Path:
 
 def model_tester_mixin() -> type:
     """`ModelTesterMixin`; the archive leaves out two modules that it imports and that encoders do not need."""
-    for name, mixin in {"exporters.test_export": "ExportTesterMixin", "generation.test_utils": "GenerationTesterMixin"}.items():
+    missing = {"exporters.test_export": "ExportTesterMixin", "generation.test_utils": "GenerationTesterMixin"}
+    for name, mixin in missing.items():
         stub = ModuleType(f"tests.{name}")
         setattr(stub, mixin, type(mixin, (), {}))
         package = f"tests.{name.split('.')[0]}"
