@@ -130,6 +130,11 @@ def test_the_ends_of_the_threshold() -> None:
         assert model(**inputs_of(model), exit_threshold=0).exit_layer.tolist() == [1] * 6
 
 
+@pytest.mark.parametrize("variant", ["berxit", "berxit-learned"])
+def test_the_comparison_is_strict(variant: str) -> None:
+    assert build(variant).ready(torch.tensor([0.6, 0.5, math.nan]), 0.5).tolist() == [True, False, False]
+
+
 def criterion(recording: recordings.Recording) -> dict[str, str]:
     if not recording.learned:
         return {"exit_criterion": "entropy"}

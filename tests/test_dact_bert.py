@@ -132,6 +132,15 @@ def test_the_sound_rule_is_the_default() -> None:
     assert DactBertConfig().halting_bound == "tight"
 
 
+def test_the_comparison_includes_the_threshold() -> None:
+    assert build("dact-bert").ready(torch.tensor([0.1, 0.0, -0.1, math.nan]), 0.0).tolist() == [
+        True,
+        True,
+        False,
+        False,
+    ]
+
+
 def trajectories(
     labels: int, steps: int = 8, count: int = 25_000
 ) -> tuple[list[Tensor], list[Tensor], dict[str, list[Tensor]]]:

@@ -95,6 +95,10 @@ def test_the_ends_of_the_threshold() -> None:
     assert model(**inputs_of(model), exit_threshold=math.log(3)).exit_layer.tolist() == [1] * 6
 
 
+def test_the_comparison_is_strict() -> None:
+    assert build("deebert").ready(torch.tensor([0.4, 0.5, math.nan]), 0.5).tolist() == [True, False, False]
+
+
 def test_the_range_of_the_threshold_follows_the_labels() -> None:
     assert DeeBertConfig(num_labels=4).threshold_bounds == (0.0, math.log(4))
 
