@@ -82,7 +82,8 @@ class EarlyExitConfig(PreTrainedConfig):
         """As in Transformers; an encoder's own config becomes `encoder_config`, as when its weights are loaded bare.
 
         Raises:
-            ValueError: the config is another method's, or that of an encoder with a head, whose weights have other names.
+            ValueError: the config is another method's, or that of an encoder with a head, whose weights are named
+                differently.
         """
         found = config_dict.get("model_type", cls.model_type)
         if found == cls.model_type:
@@ -96,7 +97,7 @@ class EarlyExitConfig(PreTrainedConfig):
             return super().from_dict({"encoder_config": config_dict}, **kwargs)
         raise ValueError(
             f"pretrained_model_name_or_path: the checkpoint is a {config_dict['architectures'][0]} ('{found}'), not "
-            f"'{cls.model_type}'; call the model's from_encoder_pretrained, which starts from an encoder or a classifier"
+            f"'{cls.model_type}'; call the model's from_encoder_pretrained, which starts from encoders and classifiers"
         )
 
     @classmethod
@@ -112,8 +113,8 @@ class EarlyExitConfig(PreTrainedConfig):
     def _check_task(self) -> None:
         if self.problem_type == "multi_label_classification":
             raise ValueError(
-                "problem_type: 'multi_label_classification' is not supported: the papers define exits for one answer per "
-                "text; use num_labels >= 2 for one of several classes, or one model per label"
+                "problem_type: 'multi_label_classification' is not supported: the papers define exits for one answer "
+                "per text; use num_labels >= 2 for one of several classes, or one model per label"
             )
         if self.num_labels == 1 and not self.supports_regression:
             raise ValueError(
@@ -149,7 +150,9 @@ class EarlyExitConfig(PreTrainedConfig):
         exits = len(self.exit_layers)
         values = list(value) if isinstance(value, list | tuple) else [value] * exits
         if len(values) != exits:
-            raise ValueError(f"exit_threshold: got {len(values)} numbers for {exits} exits; pass one number, or one per exit")
+            raise ValueError(
+                f"exit_threshold: got {len(values)} numbers for {exits} exits; pass one number, or one per exit"
+            )
         low, high = self.threshold_bounds
         for number in values:
             if isinstance(number, bool) or not isinstance(number, Real):
@@ -176,8 +179,8 @@ def _checked_exit_layers(exit_layers: list[int] | None, depth: int) -> list[int]
     whole = all(isinstance(layer, int) and not isinstance(layer, bool) for layer in layers)
     if not layers or not whole or layers != sorted(set(layers)) or layers[0] < 1 or layers[-1] != depth:
         raise ValueError(
-            f"exit_layers: got {exit_layers}; pass ascending layer numbers from 1 to {depth} that end with the last layer, "
-            f"e.g. exit_layers={sorted({max(1, depth // 2), depth})}"
+            f"exit_layers: got {exit_layers}; pass ascending layer numbers from 1 to {depth} that end with the last "
+            f"layer, e.g. exit_layers={sorted({max(1, depth // 2), depth})}"
         )
     return layers
 

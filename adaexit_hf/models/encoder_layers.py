@@ -1,8 +1,8 @@
 """Drive any supported encoder one layer at a time.
 
-Transformers runs all layers of an encoder in one call; early exit needs them one by one. One small class per family knows
-how that family embeds its input, builds its attention mask and calls a layer. States are exactly (difference 0.0) those of
-the stock model's `output_hidden_states`; `tests/test_encoder_layers.py` is the alarm for changes upstream.
+Transformers runs all layers of an encoder in one call; early exit needs them one by one. One small class per family
+knows how that family embeds its input, builds its attention mask and calls a layer. States are exactly (difference
+0.0) those of the stock model's `output_hidden_states`; `tests/test_encoder_layers.py` tells when upstream changes.
 
 This file travels inside checkpoints: see CONTRIBUTING.md, "The shipped folder".
 """
@@ -119,7 +119,7 @@ class _Albert(EncoderLayers):
     @staticmethod
     def layers(encoder: PreTrainedModel) -> list[nn.Module]:
         depth, groups = encoder.config.num_hidden_layers, encoder.config.num_hidden_groups
-        # The stock model's own rounding, kept to the letter: it decides which group runs when they do not divide evenly.
+        # The stock model's own rounding, kept to the letter: it decides which group runs where they do not divide.
         return [encoder.encoder.albert_layer_groups[int(index / (depth / groups))] for index in range(depth)]
 
     @staticmethod
@@ -288,11 +288,13 @@ def start(
         the input of layer 1, shape (batch, tokens, hidden), and the context that the layers need.
 
     Raises:
-        ValueError: neither or both of `input_ids` and `inputs_embeds`; an empty batch; shapes that do not match; a text
-            longer than the position table.
+        ValueError: neither or both of `input_ids` and `inputs_embeds`; an empty batch; shapes that do not match; a
+            text longer than the position table.
     """
     if (input_ids is None) == (inputs_embeds is None):
-        raise ValueError("pass exactly one of input_ids and inputs_embeds, e.g. model(**tokenizer(text, return_tensors='pt'))")
+        raise ValueError(
+            "pass exactly one of input_ids and inputs_embeds, e.g. model(**tokenizer(text, return_tensors='pt'))"
+        )
     family = family_of(encoder.config)
     shape = tuple(input_ids.shape if input_ids is not None else inputs_embeds.shape[:-1])  # type: ignore[union-attr]
     if len(shape) != 2:
@@ -301,7 +303,9 @@ def start(
         raise ValueError(f"attention_mask: got shape {tuple(attention_mask.shape)}; pass that of input_ids, {shape}")
     batch, tokens = shape
     if batch == 0 or tokens == 0:
-        raise ValueError(f"input_ids: got an empty batch of shape ({batch}, {tokens}); pass at least one text with one token")
+        raise ValueError(
+            f"input_ids: got an empty batch of shape ({batch}, {tokens}); pass at least one text with one token"
+        )
     limit = family.max_tokens(encoder.config)
     if limit is not None and tokens > limit:
         raise ValueError(

@@ -18,8 +18,8 @@ from .encoder_layers import family_of
 class SingleUnit(nn.Linear):
     """A linear layer with one output, (batch, size) -> (batch, 1), as a product and a sum in float32.
 
-    The kernel behind `nn.Linear(size, 1)` rounds differently when the weights are not aligned in memory, as loaded ones
-    are; a reloaded model would differ from the saved one in the last bit.
+    The kernel behind `nn.Linear(size, 1)` rounds differently when the weights are not aligned in memory, as loaded
+    ones are; a reloaded model would differ from the saved one in the last bit.
     """
 
     def __init__(self, size: int) -> None:
@@ -30,7 +30,7 @@ class SingleUnit(nn.Linear):
 
 
 class ExitFeatures(nn.Module):
-    """What the encoder family's own classification head does before its last layer: dense, activation, (norm,) dropout."""
+    """The encoder family's own classification head up to its last layer: dense, activation, (norm,) dropout."""
 
     def __init__(self, encoder_config: PreTrainedConfig) -> None:
         super().__init__()
@@ -102,7 +102,8 @@ def dact_combine(answer: Tensor, remaining: Tensor, output: Tensor, halting: Ten
     Returns:
         a_n (batch, labels) and p_n (batch,).
 
-    >>> answer, remaining = dact_combine(torch.tensor([[0.9, 0.1]]), torch.tensor([0.5]), torch.tensor([[0.2, 0.8]]), torch.tensor([0.1]))
+    >>> answer, remaining = torch.tensor([[0.9, 0.1]]), torch.tensor([0.5])
+    >>> answer, remaining = dact_combine(answer, remaining, torch.tensor([[0.2, 0.8]]), torch.tensor([0.1]))
     >>> [round(value, 4) for value in answer[0].tolist()], round(remaining.item(), 4)
     ([0.55, 0.45], 0.05)
     """

@@ -2,13 +2,13 @@
 https://aclanthology.org/2021.eacl-main.8
 
 Every layer i has a classifier with loss L_i. Fine-tuning (section 3): joint, sum_i L_i (Eq. 3); two-stage, L_n, then
-sum_{i<n} L_i with the rest frozen (Eq. 4, 5); alternating, L_n in odd iterations and sum_i L_i in even ones (Eq. 6, 7).
-Exits (section 4): confidence max softmax > threshold, or entropy <, or learning to exit: one layer shared by all exits,
-u_i = sigmoid(c h_i + b) (Eq. 8), trained with J_i = (u_i - t_i)^2 (Eq. 9) towards t_i = 1[argmax g_i = y] (Eq. 10) or, for
-regression, t_i = 1 - tanh |g_i - y| (Eq. 11), every L_i becoming L_i + J_i; a sample leaves when u_i > threshold.
+sum_{i<n} L_i with the rest frozen (Eq. 4, 5); alternating, L_n in odd iterations, sum_i L_i in even ones (Eq. 6, 7).
+Exits (section 4): confidence max softmax > threshold, or entropy <, or learning to exit: one layer, shared by all,
+u_i = sigmoid(c h_i + b) (Eq. 8), trained with J_i = (u_i - t_i)^2 (Eq. 9) towards t_i = 1[argmax g_i = y] (Eq. 10) or,
+for regression, t_i = 1 - tanh |g_i - y| (Eq. 11), every L_i becoming L_i + J_i; a sample leaves when u_i > threshold.
 
-Deliberate differences from the authors' code: iterations are optimizer steps, there micro-batches; u is certainty, there
-uncertainty (exit below the threshold); and see `lte_variant`.
+Deliberate differences from the authors' code: iterations are optimizer steps, there micro-batches; u is certainty,
+there uncertainty (exit below the threshold); and see `lte_variant`.
 
 This file travels inside checkpoints: see CONTRIBUTING.md, "The shipped folder".
 """
@@ -45,9 +45,9 @@ class BerxitConfig(EarlyExitConfig):
         fine_tuning: "alternating", "joint" or "two_stage".
         exit_criterion: "confidence", "entropy" or "learned" (learning to exit, the only one for regression).
             Default: "confidence", and "learned" with `num_labels=1`.
-        lte_variant: "paper" as above; "authors": as in their code, the certainty reads the classifier's features in place
-            of h_i, at the last layer those of a pooler of its own; J is the mean over all layers in every step; and joint
-            steps leave out L_n.
+        lte_variant: "paper" as above; "authors": as in their code, the certainty reads the classifier's features in
+            place of h_i, at the last layer those of a pooler of its own; J is the mean over all layers in every step;
+            and joint steps leave out L_n.
 
     >>> BerxitConfig(num_labels=1).exit_criterion
     'learned'
@@ -123,7 +123,8 @@ class BerxitForSequenceClassification(EarlyExitForSequenceClassification):
         bibtex="""@inproceedings{xin-etal-2021-berxit,
   title = {{BER}xi{T}: Early Exiting for {BERT} with Better Fine-Tuning and Extension to Regression},
   author = {Xin, Ji and Tang, Raphael and Yu, Yaoliang and Lin, Jimmy},
-  booktitle = {Proceedings of the 16th Conference of the European Chapter of the Association for Computational Linguistics},
+  booktitle = {Proceedings of the 16th Conference of the European Chapter of the
+    Association for Computational Linguistics},
   year = {2021}
 }""",
     )
@@ -152,7 +153,9 @@ class BerxitForSequenceClassification(EarlyExitForSequenceClassification):
     def ready(self) -> Callable[[Tensor, float], Tensor]:
         return torch.gt if self.lte is not None else CRITERIA[self.config.exit_criterion].ready
 
-    def exit_step(self, index: int, pooled: Tensor, hidden: Tensor, context: Context, state: State) -> tuple[Exit, State]:
+    def exit_step(
+        self, index: int, pooled: Tensor, hidden: Tensor, context: Context, state: State
+    ) -> tuple[Exit, State]:
         head = cast(ExitHead, self.exits[index])
         features = head.features(pooled)
         logits = head.classifier(features)
@@ -171,7 +174,8 @@ class BerxitForSequenceClassification(EarlyExitForSequenceClassification):
         if self.lte is None:
             return torch.stack([self.task_loss(exit.logits, labels) for exit in used]).sum()
         misses = {
-            id(exit): (exit.extras[0] - certainty_target(exit.logits.detach(), labels)).square().mean() for exit in exits
+            id(exit): (exit.extras[0] - certainty_target(exit.logits.detach(), labels)).square().mean()
+            for exit in exits
         }
         if self.config.lte_variant == "paper":
             return torch.stack([self.task_loss(exit.logits, labels) + misses[id(exit)] for exit in used]).sum()

@@ -1,19 +1,20 @@
-"""DACT-BERT: Differentiable Adaptive Computation Time for an Efficient BERT Inference. Eyzaguirre, del Rio, Araujo, Soto.
-NLP Power workshop at ACL 2022. https://aclanthology.org/2022.nlppower-1.10
+"""DACT-BERT: Differentiable Adaptive Computation Time for an Efficient BERT Inference. Eyzaguirre, del Rio, Araujo,
+Soto. NLP Power workshop at ACL 2022. https://aclanthology.org/2022.nlppower-1.10
 
-Every layer n has an output y_n = softmax(...) and a halting value h_n = sigmoid(...) in [0, 1], both read from the sentence
-vector; h near 0 means stop. From a_0 = 0 and p_0 = 1 (Algorithm 1):
+Every layer n has an output y_n = softmax(...) and a halting value h_n = sigmoid(...) in [0, 1], both read from the
+sentence vector; h near 0 means stop. From a_0 = 0 and p_0 = 1 (Algorithm 1):
 
     a_n = y_n p_(n-1) + a_(n-1) (1 - p_(n-1)),    p_n = p_(n-1) h_n.
 
-Training in two steps: plain fine-tuning of the backbone, then all parameters together with NLL(a_N) + tau sum_n h_n (Eq. 1).
-Inference stops once no future can change the class of a_n. With d = N - n steps left, that is exactly when
-(1 - p_n)^d (1 + a* - a_ru) >= 1 (`halting_bound="tight"`); the paper's a* (1 - p_n)^d >= a_ru + p_n d (Eq. 2, "paper") is
+Training in two steps: plain fine-tuning of the backbone, then all parameters together with NLL(a_N) + tau sum_n h_n
+(Eq. 1). Inference stops once no future can change the class of a_n. With d = N - n steps left, that is exactly when
+(1 - p_n)^d (1 + a* - a_ru) >= 1 (`halting_bound="tight"`); a* (1 - p_n)^d >= a_ru + p_n d (Eq. 2, "paper") is
 sound too, but exits later.
 
-Why the tight rule is exact: unrolled, a_N = W a_n + sum_k w_k y_k with w_k >= 0 and sum w_k = 1 - W, where W is the product of
-(1 - p_k) over the steps left; p never grows, so W >= (1 - p_n)^d. Whatever the y_k, the top class stays ahead by at least
-W (1 + a* - a_ru) - 1, and the future that always votes for the runner-up and never halts reaches this bound.
+Why the tight rule is exact: unrolled, a_N = W a_n + sum_k w_k y_k with w_k >= 0 and sum w_k = 1 - W, where W is the
+product of (1 - p_k) over the steps left; p never grows, so W >= (1 - p_n)^d. Whatever the y_k, the top class stays
+ahead by at least W (1 + a* - a_ru) - 1, and the future that always votes for the runner-up and never halts reaches
+this bound.
 
 `logits` are log a_n, so that softmax(logits) = a_n.
 
@@ -50,12 +51,12 @@ class DactBertConfig(EarlyExitConfig):
     """Config of DACT-BERT.
 
     Args:
-        exit_threshold: least margin at which to stop. The default 0 is the sound rule: the class is that of full depth.
-            Below 0 a sample stops earlier at the risk of another class; above 0 later. Range: [-1, 1], and for the
-            paper's bound [-number of exits, 1].
+        exit_threshold: least margin at which to stop. The default 0 is the sound rule: the class is that of full
+            depth. Below 0 a sample stops earlier at the risk of another class; above 0 later. Range: [-1, 1], and for
+            the paper's bound [-number of exits, 1].
         ponder_cost: tau >= 0 of Eq. 1, the price of going on; the trade-off is set here, at training time.
-        halting_bias: initial bias b of every halting unit, so that h starts near sigmoid(b): large values start near full
-            depth, 0 starts with almost no weight on the last layers.
+        halting_bias: initial bias b of every halting unit, so that h starts near sigmoid(b): large values start near
+            full depth, 0 starts with almost no weight on the last layers.
         halting_bound: "tight" or "paper".
     """
 
@@ -134,7 +135,9 @@ class DactBertForSequenceClassification(EarlyExitForSequenceClassification):
     def ready(self) -> Callable[[Tensor, float], Tensor]:
         return torch.ge
 
-    def exit_step(self, index: int, pooled: Tensor, hidden: Tensor, context: Context, state: State) -> tuple[Exit, State]:
+    def exit_step(
+        self, index: int, pooled: Tensor, hidden: Tensor, context: Context, state: State
+    ) -> tuple[Exit, State]:
         own = self.exits[index](pooled).float()
         # An infinite logit would be a finite probability; it is no answer, so it becomes NaN here.
         output = own.masked_fill(own.isinf(), torch.nan).softmax(dim=-1)

@@ -1,12 +1,12 @@
 """DeeBERT: Dynamic Early Exiting for Accelerating BERT Inference. Xin, Tang, Lee, Yu, Lin. ACL 2020.
 https://aclanthology.org/2020.acl-main.204
 
-Every layer i has an off-ramp f_i. Two stages of training: first the encoder and the last off-ramp with L_n, as in plain
-fine-tuning; then, with those frozen, all other off-ramps with sum_{i<n} L_i (section 3.1, Eq. 1). At inference a sample
-leaves at the first off-ramp with entropy(z_i) < S (Algorithm 1).
+Every layer i has an off-ramp f_i. Two stages of training: first the encoder and the last off-ramp with L_n, as in
+plain fine-tuning; then, with those frozen, all other off-ramps with sum_{i<n} L_i (section 3.1, Eq. 1). At inference a
+sample leaves at the first off-ramp with entropy(z_i) < S (Algorithm 1).
 
-Deliberate difference from the authors' code: there the last off-ramp is a second, never trained head that answers when its
-entropy is low. Here, as in the paper, the last off-ramp is the classification layer of the fine-tuned model.
+Deliberate difference from the authors' code: there the last off-ramp is a second, never trained head that answers when
+its entropy is low. Here, as in the paper, the last off-ramp is the classification layer of the fine-tuned model.
 
 This file travels inside checkpoints: see CONTRIBUTING.md, "The shipped folder".
 """
@@ -83,11 +83,13 @@ class DeeBertForSequenceClassification(EarlyExitForSequenceClassification):
     def ready(self) -> Callable[[Tensor, float], Tensor]:
         return torch.lt
 
-    def exit_step(self, index: int, pooled: Tensor, hidden: Tensor, context: Context, state: State) -> tuple[Exit, State]:
+    def exit_step(
+        self, index: int, pooled: Tensor, hidden: Tensor, context: Context, state: State
+    ) -> tuple[Exit, State]:
         logits = self.exits[index](pooled)
         return Exit(logits, CRITERIA["entropy"].score(logits.detach())), ()
 
     def exit_loss(self, exits: list[Exit], labels: Tensor, objective: str) -> Tensor:
-        """`final`: L_n; `exits`: sum of the others; `joint`: sum of all (not in the paper; plain training without stages)."""
+        """`final`: L_n; `exits`: sum of the others; `joint`: sum of all (not in the paper; without stages)."""
         used = {"final": exits[-1:], "exits": exits[:-1], "joint": exits}[objective]
         return torch.stack([self.task_loss(exit.logits, labels) for exit in used]).sum()

@@ -1,7 +1,7 @@
 """The recurrence that all methods share: run a layer, update a small state, give an answer and a readiness score.
 
-Training unrolls it to full depth. Inference lets each row leave the batch when its score passes the threshold. The score
-never depends on the threshold, so one full-depth pass tells what every threshold would have done.
+Training unrolls it to full depth. Inference lets each row leave the batch when its score passes the threshold. The
+score never depends on the threshold, so one full-depth pass tells what every threshold would have done.
 
 This file travels inside checkpoints: see CONTRIBUTING.md, "The shipped folder".
 """
@@ -108,7 +108,7 @@ def first_ready(ready: Tensor) -> Tensor:
 
 
 class EarlyExitPreTrainedModel(PreTrainedModel):
-    """An encoder that can be driven layer by layer, without heads; what `AutoModel` loads from an early-exit checkpoint."""
+    """What all models of a method share: the encoder, and how checkpoints carry their code."""
 
     config_class = EarlyExitConfig
     base_model_prefix = "encoder"
@@ -166,7 +166,7 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
         super().__init__(config)
         self.recompute = Recompute.if_needed(self.encoder)
 
-    # What a method defines --------------------------------------------------------------------------------------------
+    # What a method defines
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -178,7 +178,9 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
         """Comparison of a score (batch,) with the threshold; a NaN score must compare as not ready."""
         raise NotImplementedError
 
-    def exit_step(self, index: int, pooled: Tensor, hidden: Tensor, context: Context, state: State) -> tuple[Exit, State]:
+    def exit_step(
+        self, index: int, pooled: Tensor, hidden: Tensor, context: Context, state: State
+    ) -> tuple[Exit, State]:
         """Answer and score of exit `index` (0-based).
 
         Args:
@@ -193,7 +195,7 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
         """Loss of one objective over all exits; an exit that it does not use gets no gradient at all."""
         raise NotImplementedError
 
-    # What all methods share -------------------------------------------------------------------------------------------
+    # What all methods share
 
     @classmethod
     def from_encoder_pretrained(cls, name_or_path: str, **config: Any) -> "EarlyExitForSequenceClassification":
@@ -268,7 +270,7 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
                 "early_exit: got True, which needs a threshold, eval mode and no objective; call model.eval() and "
                 "model(..., exit_threshold=<number>)"
             )
-        # A branch on data cannot be compiled or exported: there every layer runs and the answer is selected afterwards.
+        # A branch on data cannot be compiled or exported: there every layer runs, then the answer is selected.
         compact = early_exit and not (keep_states or attend or torch.compiler.is_compiling())
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         leaving = thresholds if compact else None
@@ -324,7 +326,11 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
             if thresholds is None:
                 run["exits"].append(exit)
                 continue
-            staying = ~self.ready(exit.score, thresholds[index]) if index < last else torch.zeros_like(rows, dtype=torch.bool)
+            staying = (
+                ~self.ready(exit.score, thresholds[index])
+                if index < last
+                else torch.zeros_like(rows, dtype=torch.bool)
+            )
             stay_count = int(staying.sum())  # the one host read of this layer
             if stay_count == len(rows):
                 continue
@@ -368,8 +374,8 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
             return labels
         if labels.is_floating_point():
             raise ValueError(
-                f"labels: got {labels.dtype} for {self.config.num_labels} classes; pass class indices, labels.long(), or "
-                "num_labels=1 for regression"
+                f"labels: got {labels.dtype} for {self.config.num_labels} classes; pass class indices, labels.long(), "
+                "or num_labels=1 for regression"
             )
         low, high = (int(value) for value in labels.long().aminmax())
         if low < 0 or high >= self.config.num_labels:
@@ -381,7 +387,9 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
 
 
 @capture_outputs
-def _recorded(encoder: PreTrainedModel, run: Callable[..., dict[str, Any]], *args: Any, **kwargs: Any) -> dict[str, Any]:
+def _recorded(
+    encoder: PreTrainedModel, run: Callable[..., dict[str, Any]], *args: Any, **kwargs: Any
+) -> dict[str, Any]:
     """Call `run`; where the encoder can record its attention weights, they are added to what it returns."""
     return run(*args, **kwargs)
 
@@ -390,8 +398,8 @@ def _report_not_finite(scores: list[Tensor]) -> None:
     count = int(torch.stack([score.isnan().sum() for score in scores]).sum())
     if count:
         warnings.warn(
-            f"{count} exits gave NaN or infinite logits; their rows went on to the next exit. Check the input, or load the "
-            "model in a wider dtype, e.g. dtype=torch.float32",
+            f"{count} exits gave NaN or infinite logits; their rows went on to the next exit. Check the input, or "
+            "load the model in a wider dtype, e.g. dtype=torch.float32",
             RuntimeWarning,
             stacklevel=3,
         )
