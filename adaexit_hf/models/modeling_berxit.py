@@ -34,6 +34,7 @@ from .modeling_early_exit import Exit
 from .modeling_early_exit import Paper
 from .modeling_early_exit import Stage
 from .modeling_early_exit import State
+from .modeling_early_exit import total_loss
 
 
 class BerxitConfig(EarlyExitConfig):
@@ -170,15 +171,14 @@ class BerxitForSequenceClassification(EarlyExitForSequenceClassification):
 
     def exit_loss(self, exits: list[Exit], labels: Tensor, objective: str) -> Tensor:
         """`joint`: Eq. 3; `final`: Eq. 4; `exits`: Eq. 5; with learning to exit each L_i + J_i."""
-        used = {"final": exits[-1:], "exits": exits[:-1], "joint": exits}[objective]
+        used = slice(*{"final": (-1, None), "exits": (0, -1), "joint": (0, None)}[objective])
+        tasks = [self.task_loss(exit.logits, labels) for exit in exits]
         if self.lte is None:
-            return torch.stack([self.task_loss(exit.logits, labels) for exit in used]).sum()
-        misses = {
-            id(exit): (exit.extras[0] - certainty_target(exit.logits.detach(), labels)).square().mean()
-            for exit in exits
-        }
+            return total_loss(tasks[used], objective)
+        misses = [  # J_i
+            (exit.extras[0] - certainty_target(exit.logits.detach(), labels)).square().mean() for exit in exits
+        ]
         if self.config.lte_variant == "paper":
-            return torch.stack([self.task_loss(exit.logits, labels) + misses[id(exit)] for exit in used]).sum()
-        used = exits[:-1] if objective == "joint" else used
-        miss = torch.stack([*misses.values()]).mean()
-        return torch.stack([*(self.task_loss(exit.logits, labels) for exit in used), miss]).sum()
+            return total_loss(tasks[used] + misses[used], objective)
+        without_last = slice(0, -1) if objective == "joint" else used
+        return total_loss([*tasks[without_last], torch.stack(misses).mean()], objective)

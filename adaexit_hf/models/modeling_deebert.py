@@ -27,6 +27,7 @@ from .modeling_early_exit import Exit
 from .modeling_early_exit import Paper
 from .modeling_early_exit import Stage
 from .modeling_early_exit import State
+from .modeling_early_exit import total_loss
 
 
 class DeeBertConfig(EarlyExitConfig):
@@ -92,4 +93,4 @@ class DeeBertForSequenceClassification(EarlyExitForSequenceClassification):
     def exit_loss(self, exits: list[Exit], labels: Tensor, objective: str) -> Tensor:
         """`final`: L_n; `exits`: sum of the others; `joint`: sum of all (not in the paper; without stages)."""
         used = {"final": exits[-1:], "exits": exits[:-1], "joint": exits}[objective]
-        return torch.stack([self.task_loss(exit.logits, labels) for exit in used]).sum()
+        return total_loss([self.task_loss(exit.logits, labels) for exit in used], objective)

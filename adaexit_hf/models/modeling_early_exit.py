@@ -107,6 +107,17 @@ def first_ready(ready: Tensor) -> Tensor:
     return ready.long().argmax(dim=-1)
 
 
+def total_loss(losses: list[Tensor], objective: str) -> Tensor:
+    """Sum of scalar losses.
+
+    Raises:
+        ValueError: there is none, since a model with a single exit has nothing for this objective to train.
+    """
+    if not losses:
+        raise ValueError(f"objective: got {objective!r}, which trains no exit of a model with one; pass more exit_layers")
+    return torch.stack(losses).sum()
+
+
 class EarlyExitPreTrainedModel(PreTrainedModel):
     """What all models of a method share: the encoder, and how checkpoints carry their code."""
 
