@@ -1,11 +1,24 @@
 """All stages run in one call; each starts fresh, trains what it should, and leaves everything as it found it."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from runs import METHODS, At, History, frozen_in, interrupted, largest_difference, new_model, new_trainer, run, weights
+from runs import (
+    METHODS,
+    At,
+    History,
+    frozen_in,
+    interrupted,
+    largest_difference,
+    new_model,
+    new_trainer,
+    run,
+    stopped,
+    weights,
+)
 from transformers import EarlyStoppingCallback, EvalPrediction
 
 TWO_STAGES = [method for method in METHODS if len(new_model(method).stages) == 2]
@@ -160,12 +173,12 @@ class Scripted:
         return {"score": next(self.scores)}
 
 
-def scripted(folder: Path, scores: list[float], callbacks: list[Any]) -> tuple[Any, Any]:
+def scripted(folder: Path, scores: list[float], callbacks: list[Any], **arguments: Any) -> tuple[Any, Any]:
     model = new_model("deebert")
     options = {"compute_metrics": Scripted(scores), "eval_dataset": [{"input_ids": [1, 9, 2], "label": 0}]}
     trainer = new_trainer(
         model, folder, callbacks, trainer_options=options, save_strategy="steps", save_steps=1, eval_strategy="steps",
-        eval_steps=1, load_best_model_at_end=True, metric_for_best_model="score", max_steps=5,
+        eval_steps=1, load_best_model_at_end=True, metric_for_best_model="score", max_steps=5, **arguments,
     )  # fmt: skip
     return model, trainer
 
@@ -193,3 +206,11 @@ def test_early_stopping_ends_its_stage_and_starts_anew_in_the_next(tmp_path: Pat
     _, trainer = scripted(tmp_path, scores, [history, EarlyStoppingCallback(2)])
     assert trainer.train().global_step == len(scores)
     assert [log["stage"] for log in history.logs if "loss" in log] == ["backbone"] * 4 + ["exits"] * 5
+
+
+def test_early_stopping_of_one_stage_does_not_hide_that_the_next_was_stopped(tmp_path: Path) -> None:
+    callbacks = [EarlyStoppingCallback(1), At("on_step_end", stopped, stage=2, step=2)]
+    seldom = {"exits": {"eval_steps": 4, "save_steps": 4}}
+    _, trainer = scripted(tmp_path, [0.9, 0.1], callbacks, stage_overrides=seldom)
+    assert trainer.train().global_step == 4
+    assert json.loads((tmp_path / "stages.json").read_text())["done"] == ["backbone"]
