@@ -63,7 +63,10 @@ class CurvePoint(NamedTuple):
 
 @torch.inference_mode()
 def collect_trace(
-    model: EarlyExitForSequenceClassification, dataset: Iterable[Mapping[str, Any]], batch_size: int = 32, progress: bool = True
+    model: EarlyExitForSequenceClassification,
+    dataset: Iterable[Mapping[str, Any]],
+    batch_size: int = 32,
+    progress: bool = True,
 ) -> ExitTrace:
     """Run a tokenized data set once at full depth and keep what every exit said.
 
@@ -92,7 +95,9 @@ def collect_trace(
     model.eval()
     try:
         for first in tqdm(range(0, len(order), batch_size), desc="Tracing exits", disable=not progress):
-            batch = padded_batch([rows[index] for index in order[first : first + batch_size]], model.config.encoder_config)
+            batch = padded_batch(
+                [rows[index] for index in order[first : first + batch_size]], model.config.encoder_config
+            )
             output = model(**{name: value.to(model.device) for name, value in batch.items()}, early_exit=False)
             logits.append(output.exit_logits.float().cpu())
             scores.append(output.exit_scores.float().cpu())
@@ -116,7 +121,10 @@ def padded_batch(rows: Sequence[Mapping[str, Any]], encoder_config: Any) -> dict
     return {
         name: torch.tensor(
             [
-                [*(row[name] if name in row else [1] * len(row["input_ids"])), *[fill] * (longest - len(row["input_ids"]))]
+                [
+                    *(row[name] if name in row else [1] * len(row["input_ids"])),
+                    *[fill] * (longest - len(row["input_ids"])),
+                ]
                 for row in rows
             ]
         )
@@ -139,8 +147,8 @@ def tradeoff_curve(trace: ExitTrace, metric: Metric, thresholds: Sequence[float]
 
     Args:
         trace: with labels.
-        metric: (predictions (samples,), labels (samples,)) -> score; predictions are classes, or numbers with one label.
-        thresholds: which ones; default about a hundred, spread over the scores that occur. Full depth is always added.
+        metric: (predictions (samples,), labels (samples,)) -> score; predictions are classes, with one label numbers.
+        thresholds: which ones; default a hundred, spread over the scores that occur. Full depth is always added.
 
     Raises:
         ValueError: the trace has no labels.
@@ -177,7 +185,7 @@ def predictions(logits: Tensor) -> Tensor:
 
 
 def area_under_curve(curve: Sequence[CurvePoint], depth: int) -> float:
-    """Score integrated over the fraction of layers run, by trapezoids, divided by the width: the mean score of the curve.
+    """Mean score of the curve: integrated over the fraction of layers run, by trapezoids, and divided by the width.
 
     The unit is the metric's. Compare methods over the same range of layers only. DACT-BERT, section 4.3.
 
@@ -213,6 +221,8 @@ def choose_threshold(curve: Sequence[CurvePoint], max_drop: float = 0.01) -> Cur
     if full is None:
         raise ValueError("curve: has no point of full depth (threshold None); use tradeoff_curve")
     if math.isnan(full.score):
-        raise ValueError("curve: the score at full depth is nan; use a metric that is defined there, or a better model")
+        raise ValueError(
+            "curve: the score at full depth is nan; use a metric that is defined there, or a better model"
+        )
     floor = full.score - max_drop * abs(full.score)
     return max((point for point in curve if point.score >= floor), key=lambda point: (point.saving, point.score))

@@ -22,13 +22,13 @@ from .models.modeling_early_exit import EarlyExitForSequenceClassification, Stag
 logger = logging.get_logger(__name__)
 
 LEDGER = "stages.json"
-# Trainer reads these once, for the run as a whole, or only keeps them for old scripts: a stage's value would be ignored.
-RUN_WIDE = frozenset(
-    "output_dir stage_overrides label_smoothing_factor label_names report_to disable_tqdm log_level log_level_replica "
-    "neftune_noise_alpha push_to_hub enable_jit_checkpoint use_cpu full_determinism skip_memory_metrics torch_compile "
-    "torch_compile_backend torch_compile_mode ddp_backend ddp_timeout fsdp fsdp_config deepspeed parallelism_config "
-    "gradient_checkpointing gradient_checkpointing_kwargs".split()
-)
+# Trainer reads these once, for the whole run, or only keeps them for old scripts: a stage's value would be ignored.
+RUN_WIDE = """
+    output_dir stage_overrides label_smoothing_factor label_names report_to disable_tqdm log_level log_level_replica
+    neftune_noise_alpha push_to_hub enable_jit_checkpoint use_cpu full_determinism skip_memory_metrics torch_compile
+    torch_compile_backend torch_compile_mode ddp_backend ddp_timeout fsdp fsdp_config deepspeed parallelism_config
+    gradient_checkpointing gradient_checkpointing_kwargs
+"""
 
 
 @dataclass
@@ -36,7 +36,7 @@ class EarlyExitTrainingArguments(TrainingArguments):
     """Transformers' arguments, which hold for every stage, and what is different in single stages.
 
     Args:
-        stage_overrides: stage name -> argument -> value, e.g. `{"exits": {"learning_rate": 1e-3, "num_train_epochs": 1}}`.
+        stage_overrides: stage name -> argument -> value, e.g. `{"exits": {"learning_rate": 1e-3, "max_steps": 100}}`.
     """
 
     stage_overrides: dict[str, dict[str, Any]] | str | None = field(
@@ -46,7 +46,8 @@ class EarlyExitTrainingArguments(TrainingArguments):
 
     # An objective may leave exits unused; by default DDP waits for their gradients once activations are checkpointed.
     ddp_find_unused_parameters: bool | None = field(
-        default=True, metadata={"help": "Let DDP look for parameters without a gradient; some objectives leave exits out."}
+        default=True,
+        metadata={"help": "Let DDP look for parameters without a gradient; some objectives leave exits out."},
     )
 
     def __post_init__(self) -> None:
@@ -58,9 +59,9 @@ class EarlyExitTrainingArguments(TrainingArguments):
 class EarlyExitTrainer(Trainer):
     """Trains a model through its `stages`, each with its own trainable parameters, objectives, optimizer and schedule.
 
-    Every stage starts from the same seed and writes to `output_dir/stage-<k>-<name>`; `output_dir/stages.json` says which are
-    done. Objectives are cycled per optimizer step, so accumulation and several processes change nothing. The logs carry the
-    stage's name and the loss of every exit (`exit_<layer>_loss`, the task loss whatever the objective).
+    Every stage starts from the same seed and writes to `output_dir/stage-<k>-<name>`; `output_dir/stages.json` says
+    which are done. Objectives are cycled per optimizer step, so accumulation and more processes change nothing. Logs
+    carry the stage's name and the loss of every exit (`exit_<layer>_loss`, the task loss whatever the objective).
 
     Raises:
         TypeError: `args` is not `EarlyExitTrainingArguments`.
@@ -81,11 +82,12 @@ class EarlyExitTrainer(Trainer):
             )
         if args.label_smoothing_factor or kwargs.get("compute_loss_func") or kwargs.get("model_init"):
             raise ValueError(
-                "label_smoothing_factor, compute_loss_func and model_init bypass the objectives of the model's stages; "
-                "leave them out, or override exit_loss in a subclass of the model"
+                "label_smoothing_factor, compute_loss_func and model_init bypass the objectives of the model's stages;"
+                " leave them out, or override exit_loss in a subclass of the model"
             )
         self.stage: Stage | None = None
-        self._exit_losses: tuple[Tensor | float, int] = (0.0, 0)  # sum (exits,) and number of micro-batches since the last log
+        # Since the last log: sum (exits,), and number of micro-batches.
+        self._exit_losses: tuple[Tensor | float, int] = (0.0, 0)
         super().__init__(model, args, *rest, **kwargs)
         self._given: tuple[Any, Any] = (self.optimizer, self.lr_scheduler)
 
@@ -99,20 +101,20 @@ class EarlyExitTrainer(Trainer):
         """Run all stages, or one.
 
         Args:
-            resume_from_checkpoint: True continues the run in `output_dir` where it was interrupted, in whatever stage; a
+            resume_from_checkpoint: True continues the run in `output_dir` where it was interrupted, in any stage; a
                 path names one of its checkpoints, and the stages before it count as done.
             trial, ignore_keys_for_eval: as in Transformers.
             stage: name of the only stage to run; the model is taken as it is.
 
-        A callback that stops the training stops the run, to be resumed; only `EarlyStoppingCallback` ends just its stage.
+        A callback that stops the training stops the whole run, to be resumed; only early stopping ends just its stage.
 
         Returns:
             steps of all stages together, loss of the last one, and the metrics of the last one; and per stage
             `<stage>_train_loss` and `<stage>_train_runtime`.
 
         Raises:
-            ValueError: an unknown stage or override; a frozen name that matches nothing; nothing to resume, or a run with
-                another stage plan; or, when starting anew, checkpoints of an earlier run that would be mixed up.
+            ValueError: an unknown stage or override; a frozen name that matches nothing; nothing to resume, or a run
+                with another stage plan; or, when starting anew, checkpoints of an earlier run that would be mixed up.
         """
         base, plan = self.args, self.model.stages
         names = [each.name for each in plan]
@@ -122,7 +124,9 @@ class EarlyExitTrainer(Trainer):
         for each in plan:
             _trainable(self.model, each)
         if any(self._given) and stage is None and len(plan) > 1:
-            raise ValueError("optimizers: one optimizer cannot serve several stages; leave it out, or call train(stage=...)")
+            raise ValueError(
+                "optimizers: one optimizer cannot serve several stages; leave it out, or call train(stage=...)"
+            )
         ledger = _Ledger(Path(base.output_dir), plan, overrides)
         chosen = names if stage is None else [stage]
         done, checkpoint = ledger.resume(resume_from_checkpoint, chosen) if resume_from_checkpoint else ([], None)
@@ -164,7 +168,7 @@ class EarlyExitTrainer(Trainer):
 
     @contextmanager
     def _entered(self, stage: Stage, base: Any, folder: Path, overrides: dict[str, Any]) -> Iterator[None]:
-        """Everything that Transformers keeps from one training run to the next is set for this stage, and then set back."""
+        """Set for this stage what Transformers keeps from one training run to the next, and afterwards set it back."""
         if "metric_for_best_model" in overrides:  # its direction was derived from the other stages' metric
             overrides = {"greater_is_better": None} | overrides
         # What is pushed is the finished model, when the user saves it; not the folders of stages.
@@ -203,7 +207,9 @@ class EarlyExitTrainer(Trainer):
 
     def _stopped(self, stage: str) -> bool:
         """Did a callback stop the run? Early stopping only ends its stage."""
-        patience = [each.early_stopping_patience - each.early_stopping_patience_counter for each in self._early_stopping()]
+        patience = [
+            each.early_stopping_patience - each.early_stopping_patience_counter for each in self._early_stopping()
+        ]
         if self.state.global_step >= self.state.max_steps or min(patience, default=1) <= 0:
             return False
         logger.warning(
@@ -221,7 +227,9 @@ class EarlyExitTrainer(Trainer):
         objective = self.stage.objectives[self.state.global_step % len(self.stage.objectives)]
         loss, outputs = super().compute_loss(model, {**inputs, "objective": objective}, True, num_items_in_batch)
         with torch.no_grad():
-            losses = [self.model.task_loss(logits, inputs["labels"]) for logits in outputs["exit_logits"].unbind(dim=1)]
+            losses = [
+                self.model.task_loss(logits, inputs["labels"]) for logits in outputs["exit_logits"].unbind(dim=1)
+            ]
             total, count = self._exit_losses
             self._exit_losses = (total + torch.stack(losses), count + 1)
         return (loss, outputs) if return_outputs else loss
@@ -244,7 +252,9 @@ def _trainable(model: nn.Module, stage: Stage) -> dict[str, bool]:
     names = [name for name, _ in model.named_parameters()]
     for prefix in stage.frozen:
         if not any(_belongs(name, prefix) for name in names):
-            raise ValueError(f"stage '{stage.name}' freezes '{prefix}', which matches no parameter of {type(model).__name__}")
+            raise ValueError(
+                f"stage '{stage.name}' freezes '{prefix}', which matches no parameter of {type(model).__name__}"
+            )
     return {name: not any(_belongs(name, prefix) for prefix in stage.frozen) for name in names}
 
 
@@ -255,8 +265,10 @@ def _belongs(name: str, prefix: str) -> bool:
 def _checked_overrides(args: EarlyExitTrainingArguments, stages: list[str]) -> dict[str, dict[str, Any]]:
     overrides = args.stage_overrides
     if not isinstance(overrides, dict):
-        raise TypeError(f"stage_overrides: got {overrides!r}; pass a dict, e.g. {{'{stages[-1]}': {{'learning_rate': 1e-3}}}}")
-    known = {each.name for each in dataclasses.fields(args)} - RUN_WIDE
+        raise TypeError(
+            f"stage_overrides: got {overrides!r}; pass a dict, e.g. {{'{stages[-1]}': {{'learning_rate': 1e-3}}}}"
+        )
+    known = {each.name for each in dataclasses.fields(args)} - set(RUN_WIDE.split())
     for stage, changes in overrides.items():
         if stage not in stages:
             raise ValueError(f"stage_overrides: got stage {stage!r}; this model has {', '.join(stages)}")
@@ -303,12 +315,14 @@ class _Ledger:
         """The stages that are done, and the checkpoint to continue from in the next one (None: from its start)."""
         path = self.root / LEDGER
         if not path.exists():
-            raise ValueError(f"resume_from_checkpoint: '{self.root}' has no {LEDGER}, so no run to continue; call train()")
+            raise ValueError(
+                f"resume_from_checkpoint: '{self.root}' has no {LEDGER}, so no run to continue; call train()"
+            )
         ledger = json.loads(path.read_text())
         if ledger["plan"] != self.plan:
             raise ValueError(
-                f"resume_from_checkpoint: '{path}' was made with another stage plan, {ledger['plan']}; now it is {self.plan}. "
-                "Use the same model config and stage_overrides, or another output_dir"
+                f"resume_from_checkpoint: '{path}' was made with another stage plan, {ledger['plan']}; now it is "
+                f"{self.plan}. Use the same model config and stage_overrides, or another output_dir"
             )
         if source is not True:
             names = [name for name in chosen if self.folder(name).resolve() == Path(source).resolve().parent]
