@@ -168,6 +168,9 @@ def main() -> None:
             train_set = train_set.shuffle(seed=training.seed).select(range(arguments.max_train_samples))
         train_set, evaluation_sets = encode(train_set), {name: encode(splits[name]) for name in evaluation}
 
+    if labels.names is None and arguments.method != "plain":
+        model.start_from_mean(sum(train_set["labels"]) / len(train_set))
+
     def compute_metrics(result: Any) -> dict[str, float]:
         guesses = predictions(torch.as_tensor(result.predictions)).numpy()
         return {name: compute_score(name, guesses, result.label_ids) for name in metrics}

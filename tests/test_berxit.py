@@ -201,3 +201,16 @@ def test_the_authors_losses(name: str) -> None:
                 continue
             loss = model(**recording.inputs, labels=labels, objective=objective).loss
             torch.testing.assert_close(loss, recording.tensors[f"loss/{routine}"], atol=1e-5, rtol=1e-5, msg=routine)
+
+
+def test_regression_exits_start_from_the_mean_and_keep_a_trained_bias():
+    model = build("berxit-regression")
+    with torch.no_grad():
+        model.exits[-1].classifier.bias.fill_(0.5)
+    model.start_from_mean(2.5)
+    assert [exit.classifier.bias.item() for exit in model.exits] == [2.5] * (len(model.exits) - 1) + [0.5]
+
+
+def test_only_regression_has_a_mean_to_start_from():
+    with pytest.raises(ValueError, match="start_from_mean is for regression, num_labels=1; got num_labels=3"):
+        build("berxit").start_from_mean(2.5)

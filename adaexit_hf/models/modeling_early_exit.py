@@ -27,6 +27,7 @@ from .encoder_layers import Recompute
 from .encoder_layers import family_of
 from .encoder_layers import run_layer
 from .encoder_layers import start
+from .exit_heads import ExitHead
 from .pretrained_encoder import load_encoder
 
 logger = logging.get_logger(__name__)
@@ -224,6 +225,22 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
             ValueError: the checkpoint is of an unsupported family or already an early-exit model.
         """
         return load_encoder(cls, name_or_path, config)
+
+    @torch.no_grad()
+    def start_from_mean(self, mean: float) -> None:
+        """Let the exits of a regression model start from the mean of the training labels.
+
+        From 0, all exits together first pull the encoder towards a constant, and with several exits it may stay there.
+        Sets the bias of heads where it is still 0; a fine-tuned head keeps its own.
+
+        Raises:
+            ValueError: the model classifies.
+        """
+        if self.config.num_labels != 1:
+            raise ValueError(f"start_from_mean is for regression, num_labels=1; got num_labels={self.config.num_labels}")
+        for module in self.modules():
+            if isinstance(module, ExitHead) and not module.classifier.bias.any():
+                module.classifier.bias.fill_(mean)
 
     def task_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy, or mean squared error with one label: logits (batch, labels), labels (batch,) -> scalar."""
