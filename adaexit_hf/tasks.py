@@ -115,7 +115,9 @@ def check_columns(dataset: datasets.Dataset, text_columns: Sequence[str], label_
             )
     missing = sum(value is None or value != value for value in dataset[label_column])
     if missing:
-        raise ValueError(f"split '{split}': column '{label_column}' lacks {missing} of {len(dataset)} labels; drop these rows")
+        raise ValueError(
+            f"split '{split}': column '{label_column}' lacks {missing} of {len(dataset)} labels; drop these rows"
+        )
 
 
 def labels_of(dataset: datasets.Dataset, column: str) -> Labels:
@@ -129,7 +131,12 @@ def labels_of(dataset: datasets.Dataset, column: str) -> Labels:
 
 
 def tokenize(
-    dataset: datasets.Dataset, tokenizer: Any, text_columns: Sequence[str], label_column: str, labels: Labels, max_length: int
+    dataset: datasets.Dataset,
+    tokenizer: Any,
+    text_columns: Sequence[str],
+    label_column: str,
+    labels: Labels,
+    max_length: int,
 ) -> datasets.Dataset:
     """Rows with what the model takes and `labels`, not padded.
 

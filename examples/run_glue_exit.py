@@ -3,10 +3,10 @@
     accelerate launch examples/run_glue_exit.py --method berxit --model_name_or_path google-bert/bert-base-uncased \
         --task_name mrpc --output_dir out
 
-Flags may also come from one JSON or YAML file: `python examples/run_glue_exit.py settings.yaml`. Your own data: a data set on
-the Hub or a folder (`--dataset_name`), or CSV, JSON or parquet files (`--train_file`, `--validation_file`), with one or two
-text columns and a label column of classes, or of floats for regression. `--method plain` fine-tunes the encoder without exits.
-Writes the model, with its threshold, `metrics.json` and `curve.json` to the output folder.
+Flags may also come from one JSON or YAML file: `python examples/run_glue_exit.py settings.yaml`. Your own data: a data
+set on the Hub or a folder (`--dataset_name`), or CSV, JSON or parquet files (`--train_file`, `--validation_file`), with
+one or two text columns and a label column of classes, or of floats for regression. `--method plain` fine-tunes the
+encoder without exits. Writes the model, with its threshold, `metrics.json` and `curve.json` to the output folder.
 """
 
 import json
@@ -17,6 +17,7 @@ from typing import Any
 
 import datasets
 import torch
+from torch.utils.data import DataLoader
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -26,7 +27,14 @@ from transformers import (
     set_seed,
 )
 
-from adaexit_hf import METHODS, EarlyExitTrainer, EarlyExitTrainingArguments, choose_threshold, collect_trace, tradeoff_curve
+from adaexit_hf import (
+    METHODS,
+    EarlyExitTrainer,
+    EarlyExitTrainingArguments,
+    choose_threshold,
+    collect_trace,
+    tradeoff_curve,
+)
 from adaexit_hf.evaluation import ExitTrace, predictions
 from adaexit_hf.tasks import TASKS, Labels, check_columns, compute_score, labels_of, metric_function, tokenize
 
@@ -35,25 +43,39 @@ from adaexit_hf.tasks import TASKS, Labels, check_columns, compute_score, labels
 class Arguments:
     """What to train on what."""
 
-    model_name_or_path: str = field(metadata={"help": "Any supported encoder or fine-tuned classifier: Hub name or folder."})
+    model_name_or_path: str = field(
+        metadata={"help": "Any supported encoder or fine-tuned classifier: Hub name or folder."}
+    )
     method: str = field(default="berxit", metadata={"help": "berxit, dact-bert, deebert, ..., or plain for no exits."})
     method_config: dict[str, Any] | str | None = field(
-        default_factory=dict, metadata={"help": 'JSON: settings of the method, e.g. \'{"ponder_cost": 0.01}\'.'}
+        default_factory=dict, metadata={"help": "JSON: settings of the method, e.g. '{\"ponder_cost\": 0.01}'."}
     )
     stage: str | None = field(
         default=None, metadata={"help": "Train only this stage, e.g. exits from an already fine-tuned classifier."}
     )
-    max_drop: float = field(default=0.01, metadata={"help": "How much of the full-depth score exits may cost, relative."})
-    task_name: str | None = field(default=None, metadata={"help": f"One of {', '.join(TASKS)}; else give the columns."})
+    max_drop: float = field(
+        default=0.01, metadata={"help": "How much of the full-depth score exits may cost, relative."}
+    )
+    task_name: str | None = field(
+        default=None, metadata={"help": f"One of {', '.join(TASKS)}; else give the columns."}
+    )
     dataset_name: str | None = field(default=None, metadata={"help": "Hub data set or folder. Default: nyu-mll/glue."})
-    dataset_config: str | None = field(default=None, metadata={"help": "Its configuration. Default: the task's name on GLUE."})
-    train_file: str | None = field(default=None, metadata={"help": "CSV, JSON or parquet file, in place of a data set."})
+    dataset_config: str | None = field(
+        default=None, metadata={"help": "Its configuration. Default: the task's name on GLUE."}
+    )
+    train_file: str | None = field(
+        default=None, metadata={"help": "CSV, JSON or parquet file, in place of a data set."}
+    )
     validation_file: str | None = field(default=None, metadata={"help": "The same for validation."})
     text_columns: list[str] | None = field(default=None, metadata={"help": "One or two. Default: the task's."})
     label_column: str = field(default="label", metadata={"help": "Classes (any type), or floats for regression."})
-    metrics: list[str] | None = field(default=None, metadata={"help": "Headline first. Default: the task's, or accuracy."})
+    metrics: list[str] | None = field(
+        default=None, metadata={"help": "Headline first. Default: the task's, or accuracy."}
+    )
     max_seq_length: int = field(default=128, metadata={"help": "Longer texts are cut."})
-    max_train_samples: int | None = field(default=None, metadata={"help": "Train on the first so many, after a shuffle."})
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "Train on the first so many, after a shuffle."}
+    )
 
     def __post_init__(self) -> None:
         if self.method_config is None or isinstance(self.method_config, str):  # the parser's forms of a dict
@@ -63,15 +85,21 @@ class Arguments:
 def load_splits(arguments: Arguments) -> datasets.DatasetDict:
     if arguments.train_file:
         if not arguments.validation_file:
-            raise ValueError("validation_file: missing; --train_file needs --validation_file, to choose the threshold on")
+            raise ValueError(
+                "validation_file: missing; --train_file needs --validation_file, to choose the threshold on"
+            )
         kind = Path(arguments.train_file).suffix.lstrip(".").replace("jsonl", "json")
         if kind not in ("csv", "json", "parquet"):
             raise ValueError(f"train_file: got '{arguments.train_file}'; pass a .csv, .json, .jsonl or .parquet file")
-        return datasets.load_dataset(kind, data_files={"train": arguments.train_file, "validation": arguments.validation_file})
+        return datasets.load_dataset(
+            kind, data_files={"train": arguments.train_file, "validation": arguments.validation_file}
+        )
     name = arguments.dataset_name or "nyu-mll/glue"
     glue = arguments.task_name in TASKS and arguments.task_name != "sick"
     if arguments.dataset_name is None and not glue:
-        raise ValueError(f"task_name: got {arguments.task_name!r}; pass a task of GLUE, or --dataset_name or --train_file")
+        raise ValueError(
+            f"task_name: got {arguments.task_name!r}; pass a task of GLUE, or --dataset_name or --train_file"
+        )
     return datasets.load_dataset(name, arguments.dataset_config or (arguments.task_name if glue else None))
 
 
@@ -90,17 +118,16 @@ def build_model(arguments: Arguments, labels: Labels) -> Any:
     )
 
 
-def full_depth_trace(model: Any, dataset: datasets.Dataset, batch_size: int) -> ExitTrace:
-    """A plain classifier's trace: one exit, at the end."""
+def trace_of(model: Any, rows: datasets.Dataset, tokenizer: Any, batch_size: int) -> ExitTrace:
+    """What every exit says; a plain classifier has one, at the end."""
     if hasattr(model, "stages"):
-        return collect_trace(model, dataset, batch_size)
-    collate, depth = DataCollatorWithPadding(AutoTokenizer.from_pretrained(model.name_or_path)), model.config.num_hidden_layers
+        return collect_trace(model, rows, batch_size)
+    batches = DataLoader(rows, batch_size, collate_fn=DataCollatorWithPadding(tokenizer))
     model.eval()
     with torch.inference_mode():
-        batches = (collate([dataset[i] for i in range(k, min(k + batch_size, len(dataset)))]) for k in range(0, len(dataset), batch_size))
         logits = torch.cat([model(**batch.to(model.device)).logits.float().cpu() for batch in batches])
-    labels = torch.tensor(dataset["labels"])
-    return ExitTrace(logits[:, None], torch.zeros(len(logits), 1), labels, (depth,), "gt")
+    labels = torch.tensor(rows["labels"])
+    return ExitTrace(logits[:, None], torch.zeros(len(logits), 1), labels, (model.config.num_hidden_layers,), "gt")
 
 
 def report(trace: ExitTrace, metrics: tuple[str, ...], threshold: float | None) -> dict[str, Any]:
@@ -132,13 +159,41 @@ def print_curve(points: list[Any], metric: str, chosen: float | None) -> None:
         print(f"{name:>12} {point.score:>20.4f} {point.mean_layers:>16.2f} {point.saving:>7.1%}{mark}")
 
 
-def main() -> None:
+def print_results(results: dict[str, Any], metric: str) -> None:
+    for split, result in results.items():
+        full, exits = result["full_depth"], result["at_threshold"]
+        print(f"\n{split}, {result['samples']} samples: mean exit layer {result['mean_exit_layer']:.2f}")
+        for name in full:
+            print(f"  {name}: {full[name]:.4f} at full depth, {exits[name]:.4f} with exits")
+        print(
+            "  exit by layer:  " + "  ".join(f"{layer}: {count}" for layer, count in result["exit_histogram"].items())
+        )
+        by_exit = result["by_exit"].items()
+        print(f"  {metric} by layer:  " + "  ".join(f"{layer}: {score[metric]:.4f}" for layer, score in by_exit))
+
+
+def parse() -> tuple[Arguments, EarlyExitTrainingArguments]:
     parser = HfArgumentParser((Arguments, EarlyExitTrainingArguments))
     if len(sys.argv) == 2 and sys.argv[1].endswith((".json", ".yaml", ".yml")):
         read = parser.parse_json_file if sys.argv[1].endswith(".json") else parser.parse_yaml_file
-        arguments, training = read(sys.argv[1])
-    else:
-        arguments, training = parser.parse_args_into_dataclasses()
+        return read(sys.argv[1])
+    return parser.parse_args_into_dataclasses()
+
+
+def evaluation_splits(arguments: Arguments, splits: datasets.DatasetDict, known: tuple[str, ...]) -> list[str]:
+    """The splits to report on; the threshold is chosen on the first."""
+    found = [name for name in known if name in splits]
+    if "train" not in splits or not found:
+        raise ValueError(f"dataset: has splits {', '.join(splits)}; needs train and {' or '.join(known)}")
+    # GLUE's test sets carry -1 for a label; a labelled one tells what the chosen threshold is worth.
+    if "test" in splits and arguments.label_column in splits["test"].column_names:
+        held_out = splits["test"][arguments.label_column]
+        found += ["test"] if all(value is not None and value != -1 for value in held_out) else []
+    return found
+
+
+def main() -> None:
+    arguments, training = parse()
     set_seed(training.seed)
 
     task = TASKS.get(arguments.task_name or "")
@@ -146,28 +201,25 @@ def main() -> None:
     if not text_columns or len(text_columns) > 2:
         raise ValueError(f"text_columns: got {text_columns}; pass one or two column names, or a --task_name of GLUE")
     splits = load_splits(arguments)
-    evaluation = [name for name in (task.evaluation_splits if task else ("validation",)) if name in splits]
-    if "train" not in splits or not evaluation:
-        raise ValueError(f"dataset: has splits {', '.join(splits)}; needs train and validation")
-    # GLUE's test sets carry -1 for a label; others may be labelled, and then tell what the chosen threshold is worth.
-    if "test" in splits and arguments.label_column in splits["test"].column_names:
-        held_out = splits["test"][arguments.label_column]
-        evaluation += ["test"] if all(value is not None and value != -1 for value in held_out) else []
+    evaluation = evaluation_splits(arguments, splits, task.evaluation_splits if task else ("validation",))
     for name in ("train", *evaluation):
         check_columns(splits[name], text_columns, arguments.label_column, name)
     labels = labels_of(splits["train"], arguments.label_column)
-    metrics = tuple(arguments.metrics or (task.metrics if task else ("accuracy",) if labels.names else ("spearmanr", "pearson")))
+    usual = task.metrics if task else ("accuracy",) if labels.names else ("spearmanr", "pearson")
+    metrics = tuple(arguments.metrics or usual)
 
     tokenizer = AutoTokenizer.from_pretrained(arguments.model_name_or_path)
     model = build_model(arguments, labels)
     length = min(arguments.max_seq_length, tokenizer.model_max_length)
-    encode = lambda split: tokenize(split, tokenizer, text_columns, arguments.label_column, labels, length)  # noqa: E731
+
+    def encode(rows: datasets.Dataset) -> datasets.Dataset:
+        return tokenize(rows, tokenizer, text_columns, arguments.label_column, labels, length)
+
     with training.main_process_first(desc="tokenizing"):
         train_set = splits["train"]
         if arguments.max_train_samples is not None and arguments.max_train_samples < len(train_set):
             train_set = train_set.shuffle(seed=training.seed).select(range(arguments.max_train_samples))
         train_set, evaluation_sets = encode(train_set), {name: encode(splits[name]) for name in evaluation}
-
     if labels.names is None and arguments.method != "plain":
         model.start_from_mean(sum(train_set["labels"]) / len(train_set))
 
@@ -175,30 +227,32 @@ def main() -> None:
         guesses = predictions(torch.as_tensor(result.predictions)).numpy()
         return {name: compute_score(name, guesses, result.label_ids) for name in metrics}
 
-    kind = Trainer if arguments.method == "plain" else EarlyExitTrainer
-    trainer = kind(
-        model, training, train_dataset=train_set, eval_dataset=evaluation_sets[evaluation[0]],
-        processing_class=tokenizer, compute_metrics=compute_metrics,
-    )  # fmt: skip
+    trainer = (Trainer if arguments.method == "plain" else EarlyExitTrainer)(
+        model,
+        training,
+        train_dataset=train_set,
+        eval_dataset=evaluation_sets[evaluation[0]],
+        processing_class=tokenizer,
+        compute_metrics=compute_metrics,
+    )
     resume = training.resume_from_checkpoint
     options = {"stage": arguments.stage} if arguments.stage else {}
     trainer.train(resume_from_checkpoint=True if resume in ("True", "true") else resume, **options)
 
     if trainer.is_world_process_zero():
         size = training.per_device_eval_batch_size
-        traces = {name: full_depth_trace(model, rows, size) for name, rows in evaluation_sets.items()}
+        traces = {name: trace_of(trainer.model, rows, tokenizer, size) for name, rows in evaluation_sets.items()}
         curve = tradeoff_curve(traces[evaluation[0]], metric_function(metrics[0]))
         chosen = choose_threshold(curve, arguments.max_drop).threshold
         if arguments.method != "plain":
-            model.config.exit_threshold = chosen
+            trainer.model.config.exit_threshold = chosen
         results = {name: report(trace, metrics, chosen) for name, trace in traces.items()}
         print_curve(curve, f"{evaluation[0]} {metrics[0]}", chosen)
-        for name, result in results.items():
-            print(f"\n{name}: " + json.dumps({key: value for key, value in result.items() if key != "by_exit"}))
-            print("  by exit: " + "  ".join(f"{layer}: {score[metrics[0]]:.4f}" for layer, score in result["by_exit"].items()))
+        print_results(results, metrics[0])
         output = Path(training.output_dir)
         output.mkdir(parents=True, exist_ok=True)
-        (output / "metrics.json").write_text(json.dumps({"settings": vars(arguments), "seed": training.seed, "results": results}, indent=2))
+        everything = {"settings": vars(arguments), "seed": training.seed, "results": results}
+        (output / "metrics.json").write_text(json.dumps(everything, indent=2))
         (output / "curve.json").write_text(json.dumps([point._asdict() for point in curve], indent=2))
     trainer.accelerator.wait_for_everyone()
     trainer.save_model()

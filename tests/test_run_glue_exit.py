@@ -118,7 +118,8 @@ def test_floats_make_it_a_regression(flags):
 def test_settings_may_come_from_a_file(start, tmp_path, monkeypatch):
     settings = {
         "model_name_or_path": start, "method": "deebert", "output_dir": str(tmp_path / "out"), "max_steps": 1,
-        "train_file": write_csv(tmp_path, "train", 8, [0, 1]), "validation_file": write_csv(tmp_path, "dev", 4, [0, 1]),
+        "train_file": write_csv(tmp_path, "train", 8, [0, 1]),
+        "validation_file": write_csv(tmp_path, "dev", 4, [0, 1]),
         "text_columns": ["text"], "report_to": "none", "save_strategy": "no", "use_cpu": True, "disable_tqdm": True,
         "stage_overrides": {"exits": {"max_steps": 3}},
     }  # fmt: skip

@@ -115,7 +115,7 @@ def total_loss(losses: list[Tensor], objective: str) -> Tensor:
         ValueError: there is none, since a model with a single exit has nothing for this objective to train.
     """
     if not losses:
-        raise ValueError(f"objective: got {objective!r}, which trains no exit of a model with one; pass more exit_layers")
+        raise ValueError(f"objective: got {objective!r}, which trains none of a single exit; pass more exit_layers")
     return torch.stack(losses).sum()
 
 
@@ -237,7 +237,8 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
             ValueError: the model classifies.
         """
         if self.config.num_labels != 1:
-            raise ValueError(f"start_from_mean is for regression, num_labels=1; got num_labels={self.config.num_labels}")
+            labels = self.config.num_labels
+            raise ValueError(f"start_from_mean is for regression, num_labels=1; got num_labels={labels}")
         for module in self.modules():
             if isinstance(module, ExitHead) and not module.classifier.bias.any():
                 module.classifier.bias.fill_(mean)
