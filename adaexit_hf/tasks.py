@@ -59,7 +59,8 @@ def compute_score(metric: str, predictions: Any, references: Any) -> float:
     if metric in ("pearson", "spearmanr"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConstantInputWarning)
-            value = float((pearsonr if metric == "pearson" else spearmanr)(predictions, references)[0])
+            correlations = {"pearson": pearsonr, "spearmanr": spearmanr}
+            value = float(correlations[metric](predictions, references)[0])
         return 0.0 if value != value else value
     raise ValueError(f"metric: got {metric!r}; choose accuracy, f1, matthews_correlation, pearson or spearmanr")
 
@@ -97,7 +98,7 @@ class Labels(NamedTuple):
     names: list[str] | None
 
     @property
-    def count(self) -> int:
+    def num_labels(self) -> int:
         return 1 if self.names is None else len(self.names)
 
 

@@ -4,9 +4,9 @@
         --task_name mrpc --output_dir out
 
 Flags may also come from one JSON or YAML file: `python examples/run_glue_exit.py settings.yaml`. Your own data: a data
-set on the Hub or a folder (`--dataset_name`), or CSV, JSON or parquet files (`--train_file`, `--validation_file`), with
-one or two text columns and a label column of classes, or of floats for regression. `--method plain` fine-tunes the
-encoder without exits. Writes the model, with its threshold, `metrics.json` and `curve.json` to the output folder.
+set on the Hub or a folder (`--dataset_name`), or CSV, JSON or parquet files (`--train_file`, `--validation_file`),
+with one or two text columns and a label column of classes, or of floats for regression. `--method plain` fine-tunes
+the encoder without exits. Writes the model, with its threshold, `metrics.json` and `curve.json` to the output folder.
 """
 
 import json
@@ -104,7 +104,7 @@ def load_splits(arguments: Arguments) -> datasets.DatasetDict:
 
 
 def build_model(arguments: Arguments, labels: Labels) -> Any:
-    options: dict[str, Any] = {"num_labels": labels.count}
+    options: dict[str, Any] = {"num_labels": labels.num_labels}
     if labels.names is not None:
         options["id2label"] = dict(enumerate(labels.names))
         options["label2id"] = {name: index for index, name in enumerate(labels.names)}

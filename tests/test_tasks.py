@@ -53,7 +53,7 @@ def test_regression_metrics_take_floats():
 def test_labels_come_from_the_data():
     assert labels_of(datasets.Dataset.from_dict({"label": ["no", "yes", "no"]}), "label") == Labels(["no", "yes"])
     assert labels_of(datasets.Dataset.from_dict({"label": [3, 1]}), "label") == Labels(["1", "3"])
-    assert labels_of(datasets.Dataset.from_dict({"label": [0.5, 1.0]}), "label").count == 1
+    assert labels_of(datasets.Dataset.from_dict({"label": [0.5, 1.0]}), "label").num_labels == 1
     features = datasets.Features({"label": datasets.ClassLabel(names=["a", "b", "c"])})
     assert labels_of(datasets.Dataset.from_dict({"label": [0]}, features), "label").names == ["a", "b", "c"]
 
