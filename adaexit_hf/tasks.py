@@ -1,7 +1,7 @@
 """GLUE and SICK: which columns, which metric; and any other labelled text, tokenized (extra `train`)."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import datasets
@@ -59,7 +59,7 @@ def compute_score(metric: str, predictions: Any, references: Any) -> float:
     if metric in ("pearson", "spearmanr"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConstantInputWarning)
-            correlations = {"pearson": pearsonr, "spearmanr": spearmanr}
+            correlations: dict[str, Callable[..., Any]] = {"pearson": pearsonr, "spearmanr": spearmanr}
             value = float(correlations[metric](predictions, references)[0])
         return 0.0 if value != value else value
     raise ValueError(f"metric: got {metric!r}; choose accuracy, f1, matthews_correlation, pearson or spearmanr")
