@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .models.modeling_early_exit import EarlyExitForSequenceClassification, first_ready
+from .models.exit_types import first_ready
+from .models.modeling_early_exit import EarlyExitForSequenceClassification
 
 Metric = Callable[[Tensor, Tensor], float]
 _COMPARISONS = {"lt": torch.lt, "le": torch.le, "gt": torch.gt, "ge": torch.ge}

@@ -28,13 +28,13 @@ from .exit_heads import CRITERIA
 from .exit_heads import ExitFeatures
 from .exit_heads import ExitHead
 from .exit_heads import SingleUnit
+from .exit_types import Exit
+from .exit_types import Paper
+from .exit_types import Stage
+from .exit_types import State
+from .exit_types import total_loss
 from .modeling_early_exit import EarlyExitForSequenceClassification
 from .modeling_early_exit import EarlyExitModel
-from .modeling_early_exit import Exit
-from .modeling_early_exit import Paper
-from .modeling_early_exit import Stage
-from .modeling_early_exit import State
-from .modeling_early_exit import total_loss
 
 
 class BerxitConfig(EarlyExitConfig):

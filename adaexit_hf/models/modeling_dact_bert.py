@@ -39,12 +39,12 @@ from .exit_heads import ExitHead
 from .exit_heads import SingleUnit
 from .exit_heads import dact_combine
 from .exit_heads import dact_margin
+from .exit_types import Exit
+from .exit_types import Paper
+from .exit_types import Stage
+from .exit_types import State
 from .modeling_early_exit import EarlyExitForSequenceClassification
 from .modeling_early_exit import EarlyExitModel
-from .modeling_early_exit import Exit
-from .modeling_early_exit import Paper
-from .modeling_early_exit import Stage
-from .modeling_early_exit import State
 
 
 class DactBertConfig(EarlyExitConfig):

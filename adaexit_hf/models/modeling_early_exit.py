@@ -8,15 +8,13 @@ This file travels inside checkpoints: see CONTRIBUTING.md, "The shipped folder".
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModel, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.utils import ModelOutput
 from transformers.utils import logging
 from transformers.utils.output_capturing import capture_outputs
 
@@ -28,95 +26,15 @@ from .encoder_layers import family_of
 from .encoder_layers import run_layer
 from .encoder_layers import start
 from .exit_heads import ExitHead
+from .exit_types import EarlyExitOutput
+from .exit_types import Exit
+from .exit_types import Paper
+from .exit_types import Stage
+from .exit_types import State
+from .exit_types import first_ready
 from .pretrained_encoder import load_encoder
 
 logger = logging.get_logger(__name__)
-
-State = tuple[Tensor, ...]
-
-
-class Paper(NamedTuple):
-    """Where a method comes from; feeds cards and docs."""
-
-    title: str
-    authors: str
-    venue: str
-    url: str
-    bibtex: str
-
-
-class Stage(NamedTuple):
-    """One training run.
-
-    Args:
-        name: also the name of its folder and of its overrides.
-        objectives: names that `exit_loss` understands, cycled per optimizer step.
-        frozen: dotted names of modules or parameters that this stage leaves alone; each must match something.
-    """
-
-    name: str
-    objectives: tuple[str, ...]
-    frozen: tuple[str, ...] = ()
-
-
-class Exit(NamedTuple):
-    """What one exit says.
-
-    Args:
-        logits: the answer if we stop here, (batch, labels).
-        score: readiness in the method's own unit, (batch,); never depends on the threshold.
-        extras: batch-first tensors that the loss needs besides the logits: halting values, certainties.
-    """
-
-    logits: Tensor
-    score: Tensor
-    extras: tuple[Tensor, ...] = ()
-
-
-@dataclass
-class EarlyExitOutput(ModelOutput):
-    """Output of every method.
-
-    Args:
-        loss: scalar, when labels are given.
-        logits: the answer, (batch, labels).
-        exit_layer: number of layers run for each row, 1..L, (batch,).
-        exit_logits: what every exit says, (batch, exits, labels); None after a real early exit.
-        exit_scores: readiness at every exit, (batch, exits); None after a real early exit.
-        hidden_states: on request: input of layer 1 and output of every layer, L + 1 tensors (batch, tokens, hidden);
-            None in place of those that were not asked for.
-        attentions: on request: L tensors (batch, heads, tokens, tokens).
-    """
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    exit_layer: Tensor | None = None
-    exit_logits: Tensor | None = None
-    exit_scores: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
-
-
-def first_ready(ready: Tensor) -> Tensor:
-    """Index of the first exit that is ready, and of the last one where none is: bool (..., exits) -> long (...).
-
-    >>> first_ready(torch.tensor([[False, True, True], [False, False, False]])).tolist()
-    [1, 2]
-    """
-    ready = ready.clone()
-    ready[..., -1] = True
-    return ready.long().argmax(dim=-1)
-
-
-def total_loss(losses: list[Tensor], objective: str) -> Tensor:
-    """Sum of scalar losses.
-
-    Raises:
-        ValueError: there is none, since a model with a single exit has nothing for this objective to train.
-    """
-    if not losses:
-        raise ValueError(f"objective: got {objective!r}, which trains none of a single exit; pass more exit_layers")
-    return torch.stack(losses).sum()
 
 
 class EarlyExitPreTrainedModel(PreTrainedModel):
