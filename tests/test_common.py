@@ -202,3 +202,23 @@ def test_labels_may_come_as_a_column(variant: str) -> None:
     model = build(variant)
     inputs, labels = inputs_of(model), labels_of(model)
     assert model(**inputs, labels=labels[:, None]).loss == model(**inputs, labels=labels).loss
+
+
+def test_exits_may_read_the_mean_of_the_tokens_without_pads():
+    model = build("deebert", exit_pooling="mean")
+    inputs = inputs_of(model, "left")
+    states = model(**inputs, early_exit=False, output_hidden_states=True).hidden_states
+    weights = inputs["attention_mask"][..., None].float()
+    for index, head in enumerate(model.exits):
+        mean = (states[index + 1] * weights).sum(dim=1) / weights.sum(dim=1)
+        torch.testing.assert_close(trace_of(model, inputs).exit_logits[:, index], head(mean))
+
+
+def test_exit_pooling_survives_saving(tmp_path):
+    build("berxit", exit_pooling="mean").save_pretrained(tmp_path)
+    assert CLASSES["berxit"].from_pretrained(tmp_path).config.exit_pooling == "mean"
+
+
+def test_unknown_exit_pooling():
+    with pytest.raises(ValueError, match="exit_pooling: got 'max'; choose one of 'first', 'mean'"):
+        build("berxit", exit_pooling="max")

@@ -26,6 +26,9 @@ class EarlyExitConfig(PreTrainedConfig):
         exit_threshold: when to exit, in the method's own unit; None runs full depth. One number for all exits, or one
             per exit (the last one never matters: the last exit always answers).
         exit_layers: after which layers (1..L, ascending, the last included) there is an exit. Default: after all.
+        exit_pooling: the sentence vector that exits read: "first", the first token, as in the papers; or "mean", over
+            the tokens, for encoders that were trained with it, as sentence-transformers are: their first token may say
+            nothing before the last layers. Default: as the encoder's own classifier.
         **kwargs: as in every Transformers config: `num_labels`, `id2label`, `problem_type`, `dtype`, ...
 
     Raises:
@@ -50,6 +53,7 @@ class EarlyExitConfig(PreTrainedConfig):
         encoder_config: PreTrainedConfig | dict[str, Any] | None = None,
         exit_threshold: Threshold = None,
         exit_layers: list[int] | None = None,
+        exit_pooling: str | None = None,
         **kwargs: Any,
     ) -> None:
         self._refuse_misspelt(kwargs)
@@ -72,6 +76,7 @@ class EarlyExitConfig(PreTrainedConfig):
         kwargs.setdefault("dtype", encoder.dtype)
         self.encoder_config = encoder
         self.exit_layers = _checked_exit_layers(exit_layers, encoder.num_hidden_layers)
+        self.exit_pooling = exit_pooling and check_choice("exit_pooling", exit_pooling, ("first", "mean"))
         super().__init__(**kwargs)
         self._check_task()
         thresholds = self.thresholds(exit_threshold)

@@ -41,6 +41,17 @@ class Context(NamedTuple):
         )
 
 
+def mean_pool(hidden: Tensor, padding: Tensor | None) -> Tensor:
+    """Mean state of the tokens, pads left out: (batch, tokens, hidden), (batch, tokens) -> (batch, hidden).
+
+    >>> hidden, padding = torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[1, 1, 0]])
+    >>> mean_pool(hidden, padding).tolist(), mean_pool(hidden[:, :2], None).tolist()
+    ([[2.0]], [[2.0]])
+    """
+    weights = hidden.new_ones(hidden.shape[:2]) if padding is None else padding
+    return (hidden * weights.unsqueeze(-1)).sum(dim=1) / weights.sum(dim=1, keepdim=True)
+
+
 class EncoderLayers:
     """BERT and every family built like it; the other families override what differs.
 
@@ -236,10 +247,7 @@ class _ModernBert(EncoderLayers):
 
     @staticmethod
     def pool(config: PreTrainedConfig, hidden: Tensor, padding: Tensor | None) -> Tensor:
-        if config.classifier_pooling == "cls":
-            return hidden[:, 0]
-        ones = hidden.new_ones(hidden.shape[:2]) if padding is None else padding
-        return (hidden * ones.unsqueeze(-1)).sum(dim=1) / ones.sum(dim=1, keepdim=True)
+        return hidden[:, 0] if config.classifier_pooling == "cls" else mean_pool(hidden, padding)
 
 
 FAMILIES: dict[str, type[EncoderLayers]] = {

@@ -23,6 +23,7 @@ from .configuration_early_exit import Threshold
 from .encoder_layers import Context
 from .encoder_layers import Recompute
 from .encoder_layers import family_of
+from .encoder_layers import mean_pool
 from .encoder_layers import run_layer
 from .encoder_layers import start
 from .exit_heads import ExitHead
@@ -265,7 +266,7 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
             if number not in self.config.exit_layers:
                 continue
             index = self.config.exit_layers.index(number)
-            pooled = family.pool(self.encoder.config, finished, context.padding)
+            pooled = self._pool(finished, context)
             exit, state = self.exit_step(index, pooled, finished, context, state)
             # NaN or infinite logits are no answer: a NaN score compares as not ready, so the row goes on.
             exit = exit._replace(score=exit.score.masked_fill(~exit.logits.isfinite().all(dim=-1), torch.nan))
@@ -292,6 +293,11 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
             places, logits, layers = (torch.cat(parts) for parts in zip(*left, strict=True))
             run["answer"] = {"logits": logits[places.argsort()], "exit_layer": layers[places.argsort()]}
         return run
+
+    def _pool(self, hidden: Tensor, context: Context) -> Tensor:
+        if self.config.exit_pooling is None:
+            return family_of(self.encoder.config).pool(self.encoder.config, hidden, context.padding)
+        return hidden[:, 0] if self.config.exit_pooling == "first" else mean_pool(hidden, context.padding)
 
     def _answer(self, exits: list[Exit], thresholds: list[float] | None) -> dict[str, Tensor]:
         """The answer of a full-depth run: the last exit's with the trace, or the one that the thresholds select."""
