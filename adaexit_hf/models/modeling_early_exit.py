@@ -41,7 +41,7 @@ logger = logging.get_logger(__name__)
 class EarlyExitPreTrainedModel(PreTrainedModel):
     """What all models of a method share: the encoder, and how checkpoints carry their code."""
 
-    config_class = EarlyExitConfig
+    config_class: ClassVar[type[EarlyExitConfig]] = EarlyExitConfig
     base_model_prefix = "encoder"
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
