@@ -73,15 +73,15 @@ def collect_trace(
 
     Args:
         model: on any device; its train or eval mode is restored afterwards.
-        dataset: rows with `input_ids` and what else the tokenizer made, and optionally `label` or `labels`.
-            Rows need not be padded; batches are made of rows of similar length.
+        dataset: rows with `input_ids`, optionally `attention_mask`, `token_type_ids`, and `label` or `labels`; other
+            columns are left out. Rows need not be padded; batches are made of rows of similar length.
         batch_size: rows per forward pass.
 
     Returns:
         the trace, in the order of the data set, on the CPU in float32.
 
     Raises:
-        ValueError: the data set is empty, or has no `input_ids`.
+        ValueError: the data set is empty, or has no `input_ids`; a method whose `ready` is no plain comparison.
     """
     rows = list(dataset)
     if not rows:
@@ -109,7 +109,11 @@ def collect_trace(
     labels = None if label is None else torch.tensor([row[label] for row in rows])
     if labels is not None and model.config.num_labels > 1 and bool((labels < 0).any()):
         labels = None  # GLUE's test sets say -1
-    comparison = next(name for name, function in _COMPARISONS.items() if function is model.ready)
+    comparison = next((name for name, function in _COMPARISONS.items() if function is model.ready), None)
+    if comparison is None:
+        raise ValueError(
+            f"model: its `ready` is {model.ready}; a trace knows torch.lt, torch.le, torch.gt and torch.ge"
+        )
     return ExitTrace(
         torch.cat(logits)[place], torch.cat(scores)[place], labels, tuple(model.config.exit_layers), comparison
     )

@@ -103,7 +103,7 @@ class Labels(NamedTuple):
 
 
 def check_columns(dataset: datasets.Dataset, text_columns: Sequence[str], label_column: str, split: str) -> None:
-    """Every column is there, and no label is missing.
+    """Every column is there, and nothing in it is missing.
 
     Raises:
         ValueError: naming the split, the column, and what there is.
@@ -114,11 +114,12 @@ def check_columns(dataset: datasets.Dataset, text_columns: Sequence[str], label_
                 f"split '{split}' has no column '{column}'; it has {', '.join(dataset.column_names)}. "
                 "Pass --text_columns and --label_column"
             )
-    missing = sum(value is None or value != value for value in dataset[label_column])
-    if missing:
-        raise ValueError(
-            f"split '{split}': column '{label_column}' lacks {missing} of {len(dataset)} labels; drop these rows"
-        )
+        missing = sum(value is None or value != value for value in dataset[column])
+        if missing:
+            what = "labels" if column == label_column else "texts"
+            raise ValueError(
+                f"split '{split}': column '{column}' lacks {missing} of {len(dataset)} {what}; drop these rows"
+            )
 
 
 def labels_of(dataset: datasets.Dataset, column: str) -> Labels:

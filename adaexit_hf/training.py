@@ -221,17 +221,23 @@ class EarlyExitTrainer(Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Loss of this optimizer step's objective; in evaluation the task loss of the answer."""
-        if self.stage is None or not model.training:
+        """Loss of this optimizer step's objective.
+
+        Evaluation inside a stage gives the loss of its last objective, which tells whether the stage still learns;
+        outside of one, the task loss of the answer. What `compute_metrics` sees is the answer in either case.
+        """
+        if self.stage is None or "labels" not in inputs:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        objective = self.stage.objectives[self.state.global_step % len(self.stage.objectives)]
-        loss, outputs = super().compute_loss(model, {**inputs, "objective": objective}, True, num_items_in_batch)
-        with torch.no_grad():
-            losses = [
-                self.model.task_loss(logits, inputs["labels"]) for logits in outputs["exit_logits"].unbind(dim=1)
-            ]
-            total, count = self._exit_losses
-            self._exit_losses = (total + torch.stack(losses), count + 1)
+        step = self.state.global_step if model.training else -1
+        objective = self.stage.objectives[step % len(self.stage.objectives)]
+        inputs = {**inputs, "objective": objective, "return_dict": True}
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        if model.training:
+            with torch.no_grad():
+                labels = self.model.checked_labels(inputs["labels"], len(outputs["logits"]))
+                losses = [self.model.task_loss(logits, labels) for logits in outputs["exit_logits"].unbind(dim=1)]
+                total, count = self._exit_losses
+                self._exit_losses = (total + torch.stack(losses), count + 1)
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, Any], *args: Any, **kwargs: Any) -> None:

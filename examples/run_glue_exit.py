@@ -35,7 +35,7 @@ from adaexit_hf import (
     collect_trace,
     tradeoff_curve,
 )
-from adaexit_hf.evaluation import ExitTrace, predictions
+from adaexit_hf.evaluation import ExitTrace, expected_saving, predictions, spread_thresholds
 from adaexit_hf.tasks import TASKS, Labels, check_columns, compute_score, labels_of, metric_function, tokenize
 
 
@@ -98,7 +98,8 @@ def load_splits(arguments: Arguments) -> datasets.DatasetDict:
     glue = arguments.task_name in TASKS and arguments.task_name != "sick"
     if arguments.dataset_name is None and not glue:
         raise ValueError(
-            f"task_name: got {arguments.task_name!r}; pass a task of GLUE, or --dataset_name or --train_file"
+            f"task_name: got {arguments.task_name!r}; only GLUE's tasks have a default data set, pass --dataset_name "
+            "(for SICK one with sentence1, sentence2 and the relatedness in label) or --train_file"
         )
     return datasets.load_dataset(name, arguments.dataset_config or (arguments.task_name if glue else None))
 
@@ -143,7 +144,7 @@ def report(trace: ExitTrace, metrics: tuple[str, ...], threshold: float | None) 
         "at_threshold": scores(logits),
         "exit_threshold": threshold,
         "mean_exit_layer": exit_layer.double().mean().item(),
-        "saving": 1 - exit_layer.double().mean().item() / trace.exit_layers[-1],
+        "saving": expected_saving(exit_layer, trace.exit_layers[-1]),
         "by_exit": {str(layer): scores(trace.logits[:, k]) for k, layer in enumerate(trace.exit_layers)},
         "exit_histogram": {str(layer): int((exit_layer == layer).sum()) for layer in trace.exit_layers},
         "not_finite": int((~trace.logits.isfinite()).any(dim=-1).sum()),
@@ -207,6 +208,11 @@ def main() -> None:
     labels = labels_of(splits["train"], arguments.label_column)
     usual = task.metrics if task else ("accuracy",) if labels.names else ("spearmanr", "pearson")
     metrics = tuple(arguments.metrics or usual)
+    if labels.names and {"pearson", "spearmanr"} & set(metrics):
+        raise ValueError(
+            f"label_column: '{arguments.label_column}' holds the classes {labels.names[:5]}, but {metrics} need "
+            "numbers; pass the column of the scores as --label_column, or --metrics accuracy"
+        )
 
     tokenizer = AutoTokenizer.from_pretrained(arguments.model_name_or_path)
     model = build_model(arguments, labels)
@@ -242,7 +248,11 @@ def main() -> None:
     if trainer.is_world_process_zero():
         size = training.per_device_eval_batch_size
         traces = {name: trace_of(trainer.model, rows, tokenizer, size) for name, rows in evaluation_sets.items()}
-        curve = tradeoff_curve(traces[evaluation[0]], metric_function(metrics[0]))
+        first = traces[evaluation[0]]
+        thresholds = spread_thresholds(first)
+        if arguments.method != "plain" and isinstance(trainer.model.config.exit_threshold, float):
+            thresholds.append(trainer.model.config.exit_threshold)  # the method's own default, e.g. DACT's sound 0
+        curve = tradeoff_curve(first, metric_function(metrics[0]), thresholds)
         chosen = choose_threshold(curve, arguments.max_drop).threshold
         if arguments.method != "plain":
             trainer.model.config.exit_threshold = chosen

@@ -1,5 +1,6 @@
 """Starting from a pretrained encoder or a fine-tuned classifier, of every family."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -221,3 +222,36 @@ def test_a_missing_pooler_is_no_error(tmp_path: Path) -> None:
 def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="nowhere"):
         DeeBertForSequenceClassification.from_encoder_pretrained(str(tmp_path / "nowhere"))
+
+
+NAMES = ["contradiction", "neutral", "entailment"]
+
+
+def test_a_classifier_follows_its_labels_into_another_order(save: Save) -> None:
+    folder, stock = save("bert", id2label=dict(enumerate(NAMES)), label2id={name: k for k, name in enumerate(NAMES)})
+    order = [2, 0, 1]
+    wanted = {"id2label": {new: NAMES[old] for new, old in enumerate(order)}}
+    wanted |= {"label2id": {name: new for new, name in wanted["id2label"].items()}}
+    model = DeeBertForSequenceClassification.from_encoder_pretrained(folder, **wanted).eval()
+    inputs, expected = stock_logits(stock)
+    torch.testing.assert_close(trace_of(model, inputs).logits, expected[:, order], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "options", [{"num_labels": 2}, {"id2label": {0: "a", 1: "b", 2: "c"}}, {"exit_pooling": "mean"}], ids=str
+)
+def test_a_classifier_of_other_labels_or_pooling_is_left_behind_aloud(
+    save: Save, options: dict[str, Any], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, stock = save("bert", id2label=dict(enumerate(NAMES)), label2id={name: k for k, name in enumerate(NAMES)})
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("adaexit_hf"), "propagate", True)
+    model = DeeBertForSequenceClassification.from_encoder_pretrained(folder, **options)
+    assert "its classifier is left behind" in caplog.text
+    assert not model.exits[-1].classifier.bias.any()
+
+
+def test_unknown_arguments_are_refused(save: Save) -> None:
+    folder, _ = save("bert", AutoModel)
+    with pytest.raises(TypeError, match=r"unknown arguments \['threshold'\]; it takes those of DeeBertConfig"):
+        DeeBertForSequenceClassification.from_encoder_pretrained(folder, threshold=0.3)

@@ -199,3 +199,15 @@ def test_no_validation_file(start, tmp_path, monkeypatch):
 def test_missing_label_column(flags):
     with pytest.raises(ValueError, match="split 'train' has no column 'gold'; it has text, label"):
         flags("--label_column", "gold")
+
+
+def test_correlations_need_numbers(flags):
+    with pytest.raises(
+        ValueError, match=r"label_column: 'label' holds the classes .* but \('pearson',\) need numbers"
+    ):
+        flags("--metrics", "pearson")
+
+
+def test_the_sound_threshold_is_among_the_candidates(flags):
+    out = flags("--method", "dact-bert")
+    assert 0.0 in [point["threshold"] for point in json.loads((out / "curve.json").read_text())]

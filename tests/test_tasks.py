@@ -85,3 +85,9 @@ def test_labels_that_training_does_not_have():
     rows = datasets.Dataset.from_dict({"text": ["x"], "label": ["maybe"]})
     with pytest.raises(ValueError, match=r"labels \['maybe'\] do not occur in the training set"):
         tokenize(rows, fake_tokenizer, ["text"], "label", Labels(["no", "yes"]), 128)
+
+
+def test_missing_texts_are_counted():
+    rows = datasets.Dataset.from_dict({"text": ["a", None], "label": [1, 0]})
+    with pytest.raises(ValueError, match="split 'train': column 'text' lacks 1 of 2 texts"):
+        check_columns(rows, ["text"], "label", "train")

@@ -65,15 +65,26 @@ def test_the_evaluation_loss_is_that_of_the_answer(method: str, tmp_path: Path) 
     assert trainer.evaluate(texts())["eval_loss"] == pytest.approx(loss, abs=1e-5)
 
 
-def test_the_evaluation_loss_during_a_stage_is_that_of_the_answer_too(tmp_path: Path) -> None:
-    model = new_model("berxit")
-    options = {"eval_dataset": texts()}
-    trainer = new_trainer(
-        model, tmp_path, trainer_options=options, learning_rate=0.0, max_steps=1, eval_strategy="epoch"
-    )
-    trainer.train()
+def test_inside_a_stage_the_evaluation_loss_is_that_of_its_last_objective(tmp_path: Path) -> None:
+    model = new_model("deebert")
+    options = {"trainer_options": {"eval_dataset": texts()}, "per_device_eval_batch_size": 24}
+    trainer = new_trainer(model, tmp_path, learning_rate=0.0, max_steps=1, eval_strategy="epoch", **options)
+    trainer.train(stage="exits")
     during = next(log["eval_loss"] for log in trainer.state.log_history if "eval_loss" in log)
-    assert during == pytest.approx(trainer.evaluate()["eval_loss"])
+    trace = collect_trace(model, texts(), progress=False)
+    losses = [functional.cross_entropy(logits, trace.labels).item() for logits in trace.logits.unbind(dim=1)]
+    assert during == pytest.approx(sum(losses[:-1]), abs=1e-5)
+
+
+def test_the_best_model_of_a_stage_is_the_best_by_its_own_objective(tmp_path: Path) -> None:
+    # The frozen last exit's loss never changes: by that, the first epoch would count as the best.
+    options = {"trainer_options": {"eval_dataset": texts()}, "max_steps": 24, "learning_rate": 1e-2}
+    best = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
+    trainer = new_trainer(new_model("deebert"), tmp_path, **options, **best)
+    trainer.train(stage="exits")
+    losses = [log["eval_loss"] for log in trainer.state.log_history if "eval_loss" in log]
+    assert len(set(losses)) == 4
+    assert trainer.state.best_metric == min(losses) < losses[0]
 
 
 def test_rows_without_labels_are_predicted(tmp_path: Path) -> None:

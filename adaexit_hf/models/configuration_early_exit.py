@@ -76,9 +76,10 @@ class EarlyExitConfig(PreTrainedConfig):
         kwargs.setdefault("dtype", encoder.dtype)
         self.encoder_config = encoder
         self.exit_layers = _checked_exit_layers(exit_layers, encoder.num_hidden_layers)
-        self.exit_pooling = exit_pooling and check_choice("exit_pooling", exit_pooling, ("first", "mean"))
+        self.exit_pooling = exit_pooling
+        self.exit_threshold = None
         super().__init__(**kwargs)
-        self._check_task()
+        self.check()
         thresholds = self.thresholds(exit_threshold)
         self.exit_threshold = thresholds[0] if thresholds and isinstance(exit_threshold, Real) else thresholds
 
@@ -92,7 +93,15 @@ class EarlyExitConfig(PreTrainedConfig):
         """
         found = config_dict.get("model_type", cls.model_type)
         if found == cls.model_type:
-            return super().from_dict(config_dict, **kwargs)
+            # Transformers sets overrides on the finished config, unchecked; these go through the constructor.
+            own = {name: kwargs.pop(name) for name in cls.own_arguments() if name in kwargs}
+            saved = config_dict.get("exit_layers")
+            if saved is not None and own.get("exit_layers") not in (None, saved):
+                raise ValueError(
+                    f"exit_layers: got {own['exit_layers']}, but the checkpoint's exits are after {saved}, and a head "
+                    "fits its layer only; leave it out, or train a model with other exits"
+                )
+            return super().from_dict(config_dict | own, **kwargs)
         if "encoder_config" in config_dict:
             raise ValueError(
                 f"pretrained_model_name_or_path: the checkpoint is of method '{found}', not '{cls.model_type}'; call "
@@ -106,14 +115,31 @@ class EarlyExitConfig(PreTrainedConfig):
         )
 
     @classmethod
+    def own_arguments(cls) -> list[str]:
+        """Names of the arguments of this config and of its base, without those of Transformers."""
+        classes = (klass for klass in cls.__mro__ if klass.__module__ == cls.__module__ or klass is EarlyExitConfig)
+        names = [name for klass in classes for name in inspect.signature(vars(klass)["__init__"]).parameters]
+        return sorted(set(names) - {"self", "kwargs"})
+
+    @classmethod
     def _refuse_misspelt(cls, kwargs: dict[str, Any]) -> None:
-        own = [name for klass in cls.__mro__ if klass.__module__ == cls.__module__ or klass is EarlyExitConfig
-               for name in inspect.signature(vars(klass)["__init__"]).parameters]  # fmt: skip
-        own += ["num_labels", "problem_type", "id2label", "label2id"]
+        own = [*cls.own_arguments(), "num_labels", "problem_type", "id2label", "label2id"]
         for name in kwargs:
             close = difflib.get_close_matches(name, own, n=1, cutoff=0.85)
             if close and name not in own:
                 raise TypeError(f"{cls.__name__} got an unknown argument '{name}'; did you mean '{close[0]}'?")
+
+    def check(self) -> None:
+        """Everything that the arguments promise, also after a change.
+
+        Raises:
+            ValueError, TypeError: as the constructor.
+        """
+        if self.exit_pooling is not None:
+            check_choice("exit_pooling", self.exit_pooling, ("first", "mean"))
+        _checked_exit_layers(self.exit_layers, self.encoder_config.num_hidden_layers)
+        self._check_task()
+        self.thresholds(self.exit_threshold)
 
     def _check_task(self) -> None:
         if self.problem_type == "multi_label_classification":
@@ -165,7 +191,7 @@ class EarlyExitConfig(PreTrainedConfig):
                     f"exit_threshold: got {number!r} of type {type(number).__name__}; pass a number in [{low:.4g}, "
                     f"{high:.4g}], one such number per exit, or None for full depth"
                 )
-            if math.isnan(number) or not low <= number <= high:
+            if not low <= number <= high:  # NaN too
                 raise ValueError(
                     f"exit_threshold: got {number}; {self.model_type} with {self.num_labels} labels takes a number in "
                     f"[{low:.4g}, {high:.4g}], or None for full depth"

@@ -126,10 +126,12 @@ def dact_margin(answer: Tensor, remaining: Tensor, steps_left: int, bound: str =
     >>> round(dact_margin(answer, remaining, 4).item(), 4), round(dact_margin(answer, remaining, 4, "paper").item(), 4)
     (0.1137, 0.0069)
     """
-    top = answer.double().topk(2, dim=-1).values
-    log_kept = torch.special.xlog1py(steps_left, -remaining.double())  # ln (1 - p)^d, and 0 for d = 0 even at p = 1
+    wide = torch.float32 if answer.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
+    answer, remaining = answer.to(wide), remaining.to(wide)
+    top = answer.topk(2, dim=-1).values
+    log_kept = torch.special.xlog1py(steps_left, -remaining)  # ln (1 - p)^d, and 0 for d = 0 even at p = 1
     if bound == "paper":
-        return (top[:, 0] * log_kept.exp() - top[:, 1] - remaining.double() * steps_left).float()
+        return (top[:, 0] * log_kept.exp() - top[:, 1] - remaining * steps_left).float()
     # expm1 of a sum of logs keeps the sign right where the margin is tiny.
     return torch.expm1(log_kept + torch.log1p(top[:, 0] - top[:, 1])).float()
 

@@ -86,6 +86,17 @@ def first_ready(ready: Tensor) -> Tensor:
     return ready.long().argmax(dim=-1)
 
 
+def two_stages(exits: int) -> tuple[Stage, ...]:
+    """The backbone with the last exit, then the other exits on the frozen backbone; DeeBERT, section 3.1.
+
+    >>> [(stage.name, stage.frozen) for stage in two_stages(3)]
+    [('backbone', ('exits.0', 'exits.1')), ('exits', ('encoder', 'exits.2'))]
+    """
+    last = exits - 1
+    backbone = Stage("backbone", ("final",), frozen=tuple(f"exits.{index}" for index in range(last)))
+    return (backbone, Stage("exits", ("exits",), frozen=("encoder", f"exits.{last}"))) if last else (backbone,)
+
+
 def total_loss(losses: list[Tensor], objective: str) -> Tensor:
     """Sum of scalar losses.
 

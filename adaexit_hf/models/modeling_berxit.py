@@ -33,6 +33,7 @@ from .exit_types import Paper
 from .exit_types import Stage
 from .exit_types import State
 from .exit_types import total_loss
+from .exit_types import two_stages
 from .modeling_early_exit import EarlyExitForSequenceClassification
 from .modeling_early_exit import EarlyExitModel
 
@@ -67,16 +68,23 @@ class BerxitConfig(EarlyExitConfig):
         lte_variant: str = "paper",
         **kwargs: Any,
     ) -> None:
-        self.fine_tuning = check_choice("fine_tuning", fine_tuning, ("alternating", "joint", "two_stage"))
-        self.lte_variant = check_choice("lte_variant", lte_variant, ("paper", "authors"))
+        self.fine_tuning = fine_tuning
+        self.lte_variant = lte_variant
         self.exit_criterion: Any = exit_criterion  # None until `_check_task`, which knows the number of labels
         super().__init__(encoder_config, exit_threshold, exit_layers, **kwargs)
 
     def _check_task(self) -> None:
         super()._check_task()
+        check_choice("fine_tuning", self.fine_tuning, ("alternating", "joint", "two_stage"))
+        check_choice("lte_variant", self.lte_variant, ("paper", "authors"))
         if self.exit_criterion is None:
             self.exit_criterion = "learned" if self.num_labels == 1 else "confidence"
         check_choice("exit_criterion", self.exit_criterion, ("confidence", "entropy", "learned"))
+        if self.lte_variant != "paper" and self.exit_criterion != "learned":
+            raise ValueError(
+                f"lte_variant: got '{self.lte_variant}', which exits by '{self.exit_criterion}' do not use; pass "
+                "exit_criterion='learned' too"
+            )
         if self.num_labels == 1 and self.exit_criterion != "learned":
             raise ValueError(
                 f"exit_criterion: '{self.exit_criterion}' needs a distribution over classes, num_labels=1 has none; "
@@ -141,14 +149,11 @@ class BerxitForSequenceClassification(EarlyExitForSequenceClassification):
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        last = len(self.exits) - 1
         if self.config.fine_tuning == "alternating":
             return (Stage("alternate", ("final", "joint")),)
         if self.config.fine_tuning == "joint":
             return (Stage("joint", ("joint",)),)
-        backbone = Stage("backbone", ("final",), frozen=tuple(f"exits.{index}" for index in range(last)))
-        exits = Stage("exits", ("exits",), frozen=("encoder", f"exits.{last}"))
-        return (backbone, exits) if last else (backbone,)
+        return two_stages(len(self.exits))
 
     @property
     def ready(self) -> Callable[[Tensor, float], Tensor]:
@@ -180,5 +185,6 @@ class BerxitForSequenceClassification(EarlyExitForSequenceClassification):
         ]
         if self.config.lte_variant == "paper":
             return total_loss(tasks[used] + misses[used], objective)
-        without_last = slice(0, -1) if objective == "joint" else used
+        alternating = self.config.fine_tuning == "alternating"
+        without_last = slice(0, -1) if objective == "joint" and alternating else used
         return total_loss([*tasks[without_last], torch.stack(misses).mean()], objective)

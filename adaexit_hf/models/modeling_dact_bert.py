@@ -72,10 +72,16 @@ class DactBertConfig(EarlyExitConfig):
         halting_bound: str = "tight",
         **kwargs: Any,
     ) -> None:
-        self.ponder_cost = check_number("ponder_cost", ponder_cost, low=0.0)
-        self.halting_bias = check_number("halting_bias", halting_bias)
-        self.halting_bound = check_choice("halting_bound", halting_bound, ("tight", "paper"))
+        self.ponder_cost = ponder_cost
+        self.halting_bias = halting_bias
+        self.halting_bound = halting_bound
         super().__init__(encoder_config, exit_threshold, exit_layers, **kwargs)
+
+    def _check_task(self) -> None:
+        super()._check_task()
+        check_number("ponder_cost", self.ponder_cost, low=0.0)
+        check_number("halting_bias", self.halting_bias)
+        check_choice("halting_bound", self.halting_bound, ("tight", "paper"))
 
     @property
     def threshold_bounds(self) -> tuple[float, float]:

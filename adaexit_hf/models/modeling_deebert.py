@@ -26,6 +26,7 @@ from .exit_types import Paper
 from .exit_types import Stage
 from .exit_types import State
 from .exit_types import total_loss
+from .exit_types import two_stages
 from .modeling_early_exit import EarlyExitForSequenceClassification
 from .modeling_early_exit import EarlyExitModel
 
@@ -75,10 +76,7 @@ class DeeBertForSequenceClassification(EarlyExitForSequenceClassification):
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        last = len(self.exits) - 1
-        backbone = Stage("backbone", ("final",), frozen=tuple(f"exits.{index}" for index in range(last)))
-        exits = Stage("exits", ("exits",), frozen=("encoder", f"exits.{last}"))
-        return (backbone, exits) if last else (backbone,)
+        return two_stages(len(self.exits))
 
     @property
     def ready(self) -> Callable[[Tensor, float], Tensor]:

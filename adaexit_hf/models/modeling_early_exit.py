@@ -51,7 +51,7 @@ class EarlyExitPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
 
     def __init__(self, config: EarlyExitConfig) -> None:
-        config._check_task()  # again: labels are often set on a config that exists already
+        config.check()  # again: a config that exists already may have been changed
         super().__init__(config)
         family = family_of(config.encoder_config)
         # An unused pooler would be an unused parameter under DDP; families without one do not know the argument.
@@ -222,13 +222,15 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
         compact = early_exit and not (keep_states or attend or torch.compiler.is_compiling())
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         leaving = thresholds if compact else None
-        run = _recorded(self.encoder, self._unroll, inputs, leaving, output_attentions=attend, return_dict=True)
+        run = _recorded(
+            self.encoder, self._unroll, inputs, leaving, bool(keep_states), output_attentions=attend, return_dict=True
+        )
         answer = run["answer"] if compact else self._answer(run["exits"], thresholds if early_exit else None)
         if not self.training and not torch.compiler.is_compiling():
             _report_not_finite(run["scores"])
         loss = None
         if labels is not None:
-            labels = self._checked_labels(labels, len(answer["logits"]))
+            labels = self.checked_labels(labels, answer["logits"].shape[0])
             if self.training or objective is not None:
                 loss = self.exit_loss(run["exits"], labels, objective or self.objectives[0])
             else:
@@ -247,25 +249,29 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
         return output if return_dict else output.to_tuple()
 
     def _unroll(
-        self, inputs: tuple[Tensor | None, ...], thresholds: list[float] | None, output_attentions: bool = False
+        self,
+        inputs: tuple[Tensor | None, ...],
+        thresholds: list[float] | None,
+        keep_states: bool,
+        output_attentions: bool = False,
     ) -> dict[str, Any]:
         """Run the layers; with thresholds, rows leave the batch at the first exit that is ready."""
         family, last = family_of(self.encoder.config), len(self.config.exit_layers) - 1
         hidden, context = start(self.encoder, *inputs)
-        rows = torch.arange(len(hidden), device=hidden.device)
+        rows = torch.arange(hidden.shape[0], device=hidden.device)
         state: State = ()
         run: dict[str, Any] = {"exits": [], "scores": [], "states": [hidden], "returned_attentions": []}
         left: list[tuple[Tensor, Tensor, Tensor]] = []  # of the rows that left: which, their answers, their layers
         for number, layer in enumerate(family.layers(self.encoder), start=1):
             hidden, attention = run_layer(self.encoder, number - 1, layer, hidden, context, self.recompute)
-            finished = family.finish(self.encoder, hidden)
             if output_attentions and attention is not None:
                 run["returned_attentions"].append(attention)
-            if thresholds is None:
-                run["states"].append(finished if number == self.config.exit_layers[-1] else hidden)
+            if keep_states:
+                run["states"].append(hidden)
             if number not in self.config.exit_layers:
                 continue
             index = self.config.exit_layers.index(number)
+            finished = family.finish(self.encoder, hidden)
             pooled = self._pool(finished, context)
             exit, state = self.exit_step(index, pooled, finished, context, state)
             # NaN or infinite logits are no answer: a NaN score compares as not ready, so the row goes on.
@@ -274,11 +280,10 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
             if thresholds is None:
                 run["exits"].append(exit)
                 continue
-            staying = (
-                ~self.ready(exit.score, thresholds[index])
-                if index < last
-                else torch.zeros_like(rows, dtype=torch.bool)
-            )
+            if index == last:
+                left.append((rows, exit.logits, torch.full_like(rows, number)))
+                break
+            staying = ~self.ready(exit.score, thresholds[index])
             stay_count = int(staying.sum())  # the one host read of this layer
             if stay_count == len(rows):
                 continue
@@ -289,6 +294,8 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
                 break
             rows, hidden, context = rows[stay], hidden[stay], context.select(stay)
             state = tuple(value[stay] for value in state)
+        if keep_states:
+            run["states"][-1] = family.finish(self.encoder, hidden)
         if left:
             places, logits, layers = (torch.cat(parts) for parts in zip(*left, strict=True))
             run["answer"] = {"logits": logits[places.argsort()], "exit_layer": layers[places.argsort()]}
@@ -306,16 +313,21 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
         if thresholds is None:
             return {
                 "logits": exits[-1].logits,
-                "exit_layer": depths[-1].repeat(len(exit_logits)),
+                "exit_layer": depths[-1].repeat(exit_logits.shape[0]),
                 "exit_logits": exit_logits,
                 "exit_scores": torch.stack([exit.score for exit in exits], dim=1),
             }
         pairs = zip(exits, thresholds, strict=True)
         chosen = first_ready(torch.stack([self.ready(exit.score, threshold) for exit, threshold in pairs], dim=1))
-        rows = torch.arange(len(chosen), device=chosen.device)
+        rows = torch.arange(chosen.shape[0], device=chosen.device)
         return {"logits": exit_logits[rows, chosen], "exit_layer": depths[chosen]}
 
-    def _checked_labels(self, labels: Tensor, batch: int) -> Tensor:
+    def checked_labels(self, labels: Tensor, batch: int) -> Tensor:
+        """Labels as the losses take them, (batch,), from (batch,) or (batch, 1), of any integer type, or numbers.
+
+        Raises:
+            ValueError: another shape, floats for classes, a class that does not exist, NaN or infinity.
+        """
         labels = labels.reshape(-1) if labels.dim() == 2 and labels.shape[1] == 1 else labels
         if labels.shape != (batch,):
             raise ValueError(f"labels: got shape {tuple(labels.shape)}; pass one label per text, shape ({batch},)")

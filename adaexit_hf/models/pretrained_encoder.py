@@ -3,24 +3,39 @@
 This file travels inside checkpoints: see CONTRIBUTING.md, "The shipped folder".
 """
 
+import dataclasses
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
 
 from .encoder_layers import family_of
 from .exit_heads import ExitFeatures
 from .exit_heads import ExitHead
 
+logger = logging.get_logger(__name__)
+
 DOWNLOAD = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
+LOADING = ("dtype", "attn_implementation")
 LABELS = ("num_labels", "id2label", "label2id", "problem_type")
 
 
 def load_encoder(model_class: Any, name_or_path: str, options: dict[str, Any]) -> Any:
     """See `EarlyExitForSequenceClassification.from_encoder_pretrained`."""
+    known = {*DOWNLOAD, *LOADING, *LABELS, *model_class.config_class.own_arguments()} - {"encoder_config"}
+    known |= {field.name for field in dataclasses.fields(PreTrainedConfig)}
+    unknown = sorted(options.keys() - known)
+    if unknown:
+        config_name = model_class.config_class.__name__
+        raise TypeError(
+            f"from_encoder_pretrained got unknown arguments {unknown}; it takes those of {config_name}, and "
+            f"{', '.join([*DOWNLOAD, *LOADING])}"
+        )
     download = {name: options.pop(name) for name in DOWNLOAD if name in options}
-    loading = {name: options.pop(name) for name in ("dtype", "attn_implementation") if name in options}
+    loading = {name: options.pop(name) for name in LOADING if name in options}
     config = AutoConfig.from_pretrained(name_or_path, **download)
     if config.model_type == model_class.config_class.model_type or "encoder_config" in config.sub_configs:
         raise ValueError(
@@ -51,9 +66,15 @@ def load_encoder(model_class: Any, name_or_path: str, options: dict[str, Any]) -
     paths = {part: path.format(base=source.base_model_prefix) for part, path in family.classifier.items()}
     if fine_tuned:
         dense = source.get_submodule(paths["dense"])
-        for part in ("norm", "classifier"):
-            if part in paths and (part != "classifier" or source.config.num_labels == model.config.num_labels):
-                _copy(source.get_submodule(paths[part]), getattr(heads[-1], part))
+        rows = _label_rows(source.config, model.config)
+        if rows is None or not _reads_the_same(clean, model.config.exit_pooling):
+            logger.warning(
+                f"'{name_or_path}': its classifier is left behind; its labels or its pooling are not those asked for"
+            )
+        else:
+            if "norm" in paths:
+                _copy(source.get_submodule(paths["norm"]), heads[-1].norm)
+            _copy(source.get_submodule(paths["classifier"]), heads[-1].classifier, rows)
     elif family.pooler is None or any("pooler" in name for name in report["missing_keys"]):
         return model
     else:
@@ -64,8 +85,28 @@ def load_encoder(model_class: Any, name_or_path: str, options: dict[str, Any]) -
     return model
 
 
+def _label_rows(source: PreTrainedConfig, target: PreTrainedConfig) -> list[int] | None:
+    """For each of our labels the row of the source's classifier; None where they are not the same labels."""
+    if source.num_labels != target.num_labels:
+        return None
+    theirs, ours = ([config.id2label[index] for index in range(config.num_labels)] for config in (source, target))
+    if sorted(theirs) == sorted(ours):
+        return [theirs.index(name) for name in ours]
+    # Made-up names say nothing about the order.
+    unnamed = [f"LABEL_{index}" for index in range(source.num_labels)]
+    return list(range(source.num_labels)) if unnamed in (theirs, ours) else None
+
+
+def _reads_the_same(encoder_config: PreTrainedConfig, exit_pooling: str | None) -> bool:
+    own = "mean" if getattr(encoder_config, "classifier_pooling", "cls") == "mean" else "first"
+    return exit_pooling in (None, own)
+
+
 @torch.no_grad()
-def _copy(source: nn.Module, target: nn.Module) -> None:
+def _copy(source: nn.Module, target: nn.Module, rows: list[int] | None = None) -> None:
     for name, parameter in target.named_parameters():
         value = getattr(source, name, None)
-        parameter.zero_() if value is None else parameter.copy_(value)  # the family's layer may have no bias
+        if value is None:
+            parameter.zero_()  # the family's layer has no bias
+        else:
+            parameter.copy_(value if rows is None else value[rows])
