@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 import transformers
 from transformers import AlbertConfig, BertConfig, PreTrainedConfig, RobertaConfig
 
@@ -153,6 +154,7 @@ def main() -> int:
         if backbone not in BACKBONES:
             parser.error(f"--backbones: got '{backbone}'; choose from {', '.join(BACKBONES)}")
     os.environ["PEER_BACKBONES"] = arguments.backbones
+    torch.set_num_threads(1)  # the models are tiny
     root = unpacked_tests()
     sys.path.insert(0, str(root))
     os.chdir(root)  # some tests read files next to themselves
