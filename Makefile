@@ -41,4 +41,4 @@ types: $(INSTALLED)
 	$(BIN)/mypy
 
 peer: $(INSTALLED)
-	$(BIN)/python tools/peer_suite.py
+	$(BIN)/python tests/peer_suite.py

@@ -1,7 +1,7 @@
 """Run Transformers' own model tests (`ModelTesterMixin`) on every method, and on the stock classifiers for comparison.
 
-    python tools/peer_suite.py                              # all methods, all backbones: what `make peer` does
-    python tools/peer_suite.py --backbones bert -k resize   # further arguments go to pytest
+    python tests/peer_suite.py                              # all methods, all backbones: what `make peer` does
+    python tests/peer_suite.py --backbones bert -k resize   # further arguments go to pytest
 
 The tests are not part of the installed library, so the source archive of the installed version is fetched from PyPI
 into `.peer/` once. The run fails if a method fails a test, or if a method skips what the stock class of the same
@@ -135,7 +135,7 @@ class Tally:
             for case, tests in self.outcomes.items()
             for test, outcome in tests.items()
             if outcome == "skipped" and test not in CANNOT_APPLY
-            and self.outcomes[f"Test_{case.split('_')[1]}_stock"].get(test) == "passed"
+            and self.outcomes.get(f"Test_{case.split('_')[1]}_stock", {}).get(test) == "passed"
         ]  # fmt: skip
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
