@@ -129,4 +129,4 @@ def test_the_file_tree_is_complete() -> None:
 def test_contributing_names_the_peer_tests_that_cannot_apply() -> None:
     section = (ROOT / "CONTRIBUTING.md").read_text().split("## Transformers' own tests")[1].split("\n## ")[0]
     named = re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE)
-    assert named == list(runpy.run_path(str(ROOT / "tools" / "peer_suite.py"))["CANNOT_APPLY"])
+    assert named == list(runpy.run_path(str(ROOT / "tests" / "peer_suite.py"))["CANNOT_APPLY"])
