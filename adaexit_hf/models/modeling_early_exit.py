@@ -342,7 +342,7 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
                 f"labels: got {labels.dtype} for {self.config.num_labels} classes; pass class indices, labels.long(), "
                 "or num_labels=1 for regression"
             )
-        low, high = (int(value) for value in labels.long().aminmax())
+        low, high = torch.stack(labels.long().aminmax()).tolist()
         if low < 0 or high >= self.config.num_labels:
             raise ValueError(
                 f"labels: got {low if low < 0 else high}; allowed are 0 to {self.config.num_labels - 1}. Pass "
