@@ -5,7 +5,7 @@ import math
 import pytest
 import recordings
 import torch
-from tiny import build, inputs_of, labels_of, one_by_one, thresholds_between, trace_of
+from tiny import build, check_loss_and_gradients, inputs_of, labels_of, one_by_one, thresholds_between, trace_of
 from torch import Tensor
 
 from adaexit_hf import DeeBertConfig, DeeBertForSequenceClassification
@@ -71,15 +71,7 @@ def test_objectives_and_their_gradients(objective: str, used: slice) -> None:
         loss(off_ramps(model, example), label) for example, label in zip(one_by_one(inputs), labels, strict=True)
     ]
     expected = torch.stack([torch.stack(losses[used]).sum() for losses in examples]).mean()
-    parameters = dict(model.named_parameters())
-    theirs = torch.autograd.grad(expected, list(parameters.values()), allow_unused=True)
-    output = model(**inputs, labels=labels, objective=objective)
-    ours = torch.autograd.grad(output.loss, list(parameters.values()), allow_unused=True)
-    torch.testing.assert_close(output.loss, expected, atol=1e-5, rtol=1e-5)
-    for name, mine, other in zip(parameters, ours, theirs, strict=True):
-        assert (mine is None) == (other is None), name
-        if mine is not None:
-            torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-4)
+    check_loss_and_gradients(model, expected, model(**inputs, labels=labels, objective=objective).loss)
 
 
 def test_two_stages_as_in_section_3() -> None:

@@ -153,3 +153,15 @@ def thresholds_between(trace: EarlyExitOutput, count: int = 3) -> list[float]:
 
 def gradients(model: torch.nn.Module) -> dict[str, Tensor | None]:
     return {name: None if value.grad is None else value.grad.clone() for name, value in model.named_parameters()}
+
+
+def check_loss_and_gradients(model: torch.nn.Module, expected: Tensor, loss: Tensor) -> None:
+    """A loss equals a reference computed from the same parameters, and so do all gradients; None only where None."""
+    parameters = dict(model.named_parameters())
+    theirs = torch.autograd.grad(expected, list(parameters.values()), allow_unused=True, retain_graph=True)
+    ours = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
+    for name, mine, other in zip(parameters, ours, theirs, strict=True):
+        assert (mine is None) == (other is None), name
+        if mine is not None:
+            torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-4)
