@@ -151,6 +151,23 @@ def test_both_dev_sets_of_mnli_are_reported(flags, tmp_path, start):
     }
 
 
+def test_sick_is_a_regression_on_the_relatedness(flags, tmp_path):
+    for split, rows in {"train": 12, "validation": 6}.items():
+        table = {"sentence1": ["good film"] * rows, "sentence2": ["bad book", "good book"] * (rows // 2)}
+        table |= {"label": [1.5, 4.0] * (rows // 2)}
+        (tmp_path / "sick").mkdir(exist_ok=True)
+        datasets.Dataset.from_dict(table).to_parquet(tmp_path / "sick" / f"{split}-0.parquet")
+    out = flags("--method", "berxit", "--dataset_name", str(tmp_path / "sick"), "--task_name", "sick", data=False)
+    result = json.loads((out / "metrics.json").read_text())["results"]["validation"]
+    assert list(result["full_depth"]) == ["spearmanr", "pearson"]
+    assert AutoModelForSequenceClassification.from_pretrained(out).config.num_labels == 1
+
+
+def test_sick_needs_a_data_set(flags):
+    with pytest.raises(ValueError, match="task_name: got 'sick'; only GLUE's tasks have a default data set"):
+        flags("--task_name", "sick", data=False)
+
+
 def test_a_plain_classifier_is_the_baseline_and_the_start_of_a_later_stage(flags, tmp_path):
     plain = flags("--method", "plain")
     result = json.loads((plain / "metrics.json").read_text())["results"]["validation"]
