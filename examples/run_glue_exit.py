@@ -5,8 +5,10 @@
 
 Flags may also come from one JSON or YAML file: `python examples/run_glue_exit.py settings.yaml`. Your own data: a data
 set on the Hub or a folder (`--dataset_name`), or CSV, JSON or parquet files (`--train_file`, `--validation_file`),
-with one or two text columns and a label column of classes, or of floats for regression. `--method plain` fine-tunes
-the encoder without exits. Writes the model, with its threshold, `metrics.json` and `curve.json` to the output folder.
+with one or two text columns and a label column of classes, or of floats for regression. `--validation_fraction 0.1`
+takes a missing validation split from train. `--method plain` fine-tunes the encoder without exits; its
+`--method_config` goes to the encoder's config, e.g. '{"num_hidden_layers": 3}'. Writes the model, with its threshold,
+`metrics.json` and `curve.json` to the output folder.
 """
 
 import json
@@ -63,6 +65,9 @@ class Arguments:
     dataset_config: str | None = field(
         default=None, metadata={"help": "Its configuration. Default: the task's name on GLUE."}
     )
+    dataset_revision: str | None = field(
+        default=None, metadata={"help": "Its branch, e.g. refs/convert/parquet for a data set that is a script."}
+    )
     train_file: str | None = field(
         default=None, metadata={"help": "CSV, JSON or parquet file, in place of a data set."}
     )
@@ -72,9 +77,16 @@ class Arguments:
     metrics: list[str] | None = field(
         default=None, metadata={"help": "Headline first. Default: the task's, or accuracy."}
     )
+    validation_fraction: float | None = field(
+        default=None,
+        metadata={"help": "Without a validation split: set aside this share of train, the same rows for every seed."},
+    )
     max_seq_length: int = field(default=128, metadata={"help": "Longer texts are cut."})
     max_train_samples: int | None = field(
         default=None, metadata={"help": "Train on the first so many, after a shuffle."}
+    )
+    max_eval_samples: int | None = field(
+        default=None, metadata={"help": "Evaluate on so many of each split, the same rows for every seed."}
     )
 
     def __post_init__(self) -> None:
@@ -101,7 +113,20 @@ def load_splits(arguments: Arguments) -> datasets.DatasetDict:
             f"task_name: got {arguments.task_name!r}; only GLUE's tasks have a default data set, pass --dataset_name "
             "(for SICK one with sentence1, sentence2 and the relatedness in label) or --train_file"
         )
-    return datasets.load_dataset(name, arguments.dataset_config or (arguments.task_name if glue else None))
+    config = arguments.dataset_config or (arguments.task_name if glue else None)
+    return datasets.load_dataset(name, config, revision=arguments.dataset_revision)
+
+
+def reserve_validation(
+    splits: datasets.DatasetDict, known: tuple[str, ...], fraction: float | None
+) -> datasets.DatasetDict:
+    """With a share of train as validation, if there is none and a share is given."""
+    if fraction is None or "train" not in splits or any(name in splits for name in known):
+        return splits
+    if not 0 < fraction < 1:
+        raise ValueError(f"validation_fraction: got {fraction}; pass a share of train between 0 and 1, e.g. 0.1")
+    parts = splits["train"].train_test_split(test_size=fraction, seed=0)
+    return datasets.DatasetDict({**splits, "train": parts["train"], known[0]: parts["test"]})
 
 
 def build_model(arguments: Arguments, labels: Labels) -> Any:
@@ -110,6 +135,7 @@ def build_model(arguments: Arguments, labels: Labels) -> Any:
         options["id2label"] = dict(enumerate(labels.names))
         options["label2id"] = {name: index for index, name in enumerate(labels.names)}
     if arguments.method == "plain":
+        options |= arguments.method_config
         return AutoModelForSequenceClassification.from_pretrained(arguments.model_name_or_path, **options)
     methods = {config.model_type: model for config, model, _ in METHODS}
     if arguments.method not in methods:
@@ -185,7 +211,10 @@ def evaluation_splits(arguments: Arguments, splits: datasets.DatasetDict, known:
     """The splits to report on; the threshold is chosen on the first."""
     found = [name for name in known if name in splits]
     if "train" not in splits or not found:
-        raise ValueError(f"dataset: has splits {', '.join(splits)}; needs train and {' or '.join(known)}")
+        raise ValueError(
+            f"dataset: has splits {', '.join(splits)}; needs train and {' or '.join(known)}; "
+            "--validation_fraction 0.1 takes the latter from train"
+        )
     # GLUE's test sets carry -1 for a label; a labelled one tells what the chosen threshold is worth.
     if "test" in splits and arguments.label_column in splits["test"].column_names:
         held_out = splits["test"][arguments.label_column]
@@ -201,8 +230,9 @@ def main() -> None:
     text_columns = arguments.text_columns or (task.text_columns if task else None)
     if not text_columns or len(text_columns) > 2:
         raise ValueError(f"text_columns: got {text_columns}; pass one or two column names, or a --task_name of GLUE")
-    splits = load_splits(arguments)
-    evaluation = evaluation_splits(arguments, splits, task.evaluation_splits if task else ("validation",))
+    known = task.evaluation_splits if task else ("validation",)
+    splits = reserve_validation(load_splits(arguments), known, arguments.validation_fraction)
+    evaluation = evaluation_splits(arguments, splits, known)
     for name in ("train", *evaluation):
         check_columns(splits[name], text_columns, arguments.label_column, name)
     labels = labels_of(splits["train"], arguments.label_column)
@@ -225,6 +255,9 @@ def main() -> None:
         train_set = splits["train"]
         if arguments.max_train_samples is not None and arguments.max_train_samples < len(train_set):
             train_set = train_set.shuffle(seed=training.seed).select(range(arguments.max_train_samples))
+        for name in evaluation:
+            if arguments.max_eval_samples is not None and arguments.max_eval_samples < len(splits[name]):
+                splits[name] = splits[name].shuffle(seed=0).select(range(arguments.max_eval_samples))
         train_set, evaluation_sets = encode(train_set), {name: encode(splits[name]) for name in evaluation}
     if labels.names is None and arguments.method != "plain":
         model.start_from_mean(sum(train_set["labels"]) / len(train_set))

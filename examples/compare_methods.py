@@ -1,0 +1,423 @@
+"""Train methods on data sets with several seeds, and print tables of what their exits cost and save.
+
+    python examples/compare_methods.py --datasets mrpc rte trec stsb --methods plain limit-3 deebert berxit dact-bert \
+        --model_name_or_path sentence-transformers/all-MiniLM-L6-v2 --exit_pooling mean --seeds 3 \
+        --results results.jsonl --jobs 2 -- --bf16 --use_cpu
+
+Every cell (data set, method, seed) is one run of `run_glue_exit.py` in a process of its own, and one line in the
+results file. The same command continues where it was stopped: cells that have a line with the same settings are not
+run again. Flags after `--` go to every run and replace the recipe below. A method is `plain` (no exits), `limit-K`
+(plain, first K layers), or one of the package's; `'berxit:{"fine_tuning": "joint"}'` gives it other settings. Where a
+method does not apply, the table says `-`.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from scipy.stats import t as student_t
+
+from adaexit_hf import METHODS
+from adaexit_hf.tasks import TASKS
+
+JOB = Path(__file__).with_name("run_glue_exit.py")
+CONFIGS = {config.model_type: config for config, _, _ in METHODS}
+Flags = dict[str, list[str]]
+
+RECIPE = """
+    --num_train_epochs 3 --per_device_train_batch_size 16 --learning_rate 5e-5 --warmup_steps 0.1
+    --train_sampling_strategy group_by_length --per_device_eval_batch_size 64
+    --report_to none --save_strategy no --disable_tqdm true
+"""
+# What one data set needs besides; the seeds share the rows that are set aside.
+DATA_RECIPE = {
+    "sst2": "--max_train_samples 10000",
+    "imdb": "--max_train_samples 2500 --max_eval_samples 2500 --max_seq_length 256 --validation_fraction 0.1",
+    "trec": "--validation_fraction 0.1",
+}
+# Where the Hub has what is not in GLUE. Two are loading scripts there, and scripts are not run any more.
+HUB = {
+    "imdb": "--dataset_name stanfordnlp/imdb",
+    "mr": "--dataset_name cornell-movie-review-data/rotten_tomatoes",
+    "sick": "--dataset_name RobZamp/sick --dataset_revision refs/convert/parquet "
+    "--text_columns sentence_A sentence_B --label_column relatedness_score",
+    "trec": "--dataset_name CogComp/trec --dataset_revision refs/convert/parquet --label_column coarse_label",
+}
+DATASETS = sorted({*TASKS, *HUB})
+
+
+class Variant(NamedTuple):
+    """What a row of the table means for `run_glue_exit.py`."""
+
+    method: str
+    config: dict[str, Any] = {}
+    flags: str = ""
+
+
+# The methods that are not run with their defaults; the others need no entry.
+VARIANTS = {
+    "plain": Variant("plain"),
+    "dact-bert": Variant("dact-bert", {"halting_bias": 0, "ponder_cost": 0.05}),
+    "deebert": Variant("deebert", flags='--stage_overrides {"exits":{"learning_rate":1e-3}}'),
+}
+
+
+class Cell(NamedTuple):
+    """One run. `settings` tell runs apart; `places` are the flags that say where its data and its encoder lie."""
+
+    dataset: str
+    method: str
+    seed: int
+    model: str
+    settings: tuple[str, ...]
+    places: tuple[str, ...]
+
+    @property
+    def key(self) -> tuple[str, str, tuple[str, ...]]:
+        return self.dataset, self.model, self.settings
+
+
+def grouped(tokens: Iterable[str]) -> Flags:
+    """Flags with their values; a later one replaces an earlier one.
+
+    >>> grouped(["--bf16", "--seed=1", "--text_columns", "a", "b", "--seed", "2"])
+    {'--bf16': [], '--seed': ['2'], '--text_columns': ['a', 'b']}
+    """
+    flags: Flags = {}
+    name = None
+    for token in tokens:
+        if token.startswith("--"):
+            name, equals, value = token.partition("=")
+            flags[name] = [value] if equals else []
+        elif name is None:
+            raise ValueError(f"flags after --: got '{token}' first; start with a flag, e.g. -- --num_train_epochs 1")
+        else:
+            flags[name].append(token)
+    return flags
+
+
+def flat(flags: Flags) -> tuple[str, ...]:
+    return tuple(token for name in sorted(flags) for token in (name, *flags[name]))
+
+
+def variant_of(name: str, exit_pooling: str | None = None) -> Variant:
+    """What a name of `--methods` stands for.
+
+    >>> variant_of("limit-3")
+    Variant(method='plain', config={'num_hidden_layers': 3}, flags='')
+    >>> variant_of('berxit:{"fine_tuning": "joint"}', exit_pooling="mean").config
+    {'exit_pooling': 'mean', 'fine_tuning': 'joint'}
+    """
+    base, _, config = name.partition(":")
+    limit = re.fullmatch(r"limit-([1-9]\d*)", base)
+    if not limit and base not in {*VARIANTS, *CONFIGS}:
+        raise ValueError(f"methods: got '{base}'; choose from {', '.join(sorted({*VARIANTS, *CONFIGS}))}, limit-3")
+    known = Variant("plain", {"num_hidden_layers": int(limit[1])}) if limit else VARIANTS.get(base, Variant(base))
+    pooling = {"exit_pooling": exit_pooling} if exit_pooling and known.method != "plain" else {}
+    return known._replace(config=known.config | pooling | json.loads(config or "{}"))
+
+
+def is_regression(dataset: str) -> bool:
+    return dataset in TASKS and "spearmanr" in TASKS[dataset].metrics
+
+
+def applies(variant: Variant, dataset: str) -> bool:
+    """Is the method defined for the data set?
+
+    >>> applies(variant_of("deebert"), "stsb"), applies(variant_of("berxit"), "stsb")
+    (False, True)
+    """
+    if variant.method == "plain" or not is_regression(dataset):
+        return True
+    # A score over classes needs classes.
+    return CONFIGS[variant.method].supports_regression and variant.config.get("exit_criterion") in (None, "learned")
+
+
+def places_of(dataset: str, model: str, root: str | None) -> list[str]:
+    """The flags that say where the data and the encoder lie, and how the columns are called there."""
+    columns = ["--task_name", dataset] if dataset in TASKS else ["--text_columns", "text"]
+    hub = HUB.get(dataset, "").split()
+    folder = ["--dataset_name", str(Path(root, dataset if hub else "glue"))] if root else hub
+    return ["--model_name_or_path", model, *columns, *folder]
+
+
+def cells_of(options: argparse.Namespace, more: Sequence[str] = ()) -> list[Cell]:
+    """The runs of the table, seed by seed, so that a stopped comparison has every method."""
+    cells = []
+    model = "/".join(Path(options.model_name_or_path).parts[-2:])
+    for seed in range(options.seeds):
+        for dataset in options.datasets:
+            for name in options.methods:
+                variant = variant_of(name, options.exit_pooling)
+                if not applies(variant, dataset):
+                    continue
+                flags = grouped([*RECIPE.split(), *DATA_RECIPE.get(dataset, "").split(), *variant.flags.split()])
+                flags |= grouped(more) | {"--method": [variant.method], "--seed": [str(seed)]}
+                if variant.config:
+                    flags["--method_config"] = [json.dumps(variant.config, sort_keys=True)]
+                places = places_of(dataset, options.model_name_or_path, options.data_root)
+                cells.append(Cell(dataset, name, seed, model, flat(flags), tuple(places)))
+    return cells
+
+
+def read_results(path: Path) -> dict[tuple[str, str, tuple[str, ...]], dict[str, Any]]:
+    """Every whole line of the results file, by the key of its cell; warns of the others."""
+    rows = {}
+    for number, line in enumerate(path.read_text().splitlines() if path.exists() else [], start=1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            warnings.warn(f"{path}, line {number}: not a whole line, left out; its cell runs again", stacklevel=2)
+            continue
+        rows[row["dataset"], row["model"], tuple(row["settings"])] = row
+    return rows
+
+
+def append_line(path: Path, row: dict[str, Any]) -> None:
+    """One line, whole, on the disk when this returns; a half-written line before it stays one of its own."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+        start = "\n" if file.read(1) not in (b"", b"\n") else ""
+        file.write((start + json.dumps(row) + "\n").encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def machine(threads: str) -> dict[str, str]:
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*: (.+)$", info.read_text() if info.exists() else "", flags=re.MULTILINE)
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return {"processor": found[1] if found else platform.processor(), "threads": threads, "gpu": gpu}
+
+
+class Run:
+    """A cell in a process group of its own, and the folder it writes to."""
+
+    def __init__(self, cell: Cell, work_dir: str | None, threads: str) -> None:
+        self.cell, self.threads, self.start = cell, threads, time.monotonic()
+        self.folder = Path(tempfile.mkdtemp(prefix="cell-", dir=work_dir))
+        self.log = self.folder / "log.txt"
+        command = [sys.executable, str(JOB), *cell.settings, *cell.places, "--output_dir", str(self.folder / "out")]
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env=os.environ | {"OMP_NUM_THREADS": threads},
+            )
+
+    def row(self) -> dict[str, Any] | None:
+        """The line of the finished run, or None if it failed."""
+        written = [self.folder / "out" / name for name in ("metrics.json", "curve.json")]
+        if self.process.returncode != 0 or not all(path.exists() for path in written):
+            return None
+        results, curve = json.loads(written[0].read_text())["results"], json.loads(written[1].read_text())
+        return self.cell._asdict() | {
+            "metric": next(iter(next(iter(results.values()))["full_depth"])),
+            "results": results,
+            "curve": curve,
+            "seconds": round(time.monotonic() - self.start, 1),
+            "versions": {name: version(name) for name in ("torch", "transformers", "adaexit_hf")},
+            "machine": machine(self.threads),
+        }
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+        shutil.rmtree(self.folder)
+
+
+def run_all(cells: Sequence[Cell], results: Path, jobs: int, work_dir: str | None) -> set[Cell]:
+    """Run cells, several at a time; returns those that failed."""
+    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
+    waiting, running, failed, total = list(cells), [], set(), len(cells)
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                running.append(Run(waiting.pop(0), work_dir, threads))
+            time.sleep(0.05)
+            for run in [run for run in running if run.process.poll() is not None]:
+                cell, row = run.cell, run.row()
+                name = f"{cell.dataset} {cell.method} seed {cell.seed}"
+                log = results.with_name(re.sub(r"[^\w.-]+", "-", f"{results.stem} {name}") + ".log")
+                left = f"{len(waiting) + len(running) - 1} of {total} left"
+                if row is None:
+                    failed.add(cell)
+                    shutil.copy(run.log, log)
+                    print(*run.log.read_text(errors="replace").splitlines()[-15:], sep="\n", file=sys.stderr)
+                    print(f"{name}: failed, see {log}; {left}", flush=True)
+                else:
+                    append_line(results, row)
+                    log.unlink(missing_ok=True)
+                    print(f"{name}: {outcome(row)}, {row['seconds']:.0f} s; {left}", flush=True)
+                running.remove(run)
+                run.close()
+    finally:
+        for run in running:
+            run.close()
+    return failed
+
+
+def outcome(row: dict[str, Any]) -> str:
+    first, metric = next(iter(row["results"].values())), row["metric"]
+    scores = f"{first['full_depth'][metric]:.4f} -> {first['at_threshold'][metric]:.4f}"
+    return f"{metric} {scores} at layer {first['mean_exit_layer']:.2f}"
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean, and half the width of its 95 % interval (Student's t); NaN for one value.
+
+    >>> interval([0.7, 0.8, 0.9])[0], round(interval([0.7, 0.8, 0.9])[1], 4)
+    (0.8, 0.2484)
+    """
+    count = len(values)
+    if count < 2:
+        return values[0], float("nan")
+    half = student_t.ppf(0.975, count - 1) * statistics.stdev(values) / count**0.5
+    return round(statistics.fmean(values), 12), float(half)
+
+
+def measured(values: Sequence[float], digits: int) -> str:
+    mean, half = interval(values)
+    return f"{mean:.{digits}f}" + (f" ± {half:.{digits}f}" if len(values) > 1 else "")
+
+
+def describe(rows: Sequence[dict[str, Any]], depth: int, note: str) -> list[str]:
+    """Three cells of the table: score at full depth -> with exits, mean exit layer, share of `depth` layers saved."""
+    if not rows:
+        return [note, "", ""]
+    full = [100 * row["full_depth"] for row in rows]
+    exits = [100 * row["at_threshold"] for row in rows]
+    layers = [row["mean_exit_layer"] for row in rows]
+    scores = measured(full, 1) + ("" if exits == full else f" -> {measured(exits, 1)}") + note
+    return [scores, measured(layers, 2), measured([100 * (1 - layer / depth) for layer in layers], 0) + " %"]
+
+
+def split_rows(row: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Headline score and layers by split; the one that the threshold was chosen on is called validation."""
+    return {
+        "validation" if index == 0 else split: {
+            "full_depth": result["full_depth"][row["metric"]],
+            "at_threshold": result["at_threshold"][row["metric"]],
+            "mean_exit_layer": result["mean_exit_layer"],
+            "depth": max(int(layer) for layer in result["by_exit"]),
+        }
+        for index, (split, result) in enumerate(row["results"].items())
+    }
+
+
+def kind_of(dataset: str) -> str:
+    if is_regression(dataset):
+        return "regression on two texts"
+    return "two texts" if len(TASKS[dataset].text_columns if dataset in TASKS else "1") == 2 else "one text"
+
+
+def tables(cells: Sequence[Cell], rows: dict[Any, dict[str, Any]], failed: set[Cell], methods: Sequence[str]) -> str:
+    """Markdown: a table for each kind of data set and each split, methods by data sets."""
+    found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}  # (split, data set, method) -> one per seed
+    metric, depth = {}, {}
+    for cell in cells:
+        for split, result in split_rows(rows[cell.key]).items() if cell.key in rows else ():
+            found.setdefault((split, cell.dataset, cell.method), []).append(result)
+            metric[cell.dataset] = rows[cell.key]["metric"]
+            depth[cell.dataset] = max(result["depth"], depth.get(cell.dataset, 1))  # that of `plain`, not of `limit-3`
+    datasets = list(dict.fromkeys(cell.dataset for cell in cells))
+    splits = ["validation", *sorted({split for split, _, _ in found} - {"validation"})]
+    lines = []
+    for kind in dict.fromkeys(map(kind_of, datasets)):
+        for split in splits:
+            shown = [name for name in datasets if kind_of(name) == kind]
+            shown = [name for name in shown if split == "validation" or any(key[:2] == (split, name) for key in found)]
+            if not shown:
+                continue
+            head = ["method"]
+            for name in shown:
+                head += [f"{name} ({metric.get(name, 'not run')})", f"layer of {depth.get(name, '?')}", "saved"]
+            lines += [f"\n{kind}, {split}\n", "| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+            for method in methods:
+                line = [method]
+                for name in shown:
+                    own = [cell for cell in cells if (cell.dataset, cell.method) == (name, method)]
+                    line += describe(found.get((split, name, method), []), depth.get(name, 1), note(own, rows, failed))
+                lines.append("| " + " | ".join(line) + " |")
+    legend = "full depth -> with exits, in percent; ± half the width of the 95 % interval over seeds (Student's t)"
+    return "\n".join([legend, *lines])
+
+
+def note(own: Sequence[Cell], rows: dict[Any, Any], failed: set[Cell]) -> str:
+    """What a cell of the table says besides its numbers, or instead of them."""
+    done = sum(cell.key in rows for cell in own)
+    missing = "failed" if failed & set(own) else "not run"
+    if not own or not done:
+        return missing if own else "-"
+    return (" (n=1)" if done == 1 else "") + (f" ({len(own) - done} {missing})" if done < len(own) else "")
+
+
+def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    own, more = list(arguments), []
+    if "--" in own:
+        own, more = own[: own.index("--")], own[own.index("--") + 1 :]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--datasets", nargs="+", required=True, choices=DATASETS, metavar="NAME", help=str(DATASETS))
+    parser.add_argument("--methods", nargs="+", required=True, help="Rows of the table.")
+    parser.add_argument("--seeds", type=int, default=3, help="How many; 0, 1, 2, ...")
+    parser.add_argument("--model_name_or_path", required=True, help="Encoder, Hub name or folder.")
+    parser.add_argument("--results", type=Path, required=True, help="One JSON line for every finished cell.")
+    parser.add_argument("--data_root", help="Folder with glue/ (laid out as nyu-mll/glue) and trec/, mr/, ...")
+    parser.add_argument("--exit_pooling", choices=["first", "mean"], help="For every method with exits.")
+    parser.add_argument("--jobs", type=int, default=1, help="Runs at a time.")
+    parser.add_argument("--work_dir", help="Where runs put their models until they are done. Default: temporary.")
+    parser.add_argument("--table_only", action="store_true", help="Run nothing.")
+    options = parser.parse_args(own)
+    taken = {"--method", "--method_config", "--seed", "--output_dir", "--task_name", "--dataset_name"}
+    try:
+        for name in options.methods:
+            variant_of(name)
+        if taken & set(grouped(more)):
+            raise ValueError(
+                f"flags after --: got {', '.join(sorted(taken & set(grouped(more))))}, set by this script"
+            )
+    except ValueError as error:
+        parser.error(str(error))
+    return options, more
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what is missing and print the tables; 1 if a cell failed, 130 if stopped."""
+    options, more = parse(sys.argv[1:] if arguments is None else arguments)
+    cells, rows = cells_of(options, more), read_results(options.results)
+    missing = [] if options.table_only else [cell for cell in cells if cell.key not in rows]
+    print(f"{len(cells)} cells, {len(missing)} to run", flush=True)
+    for number in (signal.SIGINT, signal.SIGTERM):  # both stop the runs; a shell's background jobs ignore the first
+        signal.signal(number, signal.default_int_handler)
+    try:
+        failed = run_all(missing, options.results, options.jobs, options.work_dir)
+    except KeyboardInterrupt:
+        print("stopped; the same command continues", file=sys.stderr)
+        return 130
+    if missing:
+        rows = read_results(options.results)
+    print(tables(cells, rows, failed, options.methods))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
