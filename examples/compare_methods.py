@@ -12,13 +12,13 @@ method does not apply, the table says `-`.
 """
 
 import argparse
+import itertools
 import json
 import os
 import platform
 import re
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from scipy.stats import t as student_t
+from comparison_tables import figures, is_regression, tables
 
 from adaexit_hf import METHODS
 from adaexit_hf.tasks import TASKS
@@ -38,6 +38,7 @@ from adaexit_hf.tasks import TASKS
 JOB = Path(__file__).with_name("run_glue_exit.py")
 CONFIGS = {config.model_type: config for config, _, _ in METHODS}
 Flags = dict[str, list[str]]
+Key = tuple[str, str, tuple[str, ...]]
 
 RECIPE = """
     --num_train_epochs 3 --per_device_train_batch_size 16 --learning_rate 5e-5 --warmup_steps 0.1
@@ -88,8 +89,11 @@ class Cell(NamedTuple):
     places: tuple[str, ...]
 
     @property
-    def key(self) -> tuple[str, str, tuple[str, ...]]:
+    def key(self) -> Key:
         return self.dataset, self.model, self.settings
+
+    def __str__(self) -> str:
+        return f"{self.dataset} {self.method} seed {self.seed}"
 
 
 def grouped(tokens: Iterable[str]) -> Flags:
@@ -111,10 +115,6 @@ def grouped(tokens: Iterable[str]) -> Flags:
     return flags
 
 
-def flat(flags: Flags) -> tuple[str, ...]:
-    return tuple(token for name in sorted(flags) for token in (name, *flags[name]))
-
-
 def variant_of(name: str, exit_pooling: str | None = None) -> Variant:
     """What a name of `--methods` stands for.
 
@@ -132,10 +132,6 @@ def variant_of(name: str, exit_pooling: str | None = None) -> Variant:
     return known._replace(config=known.config | pooling | json.loads(config or "{}"))
 
 
-def is_regression(dataset: str) -> bool:
-    return dataset in TASKS and "spearmanr" in TASKS[dataset].metrics
-
-
 def applies(variant: Variant, dataset: str) -> bool:
     """Is the method defined for the data set?
 
@@ -148,34 +144,32 @@ def applies(variant: Variant, dataset: str) -> bool:
     return CONFIGS[variant.method].supports_regression and variant.config.get("exit_criterion") in (None, "learned")
 
 
-def places_of(dataset: str, model: str, root: str | None) -> list[str]:
+def places_of(dataset: str, model: str, root: str | None) -> tuple[str, ...]:
     """The flags that say where the data and the encoder lie, and how the columns are called there."""
     columns = ["--task_name", dataset] if dataset in TASKS else ["--text_columns", "text"]
     hub = HUB.get(dataset, "").split()
     folder = ["--dataset_name", str(Path(root, dataset if hub else "glue"))] if root else hub
-    return ["--model_name_or_path", model, *columns, *folder]
+    return ("--model_name_or_path", model, *columns, *folder)
 
 
 def cells_of(options: argparse.Namespace, more: Sequence[str] = ()) -> list[Cell]:
-    """The runs of the table, seed by seed, so that a stopped comparison has every method."""
+    """The runs of the tables, seed by seed, so that a stopped comparison has every method."""
     cells = []
     model = "/".join(Path(options.model_name_or_path).parts[-2:])
-    for seed in range(options.seeds):
-        for dataset in options.datasets:
-            for name in options.methods:
-                variant = variant_of(name, options.exit_pooling)
-                if not applies(variant, dataset):
-                    continue
-                flags = grouped([*RECIPE.split(), *DATA_RECIPE.get(dataset, "").split(), *variant.flags.split()])
-                flags |= grouped(more) | {"--method": [variant.method], "--seed": [str(seed)]}
-                if variant.config:
-                    flags["--method_config"] = [json.dumps(variant.config, sort_keys=True)]
-                places = places_of(dataset, options.model_name_or_path, options.data_root)
-                cells.append(Cell(dataset, name, seed, model, flat(flags), tuple(places)))
+    for seed, dataset, name in itertools.product(range(options.seeds), options.datasets, options.methods):
+        variant = variant_of(name, options.exit_pooling)
+        if applies(variant, dataset):
+            flags = grouped([*RECIPE.split(), *DATA_RECIPE.get(dataset, "").split(), *variant.flags.split(), *more])
+            flags |= {"--method": [variant.method], "--seed": [str(seed)]}
+            if variant.config:
+                flags["--method_config"] = [json.dumps(variant.config, sort_keys=True)]
+            settings = tuple(token for flag in sorted(flags) for token in (flag, *flags[flag]))
+            places = places_of(dataset, options.model_name_or_path, options.data_root)
+            cells.append(Cell(dataset, name, seed, model, settings, places))
     return cells
 
 
-def read_results(path: Path) -> dict[tuple[str, str, tuple[str, ...]], dict[str, Any]]:
+def read_results(path: Path) -> dict[Key, dict[str, Any]]:
     """Every whole line of the results file, by the key of its cell; warns of the others."""
     rows = {}
     for number, line in enumerate(path.read_text().splitlines() if path.exists() else [], start=1):
@@ -190,7 +184,6 @@ def read_results(path: Path) -> dict[tuple[str, str, tuple[str, ...]], dict[str,
 
 def append_line(path: Path, row: dict[str, Any]) -> None:
     """One line, whole, on the disk when this returns; a half-written line before it stays one of its own."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
         start = "\n" if file.read(1) not in (b"", b"\n") else ""
@@ -209,18 +202,14 @@ def machine(threads: str) -> dict[str, str]:
 class Run:
     """A cell in a process group of its own, and the folder it writes to."""
 
-    def __init__(self, cell: Cell, work_dir: str | None, threads: str) -> None:
+    def __init__(self, cell: Cell, work_dir: Path | None, threads: str) -> None:
         self.cell, self.threads, self.start = cell, threads, time.monotonic()
         self.folder = Path(tempfile.mkdtemp(prefix="cell-", dir=work_dir))
-        self.log = self.folder / "log.txt"
         command = [sys.executable, str(JOB), *cell.settings, *cell.places, "--output_dir", str(self.folder / "out")]
-        with self.log.open("w") as log:
+        environment = os.environ | {"OMP_NUM_THREADS": threads}
+        with (self.folder / "log").open("w") as log:
             self.process = subprocess.Popen(
-                command,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                env=os.environ | {"OMP_NUM_THREADS": threads},
+                command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
             )
 
     def row(self) -> dict[str, Any] | None:
@@ -245,130 +234,41 @@ class Run:
         shutil.rmtree(self.folder)
 
 
-def run_all(cells: Sequence[Cell], results: Path, jobs: int, work_dir: str | None) -> set[Cell]:
-    """Run cells, several at a time; returns those that failed."""
+def run_all(cells: Sequence[Cell], results: Path, jobs: int = 1, work_dir: Path | None = None) -> set[Key]:
+    """Run cells, several at a time; returns the keys of those that failed."""
     threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
-    waiting, running, failed, total = list(cells), [], set(), len(cells)
+    waiting, running, failed = list(cells), [], set()
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
                 running.append(Run(waiting.pop(0), work_dir, threads))
             time.sleep(0.05)
             for run in [run for run in running if run.process.poll() is not None]:
-                cell, row = run.cell, run.row()
-                name = f"{cell.dataset} {cell.method} seed {cell.seed}"
-                log = results.with_name(re.sub(r"[^\w.-]+", "-", f"{results.stem} {name}") + ".log")
-                left = f"{len(waiting) + len(running) - 1} of {total} left"
-                if row is None:
-                    failed.add(cell)
-                    shutil.copy(run.log, log)
-                    print(*run.log.read_text(errors="replace").splitlines()[-15:], sep="\n", file=sys.stderr)
-                    print(f"{name}: failed, see {log}; {left}", flush=True)
-                else:
-                    append_line(results, row)
-                    log.unlink(missing_ok=True)
-                    print(f"{name}: {outcome(row)}, {row['seconds']:.0f} s; {left}", flush=True)
+                said = finish(run, results)
+                if not said:
+                    failed.add(run.cell.key)
                 running.remove(run)
                 run.close()
+                print(f"{run.cell}: {said or 'failed'}; {len(waiting) + len(running)} left", flush=True)
     finally:
         for run in running:
             run.close()
     return failed
 
 
-def outcome(row: dict[str, Any]) -> str:
-    first, metric = next(iter(row["results"].values())), row["metric"]
-    scores = f"{first['full_depth'][metric]:.4f} -> {first['at_threshold'][metric]:.4f}"
-    return f"{metric} {scores} at layer {first['mean_exit_layer']:.2f}"
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean, and half the width of its 95 % interval (Student's t); NaN for one value.
-
-    >>> interval([0.7, 0.8, 0.9])[0], round(interval([0.7, 0.8, 0.9])[1], 4)
-    (0.8, 0.2484)
-    """
-    count = len(values)
-    if count < 2:
-        return values[0], float("nan")
-    half = student_t.ppf(0.975, count - 1) * statistics.stdev(values) / count**0.5
-    return round(statistics.fmean(values), 12), float(half)
-
-
-def measured(values: Sequence[float], digits: int) -> str:
-    mean, half = interval(values)
-    return f"{mean:.{digits}f}" + (f" ± {half:.{digits}f}" if len(values) > 1 else "")
-
-
-def describe(rows: Sequence[dict[str, Any]], depth: int, note: str) -> list[str]:
-    """Three cells of the table: score at full depth -> with exits, mean exit layer, share of `depth` layers saved."""
-    if not rows:
-        return [note, "", ""]
-    full = [100 * row["full_depth"] for row in rows]
-    exits = [100 * row["at_threshold"] for row in rows]
-    layers = [row["mean_exit_layer"] for row in rows]
-    scores = measured(full, 1) + ("" if exits == full else f" -> {measured(exits, 1)}") + note
-    return [scores, measured(layers, 2), measured([100 * (1 - layer / depth) for layer in layers], 0) + " %"]
-
-
-def split_rows(row: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Headline score and layers by split; the one that the threshold was chosen on is called validation."""
-    return {
-        "validation" if index == 0 else split: {
-            "full_depth": result["full_depth"][row["metric"]],
-            "at_threshold": result["at_threshold"][row["metric"]],
-            "mean_exit_layer": result["mean_exit_layer"],
-            "depth": max(int(layer) for layer in result["by_exit"]),
-        }
-        for index, (split, result) in enumerate(row["results"].items())
-    }
-
-
-def kind_of(dataset: str) -> str:
-    if is_regression(dataset):
-        return "regression on two texts"
-    return "two texts" if len(TASKS[dataset].text_columns if dataset in TASKS else "1") == 2 else "one text"
-
-
-def tables(cells: Sequence[Cell], rows: dict[Any, dict[str, Any]], failed: set[Cell], methods: Sequence[str]) -> str:
-    """Markdown: a table for each kind of data set and each split, methods by data sets."""
-    found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}  # (split, data set, method) -> one per seed
-    metric, depth = {}, {}
-    for cell in cells:
-        for split, result in split_rows(rows[cell.key]).items() if cell.key in rows else ():
-            found.setdefault((split, cell.dataset, cell.method), []).append(result)
-            metric[cell.dataset] = rows[cell.key]["metric"]
-            depth[cell.dataset] = max(result["depth"], depth.get(cell.dataset, 1))  # that of `plain`, not of `limit-3`
-    datasets = list(dict.fromkeys(cell.dataset for cell in cells))
-    splits = ["validation", *sorted({split for split, _, _ in found} - {"validation"})]
-    lines = []
-    for kind in dict.fromkeys(map(kind_of, datasets)):
-        for split in splits:
-            shown = [name for name in datasets if kind_of(name) == kind]
-            shown = [name for name in shown if split == "validation" or any(key[:2] == (split, name) for key in found)]
-            if not shown:
-                continue
-            head = ["method"]
-            for name in shown:
-                head += [f"{name} ({metric.get(name, 'not run')})", f"layer of {depth.get(name, '?')}", "saved"]
-            lines += [f"\n{kind}, {split}\n", "| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-            for method in methods:
-                line = [method]
-                for name in shown:
-                    own = [cell for cell in cells if (cell.dataset, cell.method) == (name, method)]
-                    line += describe(found.get((split, name, method), []), depth.get(name, 1), note(own, rows, failed))
-                lines.append("| " + " | ".join(line) + " |")
-    legend = "full depth -> with exits, in percent; ± half the width of the 95 % interval over seeds (Student's t)"
-    return "\n".join([legend, *lines])
-
-
-def note(own: Sequence[Cell], rows: dict[Any, Any], failed: set[Cell]) -> str:
-    """What a cell of the table says besides its numbers, or instead of them."""
-    done = sum(cell.key in rows for cell in own)
-    missing = "failed" if failed & set(own) else "not run"
-    if not own or not done:
-        return missing if own else "-"
-    return (" (n=1)" if done == 1 else "") + (f" ({len(own) - done} {missing})" if done < len(own) else "")
+def finish(run: Run, results: Path) -> str:
+    """Write the line of a run and say what came out; of a failed one keep the log, show its end and say nothing."""
+    log = results.with_name(re.sub(r"[^\w.-]+", "-", f"{results.stem} {run.cell}") + ".log")
+    row = run.row()
+    if row is None:
+        shutil.copy(run.folder / "log", log)
+        print(*log.read_text(errors="replace").splitlines()[-15:], f"the whole log: {log}", sep="\n", file=sys.stderr)
+        return ""
+    append_line(results, row)
+    log.unlink(missing_ok=True)  # of an earlier try
+    first = figures(row)["validation"]
+    scores = f"{row['metric']} {first.full:.4f} -> {first.exits:.4f} at layer {first.layer:.2f}"
+    return f"{scores}, {row['seconds']:.0f} s"
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -383,18 +283,21 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--results", type=Path, required=True, help="One JSON line for every finished cell.")
     parser.add_argument("--data_root", help="Folder with glue/ (laid out as nyu-mll/glue) and trec/, mr/, ...")
     parser.add_argument("--exit_pooling", choices=["first", "mean"], help="For every method with exits.")
-    parser.add_argument("--jobs", type=int, default=1, help="Runs at a time.")
-    parser.add_argument("--work_dir", help="Where runs put their models until they are done. Default: temporary.")
+    parser.add_argument("--jobs", type=int, default=1, help="How many run at a time.")
+    parser.add_argument(
+        "--work_dir", type=Path, help="Where runs put their models until they are done. Default: temporary."
+    )
     parser.add_argument("--table_only", action="store_true", help="Run nothing.")
     options = parser.parse_args(own)
-    taken = {"--method", "--method_config", "--seed", "--output_dir", "--task_name", "--dataset_name"}
+    own_flags = {"--method", "--method_config", "--seed", "--output_dir", "--task_name", "--dataset_name"}
     try:
         for name in options.methods:
             variant_of(name)
-        if taken & set(grouped(more)):
-            raise ValueError(
-                f"flags after --: got {', '.join(sorted(taken & set(grouped(more))))}, set by this script"
-            )
+        taken = own_flags & set(grouped(more))
+        if taken:
+            raise ValueError(f"flags after --: got {', '.join(sorted(taken))}, which this script sets itself")
+        if min(options.seeds, options.jobs) < 1:
+            raise ValueError(f"seeds, jobs: got {options.seeds}, {options.jobs}; pass 1 or more")
     except ValueError as error:
         parser.error(str(error))
     return options, more
@@ -404,18 +307,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run what is missing and print the tables; 1 if a cell failed, 130 if stopped."""
     options, more = parse(sys.argv[1:] if arguments is None else arguments)
     cells, rows = cells_of(options, more), read_results(options.results)
-    missing = [] if options.table_only else [cell for cell in cells if cell.key not in rows]
+    missing = {} if options.table_only else {cell.key: cell for cell in cells if cell.key not in rows}
     print(f"{len(cells)} cells, {len(missing)} to run", flush=True)
+    for folder in filter(None, (options.results.parent, options.work_dir)):
+        folder.mkdir(parents=True, exist_ok=True)
     for number in (signal.SIGINT, signal.SIGTERM):  # both stop the runs; a shell's background jobs ignore the first
         signal.signal(number, signal.default_int_handler)
     try:
-        failed = run_all(missing, options.results, options.jobs, options.work_dir)
+        failed = run_all(list(missing.values()), options.results, options.jobs, options.work_dir)
     except KeyboardInterrupt:
         print("stopped; the same command continues", file=sys.stderr)
         return 130
-    if missing:
-        rows = read_results(options.results)
-    print(tables(cells, rows, failed, options.methods))
+    rows = read_results(options.results) if missing else rows
+    keys: dict[tuple[str, str], list[Key]] = {key: [] for key in itertools.product(options.datasets, options.methods)}
+    for cell in cells:
+        keys[cell.dataset, cell.method].append(cell.key)
+    print(tables(keys, rows, failed))
     return 1 if failed else 0
 
 

@@ -14,6 +14,8 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import run_glue_exit
 
+from adaexit_hf.tasks import tokenize
+
 WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", "good", "bad", "film", "book", "very"]
 
 
@@ -177,6 +179,45 @@ def test_a_plain_classifier_is_the_baseline_and_the_start_of_a_later_stage(flags
     assert (
         json.loads((out / "metrics.json").read_text())["results"]["validation"]["full_depth"] == result["full_depth"]
     )
+
+
+def test_the_plain_encoder_may_have_fewer_layers(flags):
+    out = flags("--method", "plain", "--method_config", '{"num_hidden_layers": 2}')
+    assert AutoModelForSequenceClassification.from_pretrained(out).config.num_hidden_layers == 2
+    assert json.loads((out / "metrics.json").read_text())["results"]["validation"]["mean_exit_layer"] == 2
+
+
+def without_validation(folder: Path) -> list[str]:
+    folder.mkdir(exist_ok=True)
+    rows = {"text": [f"very good film {index}" for index in range(40)], "label": [0, 1] * 20}
+    datasets.Dataset.from_dict(rows).to_parquet(folder / "train-0.parquet")
+    return ["--dataset_name", str(folder), "--text_columns", "text", "--method", "plain"]
+
+
+def test_validation_may_be_taken_from_train(flags, tmp_path, monkeypatch):
+    more = without_validation(tmp_path / "sets")
+    seen = []
+    monkeypatch.setattr(
+        run_glue_exit, "tokenize", lambda rows, *rest: seen.append(list(rows["text"])) or tokenize(rows, *rest)
+    )
+    for seed in "01":
+        flags(*more, "--validation_fraction", "0.2", "--seed", seed, "--max_eval_samples", "5", data=False)
+    train, validation, same_train, same_validation = seen
+    assert (train, validation) == (same_train, same_validation)
+    assert (len(set(train)), len(set(validation)), set(train) & set(validation)) == (32, 5, set())
+
+
+def test_a_validation_split_that_is_there_is_taken(flags):
+    out = flags("--method", "plain", "--validation_fraction", "0.5")
+    assert json.loads((out / "metrics.json").read_text())["results"]["validation"]["samples"] == 8
+
+
+def test_no_validation_split(flags, tmp_path):
+    more = without_validation(tmp_path / "sets")
+    with pytest.raises(ValueError, match=r"has splits train; needs train and validation; --validation_fraction 0.1"):
+        flags(*more, data=False)
+    with pytest.raises(ValueError, match=r"validation_fraction: got 1.0; pass a share of train between 0 and 1"):
+        flags(*more, "--validation_fraction", "1", data=False)
 
 
 def test_unknown_method(flags):
