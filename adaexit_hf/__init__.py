@@ -12,26 +12,13 @@ from .evaluation import (
     expected_saving,
     tradeoff_curve,
 )
-from .models import (
-    METHODS,
-    BerxitConfig,
-    BerxitForSequenceClassification,
-    DactBertConfig,
-    DactBertForSequenceClassification,
-    DeeBertConfig,
-    DeeBertForSequenceClassification,
-)
+from .models import *
+from .models import METHODS
 from .training import EarlyExitTrainer, EarlyExitTrainingArguments
 
 __all__ = [
     "METHODS",
-    "BerxitConfig",
-    "BerxitForSequenceClassification",
     "CurvePoint",
-    "DactBertConfig",
-    "DactBertForSequenceClassification",
-    "DeeBertConfig",
-    "DeeBertForSequenceClassification",
     "EarlyExitTrainer",
     "EarlyExitTrainingArguments",
     "ExitTrace",
@@ -40,6 +27,7 @@ __all__ = [
     "collect_trace",
     "expected_saving",
     "tradeoff_curve",
+    *(model_class.__name__ for config, model, _ in METHODS for model_class in (config, model)),
 ]
 
 __version__ = "0.1.0.dev0"

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from .models.batches import checked_rows, full_depth, row_labels
 from .models.exit_types import first_ready
 from .models.modeling_early_exit import EarlyExitForSequenceClassification
 
@@ -62,7 +62,6 @@ class CurvePoint(NamedTuple):
     saving: float
 
 
-@torch.inference_mode()
 def collect_trace(
     model: EarlyExitForSequenceClassification,
     dataset: Iterable[Mapping[str, Any]],
@@ -83,59 +82,15 @@ def collect_trace(
     Raises:
         ValueError: the data set is empty, or has no `input_ids`; a method whose `ready` is no plain comparison.
     """
-    rows = list(dataset)
-    if not rows:
-        raise ValueError("dataset: got no rows; pass at least one")
-    if "input_ids" not in rows[0]:
-        raise ValueError(
-            f"dataset: rows have {', '.join(rows[0])}, but no input_ids; call "
-            "dataset.map(lambda row: tokenizer(row['text'], truncation=True)) first"
-        )
-    order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]), reverse=True)
-    training, logits, scores = model.training, [], []
-    model.eval()
-    try:
-        for first in tqdm(range(0, len(order), batch_size), desc="Tracing exits", disable=not progress):
-            batch = padded_batch(
-                [rows[index] for index in order[first : first + batch_size]], model.config.encoder_config
-            )
-            output = model(**{name: value.to(model.device) for name, value in batch.items()}, early_exit=False)
-            logits.append(output.exit_logits.float().cpu())
-            scores.append(output.exit_scores.float().cpu())
-    finally:
-        model.train(training)
-    place = torch.tensor(order).argsort()
-    label = next((name for name in ("labels", "label") if rows[0].get(name) is not None), None)
-    labels = None if label is None else torch.tensor([row[label] for row in rows])
-    if labels is not None and model.config.num_labels > 1 and bool((labels < 0).any()):
-        labels = None  # GLUE's test sets say -1
+    rows = checked_rows(dataset)
+    labels = row_labels(rows, model.config.num_labels)
     comparison = next((name for name, function in _COMPARISONS.items() if function is model.ready), None)
     if comparison is None:
         raise ValueError(
             f"model: its `ready` is {model.ready}; a trace knows torch.lt, torch.le, torch.gt and torch.ge"
         )
-    return ExitTrace(
-        torch.cat(logits)[place], torch.cat(scores)[place], labels, tuple(model.config.exit_layers), comparison
-    )
-
-
-def padded_batch(rows: Sequence[Mapping[str, Any]], encoder_config: Any) -> dict[str, Tensor]:
-    """Rows of token lists -> tensors (rows, longest), padded on the right, with an attention mask."""
-    longest = max(len(row["input_ids"]) for row in rows)
-    filling = {"input_ids": encoder_config.pad_token_id or 0, "attention_mask": 0, "token_type_ids": 0}
-    return {
-        name: torch.tensor(
-            [
-                [
-                    *(row[name] if name in row else [1] * len(row["input_ids"])),
-                    *[fill] * (longest - len(row["input_ids"])),
-                ]
-                for row in rows
-            ]
-        )
-        for name, fill in filling.items()
-        if name in rows[0] or name == "attention_mask"
-    }
+    logits, scores = full_depth(model, rows, batch_size, "Tracing exits" if progress else None)
+    return ExitTrace(logits, scores, labels, tuple(model.config.exit_layers), comparison)
 
 
 def expected_saving(exit_layer: Tensor, depth: int) -> float:
@@ -174,13 +129,16 @@ def tradeoff_curve(trace: ExitTrace, metric: Metric, thresholds: Sequence[float]
 def spread_thresholds(trace: ExitTrace, count: int = 100) -> list[float]:
     """At most `count` thresholds that differ in what they do: midpoints between quantiles of the scores that occur.
 
-    Midpoints, so that no score of the trace lies on a threshold, where rounding could decide.
+    Midpoints, so that no score of the trace lies on a threshold, where rounding could decide; where all scores are
+    whole numbers, as patience is, those numbers from the second on.
     """
     scores = trace.scores[:, :-1].flatten().double()
     scores = scores[scores.isfinite()].unique()
     if len(scores) < 2:
         return []
     ranks = torch.linspace(0, len(scores) - 2, min(count, len(scores) - 1)).round().long()
+    if trace.ready in ("ge", "lt") and bool((scores == scores.round()).all()):
+        return scores[ranks + 1].tolist()
     return ((scores[ranks] + scores[ranks + 1]) / 2).tolist()
 
 

@@ -226,13 +226,16 @@ class EarlyExitTrainer(Trainer):
         Evaluation inside a stage gives the loss of its last objective, which tells whether the stage still learns;
         outside of one, the task loss of the answer. What `compute_metrics` sees is the answer in either case.
         """
-        if self.stage is None or "labels" not in inputs:
+        if self.stage is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         step = self.state.global_step if model.training else -1
         objective = self.stage.objectives[step % len(self.stage.objectives)]
+        unlabelled = objective in self.model.unlabelled_objectives
+        if "labels" not in inputs and not unlabelled:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         inputs = {**inputs, "objective": objective, "return_dict": True}
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        if model.training:
+        if model.training and not unlabelled:
             with torch.no_grad():
                 labels = self.model.checked_labels(inputs["labels"], len(outputs["logits"]))
                 losses = [self.model.task_loss(logits, labels) for logits in outputs["exit_logits"].unbind(dim=1)]

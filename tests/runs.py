@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers import BertConfig, TrainerCallback, set_seed
 
 from adaexit_hf import EarlyExitTrainer, EarlyExitTrainingArguments, ExitTrace
-from adaexit_hf.evaluation import padded_batch
 from adaexit_hf.models import EarlyExitForSequenceClassification
+from adaexit_hf.models.batches import padded_batch
 from adaexit_hf.models.modeling_early_exit import Stage
 
 # Trainer collects garbage before every stage, which takes longer than the stage with all imported modules in the way.
@@ -96,7 +96,12 @@ def largest_difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> floa
 
 
 def clear_thresholds(trace: ExitTrace, count: int = 8) -> list[float]:
-    """Spread over the scores, in the middle of wide gaps: rounding in batches of another size moves none across."""
+    """Spread over the scores, in the middle of wide gaps: rounding in batches of another size moves none across.
+
+    Where the scores count something, whole numbers.
+    """
+    if torch.equal(trace.scores, trace.scores.round()):
+        return [1.0, 2.0, 3.0]
     thresholds = []
     for scores in trace.scores[:, :-1].flatten().sort().values.chunk(count):
         widest = int(scores.diff().argmax())

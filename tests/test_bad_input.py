@@ -82,7 +82,7 @@ def test_regression_cannot_exit_by_confidence() -> None:
 
 
 @every_method
-@pytest.mark.parametrize("value", ["0.5", True, [True, True, True], {0.5}, torch.tensor(0.5), [0.5, None, 0.5]])
+@pytest.mark.parametrize("value", ["0.5", True, [True, True, True], {0.5}, torch.tensor(0.5), [1.0, None, 1.0]])
 def test_a_threshold_of_the_wrong_type(method: str, value: Any) -> None:
     with pytest.raises(
         TypeError, match="exit_threshold: got .* of type .*; pass a number in .* or None for full depth"
@@ -148,7 +148,11 @@ def test_a_misspelt_argument(made: Any, name: str, meant: str) -> None:
     ("made", "name", "choices"),
     [
         (BerxitConfig, "fine_tuning", "'alternating', 'joint', 'two_stage'"),
-        (BerxitConfig, "exit_criterion", "'confidence', 'entropy', 'learned'"),
+        (
+            BerxitConfig,
+            "exit_criterion",
+            "'learned', 'entropy', .*, 'confidence', 'margin', 'patience'",
+        ),
         (BerxitConfig, "lte_variant", "'paper', 'authors'"),
         (DactBertConfig, "halting_bound", "'tight', 'paper'"),
     ],

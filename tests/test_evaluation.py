@@ -17,8 +17,9 @@ from adaexit_hf import (
     expected_saving,
     tradeoff_curve,
 )
-from adaexit_hf.evaluation import padded_batch, predictions, spread_thresholds
+from adaexit_hf.evaluation import predictions, spread_thresholds
 from adaexit_hf.models import EarlyExitForSequenceClassification
+from adaexit_hf.models.batches import padded_batch
 
 NAN = math.nan
 VARIANTS = [*METHODS, "regression"]

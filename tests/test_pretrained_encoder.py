@@ -20,7 +20,9 @@ from transformers import (
 )
 
 from adaexit_hf import BerxitForSequenceClassification, DeeBertForSequenceClassification
+from adaexit_hf.models import EarlyExitForSequenceClassification
 from adaexit_hf.models.encoder_layers import family_of
+from adaexit_hf.models.exit_heads import ExitFeatures
 
 every_family = pytest.mark.parametrize("name", FAMILIES)
 every_encoder = pytest.mark.parametrize("name", ENCODERS)
@@ -87,14 +89,19 @@ def test_an_encoder_out_of_a_language_model(name: str, save: Save) -> None:
     assert torch.equal(states[-1], stock.base_model(**inputs).last_hidden_state)
 
 
+def heads_of(model: EarlyExitForSequenceClassification) -> list[ExitFeatures]:
+    return [module for module in model.modules() if isinstance(module, ExitFeatures)]
+
+
 @every_method
 @pytest.mark.parametrize("name", POOLED)
 def test_the_pretrained_pooler_is_in_every_exit(method: str, name: str, save: Save) -> None:
     folder, stock = save(name, AutoModel)
     model = CLASSES[method].from_encoder_pretrained(folder, num_labels=3)
     pooler = stock.get_submodule(family_of(stock.config).pooler)
-    assert all(torch.equal(head.dense.weight, pooler.weight) for head in model.exits)
-    assert all(torch.equal(head.dense.bias, pooler.bias) for head in model.exits)
+    heads = heads_of(model)
+    assert all(torch.equal(head.dense.weight, pooler.weight) for head in heads)
+    assert all(torch.equal(head.dense.bias, pooler.bias) for head in heads)
 
 
 def test_the_authors_variant_starts_from_the_pretrained_pooler_throughout(save: Save) -> None:
@@ -108,9 +115,9 @@ def test_the_authors_variant_starts_from_the_pretrained_pooler_throughout(save: 
 def test_the_fine_tuned_dense_layer_is_in_every_exit(method: str, save: Save) -> None:
     folder, stock = save("roberta", num_labels=3)
     model = CLASSES[method].from_encoder_pretrained(folder)
-    assert all(torch.equal(head.dense.weight, stock.classifier.dense.weight) for head in model.exits)
-    assert torch.equal(model.exits[-1].classifier.weight, stock.classifier.out_proj.weight)
-    assert not torch.equal(model.exits[0].classifier.weight, stock.classifier.out_proj.weight)
+    assert all(torch.equal(head.dense.weight, stock.classifier.dense.weight) for head in heads_of(model))
+    assert torch.equal(model.classifiers[-1].weight, stock.classifier.out_proj.weight)
+    assert not torch.equal(model.classifiers[0].weight, stock.classifier.out_proj.weight)
 
 
 @every_method

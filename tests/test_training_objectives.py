@@ -112,7 +112,7 @@ def test_accumulated_pieces_give_the_weights_of_one_big_batch(method: str, piece
     accumulated, same_logs = run(method, tmp_path / "accumulated", **settings, **split)
     assert largest_difference(weights(whole), weights(accumulated)) < 1e-6
     losses = [[log[name] for log in logs for name in log if name.endswith("loss")] for logs in (logs, same_logs)]
-    assert losses[1] == pytest.approx(losses[0], abs=1e-6)
+    assert losses[1] == pytest.approx(losses[0], abs=3e-6)
 
 
 @pytest.mark.parametrize("method", METHODS)

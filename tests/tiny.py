@@ -65,7 +65,9 @@ OPTIONS: dict[str, dict[str, Settings]] = {
         "regression": {"num_labels": 1},
         "two-stage": {"fine_tuning": "two_stage", "exit_criterion": "learned"},
     },
-    "dact-bert": {"paper": {"halting_bound": "paper"}},
+    "dact-bert": {"paper": {"halting_bound": "paper"}, "confidence": {"exit_criterion": "confidence"}},
+    "deebert": {"patience": {"exit_criterion": "patience"}},
+    "pabee": {"regression": {"num_labels": 1, "patience_tolerance": 0.5}},
 }
 VARIANTS: dict[str, tuple[type[EarlyExitForSequenceClassification], Settings]] = {
     name: (model, {}) for name, model in CLASSES.items()
@@ -145,8 +147,13 @@ def predicted(
 
 
 def thresholds_between(trace: EarlyExitOutput, count: int = 3) -> list[float]:
-    """Midpoints of the widest gaps between early scores: no rounding error moves a score across them."""
+    """Midpoints of the widest gaps between early scores: no rounding error moves a score across them.
+
+    Where the scores count something, whole numbers.
+    """
     scores = trace.exit_scores[:, :-1].unique().sort().values
+    if torch.equal(scores, scores.round()):
+        return [1.0, 2.0]
     widest = scores.diff().topk(min(count, len(scores) - 1)).indices
     return ((scores[widest] + scores[widest + 1]) / 2).tolist()
 

@@ -1,16 +1,23 @@
-"""Methods, one file each: (config, classifier, bare encoder).
-
-A new one is listed here, and thereby registered and tested.
-"""
+"""Methods, one file each; one that is imported here is registered, exported and tested."""
 
 from .configuration_early_exit import EarlyExitConfig
-from .modeling_berxit import BerxitConfig, BerxitForSequenceClassification, BerxitModel
-from .modeling_dact_bert import DactBertConfig, DactBertForSequenceClassification, DactBertModel
-from .modeling_deebert import DeeBertConfig, DeeBertForSequenceClassification, DeeBertModel
+from .modeling_berxit import *
+from .modeling_dact_bert import *
+from .modeling_deebert import *
 from .modeling_early_exit import EarlyExitForSequenceClassification, EarlyExitModel
+from .modeling_pabee import *
 
+# (config, classifier, bare encoder) of every method
 METHODS: tuple[tuple[type[EarlyExitConfig], type[EarlyExitForSequenceClassification], type[EarlyExitModel]], ...] = (
-    (BerxitConfig, BerxitForSequenceClassification, BerxitModel),
-    (DactBertConfig, DactBertForSequenceClassification, DactBertModel),
-    (DeeBertConfig, DeeBertForSequenceClassification, DeeBertModel),
+    tuple(
+        (model.config_class, model, encoder)
+        for model in EarlyExitForSequenceClassification.__subclasses__()
+        for encoder in EarlyExitModel.__subclasses__()
+        if encoder.config_class is model.config_class
+    )
 )
+
+__all__ = [
+    "METHODS",
+    *(public.__name__ for config, model, _ in METHODS for public in (config, model)),
+]

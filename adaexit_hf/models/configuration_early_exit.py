@@ -14,6 +14,7 @@ from transformers import AutoConfig, BertConfig, PreTrainedConfig
 
 from .encoder_layers import family_named
 from .encoder_layers import family_of
+from .exit_heads import CRITERIA
 
 Threshold = float | list[float] | None
 
@@ -29,6 +30,14 @@ class EarlyExitConfig(PreTrainedConfig):
         exit_pooling: the sentence vector that exits read: "first", the first token, as in the papers; or "mean", over
             the tokens, for encoders that were trained with it, as sentence-transformers are: their first token may say
             nothing before the last layers. Default: as the encoder's own classifier.
+        exit_criterion: what decides when to exit: the method's own score, or one that every classifier has: "entropy"
+            (nats, exit below), "normalized_entropy" (in [0, 1], below), "confidence" (largest probability, above),
+            "margin" (of the two largest probabilities, above) or "patience" (exits in a row that agree, at or above;
+            0 is full depth). It sets the unit of `exit_threshold`. Default: the method's own.
+        exit_temperatures: one positive number per exit, by which its logits are divided at inference; see
+            `calibrate_temperatures`. Default: none.
+        patience_tolerance: with `exit_criterion="patience"` and one label, exits agree when their answers differ by
+            less, in the unit of the labels. Default: 0.1.
         **kwargs: as in every Transformers config: `num_labels`, `id2label`, `problem_type`, `dtype`, ...
 
     Raises:
@@ -41,6 +50,7 @@ class EarlyExitConfig(PreTrainedConfig):
         "exit_layer", "exit_logits", "exit_scores", "hidden_states", "attentions",
     ]  # fmt: skip
     supports_regression: ClassVar[bool] = False
+    own_criterion: ClassVar[str | None] = None  # the method's own score, or its own reading of a common one
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         # Transformers makes every config class a dataclass, whose generated __init__ would replace an inherited one.
@@ -54,6 +64,9 @@ class EarlyExitConfig(PreTrainedConfig):
         exit_threshold: Threshold = None,
         exit_layers: list[int] | None = None,
         exit_pooling: str | None = None,
+        exit_criterion: str | None = None,
+        exit_temperatures: list[float] | None = None,
+        patience_tolerance: float | None = None,
         **kwargs: Any,
     ) -> None:
         self._refuse_misspelt(kwargs)
@@ -77,6 +90,9 @@ class EarlyExitConfig(PreTrainedConfig):
         self.encoder_config = encoder
         self.exit_layers = _checked_exit_layers(exit_layers, encoder.num_hidden_layers)
         self.exit_pooling = exit_pooling
+        self.exit_criterion: Any = exit_criterion  # None until `_check_task`, which knows the number of labels
+        self.exit_temperatures = exit_temperatures
+        self.patience_tolerance = patience_tolerance
         self.exit_threshold = None
         super().__init__(**kwargs)
         self.check()
@@ -141,6 +157,35 @@ class EarlyExitConfig(PreTrainedConfig):
         self._check_task()
         self.thresholds(self.exit_threshold)
 
+    @property
+    def default_criterion(self) -> str:
+        """What decides when the config does not say."""
+        return self.own_criterion or "entropy"
+
+    def _check_criterion(self) -> None:
+        if self.exit_criterion is None:
+            self.exit_criterion = self.default_criterion
+        own = () if self.own_criterion is None else (self.own_criterion,)
+        check_choice("exit_criterion", self.exit_criterion, tuple(dict.fromkeys((*own, *CRITERIA))))
+        if self.num_labels == 1 and self.exit_criterion not in (*own, "patience"):
+            raise ValueError(
+                f"exit_criterion: '{self.exit_criterion}' needs a distribution over classes, num_labels=1 has none; "
+                f"pass exit_criterion={' or '.join(repr(name) for name in (*own, 'patience'))}"
+            )
+        uses_tolerance = self.num_labels == 1 and self.exit_criterion == "patience"
+        if self.patience_tolerance is None and uses_tolerance:
+            self.patience_tolerance = 0.1
+        if self.patience_tolerance is not None:
+            check_number("patience_tolerance", self.patience_tolerance, low=0.0)
+            if not uses_tolerance:
+                raise ValueError(
+                    f"patience_tolerance: got {self.patience_tolerance}, which only regression with "
+                    f"exit_criterion='patience' uses, not {self.num_labels} labels with '{self.exit_criterion}'; "
+                    "leave it out"
+                )
+        if self.exit_temperatures is not None:
+            _check_temperatures(self.exit_temperatures, len(self.exit_layers), self.num_labels)
+
     def _check_task(self) -> None:
         if self.problem_type == "multi_label_classification":
             raise ValueError(
@@ -150,7 +195,7 @@ class EarlyExitConfig(PreTrainedConfig):
         if self.num_labels == 1 and not self.supports_regression:
             raise ValueError(
                 f"num_labels: got 1 (regression), which {self.model_type} does not define; use num_labels >= 2, "
-                "or a method that does: berxit (BerxitConfig(num_labels=1), learning to exit)"
+                "or a method that does: berxit (learning to exit), pabee, depth-adaptive"
             )
         if self.num_labels > 1 and self.problem_type == "regression":
             raise ValueError(f"num_labels: got {self.num_labels} with problem_type='regression'; pass num_labels=1")
@@ -163,11 +208,19 @@ class EarlyExitConfig(PreTrainedConfig):
             self.problem_type = "regression" if self.num_labels == 1 else "single_label_classification"
         if self.num_labels < 1:
             raise ValueError(f"num_labels: got {self.num_labels}; pass 1 for regression, 2 or more for classification")
+        self._check_criterion()
+
+    @property
+    def own_bounds(self) -> tuple[float, float]:
+        """The range of the threshold in the unit of the method's own criterion."""
+        return (0.0, 1.0)
 
     @property
     def threshold_bounds(self) -> tuple[float, float]:
-        """Lowest and highest `exit_threshold`, in the method's own unit."""
-        raise NotImplementedError
+        """Lowest and highest `exit_threshold`, in the unit of the exit criterion."""
+        if self.exit_criterion == self.own_criterion:
+            return self.own_bounds
+        return CRITERIA[self.exit_criterion].bounds(self.num_labels, len(self.exit_layers))
 
     def thresholds(self, value: Threshold) -> list[float] | None:
         """One checked threshold per exit, or None for full depth.
@@ -176,7 +229,8 @@ class EarlyExitConfig(PreTrainedConfig):
             TypeError: not a number, a list of numbers or None; ValueError: NaN, outside the unit's range, or a list
                 whose length is not the number of exits.
         """
-        if value is None:
+        # Patience 0 is full depth, as in the code of PABEE's authors.
+        if value is None or (self.exit_criterion == "patience" and value == 0 and value is not False):
             return None
         exits = len(self.exit_layers)
         values = list(value) if isinstance(value, list | tuple) else [value] * exits
@@ -214,6 +268,21 @@ def _checked_exit_layers(exit_layers: list[int] | None, depth: int) -> list[int]
             f"layer, e.g. exit_layers={sorted({max(1, depth // 2), depth})}"
         )
     return layers
+
+
+def _check_temperatures(values: list[float], exits: int, num_labels: int) -> None:
+    if num_labels == 1:
+        raise ValueError(
+            "exit_temperatures: regression, num_labels=1, has no probabilities to calibrate; leave it out"
+        )
+    if not isinstance(values, list | tuple) or len(values) != exits:
+        raise ValueError(
+            f"exit_temperatures: got {values!r} for {exits} exits; pass a list of {exits} positive numbers, or call "
+            "model.calibrate_temperatures(dataset)"
+        )
+    for value in values:
+        if check_number("exit_temperatures", value) <= 0:
+            raise ValueError(f"exit_temperatures: got {value}; pass positive numbers, 1 changes nothing")
 
 
 def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> str:

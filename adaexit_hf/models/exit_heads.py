@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
 from .encoder_layers import family_of
+from .exit_types import State
 
 
 class SingleUnit(nn.Linear):
@@ -27,6 +28,11 @@ class SingleUnit(nn.Linear):
 
     def forward(self, pooled: Tensor) -> Tensor:
         return (pooled.float() * self.weight.float()).sum(dim=-1, keepdim=True) + self.bias.float()
+
+
+def output_layer(size: int, num_labels: int) -> nn.Linear:
+    """(batch, size) -> logits (batch, labels)."""
+    return SingleUnit(size) if num_labels == 1 else nn.Linear(size, num_labels)
 
 
 class ExitFeatures(nn.Module):
@@ -56,8 +62,7 @@ class ExitHead(ExitFeatures):
 
     def __init__(self, encoder_config: PreTrainedConfig, num_labels: int) -> None:
         super().__init__(encoder_config)
-        size = encoder_config.hidden_size
-        self.classifier = SingleUnit(size) if num_labels == 1 else nn.Linear(size, num_labels)
+        self.classifier = output_layer(encoder_config.hidden_size, num_labels)
 
     def forward(self, pooled: Tensor) -> Tensor:
         """(batch, hidden) -> logits (batch, labels)."""
@@ -136,21 +141,76 @@ def dact_margin(answer: Tensor, remaining: Tensor, steps_left: int, bound: str =
     return torch.expm1(log_kept + torch.log1p(top[:, 0] - top[:, 1])).float()
 
 
-class Criterion(NamedTuple):
-    """A way to decide from logits alone.
+def normalized_entropy(logits: Tensor) -> Tensor:
+    """Entropy of softmax(logits) as a share of its largest value, in [0, 1]: (..., labels) -> (...). FastBERT.
+
+    >>> round(normalized_entropy(torch.tensor([2.0, -1.0, 0.3])).item(), 6)
+    0.529934
+    """
+    return entropy(logits) / math.log(logits.shape[-1])
+
+
+def margin(logits: Tensor) -> Tensor:
+    """Difference of the two largest probabilities of softmax(logits), in [0, 1]: (..., labels) -> (...).
+
+    >>> round(margin(torch.tensor([2.0, -1.0, 0.3])).item(), 6)
+    0.663153
+    """
+    top = logits.float().softmax(dim=-1).topk(2, dim=-1).values
+    return top[..., 0] - top[..., 1]
+
+
+def patience(logits: Tensor, memory: State, tolerance: float | None = None) -> tuple[Tensor, State]:
+    """How many exits in a row agreed with the exit before them, 0 at the first exit. PABEE, section 3.2.
+
+    Exits agree when they name the same class; with one label, when they differ by less than `tolerance`. An exit with
+    NaN or infinite logits agrees with nobody.
 
     Args:
-        score: logits (batch, labels) -> (batch,).
+        logits: of this exit, (batch, labels).
+        memory: what the previous exit returned; () at the first.
+        tolerance: for regression, > 0, in the unit of the labels.
+
+    Returns:
+        the count, (batch,), and the memory: the answers and the count, each (batch,).
+
+    >>> memory = ()
+    >>> for answer in ([[1.0, 0.0]], [[2.0, 1.0]], [[0.5, 0.1]], [[0.0, 1.0]]):
+    ...     count, memory = patience(torch.tensor(answer), memory)
+    ...     print(count.item())
+    0.0
+    1.0
+    2.0
+    0.0
+    """
+    answers = logits.squeeze(-1).float() if logits.shape[-1] == 1 else logits.argmax(dim=-1).float()
+    answers = answers.masked_fill(~logits.isfinite().all(dim=-1), torch.nan)
+    if not memory:
+        return torch.zeros_like(answers), (answers, torch.zeros_like(answers))
+    previous, count = memory
+    agree = answers == previous if tolerance is None else (answers - previous).abs() < tolerance
+    count = torch.where(agree, count + 1, torch.zeros_like(count))
+    return count, (answers, count)
+
+
+class Criterion(NamedTuple):
+    """A way to decide from answers alone, open to every method.
+
+    Args:
+        score: logits (batch, labels) -> (batch,); None for patience, which needs a memory.
         ready: (score, threshold) -> bool (batch,).
-        bounds: number of labels -> the range of the score's unit, ends included.
+        bounds: (labels, exits) -> the range of the threshold, ends included.
     """
 
-    score: Callable[[Tensor], Tensor]
+    score: Callable[[Tensor], Tensor] | None
     ready: Callable[[Tensor, float], Tensor]
-    bounds: Callable[[int], tuple[float, float]]
+    bounds: Callable[[int, int], tuple[float, float]]
 
 
 CRITERIA: dict[str, Criterion] = {
-    "entropy": Criterion(entropy, torch.lt, lambda labels: (0.0, math.log(labels))),
-    "confidence": Criterion(confidence, torch.gt, lambda labels: (0.0, 1.0)),
+    "entropy": Criterion(entropy, torch.lt, lambda labels, exits: (0.0, math.log(labels))),
+    "normalized_entropy": Criterion(normalized_entropy, torch.lt, lambda labels, exits: (0.0, 1.0)),
+    "confidence": Criterion(confidence, torch.gt, lambda labels, exits: (0.0, 1.0)),
+    "margin": Criterion(margin, torch.gt, lambda labels, exits: (0.0, 1.0)),
+    "patience": Criterion(None, torch.ge, lambda labels, exits: (1.0, float(max(1, exits)))),
 }

@@ -42,12 +42,13 @@ class Exit(NamedTuple):
 
     Args:
         logits: the answer if we stop here, (batch, labels).
-        score: readiness in the method's own unit, (batch,); never depends on the threshold.
+        score: readiness in the method's own unit, (batch,); never depends on the threshold. None where the config's
+            `exit_criterion` decides from the logits.
         extras: batch-first tensors that the loss needs besides the logits: halting values, certainties.
     """
 
     logits: Tensor
-    score: Tensor
+    score: Tensor | None = None
     extras: tuple[Tensor, ...] = ()
 
 
@@ -106,3 +107,13 @@ def total_loss(losses: list[Tensor], objective: str) -> Tensor:
     if not losses:
         raise ValueError(f"objective: got {objective!r}, which trains none of a single exit; pass more exit_layers")
     return torch.stack(losses).sum()
+
+
+def depth_weighted(losses: list[Tensor]) -> Tensor:
+    """Mean of scalar losses in which the i-th of n weighs i: sum_i i L_i / sum_i i. PABEE, section 3.3.
+
+    >>> depth_weighted([torch.tensor(3.0), torch.tensor(1.5)]).item()
+    2.0
+    """
+    weights = torch.arange(1, len(losses) + 1, device=losses[0].device)
+    return (torch.stack(losses) * weights).sum() / weights.sum()

@@ -13,7 +13,6 @@ there uncertainty (exit below the threshold); and see `lte_variant`.
 This file travels inside checkpoints: see CONTRIBUTING.md, "The shipped folder".
 """
 
-from collections.abc import Callable
 from typing import Any, ClassVar, cast
 
 import torch
@@ -24,7 +23,6 @@ from .configuration_early_exit import EarlyExitConfig
 from .configuration_early_exit import Threshold
 from .configuration_early_exit import check_choice
 from .encoder_layers import Context
-from .exit_heads import CRITERIA
 from .exit_heads import ExitFeatures
 from .exit_heads import ExitHead
 from .exit_heads import SingleUnit
@@ -37,6 +35,8 @@ from .exit_types import two_stages
 from .modeling_early_exit import EarlyExitForSequenceClassification
 from .modeling_early_exit import EarlyExitModel
 
+__all__ = ["BerxitConfig", "BerxitForSequenceClassification", "BerxitModel"]
+
 
 class BerxitConfig(EarlyExitConfig):
     """Config of BERxiT.
@@ -45,8 +45,8 @@ class BerxitConfig(EarlyExitConfig):
         exit_threshold: confidence or certainty in [0, 1] above which a sample leaves, or the entropy in nats, in
             [0, ln num_labels], below which it does.
         fine_tuning: "alternating", "joint" or "two_stage".
-        exit_criterion: "confidence", "entropy" or "learned" (learning to exit, the only one for regression).
-            Default: "confidence", and "learned" with `num_labels=1`.
+        exit_criterion: "confidence", "learned" (learning to exit), or another of `EarlyExitConfig`. Default:
+            "confidence", and "learned" with `num_labels=1`.
         lte_variant: "paper" as above; "authors": as in their code, the certainty reads the classifier's features in
             place of h_i, at the last layer those of a pooler of its own; J is the mean over all layers in every step;
             and joint steps leave out L_n.
@@ -57,6 +57,7 @@ class BerxitConfig(EarlyExitConfig):
 
     model_type = "berxit"
     supports_regression: ClassVar[bool] = True
+    own_criterion: ClassVar[str | None] = "learned"
 
     def __init__(
         self,
@@ -64,38 +65,26 @@ class BerxitConfig(EarlyExitConfig):
         exit_threshold: Threshold = None,
         exit_layers: list[int] | None = None,
         fine_tuning: str = "alternating",
-        exit_criterion: str | None = None,
         lte_variant: str = "paper",
         **kwargs: Any,
     ) -> None:
         self.fine_tuning = fine_tuning
         self.lte_variant = lte_variant
-        self.exit_criterion: Any = exit_criterion  # None until `_check_task`, which knows the number of labels
         super().__init__(encoder_config, exit_threshold, exit_layers, **kwargs)
 
     def _check_task(self) -> None:
         super()._check_task()
         check_choice("fine_tuning", self.fine_tuning, ("alternating", "joint", "two_stage"))
         check_choice("lte_variant", self.lte_variant, ("paper", "authors"))
-        if self.exit_criterion is None:
-            self.exit_criterion = "learned" if self.num_labels == 1 else "confidence"
-        check_choice("exit_criterion", self.exit_criterion, ("confidence", "entropy", "learned"))
         if self.lte_variant != "paper" and self.exit_criterion != "learned":
             raise ValueError(
                 f"lte_variant: got '{self.lte_variant}', which exits by '{self.exit_criterion}' do not use; pass "
                 "exit_criterion='learned' too"
             )
-        if self.num_labels == 1 and self.exit_criterion != "learned":
-            raise ValueError(
-                f"exit_criterion: '{self.exit_criterion}' needs a distribution over classes, num_labels=1 has none; "
-                "pass exit_criterion='learned'"
-            )
 
     @property
-    def threshold_bounds(self) -> tuple[float, float]:
-        if self.exit_criterion == "learned":
-            return (0.0, 1.0)
-        return CRITERIA[self.exit_criterion].bounds(self.num_labels)
+    def default_criterion(self) -> str:
+        return "learned" if self.num_labels == 1 else "confidence"
 
 
 class BerxitModel(EarlyExitModel):
@@ -124,6 +113,7 @@ class BerxitForSequenceClassification(EarlyExitForSequenceClassification):
 
     config_class = BerxitConfig
     objectives = ("joint", "final", "exits")
+    own_ready = torch.gt
     paper: ClassVar[Paper] = Paper(
         title="BERxiT: Early Exiting for BERT with Better Fine-Tuning and Extension to Regression",
         authors="Ji Xin, Raphael Tang, Yaoliang Yu, Jimmy Lin",
@@ -155,10 +145,6 @@ class BerxitForSequenceClassification(EarlyExitForSequenceClassification):
             return (Stage("joint", ("joint",)),)
         return two_stages(len(self.exits))
 
-    @property
-    def ready(self) -> Callable[[Tensor, float], Tensor]:
-        return torch.gt if self.lte is not None else CRITERIA[self.config.exit_criterion].ready
-
     def exit_step(
         self, index: int, pooled: Tensor, hidden: Tensor, context: Context, state: State
     ) -> tuple[Exit, State]:
@@ -166,7 +152,7 @@ class BerxitForSequenceClassification(EarlyExitForSequenceClassification):
         features = head.features(pooled)
         logits = head.classifier(features)
         if self.lte is None:
-            return Exit(logits, CRITERIA[self.config.exit_criterion].score(logits.detach())), ()
+            return Exit(logits), ()
         if self.lte_last is None:
             seen = pooled
         else:

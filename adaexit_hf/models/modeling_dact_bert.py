@@ -21,7 +21,6 @@ this bound.
 This file travels inside checkpoints: see CONTRIBUTING.md, "The shipped folder".
 """
 
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -46,14 +45,16 @@ from .exit_types import State
 from .modeling_early_exit import EarlyExitForSequenceClassification
 from .modeling_early_exit import EarlyExitModel
 
+__all__ = ["DactBertConfig", "DactBertForSequenceClassification", "DactBertModel"]
+
 
 class DactBertConfig(EarlyExitConfig):
     """Config of DACT-BERT.
 
     Args:
-        exit_threshold: least margin at which to stop. The default 0 is the sound rule: the class is that of full
-            depth. Below 0 a sample stops earlier at the risk of another class; above 0 later. Range: [-1, 1], and for
-            the paper's bound [-number of exits, 1].
+        exit_threshold: least margin at which to stop. 0 is the sound rule: the class is that of full depth. Below 0 a
+            sample stops earlier at the risk of another class; above 0 later. Range: [-1, 1], and for the paper's bound
+            [-number of exits, 1]. "default" is 0, and None with another `exit_criterion` than "dact".
         ponder_cost: tau >= 0 of Eq. 1, the price of going on; the trade-off is set here, at training time.
         halting_bias: initial bias b of every halting unit, so that h starts near sigmoid(b): large values start near
             full depth, 0 starts with almost no weight on the last layers.
@@ -61,11 +62,12 @@ class DactBertConfig(EarlyExitConfig):
     """
 
     model_type = "dact-bert"
+    own_criterion: ClassVar[str | None] = "dact"
 
     def __init__(
         self,
         encoder_config: PreTrainedConfig | dict[str, Any] | None = None,
-        exit_threshold: Threshold = 0.0,
+        exit_threshold: Threshold | str = "default",
         exit_layers: list[int] | None = None,
         ponder_cost: float = 5e-3,
         halting_bias: float = 1.0,
@@ -75,7 +77,9 @@ class DactBertConfig(EarlyExitConfig):
         self.ponder_cost = ponder_cost
         self.halting_bias = halting_bias
         self.halting_bound = halting_bound
-        super().__init__(encoder_config, exit_threshold, exit_layers, **kwargs)
+        if exit_threshold == "default":
+            exit_threshold = 0.0 if kwargs.get("exit_criterion") in (None, "dact") else None
+        super().__init__(encoder_config, exit_threshold, exit_layers, **kwargs)  # type: ignore[arg-type]
 
     def _check_task(self) -> None:
         super()._check_task()
@@ -84,7 +88,7 @@ class DactBertConfig(EarlyExitConfig):
         check_choice("halting_bound", self.halting_bound, ("tight", "paper"))
 
     @property
-    def threshold_bounds(self) -> tuple[float, float]:
+    def own_bounds(self) -> tuple[float, float]:
         return (-1.0 if self.halting_bound == "tight" else -float(len(self.exit_layers)), 1.0)
 
 
@@ -106,6 +110,7 @@ class DactBertForSequenceClassification(EarlyExitForSequenceClassification):
 
     config_class = DactBertConfig
     objectives = ("adaptive", "final")
+    own_ready = torch.ge
     paper: ClassVar[Paper] = Paper(
         title="DACT-BERT: Differentiable Adaptive Computation Time for an Efficient BERT Inference",
         authors="Cristobal Eyzaguirre, Felipe del Rio, Vladimir Araujo, Alvaro Soto",
@@ -137,10 +142,6 @@ class DactBertForSequenceClassification(EarlyExitForSequenceClassification):
         others = tuple(f"exits.{index}" for index in range(len(self.exits) - 1))
         return (Stage("backbone", ("final",), frozen=(*others, "halting")), Stage("adaptive", ("adaptive",)))
 
-    @property
-    def ready(self) -> Callable[[Tensor, float], Tensor]:
-        return torch.ge
-
     def exit_step(
         self, index: int, pooled: Tensor, hidden: Tensor, context: Context, state: State
     ) -> tuple[Exit, State]:
@@ -150,8 +151,10 @@ class DactBertForSequenceClassification(EarlyExitForSequenceClassification):
         halting = self.halting[index](pooled)
         answer, remaining = state if state else (torch.zeros_like(output), torch.ones_like(halting))
         answer, remaining = dact_combine(answer, remaining, output, halting)
-        steps_left = len(self.exits) - 1 - index
-        score = dact_margin(answer.detach(), remaining.detach(), steps_left, self.config.halting_bound)
+        score = None
+        if self.config.exit_criterion == "dact":
+            steps_left = len(self.exits) - 1 - index
+            score = dact_margin(answer.detach(), remaining.detach(), steps_left, self.config.halting_bound)
         logits = answer.clamp_min(torch.finfo(answer.dtype).tiny).log()
         return Exit(logits, score, (own, halting)), (answer, remaining)
 

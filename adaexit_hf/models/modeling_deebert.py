@@ -11,15 +11,12 @@ its entropy is low. Here, as in the paper, the last off-ramp is the classificati
 This file travels inside checkpoints: see CONTRIBUTING.md, "The shipped folder".
 """
 
-from collections.abc import Callable
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from .configuration_early_exit import EarlyExitConfig
 from .encoder_layers import Context
-from .exit_heads import CRITERIA
 from .exit_heads import ExitHead
 from .exit_types import Exit
 from .exit_types import Paper
@@ -30,6 +27,8 @@ from .exit_types import two_stages
 from .modeling_early_exit import EarlyExitForSequenceClassification
 from .modeling_early_exit import EarlyExitModel
 
+__all__ = ["DeeBertConfig", "DeeBertForSequenceClassification", "DeeBertModel"]
+
 
 class DeeBertConfig(EarlyExitConfig):
     """Config of DeeBERT; `exit_threshold` is the entropy S in nats, in [0, ln num_labels]: 0 never exits early.
@@ -39,10 +38,6 @@ class DeeBertConfig(EarlyExitConfig):
     """
 
     model_type = "deebert"
-
-    @property
-    def threshold_bounds(self) -> tuple[float, float]:
-        return CRITERIA["entropy"].bounds(self.num_labels)
 
 
 class DeeBertModel(EarlyExitModel):
@@ -78,15 +73,10 @@ class DeeBertForSequenceClassification(EarlyExitForSequenceClassification):
     def stages(self) -> tuple[Stage, ...]:
         return two_stages(len(self.exits))
 
-    @property
-    def ready(self) -> Callable[[Tensor, float], Tensor]:
-        return torch.lt
-
     def exit_step(
         self, index: int, pooled: Tensor, hidden: Tensor, context: Context, state: State
     ) -> tuple[Exit, State]:
-        logits = self.exits[index](pooled)
-        return Exit(logits, CRITERIA["entropy"].score(logits.detach())), ()
+        return Exit(self.exits[index](pooled)), ()
 
     def exit_loss(self, exits: list[Exit], labels: Tensor, objective: str) -> Tensor:
         """`final`: L_n; `exits`: sum of the others; `joint`: sum of all (not in the paper; without stages)."""

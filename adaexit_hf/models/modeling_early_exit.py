@@ -7,8 +7,8 @@ This file travels inside checkpoints: see CONTRIBUTING.md, "The shipped folder".
 """
 
 import warnings
-from collections.abc import Callable
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,10 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging
 from transformers.utils.output_capturing import capture_outputs
 
+from .batches import checked_rows
+from .batches import full_depth
+from .batches import row_labels
+from .calibration import best_temperature
 from .configuration_early_exit import EarlyExitConfig
 from .configuration_early_exit import Threshold
 from .encoder_layers import Context
@@ -26,7 +30,9 @@ from .encoder_layers import family_of
 from .encoder_layers import mean_pool
 from .encoder_layers import run_layer
 from .encoder_layers import start
+from .exit_heads import CRITERIA
 from .exit_heads import ExitHead
+from .exit_heads import patience
 from .exit_types import EarlyExitOutput
 from .exit_types import Exit
 from .exit_types import Paper
@@ -88,10 +94,12 @@ class EarlyExitModel(EarlyExitPreTrainedModel):
 
 
 class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
-    """Base of every method; a method adds its heads, `exit_step`, `exit_loss`, `ready`, `stages` and `paper`."""
+    """Base of every method; a method adds its heads, `exit_step`, `exit_loss`, `stages` and `paper`."""
 
     paper: ClassVar[Paper]
     objectives: ClassVar[tuple[str, ...]]  # the first one is the default of training without a stage plan
+    unlabelled_objectives: ClassVar[tuple[str, ...]] = ()  # those that need no labels
+    own_ready: ClassVar[Any]  # for `config.own_criterion`: torch.lt, le, gt or ge
 
     def __init__(self, config: EarlyExitConfig) -> None:
         super().__init__(config)
@@ -105,14 +113,14 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
         raise NotImplementedError
 
     @property
-    def ready(self) -> Callable[[Tensor, float], Tensor]:
-        """Comparison of a score (batch,) with the threshold; a NaN score must compare as not ready."""
-        raise NotImplementedError
+    def classifiers(self) -> list[nn.Module]:
+        """The output layer of every exit, in order."""
+        return [cast(ExitHead, exit).classifier for exit in self.exits]
 
     def exit_step(
         self, index: int, pooled: Tensor, hidden: Tensor, context: Context, state: State
     ) -> tuple[Exit, State]:
-        """Answer and score of exit `index` (0-based).
+        """Answer of exit `index` (0-based), and its score if the method has one of its own.
 
         Args:
             pooled: sentence vector after this layer, (batch, hidden).
@@ -126,7 +134,36 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
         """Loss of one objective over all exits; an exit that it does not use gets no gradient at all."""
         raise NotImplementedError
 
+    def unlabelled_loss(self, exits: list[Exit], objective: str) -> Tensor:
+        """The same for one of `unlabelled_objectives`, which need no labels."""
+        raise NotImplementedError
+
+    def embed(self, inputs: dict[str, Tensor | None]) -> tuple[Tensor, Context]:
+        """Input of layer 1, (batch, tokens, hidden), and what the layers need besides.
+
+        A method that needs more per row adds batch-first tensors to `context.per_row`.
+        """
+        return start(self.encoder, **inputs)
+
+    def layer_step(
+        self, index: int, layer: nn.Module, hidden: Tensor, context: Context
+    ) -> tuple[Tensor, Tensor | None, Context]:
+        """Run layer `index` (0-based); a method may spare tokens, or note something in the context.
+
+        Returns:
+            the new states, (batch, tokens, hidden); attention weights where the family's layers return them; context.
+        """
+        hidden, attention = run_layer(self.encoder, index, layer, hidden, context, self.recompute)
+        return hidden, attention, context
+
     # What all methods share
+
+    @property
+    def ready(self) -> Callable[[Tensor, float], Tensor]:
+        """Comparison of a score (batch,) with the threshold; a NaN score compares as not ready."""
+        if self.config.exit_criterion == self.config.own_criterion:
+            return self.own_ready
+        return CRITERIA[self.config.exit_criterion].ready
 
     @classmethod
     def from_encoder_pretrained(cls, name_or_path: str, **config: Any) -> "EarlyExitForSequenceClassification":
@@ -158,9 +195,41 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
         if self.config.num_labels != 1:
             labels = self.config.num_labels
             raise ValueError(f"start_from_mean is for regression, num_labels=1; got num_labels={labels}")
-        for module in self.modules():
-            if isinstance(module, ExitHead) and not module.classifier.bias.any():
-                module.classifier.bias.fill_(mean)
+        for classifier in self.classifiers:
+            bias = cast(Tensor, classifier.bias)
+            if not bias.any():
+                bias.fill_(mean)
+
+    def calibrate_temperatures(self, dataset: Iterable[Mapping[str, Any]], batch_size: int = 32) -> list[float]:
+        """Set `config.exit_temperatures`: for every exit the one that suits held-out data best. Runs it once.
+
+        Args:
+            dataset: tokenized rows with `input_ids` and `label` or `labels`, none of which was trained on.
+            batch_size: rows per forward pass.
+
+        Returns:
+            one temperature per exit; above 1 where the exit was too sure of itself.
+
+        Raises:
+            ValueError: regression; no labels; fewer samples than classes.
+        """
+        classes = self.config.num_labels
+        if classes == 1:
+            raise ValueError("calibrate_temperatures: regression, num_labels=1, has no probabilities to calibrate")
+        rows = checked_rows(dataset)
+        labels = row_labels(rows, classes)
+        if labels is None or len(rows) < classes:
+            raise ValueError(
+                f"dataset: got {len(rows)} samples, {'without' if labels is None else 'with'} labels, for {classes} "
+                f"classes; pass held-out samples with labels, at least {classes}, better hundreds"
+            )
+        before, self.config.exit_temperatures = self.config.exit_temperatures, None
+        try:
+            logits, _ = full_depth(self, rows, batch_size, "Calibrating")
+            before = [best_temperature(each, labels) for each in logits.unbind(dim=1)]
+        finally:
+            self.config.exit_temperatures = before
+        return before
 
     def task_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy, or mean squared error with one label: logits (batch, labels), labels (batch,) -> scalar."""
@@ -200,6 +269,29 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
         Raises:
             ValueError: bad labels, objective or threshold, an empty batch, a text longer than the position table.
         """
+        inputs = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
+            "inputs_embeds": inputs_embeds,
+        }
+        return self._classify(
+            inputs, labels, objective, exit_threshold, early_exit, output_hidden_states, output_attentions, return_dict
+        )
+
+    def _classify(
+        self,
+        inputs: dict[str, Tensor | None],
+        labels: Tensor | None,
+        objective: str | None,
+        exit_threshold: Threshold,
+        early_exit: bool | None,
+        output_hidden_states: bool | list[int] | None,
+        output_attentions: bool | None,
+        return_dict: bool | None,
+    ) -> EarlyExitOutput | tuple[Any, ...]:
+        """`forward`, for any inputs that `embed` understands."""
         return_dict = self.config.return_dict if return_dict is None else return_dict
         keep_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         attend = bool(self.config.output_attentions if output_attentions is None else output_attentions)
@@ -220,16 +312,19 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
             )
         # A branch on data cannot be compiled or exported: there every layer runs, then the answer is selected.
         compact = early_exit and not (keep_states or attend or torch.compiler.is_compiling())
-        inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         leaving = thresholds if compact else None
         run = _recorded(
             self.encoder, self._unroll, inputs, leaving, bool(keep_states), output_attentions=attend, return_dict=True
         )
-        answer = run["answer"] if compact else self._answer(run["exits"], thresholds if early_exit else None)
+        answer = (
+            run["answer"] if compact else self._answer(run["exits"], run["scores"], thresholds if early_exit else None)
+        )
         if not self.training and not torch.compiler.is_compiling():
             _report_not_finite(run["scores"])
         loss = None
-        if labels is not None:
+        if objective is not None and objective in self.unlabelled_objectives:
+            loss = self.unlabelled_loss(run["exits"], objective)
+        elif labels is not None:
             labels = self.checked_labels(labels, answer["logits"].shape[0])
             if self.training or objective is not None:
                 loss = self.exit_loss(run["exits"], labels, objective or self.objectives[0])
@@ -250,20 +345,21 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
 
     def _unroll(
         self,
-        inputs: tuple[Tensor | None, ...],
+        inputs: dict[str, Tensor | None],
         thresholds: list[float] | None,
         keep_states: bool,
         output_attentions: bool = False,
     ) -> dict[str, Any]:
         """Run the layers; with thresholds, rows leave the batch at the first exit that is ready."""
         family, last = family_of(self.encoder.config), len(self.config.exit_layers) - 1
-        hidden, context = start(self.encoder, *inputs)
+        hidden, context = self.embed(inputs)
         rows = torch.arange(hidden.shape[0], device=hidden.device)
         state: State = ()
+        memory: State = ()  # of the exit criterion
         run: dict[str, Any] = {"exits": [], "scores": [], "states": [hidden], "returned_attentions": []}
         left: list[tuple[Tensor, Tensor, Tensor]] = []  # of the rows that left: which, their answers, their layers
         for number, layer in enumerate(family.layers(self.encoder), start=1):
-            hidden, attention = run_layer(self.encoder, number - 1, layer, hidden, context, self.recompute)
+            hidden, attention, context = self.layer_step(number - 1, layer, hidden, context)
             if output_attentions and attention is not None:
                 run["returned_attentions"].append(attention)
             if keep_states:
@@ -274,16 +370,21 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
             finished = family.finish(self.encoder, hidden)
             pooled = self._pool(finished, context)
             exit, state = self.exit_step(index, pooled, finished, context, state)
+            if self.config.exit_temperatures is not None and not self.training:
+                exit = exit._replace(logits=exit.logits / self.config.exit_temperatures[index])
+            score = exit.score
+            if score is None:
+                score, memory = self._score(exit.logits.detach(), memory)
             # NaN or infinite logits are no answer: a NaN score compares as not ready, so the row goes on.
-            exit = exit._replace(score=exit.score.masked_fill(~exit.logits.isfinite().all(dim=-1), torch.nan))
-            run["scores"].append(exit.score)
+            score = score.masked_fill(~exit.logits.isfinite().all(dim=-1), torch.nan)
+            run["scores"].append(score)
             if thresholds is None:
                 run["exits"].append(exit)
                 continue
             if index == last:
                 left.append((rows, exit.logits, torch.full_like(rows, number)))
                 break
-            staying = ~self.ready(exit.score, thresholds[index])
+            staying = ~self.ready(score, thresholds[index])
             stay_count = int(staying.sum())  # the one host read of this layer
             if stay_count == len(rows):
                 continue
@@ -293,7 +394,7 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
             if stay_count == 0:
                 break
             rows, hidden, context = rows[stay], hidden[stay], context.select(stay)
-            state = tuple(value[stay] for value in state)
+            state, memory = tuple(value[stay] for value in state), tuple(value[stay] for value in memory)
         if keep_states:
             run["states"][-1] = family.finish(self.encoder, hidden)
         if left:
@@ -301,12 +402,17 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
             run["answer"] = {"logits": logits[places.argsort()], "exit_layer": layers[places.argsort()]}
         return run
 
+    def _score(self, logits: Tensor, memory: State) -> tuple[Tensor, State]:
+        """Readiness by the config's criterion: logits (batch, labels) -> (batch,), and what the next exit needs."""
+        score = CRITERIA[self.config.exit_criterion].score
+        return (score(logits), ()) if score else patience(logits, memory, self.config.patience_tolerance)
+
     def _pool(self, hidden: Tensor, context: Context) -> Tensor:
         if self.config.exit_pooling is None:
             return family_of(self.encoder.config).pool(self.encoder.config, hidden, context.padding)
         return hidden[:, 0] if self.config.exit_pooling == "first" else mean_pool(hidden, context.padding)
 
-    def _answer(self, exits: list[Exit], thresholds: list[float] | None) -> dict[str, Tensor]:
+    def _answer(self, exits: list[Exit], scores: list[Tensor], thresholds: list[float] | None) -> dict[str, Tensor]:
         """The answer of a full-depth run: the last exit's with the trace, or the one that the thresholds select."""
         depths = torch.tensor(self.config.exit_layers, device=exits[-1].logits.device)
         exit_logits = torch.stack([exit.logits for exit in exits], dim=1)  # (batch, exits, labels)
@@ -315,10 +421,10 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
                 "logits": exits[-1].logits,
                 "exit_layer": depths[-1].repeat(exit_logits.shape[0]),
                 "exit_logits": exit_logits,
-                "exit_scores": torch.stack([exit.score for exit in exits], dim=1),
+                "exit_scores": torch.stack(scores, dim=1),
             }
-        pairs = zip(exits, thresholds, strict=True)
-        chosen = first_ready(torch.stack([self.ready(exit.score, threshold) for exit, threshold in pairs], dim=1))
+        pairs = zip(scores, thresholds, strict=True)
+        chosen = first_ready(torch.stack([self.ready(score, threshold) for score, threshold in pairs], dim=1))
         rows = torch.arange(chosen.shape[0], device=chosen.device)
         return {"logits": exit_logits[rows, chosen], "exit_layer": depths[chosen]}
 

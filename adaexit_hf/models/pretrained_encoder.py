@@ -14,7 +14,6 @@ from transformers.utils import logging
 
 from .encoder_layers import family_of
 from .exit_heads import ExitFeatures
-from .exit_heads import ExitHead
 
 logger = logging.get_logger(__name__)
 
@@ -62,7 +61,7 @@ def load_encoder(model_class: Any, name_or_path: str, options: dict[str, Any]) -
     wanted = model.encoder.state_dict()
     model.encoder.load_state_dict({name: value for name, value in encoder.state_dict().items() if name in wanted})
 
-    heads = [module for module in model.modules() if isinstance(module, ExitHead)]
+    heads = [module for module in model.modules() if isinstance(module, ExitFeatures)]
     paths = {part: path.format(base=source.base_model_prefix) for part, path in family.classifier.items()}
     if fine_tuned:
         dense = source.get_submodule(paths["dense"])
@@ -74,14 +73,13 @@ def load_encoder(model_class: Any, name_or_path: str, options: dict[str, Any]) -
         else:
             if "norm" in paths:
                 _copy(source.get_submodule(paths["norm"]), heads[-1].norm)
-            _copy(source.get_submodule(paths["classifier"]), heads[-1].classifier, rows)
+            _copy(source.get_submodule(paths["classifier"]), model.classifiers[-1], rows)
     elif family.pooler is None or any("pooler" in name for name in report["missing_keys"]):
         return model
     else:
         dense = encoder.get_submodule(family.pooler)
-    for module in model.modules():
-        if isinstance(module, ExitFeatures):
-            _copy(dense, module.dense)
+    for head in heads:
+        _copy(dense, head.dense)
     return model
 
 

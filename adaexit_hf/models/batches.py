@@ -1,0 +1,101 @@
+"""Tokenized rows as padded batches, and what a model says of them at full depth.
+
+This file travels inside checkpoints: see CONTRIBUTING.md, "The shipped folder".
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+Row = Mapping[str, Any]
+# Per-token columns, and what pads them; `None` is the encoder's padding token.
+COLUMNS: dict[str, int | None] = {"input_ids": None, "attention_mask": 0, "token_type_ids": 0, "token_depths": 0}
+
+
+def padded_batch(rows: Sequence[Row], encoder_config: Any) -> dict[str, Tensor]:
+    """Rows of token lists -> tensors (rows, longest), padded on the right, with an attention mask.
+
+    Raises:
+        ValueError: a column is not as long as `input_ids`.
+    """
+    longest = max(len(row["input_ids"]) for row in rows)
+    batch: dict[str, Tensor] = {}
+    for name, filling in COLUMNS.items():
+        if name not in rows[0] and name != "attention_mask":
+            continue
+        fill = (encoder_config.pad_token_id or 0) if filling is None else filling
+        lines = []
+        for row in rows:
+            line = list(row[name]) if name in row else [1] * len(row["input_ids"])
+            if len(line) != len(row["input_ids"]):
+                raise ValueError(
+                    f"{name}: got {len(line)} values for {len(row['input_ids'])} tokens; was the column made with "
+                    "another tokenizer? Make it again from these input_ids"
+                )
+            lines.append(line + [fill] * (longest - len(line)))
+        batch[name] = torch.tensor(lines)
+    return batch
+
+
+def checked_rows(dataset: Iterable[Row]) -> list[Row]:
+    """The rows of a tokenized data set.
+
+    Raises:
+        ValueError: it is empty, or has no `input_ids`.
+    """
+    rows = list(dataset)
+    if not rows:
+        raise ValueError("dataset: got no rows; pass at least one")
+    if "input_ids" not in rows[0]:
+        raise ValueError(
+            f"dataset: rows have {', '.join(rows[0])}, but no input_ids; call "
+            "dataset.map(lambda row: tokenizer(row['text'], truncation=True)) first"
+        )
+    return rows
+
+
+def row_labels(rows: Sequence[Row], num_labels: int) -> Tensor | None:
+    """The column `labels` or `label`, (rows,); None where there is none, or where it says -1, as GLUE's test sets."""
+    name = next((name for name in ("labels", "label") if rows[0].get(name) is not None), None)
+    if name is None:
+        return None
+    labels = torch.tensor([row[name] for row in rows])
+    return None if num_labels > 1 and bool((labels < 0).any()) else labels
+
+
+def by_length(
+    rows: Sequence[Row], batch_size: int, encoder_config: Any, desc: str | None = None
+) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+    """Batches of rows of similar length, longest first: their places in `rows`, and the padded tensors.
+
+    Args:
+        desc: shown at a progress bar; None shows none.
+    """
+    order = sorted(range(len(rows)), key=lambda place: len(rows[place]["input_ids"]), reverse=True)
+    for first in tqdm(range(0, len(order), batch_size), desc=desc, disable=desc is None):
+        places = order[first : first + batch_size]
+        yield places, padded_batch([rows[place] for place in places], encoder_config)
+
+
+@torch.inference_mode()
+def full_depth(model: Any, rows: Sequence[Row], batch_size: int, desc: str | None = None) -> tuple[Tensor, Tensor]:
+    """Logits (rows, exits, labels) and scores (rows, exits) of every exit, in the order of the rows, on the CPU.
+
+    Runs in eval mode and restores the model's mode afterwards; arguments as in `by_length`.
+    """
+    order: list[int] = []
+    logits, scores, training = [], [], model.training
+    model.eval()
+    try:
+        for places, batch in by_length(rows, batch_size, model.config.encoder_config, desc):
+            output = model(**{name: value.to(model.device) for name, value in batch.items()}, early_exit=False)
+            order += places
+            logits.append(output.exit_logits.float().cpu())
+            scores.append(output.exit_scores.float().cpu())
+    finally:
+        model.train(training)
+    place = torch.tensor(order).argsort()
+    return torch.cat(logits)[place], torch.cat(scores)[place]
