@@ -158,6 +158,11 @@ class EarlyExitConfig(PreTrainedConfig):
         self.thresholds(self.exit_threshold)
 
     @property
+    def pooling(self) -> str:
+        """The sentence vector that exits read, "first" or "mean": `exit_pooling`, or that of the encoder's family."""
+        return self.exit_pooling or family_of(self.encoder_config).pooling(self.encoder_config)
+
+    @property
     def default_criterion(self) -> str:
         """What decides when the config does not say."""
         return self.own_criterion or "entropy"

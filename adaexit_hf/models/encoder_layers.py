@@ -95,9 +95,9 @@ class EncoderLayers:
         return hidden
 
     @staticmethod
-    def pool(config: PreTrainedConfig, hidden: Tensor, padding: Tensor | None) -> Tensor:
-        """Sentence vector (batch, hidden) that the family's classifier reads: the first token."""
-        return hidden[:, 0]
+    def pooling(config: PreTrainedConfig) -> str:
+        """What the family's classifier reads: "first", the first token's state, or "mean", that of all tokens."""
+        return "first"
 
 
 class _Roberta(EncoderLayers):
@@ -246,8 +246,8 @@ class _ModernBert(EncoderLayers):
         return encoder.final_norm(hidden)
 
     @staticmethod
-    def pool(config: PreTrainedConfig, hidden: Tensor, padding: Tensor | None) -> Tensor:
-        return hidden[:, 0] if config.classifier_pooling == "cls" else mean_pool(hidden, padding)
+    def pooling(config: PreTrainedConfig) -> str:
+        return "first" if config.classifier_pooling == "cls" else "mean"
 
 
 FAMILIES: dict[str, type[EncoderLayers]] = {

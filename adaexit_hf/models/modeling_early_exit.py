@@ -408,9 +408,7 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
         return (score(logits), ()) if score else patience(logits, memory, self.config.patience_tolerance)
 
     def _pool(self, hidden: Tensor, context: Context) -> Tensor:
-        if self.config.exit_pooling is None:
-            return family_of(self.encoder.config).pool(self.encoder.config, hidden, context.padding)
-        return hidden[:, 0] if self.config.exit_pooling == "first" else mean_pool(hidden, context.padding)
+        return hidden[:, 0] if self.config.pooling == "first" else mean_pool(hidden, context.padding)
 
     def _answer(self, exits: list[Exit], scores: list[Tensor], thresholds: list[float] | None) -> dict[str, Tensor]:
         """The answer of a full-depth run: the last exit's with the trace, or the one that the thresholds select."""

@@ -66,7 +66,10 @@ def load_encoder(model_class: Any, name_or_path: str, options: dict[str, Any]) -
     if fine_tuned:
         dense = source.get_submodule(paths["dense"])
         rows = _label_rows(source.config, model.config)
-        if rows is None or not _reads_the_same(clean, model.config.exit_pooling):
+        if not heads:
+            method = model.config.model_type
+            logger.warning(f"'{name_or_path}': its classifier is left behind; {method}'s are built differently")
+        elif rows is None or model.config.pooling != family.pooling(clean):
             logger.warning(
                 f"'{name_or_path}': its classifier is left behind; its labels or its pooling are not those asked for"
             )
@@ -93,11 +96,6 @@ def _label_rows(source: PreTrainedConfig, target: PreTrainedConfig) -> list[int]
     # Made-up names say nothing about the order.
     unnamed = [f"LABEL_{index}" for index in range(source.num_labels)]
     return list(range(source.num_labels)) if unnamed in (theirs, ours) else None
-
-
-def _reads_the_same(encoder_config: PreTrainedConfig, exit_pooling: str | None) -> bool:
-    own = "mean" if getattr(encoder_config, "classifier_pooling", "cls") == "mean" else "first"
-    return exit_pooling in (None, own)
 
 
 @torch.no_grad()
