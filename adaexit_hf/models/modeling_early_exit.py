@@ -126,9 +126,13 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
             pooled: sentence vector after this layer, (batch, hidden).
             hidden: states after this layer, (batch, tokens, hidden).
             context: padding mask of the rows that are left.
-            state: what the previous exit handed on, batch-first tensors; () at the first exit.
+            state: what the step before handed on, batch-first tensors; () at first.
         """
         raise NotImplementedError
+
+    def skip_step(self, hidden: Tensor, context: Context, state: State) -> State:
+        """State after a layer without an exit, for methods that read every layer; `hidden` as the layer gave it."""
+        return state
 
     def exit_loss(self, exits: list[Exit], labels: Tensor, objective: str) -> Tensor:
         """Loss of one objective over all exits; an exit that it does not use gets no gradient at all."""
@@ -155,6 +159,9 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
         """
         hidden, attention = run_layer(self.encoder, index, layer, hidden, context, self.recompute)
         return hidden, attention, context
+
+    def adopt_classifier(self) -> None:
+        """The last exit has a fine-tuned classifier's head now; a method may let it read what that head read."""
 
     # What all methods share
 
@@ -365,6 +372,7 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
             if keep_states:
                 run["states"].append(hidden)
             if number not in self.config.exit_layers:
+                state = self.skip_step(hidden, context, state)
                 continue
             index = self.config.exit_layers.index(number)
             finished = family.finish(self.encoder, hidden)

@@ -77,6 +77,7 @@ def load_encoder(model_class: Any, name_or_path: str, options: dict[str, Any]) -
             if "norm" in paths:
                 _copy(source.get_submodule(paths["norm"]), heads[-1].norm)
             _copy(source.get_submodule(paths["classifier"]), model.classifiers[-1], rows)
+            model.adopt_classifier()
     elif family.pooler is None or any("pooler" in name for name in report["missing_keys"]):
         return model
     else:
