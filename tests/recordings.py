@@ -19,7 +19,10 @@ FOLDER = Path(os.environ.get("ADAEXIT_ORACLES", Path(__file__).with_name("oracle
 
 
 class Recording(NamedTuple):
-    """One file. Thresholds keep the authors' notation, with -1 for full depth."""
+    """One file. Thresholds keep the authors' notation.
+
+    That is -1 for full depth; PABEE's are a patience, 0 for full depth, and with one label `patience/tolerance`.
+    """
 
     name: str
     family: str
@@ -31,6 +34,13 @@ class Recording(NamedTuple):
     @property
     def thresholds(self) -> list[str]:
         return [name.removeprefix("exit_layer@") for name in self.tensors if name.startswith("exit_layer@")]
+
+    @property
+    def num_labels(self) -> int:
+        """From the weights: not every config says it."""
+        return next(
+            len(self.state_dict[key]) for key in ("classifier.bias", "classifiers.0.bias") if key in self.state_dict
+        )
 
     @property
     def learned(self) -> bool:
@@ -58,9 +68,7 @@ def model_of(recording: Recording, **kwargs: Any) -> EarlyExitForSequenceClassif
     model_class = CLASSES[recording.name.split("-")[0]]
     config = model_class.config_class(
         encoder_config=convert_encoder_config(recording.config, recording.family),
-        num_labels=recording.tensors["final_logits"].shape[-1]
-        if not recording.learned
-        else recording.config["num_labels"],
+        num_labels=recording.num_labels,
         **kwargs,
     )
     model = model_class(config)

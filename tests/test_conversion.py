@@ -9,6 +9,8 @@ from adaexit_hf.conversion import convert_encoder_config, convert_name, convert_
 from adaexit_hf.models import EarlyExitForSequenceClassification
 
 AUTHORS = ("bert", "roberta", "albert", "distilbert")
+PABEES = ("bert", "albert")
+POOLERS = {"distilbert": "pre_classifier", "albert": "albert.pooler"}  # the others' is `<base>.pooler.dense`
 every_family = pytest.mark.parametrize("family", AUTHORS)
 
 
@@ -16,8 +18,7 @@ def authors_names(model: EarlyExitForSequenceClassification, family: str) -> dic
     """Our model's parameters as their code would have saved them, with its aliases and its last off-ramp."""
     layers = f"{family}.transformer" if family == "distilbert" else f"{family}.encoder"
     dense = "pre_classifier" if family == "distilbert" else "pooler.dense"
-    pooler = {"distilbert": "pre_classifier", "albert": "albert.pooler"}.get(family, f"{family}.pooler.dense")
-    last, saved = len(model.exits) - 1, {}
+    pooler, last, saved = POOLERS.get(family, f"{family}.pooler.dense"), len(model.exits) - 1, {}
     for name, value in model.state_dict().items():
         owner, _, rest = name.partition(".")
         if owner == "encoder":
@@ -33,6 +34,16 @@ def authors_names(model: EarlyExitForSequenceClassification, family: str) -> dic
     return saved
 
 
+def pabees_names(model: EarlyExitForSequenceClassification, family: str) -> dict[str, Tensor]:
+    """The same of PABEE's: one stock pooler, and a list of classifiers."""
+    theirs = {"encoder": family, "pooler.dense": POOLERS.get(family, f"{family}.pooler.dense"), "exits": "classifiers"}
+    saved = {}
+    for name, value in model.state_dict().items():
+        ours = next(prefix for prefix in theirs if name.startswith(prefix))
+        saved[theirs[ours] + name.removeprefix(ours)] = value
+    return saved
+
+
 def assert_same(converted: dict[str, Tensor], model: EarlyExitForSequenceClassification) -> None:
     assert converted.keys() == model.state_dict().keys()
     assert all(torch.equal(value, converted[name]) for name, value in model.state_dict().items())
@@ -43,6 +54,41 @@ def assert_same(converted: dict[str, Tensor], model: EarlyExitForSequenceClassif
 def test_every_parameter_finds_its_place(variant: str, family: str) -> None:
     model = build(variant, family)
     assert_same(convert_state_dict(authors_names(model, family), model.config), model)
+
+
+@pytest.mark.parametrize("family", PABEES)
+@pytest.mark.parametrize("variant", ["pabee", "pabee-regression"])
+def test_every_parameter_of_pabee_finds_its_place(variant: str, family: str) -> None:
+    model = build(variant, family)
+    assert_same(convert_state_dict(pabees_names(model, family), model.config), model)
+
+
+@pytest.mark.parametrize("family", PABEES)
+def test_a_subset_of_exits_leaves_pabees_other_classifiers_out(family: str) -> None:
+    model, fewer = build("pabee", family), config("pabee", family, exit_layers=[2, 3])
+    converted = convert_state_dict(pabees_names(model, family), fewer)
+    assert [name for name in converted if name.endswith(".bias") and name.startswith("exits")] == (
+        ["exits.0.bias", "exits.1.bias"]
+    )
+    assert torch.equal(converted["exits.0.weight"], model.exits[1].weight)
+    assert torch.equal(converted["exits.1.weight"], model.exits[2].weight)
+    assert torch.equal(converted["pooler.dense.weight"], model.pooler.dense.weight)
+
+
+def test_the_checkpoint_of_another_method() -> None:
+    pabee, deebert = build("pabee"), build("deebert")
+    with pytest.raises(
+        ValueError, match=r"'deebert' has no place for classifiers\.0\.bias, .*classifiers\.2\.weight$"
+    ):
+        convert_state_dict(pabees_names(pabee, "bert"), deebert.config)
+    with pytest.raises(ValueError, match=r"'pabee' has no place for bert\.encoder\.highway\.0\.classifier\.bias, "):
+        convert_state_dict(authors_names(deebert, "bert"), pabee.config)
+
+
+def test_a_classifier_beyond_the_last_layer() -> None:
+    model = build("pabee")
+    with pytest.raises(ValueError, match=r"no place for classifiers\.3\.bias$"):
+        convert_state_dict(pabees_names(model, "bert") | {"classifiers.3.bias": torch.ones(3)}, model.config)
 
 
 def test_any_number_of_layers() -> None:
