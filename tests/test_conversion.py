@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from tiny import build, config
-from torch import Tensor
+from tiny import build, config, inputs_of
+from torch import Tensor, nn
+from transformers import AutoModel
 
 from adaexit_hf.conversion import convert_encoder_config, convert_name, convert_state_dict
 from adaexit_hf.models import EarlyExitForSequenceClassification
@@ -73,6 +74,20 @@ def test_a_subset_of_exits_leaves_pabees_other_classifiers_out(family: str) -> N
     assert torch.equal(converted["exits.0.weight"], model.exits[1].weight)
     assert torch.equal(converted["exits.1.weight"], model.exits[2].weight)
     assert torch.equal(converted["pooler.dense.weight"], model.pooler.dense.weight)
+
+
+@pytest.mark.parametrize("family", PABEES)
+@torch.no_grad()
+def test_pabees_last_answer_is_that_of_the_stock_model_with_its_pooler(family: str) -> None:
+    made = config("pabee", family)
+    torch.manual_seed(0)
+    stock, heads = AutoModel.from_config(made.encoder_config).eval(), nn.ModuleList(nn.Linear(32, 3) for _ in range(3))
+    saved = {f"{family}.{name}": value for name, value in stock.state_dict().items()}
+    saved |= {f"classifiers.{name}": value for name, value in heads.state_dict().items()}
+    model = build("pabee", family)
+    model.load_state_dict(convert_state_dict(saved, made))
+    inputs = inputs_of(model)
+    torch.testing.assert_close(model(**inputs).logits, heads[-1](stock(**inputs).pooler_output))
 
 
 def test_the_checkpoint_of_another_method() -> None:
