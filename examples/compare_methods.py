@@ -6,9 +6,9 @@
 
 Every cell (data set, method, seed) is one run of `run_glue_exit.py` in a process of its own, and one line in the
 results file. The same command continues where it was stopped: cells that have a line with the same settings are not
-run again. Flags after `--` go to every run and replace the recipe below. A method is `plain` (no exits), `limit-K`
-(plain, first K layers), or one of the package's; `'berxit:{"fine_tuning": "joint"}'` gives it other settings. Where a
-method does not apply, the table says `-`.
+run again. Flags after `--` go to every run and replace the recipe below. Where a method does not apply, the tables
+say `-`. Besides the methods of the package there are `plain` (no exits), `limit-K` (plain, the first K layers) and
+`layerdrop` (plain, any number of layers). `'berxit:{"fine_tuning": "joint"}'` is a method with other settings.
 """
 
 import argparse
@@ -73,6 +73,7 @@ class Variant(NamedTuple):
 # The methods that are not run with their defaults; the others need no entry.
 VARIANTS = {
     "plain": Variant("plain"),
+    "layerdrop": Variant("plain", flags="--layer_drop 0.2"),
     "dact-bert": Variant("dact-bert", {"halting_bias": 0, "ponder_cost": 0.05}),
     "deebert": Variant("deebert", flags='--stage_overrides {"exits":{"learning_rate":1e-3}}'),
 }

@@ -7,12 +7,14 @@ Flags may also come from one JSON or YAML file: `python examples/run_glue_exit.p
 set on the Hub or a folder (`--dataset_name`), or CSV, JSON or parquet files (`--train_file`, `--validation_file`),
 with one or two text columns and a label column of classes, or of floats for regression. `--validation_fraction 0.1`
 takes a missing validation split from train. `--method plain` fine-tunes the encoder without exits; its
-`--method_config` goes to the encoder's config, e.g. '{"num_hidden_layers": 3}'. Writes the model, with its threshold,
-`metrics.json` and `curve.json` to the output folder.
+`--method_config` goes to the encoder's config, e.g. '{"num_hidden_layers": 3}', and with `--layer_drop 0.2` its curve
+is that of the models with 1, 2, ... evenly spaced layers, and the threshold their number (the model is saved whole).
+Writes the model, with its threshold, `metrics.json` and `curve.json` to the output folder.
 """
 
 import json
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,7 @@ from adaexit_hf import (
     tradeoff_curve,
 )
 from adaexit_hf.evaluation import ExitTrace, expected_saving, predictions, spread_thresholds
+from adaexit_hf.static import evenly_spaced, layer_drop, only_layers
 from adaexit_hf.tasks import TASKS, Labels, check_columns, compute_score, labels_of, metric_function, tokenize
 
 
@@ -51,6 +54,9 @@ class Arguments:
     method: str = field(default="berxit", metadata={"help": "berxit, dact-bert, deebert, ..., or plain for no exits."})
     method_config: dict[str, Any] | str | None = field(
         default_factory=dict, metadata={"help": "JSON: settings of the method, e.g. '{\"ponder_cost\": 0.01}'."}
+    )
+    layer_drop: float = field(
+        default=0.0, metadata={"help": "With --method plain: LayerDrop, the share of layers to skip in training."}
     )
     stage: str | None = field(
         default=None, metadata={"help": "Train only this stage, e.g. exits from an already fine-tuned classifier."}
@@ -145,16 +151,25 @@ def build_model(arguments: Arguments, labels: Labels) -> Any:
     )
 
 
-def trace_of(model: Any, rows: datasets.Dataset, tokenizer: Any, batch_size: int) -> ExitTrace:
-    """What every exit says; a plain classifier has one, at the end."""
+def trace_of(model: Any, rows: datasets.Dataset, tokenizer: Any, batch_size: int, every_depth: bool) -> ExitTrace:
+    """What every exit says; a plain classifier has one, at the end, or one for every number of layers kept."""
     if hasattr(model, "stages"):
         return collect_trace(model, rows, batch_size)
-    batches = DataLoader(rows, batch_size, collate_fn=DataCollatorWithPadding(tokenizer))
+    depth = model.config.num_hidden_layers
+    depths = range(1, depth + 1) if every_depth else [depth]
+    logits = []
+    for kept in depths:
+        with only_layers(model, evenly_spaced(depth, kept)) if every_depth else nullcontext():
+            logits.append(logits_of(model, rows, tokenizer, batch_size))
+    scores = torch.tensor(depths).float().repeat(len(rows), 1)  # (samples, depths)
+    return ExitTrace(torch.stack(logits, dim=1), scores, torch.tensor(rows["labels"]), tuple(depths), "ge")
+
+
+@torch.inference_mode()
+def logits_of(model: Any, rows: datasets.Dataset, tokenizer: Any, batch_size: int) -> torch.Tensor:
     model.eval()
-    with torch.inference_mode():
-        logits = torch.cat([model(**batch.to(model.device)).logits.float().cpu() for batch in batches])
-    labels = torch.tensor(rows["labels"])
-    return ExitTrace(logits[:, None], torch.zeros(len(logits), 1), labels, (model.config.num_hidden_layers,), "gt")
+    batches = DataLoader(rows, batch_size, collate_fn=DataCollatorWithPadding(tokenizer))
+    return torch.cat([model(**batch.to(model.device)).logits.float().cpu() for batch in batches])
 
 
 def report(trace: ExitTrace, metrics: tuple[str, ...], threshold: float | None) -> dict[str, Any]:
@@ -246,6 +261,11 @@ def main() -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(arguments.model_name_or_path)
     model = build_model(arguments, labels)
+    if arguments.layer_drop and arguments.method != "plain":
+        raise ValueError(
+            f"layer_drop: got {arguments.layer_drop} with --method {arguments.method}; pass --method plain"
+        )
+    dropping = layer_drop(model, arguments.layer_drop) if arguments.layer_drop else None
     length = min(arguments.max_seq_length, tokenizer.model_max_length)
 
     def encode(rows: datasets.Dataset) -> datasets.Dataset:
@@ -278,11 +298,16 @@ def main() -> None:
     options = {"stage": arguments.stage} if arguments.stage else {}
     trainer.train(resume_from_checkpoint=True if resume in ("True", "true") else resume, **options)
 
+    if dropping:
+        dropping.remove()
     if trainer.is_world_process_zero():
         size = training.per_device_eval_batch_size
-        traces = {name: trace_of(trainer.model, rows, tokenizer, size) for name, rows in evaluation_sets.items()}
+        traces = {
+            name: trace_of(trainer.model, rows, tokenizer, size, dropping is not None)
+            for name, rows in evaluation_sets.items()
+        }
         first = traces[evaluation[0]]
-        thresholds = spread_thresholds(first)
+        thresholds = first.scores[0, :-1].tolist() if dropping else spread_thresholds(first)
         if arguments.method != "plain" and isinstance(trainer.model.config.exit_threshold, float):
             thresholds.append(trainer.model.config.exit_threshold)  # the method's own default, e.g. DACT's sound 0
         curve = tradeoff_curve(first, metric_function(metrics[0]), thresholds)

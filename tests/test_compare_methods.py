@@ -202,6 +202,8 @@ def test_settings_of_methods_and_data_sets():
     assert (dact["--max_train_samples"], dact["--task_name"]) == (["10000"], ["sst2"])
     assert json.loads(*settings("deebert", "mrpc")["--stage_overrides"]) == {"exits": {"learning_rate": 1e-3}}
     assert "--method_config" not in settings("plain", "mrpc")
+    assert "--method_config" not in settings("layerdrop", "mrpc")
+    assert settings("layerdrop", "stsb")["--layer_drop"] == ["0.2"]
     trec = settings("plain", "trec", "--max_train_samples=7", "--num_train_epochs", "1")
     assert trec["--label_column"] == ["coarse_label"] and trec["--validation_fraction"] == ["0.1"]
     assert (trec["--max_train_samples"], trec["--num_train_epochs"]) == (["7"], ["1"])

@@ -14,6 +14,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import run_glue_exit
 
+from adaexit_hf.static import keep_layers
 from adaexit_hf.tasks import tokenize
 
 WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", "good", "bad", "film", "book", "very"]
@@ -185,6 +186,48 @@ def test_the_plain_encoder_may_have_fewer_layers(flags):
     out = flags("--method", "plain", "--method_config", '{"num_hidden_layers": 2}')
     assert AutoModelForSequenceClassification.from_pretrained(out).config.num_hidden_layers == 2
     assert json.loads((out / "metrics.json").read_text())["results"]["validation"]["mean_exit_layer"] == 2
+
+
+def test_layer_drop_reports_every_depth_and_saves_the_whole_model(flags):
+    out = flags("--method", "plain", "--layer_drop", "0.5")
+    result = json.loads((out / "metrics.json").read_text())["results"]["validation"]
+    assert list(result["by_exit"]) == ["1", "2", "3"]
+    assert result["mean_exit_layer"] == (result["exit_threshold"] or 3)
+    curve = json.loads((out / "curve.json").read_text())
+    assert [(point["threshold"], point["mean_layers"]) for point in curve] == [(1.0, 1.0), (2.0, 2.0), (None, 3.0)]
+    model = AutoModelForSequenceClassification.from_pretrained(out)
+    assert model.config.num_hidden_layers == 3
+    rows = datasets.load_dataset("csv", data_files=str(out.parent / "dev.csv"))["train"]
+    words = PreTrainedTokenizerFast.from_pretrained(out)
+    keep_layers(model.eval(), [1, 2])  # what two evenly spaced layers of three are
+    with torch.inference_mode():
+        output = model(**words(list(rows["text"]), return_tensors="pt", padding=True, return_token_type_ids=False))
+    right = (
+        (output.logits.argmax(dim=-1) == torch.tensor([label == "good" for label in rows["label"]])).double().mean()
+    )
+    assert right.item() == result["by_exit"]["2"]["accuracy"]
+
+
+def test_a_plain_encoder_may_have_groups_of_shared_layers(flags, start, tmp_path):
+    encoder("albert-groups").save_pretrained(tmp_path / "albert")
+    PreTrainedTokenizerFast.from_pretrained(start).save_pretrained(tmp_path / "albert")
+    out = flags("--method", "plain", "--model_name_or_path", str(tmp_path / "albert"))
+    assert json.loads((out / "metrics.json").read_text())["results"]["validation"]["mean_exit_layer"] == 4
+
+
+def test_layer_drop_changes_the_training(flags, tmp_path):
+    def weights(*more: str) -> torch.Tensor:
+        model = AutoModelForSequenceClassification.from_pretrained(flags("--method", "plain", *more))
+        return model.base_model.encoder.layer[0].output.dense.weight
+
+    before = encoder("bert").encoder.layer[0].output.dense.weight
+    assert not torch.equal(weights(), before)
+    torch.testing.assert_close(weights("--layer_drop", "1"), before, rtol=0, atol=0)
+
+
+def test_layer_drop_is_for_plain_encoders(flags):
+    with pytest.raises(ValueError, match="layer_drop: got 0.5 with --method berxit; pass --method plain"):
+        flags("--method", "berxit", "--layer_drop", "0.5")
 
 
 def without_validation(folder: Path) -> list[str]:
