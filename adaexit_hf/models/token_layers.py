@@ -1,0 +1,183 @@
+"""Run an encoder layer for some tokens only; the others keep their state and stay visible to attention.
+
+Keys and values are projected for all tokens, since states that were copied up meet a new layer's projections; queries,
+attention, its output projection and the feed-forward part are computed for the active tokens alone, packed without
+gaps. DeBERTa's attention, whose scores depend on both positions, is not taken apart: there the whole layer runs.
+
+This file travels inside checkpoints: see CONTRIBUTING.md, "The shipped folder".
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from .encoder_layers import Context
+from .encoder_layers import Recompute
+from .encoder_layers import run_layer
+
+
+class Parts(NamedTuple):
+    """A layer taken apart; n active tokens lie at (rows, places) of the batch.
+
+    Args:
+        project: states (batch, tokens, hidden), rows (n,), places (n,) -> queries (n, heads, size) of the active
+            tokens, keys and values (batch, tokens, heads, size) of all.
+        finish: what attention gives (n, hidden), states (n, hidden) -> new states (n, hidden).
+        mask: what is added to the scores, or where they count, (batch or 1, heads or 1, tokens or 1, tokens); or None.
+    """
+
+    project: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+    finish: Callable[[Tensor, Tensor], Tensor]
+    mask: Tensor | None
+
+
+def _projections(query: Any, key: Any, value: Any, heads: int) -> Any:
+    def project(hidden: Tensor, rows: Tensor, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        queries, keys, values = query(hidden[rows, places]), key(hidden), value(hidden)
+        return queries.unflatten(-1, (heads, -1)), keys.unflatten(-1, (heads, -1)), values.unflatten(-1, (heads, -1))
+
+    return project
+
+
+def _bert(encoder: Any, layer: Any, context: Context) -> list[Parts]:
+    attention = layer.attention
+
+    def finish(attended: Tensor, before: Tensor) -> Tensor:
+        middle = attention.output(attended, before)
+        return layer.output(layer.intermediate(middle), middle)
+
+    own = attention.self
+    return [
+        Parts(_projections(own.query, own.key, own.value, own.num_attention_heads), finish, context.per_row["mask"])
+    ]
+
+
+def _albert(encoder: Any, group: Any, context: Context) -> list[Parts]:
+    def parts(layer: Any) -> Parts:
+        own = layer.attention
+
+        def finish(attended: Tensor, before: Tensor) -> Tensor:
+            middle = own.LayerNorm(before + own.output_dropout(own.dense(attended)))
+            return layer.full_layer_layer_norm(layer.ff_chunk(middle) + middle)
+
+        project = _projections(own.query, own.key, own.value, own.num_attention_heads)
+        return Parts(project, finish, context.per_row["mask"])
+
+    return [parts(layer) for layer in group.albert_layers]
+
+
+def _distilbert(encoder: Any, layer: Any, context: Context) -> list[Parts]:
+    own = layer.attention
+
+    def finish(attended: Tensor, before: Tensor) -> Tensor:
+        middle = layer.sa_layer_norm(own.out_lin(attended) + before)
+        return layer.output_layer_norm(layer.ffn(middle) + middle)
+
+    return [Parts(_projections(own.q_lin, own.k_lin, own.v_lin, own.n_heads), finish, context.per_row["mask"])]
+
+
+def _mpnet(encoder: Any, layer: Any, context: Context) -> list[Parts]:
+    attention = layer.attention
+    own = attention.attn
+
+    def finish(attended: Tensor, before: Tensor) -> Tensor:
+        middle = attention.LayerNorm(attention.dropout(own.o(attended)) + before)
+        return layer.output(layer.intermediate(middle), middle)
+
+    bias, mask = context.per_row["bias"], context.per_row["mask"]
+    assert bias is not None
+    scores = bias if mask is None else bias + mask
+    return [Parts(_projections(own.q, own.k, own.v, own.num_attention_heads), finish, scores)]
+
+
+def _modernbert(encoder: Any, layer: Any, context: Context) -> list[Parts]:
+    own, size = layer.attn, layer.attn.head_dim
+    kind = str(layer.attention_type)
+    cosine, sine = (context.per_row | context.shared)[f"rotary_{kind}"].unbind(dim=1)  # (batch or 1, tokens, size)
+
+    def rotated(values: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+        first, second = values.float().chunk(2, dim=-1)
+        turned = torch.cat((-second, first), dim=-1)
+        return (values.float() * cosine.unsqueeze(-2) + turned * sine.unsqueeze(-2)).to(values.dtype)
+
+    def project(hidden: Tensor, rows: Tensor, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        states = layer.attn_norm(hidden)
+        weight, bias = own.Wqkv.weight, own.Wqkv.bias
+        width = weight.shape[0] // 3
+        queries = functional.linear(states[rows, places], weight[:width], None if bias is None else bias[:width])
+        both = functional.linear(states, weight[width:], None if bias is None else bias[width:])
+        keys, values = both.unflatten(-1, (2, -1, size)).unbind(dim=-3)
+        row = rows if len(cosine) > 1 else torch.zeros_like(rows)
+        queries = rotated(queries.unflatten(-1, (-1, size)), cosine[row, places], sine[row, places])
+        return queries, rotated(keys, cosine, sine), values
+
+    def finish(attended: Tensor, before: Tensor) -> Tensor:
+        middle = before + own.out_drop(own.Wo(attended))
+        return middle + layer.mlp(layer.mlp_norm(middle))
+
+    return [Parts(project, finish, context.per_row[kind])]
+
+
+FAMILIES: dict[str, Callable[[Any, Any, Context], list[Parts]]] = {
+    "albert": _albert,
+    "bert": _bert,
+    "distilbert": _distilbert,
+    "electra": _bert,
+    "modernbert": _modernbert,
+    "mpnet": _mpnet,
+    "roberta": _bert,
+    "xlm-roberta": _bert,
+}
+
+
+def run_tokens(
+    encoder: PreTrainedModel,
+    index: int,
+    layer: nn.Module,
+    hidden: Tensor,
+    context: Context,
+    active: Tensor,
+    recompute: Recompute | None = None,
+    whole: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """Run layer `index` (0-based) where `active`, (batch, tokens), says so; other tokens keep their state.
+
+    Args:
+        whole: run the layer for all tokens, and then keep what was not to change; gives the same states.
+
+    Returns:
+        as `run_layer`; attention weights with `whole` only.
+    """
+    parts = FAMILIES.get(encoder.config.model_type)
+    if whole or parts is None or torch.compiler.is_compiling():
+        after, attention = run_layer(encoder, index, layer, hidden, context, recompute)
+        return torch.where(active.unsqueeze(-1), after, hidden), attention
+    rows, places = active.nonzero(as_tuple=True)
+    if len(rows):
+        slots = (active.cumsum(dim=1) - 1)[rows, places]
+        for part in parts(encoder, layer, context):
+            hidden = _run_part(part, hidden, rows, places, slots)
+    return hidden, None
+
+
+def _run_part(part: Parts, hidden: Tensor, rows: Tensor, places: Tensor, slots: Tensor) -> Tensor:
+    queries, keys, values = part.project(hidden, rows, places)
+    # Attention wants a rectangle: the active tokens of each row to the left, gaps on the right.
+    shape = (len(hidden), int(slots.max()) + 1)
+    rectangle = queries.new_zeros(*shape, *queries.shape[1:]).index_put((rows, slots), queries)
+    mask = part.mask
+    if mask is not None:
+        mask = mask[:, None, None].bool() if mask.dim() == 2 else mask
+        if mask.shape[2] > 1:
+            at = places.new_zeros(shape).index_put((rows, slots), places)
+            batch = torch.arange(len(hidden), device=hidden.device)[:, None]
+            mask = mask.expand(len(hidden), -1, -1, -1).transpose(1, 2)[batch, at].transpose(1, 2)
+    attended = functional.scaled_dot_product_attention(
+        rectangle.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), attn_mask=mask
+    )
+    packed = attended.transpose(1, 2)[rows, slots].flatten(-2)
+    return hidden.index_put((rows, places), part.finish(packed, hidden[rows, places]).to(hidden.dtype))
