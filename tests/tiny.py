@@ -64,6 +64,7 @@ OPTIONS: dict[str, dict[str, Settings]] = {
         "authors": {"exit_criterion": "learned", "lte_variant": "authors"},
         "regression": {"num_labels": 1},
         "two-stage": {"fine_tuning": "two_stage", "exit_criterion": "learned"},
+        "distilled": {"fine_tuning": "self_distillation", "exit_criterion": "learned"},
     },
     "dact-bert": {"paper": {"halting_bound": "paper"}, "confidence": {"exit_criterion": "confidence"}},
     "deebert": {"patience": {"exit_criterion": "patience"}},

@@ -7,8 +7,12 @@ Exits (section 4): confidence max softmax > threshold, or entropy <, or learning
 u_i = sigmoid(c h_i + b) (Eq. 8), trained with J_i = (u_i - t_i)^2 (Eq. 9) towards t_i = 1[argmax g_i = y] (Eq. 10) or,
 for regression, t_i = 1 - tanh |g_i - y| (Eq. 11), every L_i becoming L_i + J_i; a sample leaves when u_i > threshold.
 
+For comparison: depth-weighted, sum_i i L_i / sum_i i (in the authors' code only), i the number of the exit;
+self-distillation (Appendix A), sum_i L_i + w sum_{i<n} D_i with D_i = -sum_c softmax(g_n)_c log softmax(g_i)_c and no
+gradient into that g_n; and Limit (section 6), L_k alone: what a model of the first k layers reaches.
+
 Deliberate differences from the authors' code: iterations are optimizer steps, there micro-batches; u is certainty,
-there uncertainty (exit below the threshold); and see `lte_variant`.
+there uncertainty (exit below the threshold); D_i is a mean over the batch, there a sum; and see `lte_variant`.
 
 This file travels inside checkpoints: see CONTRIBUTING.md, "The shipped folder".
 """
@@ -17,12 +21,15 @@ from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import PreTrainedConfig
 
 from .configuration_early_exit import EarlyExitConfig
 from .configuration_early_exit import Threshold
 from .configuration_early_exit import check_choice
+from .configuration_early_exit import check_number
 from .encoder_layers import Context
+from .encoder_layers import family_of
 from .exit_heads import ExitFeatures
 from .exit_heads import ExitHead
 from .exit_heads import SingleUnit
@@ -30,12 +37,16 @@ from .exit_types import Exit
 from .exit_types import Paper
 from .exit_types import Stage
 from .exit_types import State
+from .exit_types import depth_weighted
 from .exit_types import total_loss
 from .exit_types import two_stages
 from .modeling_early_exit import EarlyExitForSequenceClassification
 from .modeling_early_exit import EarlyExitModel
 
 __all__ = ["BerxitConfig", "BerxitForSequenceClassification", "BerxitModel"]
+
+# What the paper compares its own fine-tuning with.
+COMPARED = ("weighted", "self_distillation", "limit")
 
 
 class BerxitConfig(EarlyExitConfig):
@@ -44,15 +55,24 @@ class BerxitConfig(EarlyExitConfig):
     Args:
         exit_threshold: confidence or certainty in [0, 1] above which a sample leaves, or the entropy in nats, in
             [0, ln num_labels], below which it does.
-        fine_tuning: "alternating", "joint" or "two_stage".
+        fine_tuning: "alternating", "joint" or "two_stage"; or, for comparison, "weighted", "self_distillation" (for
+            classes only) or "limit".
         exit_criterion: "confidence", "learned" (learning to exit), or another of `EarlyExitConfig`. Default:
             "confidence", and "learned" with `num_labels=1`.
         lte_variant: "paper" as above; "authors": as in their code, the certainty reads the classifier's features in
             place of h_i, at the last layer those of a pooler of its own; J is the mean over all layers in every step;
-            and joint steps leave out L_n.
+            and joint steps leave out L_n. Their code defines it for "alternating", not for those for comparison.
+        distillation_weight: w >= 0 of self-distillation. The authors' code in effect has w = batch size.
+        limit_layer: k of "limit", the layers of the one exit that is trained; one of `exit_layers`. The layers above
+            it stay as they were, and the other exits are untrained, the last one included: full depth, the default of
+            inference, answers by chance. Let all leave at k with one threshold per exit, 1.0 before k and 0.0 at k
+            (confidence or certainty); or save the layers in training, too, with a stock model of k layers,
+            `AutoModelForSequenceClassification.from_pretrained(name, num_hidden_layers=k)`.
 
     >>> BerxitConfig(num_labels=1).exit_criterion
     'learned'
+    >>> BerxitConfig(exit_layers=[4, 8, 12], fine_tuning="limit", limit_layer=8, exit_threshold=[1, 0, 0]).limit_layer
+    8
     """
 
     model_type = "berxit"
@@ -66,20 +86,54 @@ class BerxitConfig(EarlyExitConfig):
         exit_layers: list[int] | None = None,
         fine_tuning: str = "alternating",
         lte_variant: str = "paper",
+        distillation_weight: float = 1.0,
+        limit_layer: int | None = None,
         **kwargs: Any,
     ) -> None:
         self.fine_tuning = fine_tuning
         self.lte_variant = lte_variant
+        self.distillation_weight = distillation_weight
+        self.limit_layer = limit_layer
         super().__init__(encoder_config, exit_threshold, exit_layers, **kwargs)
 
     def _check_task(self) -> None:
         super()._check_task()
-        check_choice("fine_tuning", self.fine_tuning, ("alternating", "joint", "two_stage"))
+        check_choice("fine_tuning", self.fine_tuning, ("alternating", "joint", "two_stage", *COMPARED))
+        self._check_fine_tuning()
         check_choice("lte_variant", self.lte_variant, ("paper", "authors"))
         if self.lte_variant != "paper" and self.exit_criterion != "learned":
             raise ValueError(
                 f"lte_variant: got '{self.lte_variant}', which exits by '{self.exit_criterion}' do not use; pass "
                 "exit_criterion='learned' too"
+            )
+        if self.lte_variant != "paper" and self.fine_tuning in COMPARED:
+            raise ValueError(
+                f"lte_variant: got '{self.lte_variant}', which their code does not define for fine_tuning="
+                f"'{self.fine_tuning}'; pass lte_variant='paper', where every L_i becomes L_i + J_i"
+            )
+
+    def _check_fine_tuning(self) -> None:
+        if self.fine_tuning == "self_distillation" and self.num_labels == 1:
+            raise ValueError(
+                "fine_tuning: 'self_distillation' needs a distribution over classes, num_labels=1 has none; pass "
+                "fine_tuning='alternating', 'joint', 'two_stage', 'weighted' or 'limit'"
+            )
+        weight = check_number("distillation_weight", self.distillation_weight, low=0.0)
+        if weight != 1 and self.fine_tuning != "self_distillation":
+            raise ValueError(
+                f"distillation_weight: got {weight}, which fine_tuning='{self.fine_tuning}' does not use; leave it "
+                "out, or pass fine_tuning='self_distillation'"
+            )
+        if self.fine_tuning != "limit":
+            if self.limit_layer is not None:
+                raise ValueError(
+                    f"limit_layer: got {self.limit_layer}, which fine_tuning='{self.fine_tuning}' does not use; leave "
+                    "it out, or pass fine_tuning='limit'"
+                )
+        elif type(self.limit_layer) is not int or self.limit_layer not in self.exit_layers:
+            raise ValueError(
+                f"limit_layer: got {self.limit_layer!r}; fine_tuning='limit' needs one of exit_layers, "
+                f"{', '.join(map(str, self.exit_layers))}, e.g. limit_layer={self.exit_layers[0]}"
             )
 
     @property
@@ -108,11 +162,23 @@ def certainty_target(logits: Tensor, labels: Tensor) -> Tensor:
     return (logits.argmax(dim=-1) == labels).float()
 
 
+def distillation(logits: list[Tensor]) -> list[Tensor]:
+    """D_i of every exit but the last, BERxiT Appendix A: n logits (batch, labels) -> n - 1 means over the batch.
+
+    The cross-entropy, in nats, of the last exit's probabilities, as constants, to those of another exit.
+
+    >>> [round(loss.item(), 6) for loss in distillation([torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0, -1.0]])])]
+    [0.693147]
+    """
+    teacher = logits[-1].detach().float().softmax(dim=-1)
+    return [functional.cross_entropy(student.float(), teacher) for student in logits[:-1]]
+
+
 class BerxitForSequenceClassification(EarlyExitForSequenceClassification):
     """Alternating, joint or two-stage training; confidence, entropy or learned exits. Scores (batch, exits)."""
 
     config_class = BerxitConfig
-    objectives = ("joint", "final", "exits")
+    objectives = ("joint", "final", "exits", *COMPARED)
     own_ready = torch.gt
     paper: ClassVar[Paper] = Paper(
         title="BERxiT: Early Exiting for BERT with Better Fine-Tuning and Extension to Regression",
@@ -139,11 +205,25 @@ class BerxitForSequenceClassification(EarlyExitForSequenceClassification):
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        if self.config.fine_tuning == "alternating":
+        fine_tuning = self.config.fine_tuning
+        if fine_tuning == "two_stage":
+            return two_stages(len(self.exits))
+        if fine_tuning == "alternating":
             return (Stage("alternate", ("final", "joint")),)
-        if self.config.fine_tuning == "joint":
-            return (Stage("joint", ("joint",)),)
-        return two_stages(len(self.exits))
+        return (Stage(fine_tuning, (fine_tuning,), self._beyond_the_limit()),)
+
+    def _beyond_the_limit(self) -> tuple[str, ...]:
+        """Names of the layers above `limit_layer`, and of the other exits; none without it."""
+        limit = self.config.limit_layer
+        if limit is None:
+            return ()
+        layers = family_of(self.encoder.config).layers(self.encoder)
+        above = set(layers[limit:]) - set(layers[:limit])  # ALBERT's layers are one and the same
+        others = (index for index, layer in enumerate(self.config.exit_layers) if layer != limit)
+        return (
+            *(name for name, module in self.named_modules() if module in above),
+            *(f"exits.{index}" for index in others),
+        )
 
     def exit_step(
         self, index: int, pooled: Tensor, hidden: Tensor, context: Context, state: State
@@ -161,16 +241,34 @@ class BerxitForSequenceClassification(EarlyExitForSequenceClassification):
         return Exit(logits, certainty.detach(), (certainty,)), ()
 
     def exit_loss(self, exits: list[Exit], labels: Tensor, objective: str) -> Tensor:
-        """`joint`: Eq. 3; `final`: Eq. 4; `exits`: Eq. 5; with learning to exit each L_i + J_i."""
-        used = slice(*{"final": (-1, None), "exits": (0, -1), "joint": (0, None)}[objective])
+        """`joint`: Eq. 3; `final`: Eq. 4; `exits`: Eq. 5; and what `fine_tuning` is named after.
+
+        With learning to exit each L_i + J_i.
+        """
+        fine_tuning = self.config.fine_tuning
+        if objective in COMPARED and objective != fine_tuning:
+            raise ValueError(
+                f"objective: got {objective!r}, which the config's fine_tuning='{fine_tuning}' does not use; pass "
+                f"fine_tuning={objective!r} to the config"
+            )
         tasks = [self.task_loss(exit.logits, labels) for exit in exits]
-        if self.lte is None:
-            return total_loss(tasks[used], objective)
-        misses = [  # J_i
-            (exit.extras[0] - certainty_target(exit.logits.detach(), labels)).square().mean() for exit in exits
-        ]
-        if self.config.lte_variant == "paper":
-            return total_loss(tasks[used] + misses[used], objective)
-        alternating = self.config.fine_tuning == "alternating"
-        without_last = slice(0, -1) if objective == "joint" and alternating else used
-        return total_loss([*tasks[without_last], torch.stack(misses).mean()], objective)
+        used = slice(*{"final": (-1, None), "exits": (0, -1)}.get(objective, (0, None)))
+        if objective == "limit":
+            index = self.config.exit_layers.index(self.config.limit_layer)
+            used = slice(index, index + 1)
+        losses = tasks[used]
+        if self.lte is not None:
+            misses = [  # J_i
+                (exit.extras[0] - certainty_target(exit.logits.detach(), labels)).square().mean() for exit in exits
+            ]
+            if self.config.lte_variant == "authors":
+                if objective == "joint" and fine_tuning == "alternating":
+                    losses = losses[:-1]
+                return total_loss([*losses, torch.stack(misses).mean()], objective)
+            losses = [loss + miss for loss, miss in zip(losses, misses[used], strict=True)]
+        if objective == "weighted":
+            return depth_weighted(losses)
+        if objective == "self_distillation":
+            distilled = distillation([exit.logits for exit in exits])
+            losses = [*losses, *(self.config.distillation_weight * loss for loss in distilled)]
+        return total_loss(losses, objective)
