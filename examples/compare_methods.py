@@ -141,8 +141,10 @@ def applies(variant: Variant, dataset: str) -> bool:
     """
     if variant.method == "plain" or not is_regression(dataset):
         return True
-    # A score over classes needs classes.
-    return CONFIGS[variant.method].supports_regression and variant.config.get("exit_criterion") in (None, "learned")
+    config = CONFIGS[variant.method]
+    # The other criteria read a distribution over classes.
+    known = (None, "patience", config.own_criterion)
+    return config.supports_regression and variant.config.get("exit_criterion") in known
 
 
 def places_of(dataset: str, model: str, root: str | None) -> tuple[str, ...]:

@@ -162,6 +162,7 @@ def test_what_does_not_apply_is_not_run(ran, tmp_path, capsys):
 
 def test_only_classes_have_a_confidence():
     assert applies(variant_of('berxit:{"exit_criterion": "learned"}'), "sick")
+    assert applies(variant_of('berxit:{"exit_criterion": "patience"}'), "sick")
     assert not applies(variant_of('berxit:{"exit_criterion": "confidence"}'), "sick")
     assert applies(variant_of('berxit:{"exit_criterion": "confidence"}'), "mrpc")
 
