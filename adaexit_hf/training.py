@@ -61,7 +61,8 @@ class EarlyExitTrainer(Trainer):
 
     Every stage starts from the same seed and writes to `output_dir/stage-<k>-<name>`; `output_dir/stages.json` says
     which are done. Objectives are cycled per optimizer step, so accumulation and more processes change nothing. Logs
-    carry the stage's name and the loss of every exit (`exit_<layer>_loss`, the task loss whatever the objective).
+    carry the stage's name and the loss of every exit (`exit_<layer>_loss`, the task loss whatever the objective). A
+    stage whose objectives need no labels also trains and evaluates on rows without, or with -1 as GLUE's test sets.
 
     Raises:
         TypeError: `args` is not `EarlyExitTrainingArguments`.
@@ -86,8 +87,8 @@ class EarlyExitTrainer(Trainer):
                 " leave them out, or override exit_loss in a subclass of the model"
             )
         self.stage: Stage | None = None
-        # Since the last log: sum (exits,), and number of micro-batches.
-        self._exit_losses: tuple[Tensor | float, int] = (0.0, 0)
+        # Since the last log: sum of each exit's losses, and number of micro-batches that have labels, (exits + 1,).
+        self._exit_losses: Tensor | None = None
         super().__init__(model, args, *rest, **kwargs)
         self._given: tuple[Any, Any] = (self.optimizer, self.lr_scheduler)
 
@@ -173,7 +174,7 @@ class EarlyExitTrainer(Trainer):
             overrides = {"greater_is_better": None} | overrides
         # What is pushed is the finished model, when the user saves it; not the folders of stages.
         self._configure(dataclasses.replace(base, **overrides, output_dir=str(folder), push_to_hub=False))
-        self.stage, self._exit_losses = stage, (0.0, 0)
+        self.stage, self._exit_losses = stage, None
         self.optimizer, self.lr_scheduler = self._given
         for callback in self._early_stopping():
             callback.early_stopping_patience_counter = 0
@@ -225,6 +226,9 @@ class EarlyExitTrainer(Trainer):
 
         Evaluation inside a stage gives the loss of its last objective, which tells whether the stage still learns;
         outside of one, the task loss of the answer. What `compute_metrics` sees is the answer in either case.
+
+        Raises:
+            ValueError: the objective needs labels, and there are none.
         """
         if self.stage is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -232,27 +236,52 @@ class EarlyExitTrainer(Trainer):
         objective = self.stage.objectives[step % len(self.stage.objectives)]
         unlabelled = objective in self.model.unlabelled_objectives
         if "labels" not in inputs and not unlabelled:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            free = [each.name for each in self.model.stages if self._needs_no_labels(each)]
+            raise ValueError(
+                f"train_dataset: got rows with {', '.join(inputs)}, but objective '{objective}' of stage "
+                f"'{self.stage.name}' needs labels too; pass rows with a column 'label' or 'labels'"
+                + (f", or call train(stage='{free[0]}'), which needs none" if free else "")
+            )
         inputs = {**inputs, "objective": objective, "return_dict": True}
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        if model.training and not unlabelled:
-            with torch.no_grad():
-                labels = self.model.checked_labels(inputs["labels"], len(outputs["logits"]))
-                losses = [self.model.task_loss(logits, labels) for logits in outputs["exit_logits"].unbind(dim=1)]
-                total, count = self._exit_losses
-                self._exit_losses = (total + torch.stack(losses), count + 1)
+        if model.training and "labels" in inputs:
+            self._add_exit_losses(outputs["exit_logits"], inputs["labels"], unlabelled)
         return (loss, outputs) if return_outputs else loss
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple[Tensor | None, Any, Any]:
+        """As in Transformers, which gives no loss without labels: here a stage that needs none has one."""
+        if self.stage is None or "labels" in inputs or not self._needs_no_labels(self.stage):
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss, outputs = self.compute_loss(model, self._prepare_inputs(inputs), return_outputs=True)
+        return loss.mean(), None if prediction_loss_only else outputs["logits"], None
+
+    def _needs_no_labels(self, stage: Stage) -> bool:
+        return set(stage.objectives) <= set(self.model.unlabelled_objectives)
+
+    @torch.no_grad()
+    def _add_exit_losses(self, exit_logits: Tensor, labels: Tensor, unlabelled: bool) -> None:
+        if self._exit_losses is None:
+            # Also where this batch adds nothing: all processes must take part when the sums are gathered.
+            self._exit_losses = exit_logits.new_zeros(exit_logits.shape[1] + 1, dtype=torch.float32)
+        if unlabelled and self.model.config.num_labels > 1 and bool((labels < 0).any()):
+            return
+        labels = self.model.checked_labels(labels, len(exit_logits))
+        losses = [self.model.task_loss(logits, labels) for logits in exit_logits.unbind(dim=1)]
+        self._exit_losses += torch.stack([*losses, torch.ones_like(losses[0])])
 
     def log(self, logs: dict[str, Any], *args: Any, **kwargs: Any) -> None:
         """Add the stage's name, and the mean loss of every exit since the last log."""
         if self.stage is not None:
             logs["stage"] = self.stage.name
-            total, count = self._exit_losses
-            if "loss" in logs and count:
-                means = self.accelerator.reduce(total / count, "mean").tolist()
-                layers = self.model.config.exit_layers
-                logs |= {f"exit_{layer}_loss": mean for layer, mean in zip(layers, means, strict=True)}
-                self._exit_losses = (0.0, 0)
+            if "loss" in logs and self._exit_losses is not None:
+                *sums, count = self.accelerator.reduce(self._exit_losses, "sum").tolist()
+                if count:
+                    layers = self.model.config.exit_layers
+                    logs |= {f"exit_{layer}_loss": total / count for layer, total in zip(layers, sums, strict=True)}
+                self._exit_losses = None
         super().log(logs, *args, **kwargs)
 
 

@@ -151,12 +151,15 @@ def stopped(control: Any, **kwargs: Any) -> None:
 def recorded_objectives(model: EarlyExitForSequenceClassification) -> Iterator[list[str]]:
     """The objective of every forward pass."""
     seen: list[str] = []
-    exit_loss = model.exit_loss
 
-    def recording(exits: Any, labels: Tensor, objective: str) -> Tensor:
-        seen.append(objective)
-        return exit_loss(exits, labels, objective)
+    def recording(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def recorded(*given: Any) -> Tensor:
+            seen.append(given[-1])
+            return loss(*given)
 
-    model.exit_loss = recording  # type: ignore[method-assign]
+        return recorded
+
+    model.exit_loss = recording(model.exit_loss)  # type: ignore[method-assign]
+    model.unlabelled_loss = recording(model.unlabelled_loss)  # type: ignore[method-assign]
     yield seen
-    del model.exit_loss
+    del model.exit_loss, model.unlabelled_loss

@@ -35,6 +35,12 @@ def output_layer(size: int, num_labels: int) -> nn.Linear:
     return SingleUnit(size) if num_labels == 1 else nn.Linear(size, num_labels)
 
 
+def dropout_rate(encoder_config: PreTrainedConfig) -> float:
+    """Dropout of the encoder family's own classification head, in [0, 1)."""
+    rates = (getattr(encoder_config, name, None) for name in family_of(encoder_config).dropout_names)
+    return next((rate for rate in rates if rate is not None), 0.0)
+
+
 class ExitFeatures(nn.Module):
     """The encoder family's own classification head up to its last layer: dense, activation, (norm,) dropout."""
 
@@ -45,8 +51,7 @@ class ExitFeatures(nn.Module):
         self.dense = nn.Linear(size, size)
         self.activation = ACT2FN[getattr(encoder_config, family.activation, family.activation)]
         self.norm = nn.LayerNorm(size, eps=encoder_config.norm_eps) if "norm" in family.classifier else nn.Identity()
-        rates = (getattr(encoder_config, name, None) for name in family.dropout_names)
-        self.dropout = nn.Dropout(next((rate for rate in rates if rate is not None), 0.0))
+        self.dropout = nn.Dropout(dropout_rate(encoder_config))
 
     def features(self, pooled: Tensor) -> Tensor:
         """(batch, hidden) -> (batch, hidden): what the linear layer reads, after dropout."""
