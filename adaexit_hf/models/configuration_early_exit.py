@@ -37,7 +37,7 @@ class EarlyExitConfig(PreTrainedConfig):
         exit_temperatures: one positive number per exit, by which its logits are divided at inference; see
             `calibrate_temperatures`. Default: none.
         patience_tolerance: with `exit_criterion="patience"` and one label, exits agree when their answers differ by
-            less, in the unit of the labels. Default: 0.1.
+            less, in the unit of the labels; with 0 they never do. Default: 0.1.
         **kwargs: as in every Transformers config: `num_labels`, `id2label`, `problem_type`, `dtype`, ...
 
     Raises:
@@ -117,7 +117,7 @@ class EarlyExitConfig(PreTrainedConfig):
                     f"exit_layers: got {own['exit_layers']}, but the checkpoint's exits are after {saved}, and a head "
                     "fits its layer only; leave it out, or train a model with other exits"
                 )
-            return super().from_dict(config_dict | own, **kwargs)
+            return super().from_dict(cls._with_criterion(config_dict, own) | own, **kwargs)
         if "encoder_config" in config_dict:
             raise ValueError(
                 f"pretrained_model_name_or_path: the checkpoint is of method '{found}', not '{cls.model_type}'; call "
@@ -129,6 +129,21 @@ class EarlyExitConfig(PreTrainedConfig):
             f"pretrained_model_name_or_path: the checkpoint is a {config_dict['architectures'][0]} ('{found}'), not "
             f"'{cls.model_type}'; call the model's from_encoder_pretrained, which starts from encoders and classifiers"
         )
+
+    @classmethod
+    def _with_criterion(cls, saved: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+        """The saved arguments, without what belongs to a saved criterion that is overridden."""
+        before = saved.get("exit_criterion")
+        after = own.get("exit_criterion", before)
+        if before in (None, after):
+            return saved
+        threshold = saved.get("exit_threshold")
+        if threshold is not None and "exit_threshold" not in own:
+            raise ValueError(
+                f"exit_criterion: got {after!r}, but the checkpoint's exit_threshold, {threshold}, is in the unit of "
+                f"'{before}'; pass exit_threshold, too: a number, or None for full depth"
+            )
+        return saved | {"patience_tolerance": None}
 
     @classmethod
     def own_arguments(cls) -> list[str]:
@@ -232,10 +247,12 @@ class EarlyExitConfig(PreTrainedConfig):
 
         Raises:
             TypeError: not a number, a list of numbers or None; ValueError: NaN, outside the unit's range, or a list
-                whose length is not the number of exits.
+                whose length is not the number of exits; the criterion was changed to one that does not apply.
         """
+        self._check_criterion()
         # Patience 0 is full depth, as in the code of PABEE's authors.
-        if value is None or (self.exit_criterion == "patience" and value == 0 and value is not False):
+        zero = isinstance(value, Real) and not isinstance(value, bool) and value == 0
+        if value is None or (zero and self.exit_criterion == "patience"):
             return None
         exits = len(self.exit_layers)
         values = list(value) if isinstance(value, list | tuple) else [value] * exits

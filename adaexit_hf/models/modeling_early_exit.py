@@ -380,9 +380,7 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
             exit, state = self.exit_step(index, pooled, finished, context, state)
             if self.config.exit_temperatures is not None and not self.training:
                 exit = exit._replace(logits=exit.logits / self.config.exit_temperatures[index])
-            score = exit.score
-            if score is None:
-                score, memory = self._score(exit.logits.detach(), memory)
+            score, memory = self._score(exit, memory)
             # NaN or infinite logits are no answer: a NaN score compares as not ready, so the row goes on.
             score = score.masked_fill(~exit.logits.isfinite().all(dim=-1), torch.nan)
             run["scores"].append(score)
@@ -410,9 +408,16 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
             run["answer"] = {"logits": logits[places.argsort()], "exit_layer": layers[places.argsort()]}
         return run
 
-    def _score(self, logits: Tensor, memory: State) -> tuple[Tensor, State]:
-        """Readiness by the config's criterion: logits (batch, labels) -> (batch,), and what the next exit needs."""
-        score = CRITERIA[self.config.exit_criterion].score
+    def _score(self, exit: Exit, memory: State) -> tuple[Tensor, State]:
+        """Readiness by the config's criterion, (batch,), and what the next exit needs."""
+        name = self.config.exit_criterion
+        if exit.score is not None and name == self.config.own_criterion:
+            return exit.score, ()
+        if name not in CRITERIA:
+            raise ValueError(
+                f"exit_criterion: got '{name}', which this model was not built for; pass it to the config of a new one"
+            )
+        logits, score = exit.logits.detach(), CRITERIA[name].score
         return (score(logits), ()) if score else patience(logits, memory, self.config.patience_tolerance)
 
     def _pool(self, hidden: Tensor, context: Context) -> Tensor:
