@@ -19,14 +19,20 @@ def best_temperature(logits: Tensor, labels: Tensor) -> float:
     worse than chance want no confidence at all.
 
     Args:
-        logits: (samples, labels).
+        logits: (samples, labels); samples with NaN or infinite ones do not count, since they never exit.
         labels: classes, (samples,).
+
+    Raises:
+        ValueError: no finite logits at all.
 
     >>> logits, labels = torch.tensor([[2.0, 0.0]] * 4), torch.tensor([0, 0, 0, 1])  # softmax(2 / T) = 3 / 4
     >>> round(best_temperature(logits, labels), 6), round(2 / torch.tensor(3.0).log().item(), 6)
     (1.820478, 1.820478)
     """
-    logits = logits.double()
+    finite = logits.isfinite().all(dim=-1)
+    if not finite.any():
+        raise ValueError(f"logits: NaN or infinite for all {len(logits)} samples; check the model and its input")
+    logits, labels = logits[finite].double(), labels[finite]
     truth = torch.take_along_dim(logits, labels.long()[:, None], dim=1).mean()
 
     def slope(inverse: float) -> float:

@@ -218,7 +218,7 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
             one temperature per exit; above 1 where the exit was too sure of itself.
 
         Raises:
-            ValueError: regression; no labels; fewer samples than classes.
+            ValueError: regression; no labels, or others than classes; fewer samples than classes.
         """
         classes = self.config.num_labels
         if classes == 1:
@@ -230,13 +230,14 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
                 f"dataset: got {len(rows)} samples, {'without' if labels is None else 'with'} labels, for {classes} "
                 f"classes; pass held-out samples with labels, at least {classes}, better hundreds"
             )
-        before, self.config.exit_temperatures = self.config.exit_temperatures, None
+        labels = self.checked_labels(labels, len(rows))
+        temperatures, self.config.exit_temperatures = self.config.exit_temperatures, None
         try:
             logits, _ = full_depth(self, rows, batch_size, "Calibrating")
-            before = [best_temperature(each, labels) for each in logits.unbind(dim=1)]
+            temperatures = [best_temperature(each, labels) for each in logits.unbind(dim=1)]
         finally:
-            self.config.exit_temperatures = before
-        return before
+            self.config.exit_temperatures = temperatures
+        return list(temperatures)
 
     def task_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy, or mean squared error with one label: logits (batch, labels), labels (batch,) -> scalar."""
