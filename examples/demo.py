@@ -146,6 +146,7 @@ def bf16_is_faster() -> bool:
 
 def train(model: Any, tokenizer: Any, rows: list[dict[str, Any]], options: DemoArguments, bf16: bool) -> None:
     """All stages of the method, in one call."""
+    model.prepare(rows)
     trainer = EarlyExitTrainer(
         model,
         EarlyExitTrainingArguments(

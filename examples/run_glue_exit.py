@@ -279,8 +279,8 @@ def main() -> None:
             if arguments.max_eval_samples is not None and arguments.max_eval_samples < len(splits[name]):
                 splits[name] = splits[name].shuffle(seed=0).select(range(arguments.max_eval_samples))
         train_set, evaluation_sets = encode(train_set), {name: encode(splits[name]) for name in evaluation}
-    if labels.names is None and arguments.method != "plain":
-        model.start_from_mean(sum(train_set["labels"]) / len(train_set))
+    if arguments.method != "plain":
+        model.prepare(train_set)
 
     def compute_metrics(result: Any) -> dict[str, float]:
         guesses = predictions(torch.as_tensor(result.predictions)).numpy()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny import CLASSES
+from tiny import CLASSES, with_depths
 from torch import Tensor
 from transformers import BertConfig, TrainerCallback, set_seed
 
@@ -34,7 +34,7 @@ def encoder_config(dropout: float = 0.0) -> BertConfig:
 def new_model(method: str, dropout: float = 0.0, seed: int = 0, **kwargs: Any) -> EarlyExitForSequenceClassification:
     set_seed(seed)
     model = CLASSES[method]
-    return model(model.config_class(encoder_config=encoder_config(dropout), **{"num_labels": 3} | kwargs))
+    return with_depths(model(model.config_class(encoder_config=encoder_config(dropout), **{"num_labels": 3} | kwargs)))
 
 
 def texts(count: int = 24, labels: bool = True) -> list[Row]:

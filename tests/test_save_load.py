@@ -8,7 +8,6 @@ from tiny import CLASSES, CORE, EAGER_ONLY, FAMILIES, VARIANTS, build, config, e
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
 from adaexit_hf.models import METHODS, EarlyExitForSequenceClassification
-from adaexit_hf.models.exit_heads import ExitFeatures
 
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
 every_method = pytest.mark.parametrize("method", CLASSES)
@@ -59,10 +58,13 @@ def test_auto_classes_find_the_method(method: str, tmp_path: Path) -> None:
 @torch.no_grad()
 def test_auto_model_is_the_encoder_with_the_same_weights(method: str, tmp_path: Path) -> None:
     model = build(method)
+    if getattr(model, "depth_table", None) is not None:
+        model.depth_table.weight.fill_(3)  # words of lesser depth have other states than the encoder's
     bare, report = AutoModel.from_pretrained(saved(model, tmp_path), output_loading_info=True)
     inputs = inputs_of(model)
     states = model(**inputs, output_hidden_states=True).hidden_states
-    assert torch.equal(bare(**inputs).last_hidden_state, states[-1])
+    real = inputs["attention_mask"].bool()
+    assert torch.equal(bare(**inputs).last_hidden_state[real], states[-1][real])
     assert not report["missing_keys"] | report["unexpected_keys"]
 
 
@@ -84,7 +86,7 @@ def test_bfloat16(variant: str, tmp_path: Path) -> None:
 def test_bfloat16_trains(method: str) -> None:
     model = build(method).to(torch.bfloat16).train()
     model(**inputs_of(model), labels=torch.arange(6) % 3).loss.backward()
-    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.requires_grad)
 
 
 @every_method
@@ -144,6 +146,6 @@ def test_halting_and_exits_are_initialized_when_weights_are_missing(method: str,
     model.save_pretrained(tmp_path, state_dict=kept)
     again = type(model).from_pretrained(tmp_path)
     for name, parameter in again.named_parameters():
-        assert parameter.isfinite().all() and parameter.abs().max() < 3, name
-    head = next(module for module in again.modules() if isinstance(module, ExitFeatures)).dense.weight.std().item()
-    assert 0.15 < head < 0.25  # the encoder's initializer_range, 0.2
+        assert parameter.isfinite().all() and parameter.abs().max() <= 3, name
+    found, new = (torch.cat([each.weight.flatten() for each in made.classifiers]).std() for made in (again, model))
+    assert 0.75 < found / new < 1.25

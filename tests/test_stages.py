@@ -76,7 +76,7 @@ def test_activation_checkpointing_gives_equal_gradients(method: str, encoder: st
     plain = run(model, model.objectives[0])
     model.activation_checkpointing_enable()
     checkpointed = run(model, model.objectives[0])
-    assert all(torch.equal(value, checkpointed[name]) for name, value in plain.items())
+    assert all(torch.equal(value, checkpointed[name]) for name, value in plain.items() if value is not None)
 
 
 @pytest.mark.parametrize("encoder", ["bert", "albert", "mpnet"])

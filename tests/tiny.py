@@ -67,6 +67,7 @@ OPTIONS: dict[str, dict[str, Settings]] = {
         "distilled": {"fine_tuning": "self_distillation", "exit_criterion": "learned"},
     },
     "dact-bert": {"paper": {"halting_bound": "paper"}, "confidence": {"exit_criterion": "confidence"}},
+    "depth-adaptive": {"halting": {"depth_source": "halting"}},
     "deebert": {"patience": {"exit_criterion": "patience"}},
     "pabee": {"regression": {"num_labels": 1, "patience_tolerance": 0.5}},
 }
@@ -91,7 +92,15 @@ def encoder(name: str = "bert", attn_implementation: str | None = None, **kwargs
 def build(variant: str, encoder: str = "bert", **kwargs: Any) -> EarlyExitForSequenceClassification:
     """A model in eval mode with three labels, or as the variant or `kwargs` say; the same weights every time."""
     torch.manual_seed(0)
-    return VARIANTS[variant][0](config(variant, encoder, **kwargs)).eval()
+    return with_depths(VARIANTS[variant][0](config(variant, encoder, **kwargs)).eval())
+
+
+def with_depths(model: EarlyExitForSequenceClassification) -> EarlyExitForSequenceClassification:
+    """Random depths of words for a method that has them: in a new model every word needs all layers."""
+    table = getattr(model, "depth_table", None)
+    if table is not None:
+        table.weight.copy_(torch.randint(1, table.depth + 1, table.weight.shape))
+    return model
 
 
 def config(variant: str, encoder: str = "bert", **kwargs: Any) -> PreTrainedConfig:
@@ -165,7 +174,7 @@ def gradients(model: torch.nn.Module) -> dict[str, Tensor | None]:
 
 def check_loss_and_gradients(model: torch.nn.Module, expected: Tensor, loss: Tensor) -> None:
     """A loss equals a reference computed from the same parameters, and so do all gradients; None only where None."""
-    parameters = dict(model.named_parameters())
+    parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
     theirs = torch.autograd.grad(expected, list(parameters.values()), allow_unused=True, retain_graph=True)
     ours = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
     torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)

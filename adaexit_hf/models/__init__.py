@@ -4,6 +4,7 @@ from .configuration_early_exit import EarlyExitConfig
 from .modeling_berxit import *
 from .modeling_dact_bert import *
 from .modeling_deebert import *
+from .modeling_depth_adaptive import *
 from .modeling_early_exit import EarlyExitForSequenceClassification, EarlyExitModel
 from .modeling_pabee import *
 from .modeling_right_tool import *

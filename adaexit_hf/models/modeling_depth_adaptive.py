@@ -66,6 +66,7 @@ class DepthAdaptiveConfig(EarlyExitConfig):
         exit_threshold: the share of its tokens, in [0, 1], that must have reached their depth for a text to stop. 1,
             the paper's rule, changes no answer; less is faster and approximate. "default" is 1, and None with another
             `exit_criterion` than "depth".
+        exit_pooling: maximum and mean over the tokens, always (Eq. 6); "first" is refused.
         depth_source: "mutual_information", "reconstruction" or "halting".
         halting_penalty: with "halting", >= 0: what a layer costs in the pseudo-labels, in units of being right.
         halting_weight: with "halting", >= 0: weight of the halting unit's loss beside the task's.
@@ -100,10 +101,10 @@ class DepthAdaptiveConfig(EarlyExitConfig):
         check_choice("depth_source", self.depth_source, SOURCES)
         check_number("halting_penalty", self.halting_penalty, low=0.0)
         check_number("halting_weight", self.halting_weight, low=0.0)
-        if self.exit_pooling is not None:
+        if self.exit_pooling == "first":
             raise ValueError(
-                f"exit_pooling: got '{self.exit_pooling}', but this method reads the maximum and the mean over all "
-                "tokens (Eq. 6); leave it out"
+                "exit_pooling: got 'first', but this method reads the maximum and the mean over all tokens (Eq. 6); "
+                "leave it out"
             )
         if self.num_labels == 1 and self.depth_source != "reconstruction":
             raise ValueError(
@@ -126,6 +127,13 @@ class DepthTable(nn.Module):
         self.depth = depth
         self.weight = nn.Parameter(torch.full((vocab_size,), float(depth)), requires_grad=False)
 
+    def resize(self, vocab_size: int) -> None:
+        """Cut the table, or add words of the deepest layer."""
+        grown = self.weight.new_full((vocab_size,), float(self.depth))
+        kept = min(vocab_size, len(self.weight))
+        grown[:kept] = self.weight[:kept]
+        self.weight = nn.Parameter(grown, requires_grad=False)
+
     def forward(self, input_ids: Tensor) -> Tensor:
         """(batch, tokens) -> depths (batch, tokens), long; a word that the table lacks gets the deepest layer."""
         known = input_ids < len(self.weight)
@@ -137,7 +145,6 @@ class DepthAdaptiveForSequenceClassification(EarlyExitForSequenceClassification)
     """Every token runs as many layers as it needs. Scores are shares of tokens at their depth, (batch, exits)."""
 
     config_class = DepthAdaptiveConfig
-    objectives = ("task", "anytime")
     own_ready = torch.ge
     paper: ClassVar[Paper] = Paper(
         title="Faster Depth-Adaptive Transformers",
@@ -175,10 +182,27 @@ class DepthAdaptiveForSequenceClassification(EarlyExitForSequenceClassification)
         return [self.classifier]
 
     @property
+    def objectives(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("task",) if self.halting is None else ("anytime", "task")
+
+    @property
     def stages(self) -> tuple[Stage, ...]:
-        if self.halting is None:
-            return (Stage("task", ("task",)),)
-        return (Stage("anytime", ("anytime",)),)
+        name = self.objectives[0]
+        return (Stage(name, (name,), frozen=() if self.depth_table is None else ("depth_table",)),)
+
+    def prepare(self, dataset: Iterable[Mapping[str, Any]]) -> None:
+        """Also fills the depth table, if the model has one."""
+        rows = checked_rows(dataset)
+        super().prepare(rows)
+        if self.depth_table is not None:
+            self.estimate_depths_by_mutual_information(rows)
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Module:
+        """As in Transformers; new words have the deepest layer until the depths are estimated again."""
+        embeddings = super().resize_token_embeddings(*args, **kwargs)
+        if self.depth_table is not None:
+            self.depth_table.resize(self.config.encoder_config.vocab_size)
+        return embeddings
 
     def estimate_depths_by_mutual_information(
         self, dataset: Iterable[Mapping[str, Any]], special_ids: Iterable[int] = (), smoothing: float = 0.1
@@ -249,6 +273,10 @@ class DepthAdaptiveForSequenceClassification(EarlyExitForSequenceClassification)
         Raises:
             ValueError: no `token_depths` where they are needed, or of another shape or range.
         """
+        if token_depths is None and self.halting is not None and (self.training or objective == "anytime"):
+            shape = (input_ids if input_ids is not None else cast(Tensor, inputs_embeds)).shape[:2]
+            deepest = self.config.encoder_config.num_hidden_layers
+            token_depths = torch.full(shape, deepest, device=self.device)
         inputs = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
@@ -265,7 +293,7 @@ class DepthAdaptiveForSequenceClassification(EarlyExitForSequenceClassification)
         given = inputs["token_depths"]
         hidden, context = start(self.encoder, **{name: inputs[name] for name in inputs if name != "token_depths"})
         depth = self.config.encoder_config.num_hidden_layers
-        input_ids, anytime = inputs["input_ids"], self.halting is not None and self.training
+        input_ids = inputs["input_ids"]
         if given is not None:
             depths = self._checked_depths(given, hidden.shape[:2], context.padding)
         elif self.config.depth_source == "reconstruction":
@@ -277,8 +305,6 @@ class DepthAdaptiveForSequenceClassification(EarlyExitForSequenceClassification)
             depths = self.depth_table(input_ids)
         else:  # embeddings are words that nobody has seen; the halting unit speaks after layer 1
             depths = torch.full(hidden.shape[:2], depth, device=hidden.device)
-        if anytime and given is None:
-            depths = torch.full_like(depths, depth)
         tokens = depths.new_ones(depths.shape) if context.padding is None else context.padding.to(depths.dtype)
         if tokens.dim() != 2:
             raise ValueError(
@@ -314,7 +340,7 @@ class DepthAdaptiveForSequenceClassification(EarlyExitForSequenceClassification)
         hidden, attention = run_tokens(self.encoder, index, layer, hidden, context, active, self.recompute, whole)
         if index == 0 and self.halting is not None:
             halting = self.halting(hidden)
-            if not self.training and "given" not in context.per_row:
+            if "given" not in context.per_row:
                 layers = torch.tensor(self.config.exit_layers, device=hidden.device)
                 depths = torch.where(depths > 0, layers[halting.argmax(dim=-1)], 0)
             context = context._replace(per_row=context.per_row | {"depths": depths, "halting": halting})
@@ -339,11 +365,6 @@ class DepthAdaptiveForSequenceClassification(EarlyExitForSequenceClassification)
         """`task`: Eq. 7; `anytime`: mean task loss of all exits, and the halting unit's towards its pseudo-labels."""
         if objective == "task":
             return self.task_loss(exits[-1].logits, labels)
-        if self.halting is None:
-            raise ValueError(
-                f"objective: got 'anytime', which trains a halting unit; depth_source='{self.config.depth_source}' "
-                "has none, pass depth_source='halting' or objective='task'"
-            )
         task = torch.stack([self.task_loss(exit.logits, labels) for exit in exits]).mean()
         halting, tokens = exits[-1].extras
         right = torch.stack([exit.logits.detach().argmax(dim=-1) == labels for exit in exits], dim=1)

@@ -150,9 +150,12 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
         return start(self.encoder, **inputs)
 
     def layer_step(
-        self, index: int, layer: nn.Module, hidden: Tensor, context: Context
+        self, index: int, layer: nn.Module, hidden: Tensor, context: Context, whole: bool
     ) -> tuple[Tensor, Tensor | None, Context]:
         """Run layer `index` (0-based); a method may spare tokens, or note something in the context.
+
+        Args:
+            whole: attention weights were asked for, so no token may be spared.
 
         Returns:
             the new states, (batch, tokens, hidden); attention weights where the family's layers return them; context.
@@ -188,6 +191,17 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
             ValueError: the checkpoint is of an unsupported family or already an early-exit model.
         """
         return load_encoder(cls, name_or_path, config)
+
+    def prepare(self, dataset: Iterable[Mapping[str, Any]]) -> None:
+        """Set what the training data tell before the first step; call it once, with the tokenized training set.
+
+        For regression the exits start from the mean label (`start_from_mean`); some methods estimate more.
+        """
+        if self.config.num_labels == 1:
+            labels = row_labels(checked_rows(dataset), 1)
+            if labels is None:
+                raise ValueError("dataset: has no labels; pass the training set, with a 'label' column")
+            self.start_from_mean(labels.double().mean().item())
 
     @torch.no_grad()
     def start_from_mean(self, mean: float) -> None:
@@ -367,7 +381,7 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
         run: dict[str, Any] = {"exits": [], "scores": [], "states": [hidden], "returned_attentions": []}
         left: list[tuple[Tensor, Tensor, Tensor]] = []  # of the rows that left: which, their answers, their layers
         for number, layer in enumerate(family.layers(self.encoder), start=1):
-            hidden, attention, context = self.layer_step(number - 1, layer, hidden, context)
+            hidden, attention, context = self.layer_step(number - 1, layer, hidden, context, output_attentions)
             if output_attentions and attention is not None:
                 run["returned_attentions"].append(attention)
             if keep_states:
