@@ -6,6 +6,7 @@ from .modeling_dact_bert import *
 from .modeling_deebert import *
 from .modeling_depth_adaptive import *
 from .modeling_early_exit import EarlyExitForSequenceClassification, EarlyExitModel
+from .modeling_fastbert import *
 from .modeling_pabee import *
 from .modeling_right_tool import *
 

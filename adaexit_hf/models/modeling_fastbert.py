@@ -1,0 +1,216 @@
+"""FastBERT: a Self-distilling BERT with Adaptive Inference Time. Liu, Zhou, Wang, Zhao, Deng, Ju. ACL 2020.
+https://aclanthology.org/2020.acl-main.537
+
+Every layer has a branch classifier, and all are alike (section 3.1): a linear layer to 128 features and tanh,
+self-attention among the tokens (2 heads, no residual, no norm), the sentence vector, a linear layer and tanh, a linear
+layer to the classes. That of the last layer is the teacher, the others are students. Two stages (section 3.2): first
+the encoder and the teacher by cross-entropy, as in plain fine-tuning; then, with those frozen, all students i by
+sum_{i<L} KL(p_t || p_i), which needs no labels. At inference a sample leaves at the first student whose uncertainty,
+entropy(p_i) / ln(classes) in [0, 1], is below the threshold, the paper's "speed" (section 3.3).
+
+What the paper leaves open is as in the authors' code: both tanh, the branches' first weights, the unweighted sum,
+temperature 1, and dropout in the teacher, too, while it is distilled. The direction of the KL divergence is also that
+of their code; the paper's is the reverse, `distillation_kl="student_teacher"`.
+
+Deliberate differences from their code: their script lets a sample leave at the threshold, too; their mean pooling is
+over the features, in their package over tokens and pads, here over the tokens. Their checkpoints are not converted:
+the LayerNorm of their encoder divides by another deviation, so that answers would not be equal.
+
+This file travels inside checkpoints: see CONTRIBUTING.md, "The shipped folder".
+"""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedConfig
+from transformers import initialization as init
+
+from .configuration_early_exit import EarlyExitConfig
+from .configuration_early_exit import Threshold
+from .configuration_early_exit import check_choice
+from .configuration_early_exit import check_number
+from .encoder_layers import Context
+from .encoder_layers import mean_pool
+from .exit_heads import dropout_rate
+from .exit_types import Exit
+from .exit_types import Paper
+from .exit_types import Stage
+from .exit_types import State
+from .exit_types import total_loss
+from .modeling_early_exit import EarlyExitForSequenceClassification
+from .modeling_early_exit import EarlyExitModel
+
+__all__ = ["FastBertConfig", "FastBertForSequenceClassification", "FastBertModel"]
+
+
+class FastBertConfig(EarlyExitConfig):
+    """Config of FastBERT.
+
+    Args:
+        exit_threshold: the "speed", an uncertainty in [0, 1] below which a sample leaves: 0 never exits early, 1 at
+            the first exit.
+        classifier_size: features of a branch classifier, a multiple of `classifier_heads`.
+        classifier_heads: its attention heads.
+        distillation_kl: "teacher_student", KL(p_t || p_i) as in the authors' code, or "student_teacher",
+            KL(p_i || p_t) as in the paper.
+
+    >>> FastBertConfig(num_labels=2, exit_threshold=0.5).exit_criterion
+    'normalized_entropy'
+    """
+
+    model_type = "fastbert"
+
+    def __init__(
+        self,
+        encoder_config: PreTrainedConfig | dict[str, Any] | None = None,
+        exit_threshold: Threshold = None,
+        exit_layers: list[int] | None = None,
+        classifier_size: int = 128,
+        classifier_heads: int = 2,
+        distillation_kl: str = "teacher_student",
+        **kwargs: Any,
+    ) -> None:
+        self.classifier_size = classifier_size
+        self.classifier_heads = classifier_heads
+        self.distillation_kl = distillation_kl
+        super().__init__(encoder_config, exit_threshold, exit_layers, **kwargs)
+
+    def _check_task(self) -> None:
+        super()._check_task()
+        for name in ("classifier_heads", "classifier_size"):
+            value = getattr(self, name)
+            check_number(name, value, low=1)
+            if not isinstance(value, int):
+                raise TypeError(f"{name}: got {value!r} of type {type(value).__name__}; pass an integer")
+        if self.classifier_size % self.classifier_heads:
+            raise ValueError(
+                f"classifier_size: got {self.classifier_size}, which {self.classifier_heads} heads do not divide; "
+                f"pass a multiple, e.g. classifier_size={64 * self.classifier_heads}"
+            )
+        check_choice("distillation_kl", self.distillation_kl, ("teacher_student", "student_teacher"))
+
+    @property
+    def default_criterion(self) -> str:
+        return "normalized_entropy"
+
+
+class FastBertModel(EarlyExitModel):
+    """The encoder of a FastBERT checkpoint, without its branch classifiers."""
+
+    config_class = FastBertConfig
+
+
+def kl_divergence(target: Tensor, given: Tensor) -> Tensor:
+    """Mean over the batch of KL(softmax(target) || softmax(given)), in nats: logits (batch, labels) twice -> scalar.
+
+    >>> certain, undecided = torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 0.0]])
+    >>> round(kl_divergence(certain, undecided).item(), 6), round(kl_divergence(undecided, certain).item(), 6)
+    (0.502282, 0.85544)
+    """
+    target, given = (logits.float().log_softmax(dim=-1) for logits in (target, given))
+    return functional.kl_div(given, target, reduction="batchmean", log_target=True)
+
+
+class BranchLinear(nn.Linear):
+    """A linear layer that starts as in the authors' code: uniformly within 1 / sqrt(inputs), PyTorch's own start."""
+
+
+class BranchClassifier(nn.Module):
+    """The classifier of one exit, teacher and students alike."""
+
+    def __init__(self, config: FastBertConfig) -> None:
+        super().__init__()
+        size = config.classifier_size
+        self.heads = config.classifier_heads
+        self.dropout = dropout_rate(config.encoder_config)  # of attention weights
+        self.narrow = BranchLinear(config.encoder_config.hidden_size, size)
+        self.query = BranchLinear(size, size)
+        self.key = BranchLinear(size, size)
+        self.value = BranchLinear(size, size)
+        self.output = BranchLinear(size, size)
+        self.dense = BranchLinear(size, size)
+        self.classifier = BranchLinear(size, config.num_labels)
+
+    def forward(self, hidden: Tensor, padding: Tensor | None, pooling: str) -> Tensor:
+        """States (batch, tokens, hidden), padding (batch, tokens), "first" or "mean" -> logits (batch, labels)."""
+        tokens = self.narrow(hidden).tanh()  # (batch, tokens, size)
+        if pooling == "first":
+            pooled = self._attend(tokens[:, :1], tokens, padding)[:, 0]  # nobody reads what the other tokens ask for
+        else:
+            pooled = mean_pool(self._attend(tokens, tokens, padding), padding)
+        # The output layer is linear: after pooling it gives the same, and is applied once.
+        return self.classifier(self.dense(self.output(pooled)).tanh())
+
+    def _attend(self, asking: Tensor, tokens: Tensor, padding: Tensor | None) -> Tensor:
+        """Attention of (batch, asking, size) to (batch, tokens, size) -> (batch, asking, size)."""
+        query, key, value = (  # (batch, heads, asking or tokens, size / heads)
+            projected.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for projected in (self.query(asking), self.key(tokens), self.value(tokens))
+        )
+        mask = None if padding is None else padding.bool()[:, None, None]
+        rate = self.dropout if self.training else 0.0
+        mixed = functional.scaled_dot_product_attention(query, key, value, mask, rate)
+        return mixed.transpose(1, 2).flatten(-2)
+
+
+class FastBertForSequenceClassification(EarlyExitForSequenceClassification):
+    """Fine-tuning, then self-distillation; exits by normalized entropy. Scores are in [0, 1], (batch, exits)."""
+
+    config_class = FastBertConfig
+    objectives = ("joint", "final", "distillation")
+    unlabelled_objectives = ("distillation",)
+    paper: ClassVar[Paper] = Paper(
+        title="FastBERT: a Self-distilling BERT with Adaptive Inference Time",
+        authors="Weijie Liu, Peng Zhou, Zhiruo Wang, Zhe Zhao, Haotang Deng, Qi Ju",
+        venue="ACL 2020",
+        url="https://aclanthology.org/2020.acl-main.537",
+        bibtex="""@inproceedings{liu-etal-2020-fastbert,
+  title = {{F}ast{BERT}: a Self-distilling {BERT} with Adaptive Inference Time},
+  author = {Liu, Weijie and Zhou, Peng and Wang, Zhiruo and Zhao, Zhe and Deng, Haotang and Ju, Qi},
+  booktitle = {Proceedings of the 58th Annual Meeting of the Association for Computational Linguistics},
+  year = {2020}
+}""",
+    )
+
+    def __init__(self, config: FastBertConfig) -> None:
+        super().__init__(config)
+        self.exits = nn.ModuleList(BranchClassifier(config) for _ in config.exit_layers)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, BranchLinear):
+            # With the encoder's deviation, made for wider layers, hardly anything would come through so many of them.
+            bound = module.in_features**-0.5
+            init.uniform_(module.weight, -bound, bound)
+            init.uniform_(module.bias, -bound, bound)
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        last = len(self.exits) - 1
+        teacher = Stage("teacher", ("final",), frozen=tuple(f"exits.{index}" for index in range(last)))
+        distil = Stage("distil", ("distillation",), frozen=("encoder", f"exits.{last}"))
+        return (teacher, distil) if last else (teacher,)
+
+    def exit_step(
+        self, index: int, pooled: Tensor, hidden: Tensor, context: Context, state: State
+    ) -> tuple[Exit, State]:
+        return Exit(self.exits[index](hidden, context.padding, self.config.pooling)), ()
+
+    def exit_loss(self, exits: list[Exit], labels: Tensor, objective: str) -> Tensor:
+        """`final`: cross-entropy of the teacher; `joint`: plus `distillation` (not in the paper; without stages)."""
+        students = {"final": [], "joint": self._divergences(exits)}[objective]
+        return total_loss([self.task_loss(exits[-1].logits, labels), *students], objective)
+
+    def unlabelled_loss(self, exits: list[Exit], objective: str) -> Tensor:
+        """`distillation`: sum over the students of the divergence from the teacher, which gets no gradient."""
+        return total_loss(self._divergences(exits), objective)
+
+    def _divergences(self, exits: list[Exit]) -> list[Tensor]:
+        teacher = exits[-1].logits.detach()
+        if self.config.distillation_kl == "student_teacher":
+            return [kl_divergence(exit.logits, teacher) for exit in exits[:-1]]
+        return [kl_divergence(teacher, exit.logits) for exit in exits[:-1]]
