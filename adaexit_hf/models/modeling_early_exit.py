@@ -185,7 +185,8 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
         Args:
             name_or_path: as in `from_pretrained`.
             **config: arguments of the method's config (`num_labels`, `exit_layers`, ...), and of the download
-                (`revision`, `token`, `cache_dir`, `local_files_only`, `subfolder`, `dtype`, `attn_implementation`).
+                (`revision`, `token`, `cache_dir`, `local_files_only`, `subfolder`, `dtype`, `attn_implementation`);
+                `num_hidden_layers` keeps the first layers of the encoder.
 
         Raises:
             ValueError: the checkpoint is of an unsupported family or already an early-exit model.

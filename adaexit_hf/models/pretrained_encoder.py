@@ -18,7 +18,7 @@ from .exit_heads import ExitFeatures
 logger = logging.get_logger(__name__)
 
 DOWNLOAD = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
-LOADING = ("dtype", "attn_implementation")
+LOADING = ("dtype", "attn_implementation", "num_hidden_layers")
 LABELS = ("num_labels", "id2label", "label2id", "problem_type")
 
 
