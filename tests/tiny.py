@@ -69,6 +69,7 @@ OPTIONS: dict[str, dict[str, Settings]] = {
     "dact-bert": {"paper": {"halting_bound": "paper"}, "confidence": {"exit_criterion": "confidence"}},
     "depth-adaptive": {"halting": {"depth_source": "halting"}},
     "deebert": {"patience": {"exit_criterion": "patience"}},
+    "fastbert": {"mean": {"exit_pooling": "mean"}},
     "pabee": {"regression": {"num_labels": 1, "patience_tolerance": 0.5}},
 }
 VARIANTS: dict[str, tuple[type[EarlyExitForSequenceClassification], Settings]] = {
