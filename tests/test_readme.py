@@ -23,7 +23,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *CARDS]
 SECTIONS = [
     "Use", "Recommended settings", "How it works", "When it helps, and when not", "Measured results", "Reference",
 ]  # fmt: skip
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "film", "not", "good", "bad", "."]
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "film", "not", "good", "bad", ".", "[MASK]"]
 
 
 @pytest.fixture
@@ -37,8 +37,9 @@ def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
-    )
+        tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
+        mask_token="[MASK]",
+    )  # fmt: skip
     config = encoder_config("bert")
     exits = BerxitConfig(encoder_config=config, num_labels=2, exit_threshold=0.6)
     for name, model in {
