@@ -14,17 +14,21 @@ from .evaluation import (
 )
 from .models import *
 from .models import METHODS
+from .reconstruction import DataCollatorWithTokenDepths, anytime_masked_lm, estimate_depths_by_reconstruction
 from .training import EarlyExitTrainer, EarlyExitTrainingArguments
 
 __all__ = [
     "METHODS",
     "CurvePoint",
+    "DataCollatorWithTokenDepths",
     "EarlyExitTrainer",
     "EarlyExitTrainingArguments",
     "ExitTrace",
+    "anytime_masked_lm",
     "area_under_curve",
     "choose_threshold",
     "collect_trace",
+    "estimate_depths_by_reconstruction",
     "expected_saving",
     "tradeoff_curve",
     *(model_class.__name__ for config, model, _ in METHODS for model_class in (config, model)),
