@@ -1,6 +1,7 @@
 """DACT-BERT against its paper in plain Python, and its promise: an early exit never changes the class."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +22,9 @@ from adaexit_hf.models.exit_heads import dact_combine, dact_margin
 
 Model = DactBertForSequenceClassification
 BOUNDS = ("tight", "paper")
+halting = pytest.mark.parametrize(
+    ("halting_input", "tied"), [("state", False), ("state", True), ("entropy", False), ("entropy", True)]
+)
 
 
 def modules(model: Model, example: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -28,10 +32,16 @@ def modules(model: Model, example: dict[str, Tensor]) -> tuple[list[Tensor], lis
     length = int(example["attention_mask"].sum())
     states = model.encoder(**{name: value[:, :length] for name, value in example.items()}, output_hidden_states=True)
     outputs, halting = [], []
-    for hidden, head, unit in zip(states.hidden_states[1:], model.exits, model.halting, strict=True):
+    units = list(model.halting) * (len(model.exits) if model.config.tied_halting else 1)
+    for hidden, head, unit in zip(states.hidden_states[1:], model.exits, units, strict=True):
         pooled = torch.tanh(head.dense.weight @ hidden[0, 0] + head.dense.bias)
-        outputs.append(torch.softmax(head.classifier.weight @ pooled + head.classifier.bias, dim=0))
-        halting.append(torch.sigmoid(unit.weight[0] @ hidden[0, 0] + unit.bias[0]))
+        y = torch.softmax(head.classifier.weight @ pooled + head.classifier.bias, dim=0)
+        if model.config.halting_input == "entropy":
+            h = torch.exp(unit.log_weight[0]) * (-(y * y.log()).sum() - unit.threshold[0])
+        else:
+            h = unit.weight[0] @ hidden[0, 0] + unit.bias[0]
+        outputs.append(y)
+        halting.append(torch.sigmoid(h))
     return outputs, halting
 
 
@@ -67,9 +77,10 @@ def test_logits_are_the_logarithms_of_the_accumulated_answer() -> None:
 
 
 @pytest.mark.parametrize("bound", BOUNDS)
+@halting
 @torch.no_grad()
-def test_scores_are_margins(bound: str) -> None:
-    model = build("dact-bert", halting_bound=bound)
+def test_scores_are_margins(halting_input: str, tied: bool, bound: str) -> None:
+    model = build("dact-bert", halting_bound=bound, halting_input=halting_input, tied_halting=tied)
     inputs = inputs_of(model)
     expected = [
         [margin(a, p, 3 - n, bound) for n, (a, p) in enumerate(scalars(model, example), start=1)]
@@ -79,9 +90,11 @@ def test_scores_are_margins(bound: str) -> None:
 
 
 @pytest.mark.parametrize("bound", BOUNDS)
+@halting
 @torch.no_grad()
-def test_inference_is_algorithm_1(bound: str) -> None:
-    model = build("dact-bert", "roberta", halting_bound=bound, halting_bias=-1.0)
+def test_inference_is_algorithm_1(halting_input: str, tied: bool, bound: str) -> None:
+    options = {"halting_input": halting_input, "tied_halting": tied}
+    model = build("dact-bert", "roberta", halting_bound=bound, halting_bias=-1.0, **options)
     inputs = inputs_of(model)
     for threshold in (0.0, *thresholds_between(trace_of(model, inputs))):
         output = model(**inputs, exit_threshold=threshold)
@@ -93,18 +106,23 @@ def test_inference_is_algorithm_1(bound: str) -> None:
             torch.testing.assert_close(output.logits[row].exp(), answer, atol=1e-5, rtol=1e-5)
 
 
-def test_objectives_and_their_gradients() -> None:
-    model = build("dact-bert", ponder_cost=0.1)
+@halting
+def test_objectives_and_their_gradients(halting_input: str, tied: bool) -> None:
+    model = build("dact-bert", ponder_cost=0.1, halting_input=halting_input, tied_halting=tied)
     inputs, labels = inputs_of(model), labels_of(model)
-    final, adaptive = [], []
+    final, adaptive, others, distilled = [], [], [], []
     for example, label in zip(one_by_one(inputs), labels, strict=True):
         outputs, halting = modules(model, example)
         final.append(-torch.log(outputs[-1][label]))
+        others.append(-sum(torch.log(y[label]) for y in outputs[:-1]))
+        teacher = outputs[-1].detach()
+        distilled.append(sum((teacher * torch.log(teacher / y)).sum() for y in outputs[:-1]))
         a, p = torch.zeros(3), torch.ones(())
         for y, h in zip(outputs, halting, strict=True):
             a, p = y * p + a * (1 - p), p * h
         adaptive.append(-torch.log(a[label]) + 0.1 * sum(halting))  # Eq. 1
-    for objective, losses in (("final", final), ("adaptive", adaptive)):
+    references = {"final": final, "adaptive": adaptive, "exits": others, "distillation": distilled}
+    for objective, losses in references.items():
         output = model(**inputs, labels=labels, objective=objective)
         check_loss_and_gradients(model, torch.stack(losses).mean(), output.loss)
 
@@ -122,6 +140,41 @@ def test_two_steps_of_training() -> None:
     assert (adaptive.objectives, adaptive.frozen) == (("adaptive",), ())
 
 
+@pytest.mark.parametrize(
+    ("fine_tuning", "second"), [("three_stage", "exits"), ("three_stage_distilled", "distillation")]
+)
+def test_three_steps_of_training(fine_tuning: str, second: str) -> None:
+    assert [tuple(stage) for stage in build("dact-bert", fine_tuning=fine_tuning).stages] == [
+        ("backbone", ("final",), ("exits.0", "exits.1", "halting")),
+        ("exits", (second,), ("encoder", "exits.2", "halting")),
+        ("halting", ("adaptive",), ("encoder", "exits")),
+    ]
+
+
+def test_a_single_exit_has_no_others_to_train() -> None:
+    model = build("dact-bert", fine_tuning="three_stage", exit_layers=[3])
+    assert [stage.name for stage in model.stages] == ["backbone", "halting"]
+    with pytest.raises(ValueError, match="objective: got 'exits', which trains none of a single exit"):
+        model(**inputs_of(model), labels=labels_of(model), objective="exits")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"halting_input": "logits"}, ValueError, "halting_input: got 'logits'; choose one of 'state', 'entropy'"),
+        (
+            {"fine_tuning": "two_stage"},
+            ValueError,
+            "fine_tuning: got 'two_stage'; choose one of 'joint', 'three_stage'",
+        ),
+        ({"tied_halting": 1}, TypeError, "tied_halting: got 1 of type int; pass True or False"),
+    ],
+)
+def test_settings_that_do_not_exist(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        DactBertConfig(**arguments)
+
+
 @pytest.mark.parametrize("bias", [-2.0, 3.0])
 def test_the_halting_bias_is_where_halting_starts(bias: float) -> None:
     model = build("dact-bert", halting_bias=bias)
@@ -131,6 +184,10 @@ def test_the_halting_bias_is_where_halting_starts(bias: float) -> None:
 def test_the_sound_rule_is_the_default() -> None:
     assert DactBertConfig().exit_threshold == 0.0
     assert DactBertConfig().halting_bound == "tight"
+
+
+def test_halting_starts_in_the_middle() -> None:
+    assert [unit.bias.item() for unit in build("dact-bert").halting] == [0.0] * 3
 
 
 def test_the_comparison_includes_the_threshold() -> None:

@@ -66,7 +66,12 @@ OPTIONS: dict[str, dict[str, Settings]] = {
         "two-stage": {"fine_tuning": "two_stage", "exit_criterion": "learned"},
         "distilled": {"fine_tuning": "self_distillation", "exit_criterion": "learned"},
     },
-    "dact-bert": {"paper": {"halting_bound": "paper"}, "confidence": {"exit_criterion": "confidence"}},
+    "dact-bert": {
+        "paper": {"halting_bound": "paper"},
+        "confidence": {"exit_criterion": "confidence"},
+        "entropy": {"halting_input": "entropy", "fine_tuning": "three_stage"},
+        "tied": {"halting_input": "entropy", "tied_halting": True, "fine_tuning": "three_stage_distilled"},
+    },
     "depth-adaptive": {"halting": {"depth_source": "halting"}},
     "deebert": {"patience": {"exit_criterion": "patience"}},
     "fastbert": {"mean": {"exit_pooling": "mean"}},

@@ -18,10 +18,18 @@ this bound.
 
 `logits` are log a_n, so that softmax(logits) = a_n.
 
+DeeBERT and FastBERT are special cases (DACT-BERT's submission to ICLR 2021, section 3.1), with a logistic regression
+on the entropy of this layer's own output in place of the halting unit, h_n = sigmoid(w_n (H(y_n) - S_n)), and three
+stages of training: the two that they have, then the h_n alone by Eq. 1. That learns an entropy threshold S_n for every
+layer, or one for all if they are tied. As w_n grows, h_n becomes 1[H(y_n) > S_n], a_n is y_n up to the first layer
+below its S_n, and there, at p_n = 0, both rules stop: DeeBERT with threshold S_n. The submission has a weight and a
+bias, here -w_n S_n; and here w_n = exp(v_n), so that a low entropy always means stop.
+
 This file travels inside checkpoints: see CONTRIBUTING.md, "The shipped folder".
 """
 
-from typing import Any, ClassVar
+import math
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -38,14 +46,20 @@ from .exit_heads import ExitHead
 from .exit_heads import SingleUnit
 from .exit_heads import dact_combine
 from .exit_heads import dact_margin
+from .exit_heads import entropy
 from .exit_types import Exit
 from .exit_types import Paper
 from .exit_types import Stage
 from .exit_types import State
+from .exit_types import total_loss
+from .exit_types import two_stages
 from .modeling_early_exit import EarlyExitForSequenceClassification
 from .modeling_early_exit import EarlyExitModel
 
 __all__ = ["DactBertConfig", "DactBertForSequenceClassification", "DactBertModel"]
+
+# Entropy halting starts with h from sigmoid(-START) at entropy 0 to sigmoid(START) at ln num_labels.
+START = 5.0
 
 
 class DactBertConfig(EarlyExitConfig):
@@ -56,9 +70,18 @@ class DactBertConfig(EarlyExitConfig):
             sample stops earlier at the risk of another class; above 0 later. Range: [-1, 1], and for the paper's bound
             [-number of exits, 1]. "default" is 0, and None with another `exit_criterion` than "dact".
         ponder_cost: tau >= 0 of Eq. 1, the price of going on; the trade-off is set here, at training time.
-        halting_bias: initial bias b of every halting unit, so that h starts near sigmoid(b): large values start near
-            full depth, 0 starts with almost no weight on the last layers.
+        halting_bias: initial bias b of every halting unit, so that h starts near sigmoid(b), with "entropy" in the
+            middle of its range: large values start near full depth, 0 starts with almost no weight on the last
+            layers. Default: 0, as in all of the authors' own configs of DACT.
         halting_bound: "tight" or "paper".
+        halting_input: what halting units read: "state", the sentence vector, or "entropy", that of y_n in nats.
+        tied_halting: one halting unit for all layers.
+        fine_tuning: "joint", the two steps above; "three_stage": the encoder with y_N, the other y_n on the frozen
+            encoder as in DeeBERT, the halting units alone; or "three_stage_distilled", whose second stage is
+            FastBERT's, sum_{n<N} KL(y_N || y_n), and needs no labels.
+
+    >>> DactBertConfig(halting_input="entropy", tied_halting=True, fine_tuning="three_stage").exit_threshold
+    0.0
     """
 
     model_type = "dact-bert"
@@ -70,13 +93,19 @@ class DactBertConfig(EarlyExitConfig):
         exit_threshold: Threshold | str = "default",
         exit_layers: list[int] | None = None,
         ponder_cost: float = 5e-3,
-        halting_bias: float = 1.0,
+        halting_bias: float = 0.0,
         halting_bound: str = "tight",
+        halting_input: str = "state",
+        tied_halting: bool = False,
+        fine_tuning: str = "joint",
         **kwargs: Any,
     ) -> None:
         self.ponder_cost = ponder_cost
         self.halting_bias = halting_bias
         self.halting_bound = halting_bound
+        self.halting_input = halting_input
+        self.tied_halting = tied_halting
+        self.fine_tuning = fine_tuning
         if exit_threshold == "default":
             exit_threshold = 0.0 if kwargs.get("exit_criterion") in (None, "dact") else None
         super().__init__(encoder_config, exit_threshold, exit_layers, **kwargs)  # type: ignore[arg-type]
@@ -86,6 +115,11 @@ class DactBertConfig(EarlyExitConfig):
         check_number("ponder_cost", self.ponder_cost, low=0.0)
         check_number("halting_bias", self.halting_bias)
         check_choice("halting_bound", self.halting_bound, ("tight", "paper"))
+        check_choice("halting_input", self.halting_input, ("state", "entropy"))
+        check_choice("fine_tuning", self.fine_tuning, ("joint", "three_stage", "three_stage_distilled"))
+        if not isinstance(self.tied_halting, bool):
+            kind = type(self.tied_halting).__name__
+            raise TypeError(f"tied_halting: got {self.tied_halting!r} of type {kind}; pass True or False")
 
     @property
     def own_bounds(self) -> tuple[float, float]:
@@ -105,11 +139,24 @@ class HaltingUnit(SingleUnit):
         return super().forward(pooled).squeeze(-1).sigmoid()
 
 
+class EntropyHalting(nn.Module):
+    """h = sigmoid(w (H - S)), w = exp(log_weight): entropies in nats (batch,) -> (batch,) in [0, 1]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_weight = nn.Parameter(torch.empty(1))
+        self.threshold = nn.Parameter(torch.empty(1))  # S in nats
+
+    def forward(self, entropies: Tensor) -> Tensor:
+        return (self.log_weight.float().exp() * (entropies - self.threshold.float())).sigmoid()
+
+
 class DactBertForSequenceClassification(EarlyExitForSequenceClassification):
     """Fine-tuning, then joint training with a ponder cost; stops when the class cannot change. Scores are margins."""
 
     config_class = DactBertConfig
-    objectives = ("adaptive", "final")
+    objectives = ("adaptive", "final", "exits", "distillation")
+    unlabelled_objectives = ("distillation",)
     own_ready = torch.ge
     paper: ClassVar[Paper] = Paper(
         title="DACT-BERT: Differentiable Adaptive Computation Time for an Efficient BERT Inference",
@@ -128,7 +175,11 @@ class DactBertForSequenceClassification(EarlyExitForSequenceClassification):
         super().__init__(config)
         encoder = config.encoder_config
         self.exits = nn.ModuleList(ExitHead(encoder, config.num_labels) for _ in config.exit_layers)
-        self.halting = nn.ModuleList(HaltingUnit(encoder.hidden_size) for _ in config.exit_layers)
+        units = 1 if config.tied_halting else len(config.exit_layers)
+        self.halting = nn.ModuleList(
+            EntropyHalting() if config.halting_input == "entropy" else HaltingUnit(encoder.hidden_size)
+            for _ in range(units)
+        )
         self.post_init()
 
     @torch.no_grad()
@@ -136,11 +187,40 @@ class DactBertForSequenceClassification(EarlyExitForSequenceClassification):
         super()._init_weights(module)
         if isinstance(module, HaltingUnit):
             init.constant_(module.bias, self.config.halting_bias)
+        elif isinstance(module, EntropyHalting):
+            middle = math.log(self.config.num_labels) / 2
+            weight = START / middle
+            init.constant_(module.log_weight, math.log(weight))
+            init.constant_(module.threshold, middle - self.config.halting_bias / weight)
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        others = tuple(f"exits.{index}" for index in range(len(self.exits) - 1))
-        return (Stage("backbone", ("final",), frozen=(*others, "halting")), Stage("adaptive", ("adaptive",)))
+        # Those of DeeBERT, without the halting units.
+        backbone, *exits = (stage._replace(frozen=(*stage.frozen, "halting")) for stage in two_stages(len(self.exits)))
+        if self.config.fine_tuning == "joint":
+            return (backbone, Stage("adaptive", ("adaptive",)))
+        if self.config.fine_tuning == "three_stage_distilled":
+            exits = [stage._replace(objectives=("distillation",)) for stage in exits]
+        return (backbone, *exits, Stage("halting", ("adaptive",), frozen=("encoder", "exits")))
+
+    def entropy_thresholds(self) -> list[float]:
+        """S_n of every exit in nats, the entropy where h_n = 1/2; that of the last exit never matters.
+
+        Below 0 the exit never says stop, above ln num_labels it always does.
+
+        Raises:
+            ValueError: the halting units read something else.
+        """
+        if self.config.halting_input != "entropy":
+            raise ValueError(
+                f"halting_input: got '{self.config.halting_input}', which has no entropy thresholds; pass "
+                "halting_input='entropy' to the config"
+            )
+        units = (cast(EntropyHalting, self._halting_unit(index)) for index in range(len(self.exits)))
+        return [unit.threshold.item() for unit in units]
+
+    def _halting_unit(self, index: int) -> nn.Module:
+        return self.halting[0 if self.config.tied_halting else index]
 
     def exit_step(
         self, index: int, pooled: Tensor, hidden: Tensor, context: Context, state: State
@@ -148,7 +228,7 @@ class DactBertForSequenceClassification(EarlyExitForSequenceClassification):
         own = self.exits[index](pooled).float()
         # An infinite logit would be a finite probability; it is no answer, so it becomes NaN here.
         output = own.masked_fill(own.isinf(), torch.nan).softmax(dim=-1)
-        halting = self.halting[index](pooled)
+        halting = self._halting_unit(index)(entropy(own) if self.config.halting_input == "entropy" else pooled)
         answer, remaining = state if state else (torch.zeros_like(output), torch.ones_like(halting))
         answer, remaining = dact_combine(answer, remaining, output, halting)
         score = None
@@ -159,8 +239,16 @@ class DactBertForSequenceClassification(EarlyExitForSequenceClassification):
         return Exit(logits, score, (own, halting)), (answer, remaining)
 
     def exit_loss(self, exits: list[Exit], labels: Tensor, objective: str) -> Tensor:
-        """`adaptive`: Eq. 1; `final`: cross-entropy of the last layer's own output y_N, plain fine-tuning."""
-        if objective == "final":
-            return self.task_loss(exits[-1].extras[0], labels)
+        """`adaptive`: Eq. 1; `final`: cross-entropy of y_N, plain fine-tuning; `exits`: that of the other y_n."""
+        if objective in ("final", "exits"):
+            used = exits[-1:] if objective == "final" else exits[:-1]
+            return total_loss([self.task_loss(exit.extras[0], labels) for exit in used], objective)
         ponder = torch.stack([exit.extras[1] for exit in exits]).sum(dim=0)  # (batch,)
         return functional.nll_loss(exits[-1].logits, labels) + self.config.ponder_cost * ponder.mean()
+
+    def unlabelled_loss(self, exits: list[Exit], objective: str) -> Tensor:
+        """`distillation`: sum of KL(y_N || y_n) over the exits but the last, as in the code of FastBERT's authors."""
+        *students, teacher = (exit.extras[0].log_softmax(dim=-1) for exit in exits)
+        target = teacher.detach()
+        losses = [functional.kl_div(each, target, reduction="batchmean", log_target=True) for each in students]
+        return total_loss(losses, objective)
