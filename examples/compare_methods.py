@@ -74,7 +74,7 @@ class Variant(NamedTuple):
 VARIANTS = {
     "plain": Variant("plain"),
     "layerdrop": Variant("plain", flags="--layer_drop 0.2"),
-    "dact-bert": Variant("dact-bert", {"halting_bias": 0, "ponder_cost": 0.05}),
+    "dact-bert": Variant("dact-bert", {"halting_bias": 0, "ponder_cost": 0.005}),
     "deebert": Variant("deebert", flags='--stage_overrides {"exits":{"learning_rate":1e-3}}'),
 }
 
