@@ -153,6 +153,12 @@ def test_pooling_is_that_of_the_encoders_own_classifier() -> None:
     assert build("fastbert", "modernbert-mean", exit_pooling="first").config.pooling == "first"
 
 
+def test_a_mask_of_pairs_of_tokens_does_not_tell_the_pads() -> None:
+    model = build("fastbert")
+    with pytest.raises(ValueError, match=r"attention_mask: got shape \(2, 1, 4, 4\); .* shape \(batch, tokens\)"):
+        model(input_ids=torch.full((2, 4), 7), attention_mask=torch.ones(2, 1, 4, 4).bool())
+
+
 def test_the_comparison_is_strict() -> None:
     assert build("fastbert").ready(torch.tensor([0.4, 0.5, math.nan]), 0.5).tolist() == [True, False, False]
 

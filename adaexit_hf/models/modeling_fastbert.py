@@ -195,6 +195,15 @@ class FastBertForSequenceClassification(EarlyExitForSequenceClassification):
         distil = Stage("distil", ("distillation",), frozen=("encoder", f"exits.{last}"))
         return (teacher, distil) if last else (teacher,)
 
+    def embed(self, inputs: dict[str, Tensor | None]) -> tuple[Tensor, Context]:
+        mask = inputs["attention_mask"]
+        if mask is not None and mask.dim() != 2:
+            raise ValueError(
+                f"attention_mask: got shape {tuple(mask.shape)}; FastBERT's classifiers attend to all tokens but the "
+                "pads, so pass 1 for tokens and 0 for pads, shape (batch, tokens)"
+            )
+        return super().embed(inputs)
+
     def exit_step(
         self, index: int, pooled: Tensor, hidden: Tensor, context: Context, state: State
     ) -> tuple[Exit, State]:
