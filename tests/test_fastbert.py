@@ -312,6 +312,14 @@ def test_a_fine_tuned_classifier_gives_its_encoder_and_labels_only(
     assert all(torch.equal(value, kept[name]) for name, value in model.encoder.state_dict().items())
 
 
+def test_branches_start_as_in_the_authors_code() -> None:
+    for layer in build("fastbert").exits[0].children():  # PyTorch's own start, not the encoder's
+        bound = layer.in_features**-0.5
+        for value in (layer.weight, layer.bias):
+            assert value.abs().max() <= bound
+        assert layer.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.1)
+
+
 def test_the_output_layers_in_order() -> None:
     model = build("fastbert", exit_layers=[1, 3])
     assert model.classifiers == [model.exits[0].classifier, model.exits[1].classifier]
