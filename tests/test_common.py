@@ -7,6 +7,7 @@ import torch
 from tiny import (
     CLASSES,
     CORE,
+    CORE_CASES,
     ENCODERS,
     VARIANTS,
     build,
@@ -42,8 +43,7 @@ def check_early_exit(model: Model, inputs: dict[str, Any], thresholds: list[Any]
     return seen
 
 
-@every_variant
-@core_encoders
+@pytest.mark.parametrize(("variant", "encoder"), CORE_CASES)
 def test_early_exit_is_what_the_trace_predicts(variant: str, encoder: str, padding: str) -> None:
     labels = {} if build(variant).config.num_labels == 1 else {"num_labels": 2}  # two: some exits shall agree
     model = build(variant, encoder, **labels)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import CLASSES, CORE, FAMILIES, VARIANTS, build, gradients, inputs_of, labels_of
+from tiny import CLASSES, CORE, CORE_CASES, FAMILIES, VARIANTS, build, gradients, inputs_of, labels_of
 from torch import Tensor, nn
 from transformers import set_seed
 
@@ -36,8 +36,7 @@ def check_stages(variant: str, encoder: str, **kwargs: object) -> None:
         assert learning == {name for name, _ in model.named_parameters()} - frozen
 
 
-@every_variant
-@pytest.mark.parametrize("encoder", CORE)
+@pytest.mark.parametrize(("variant", "encoder"), CORE_CASES)
 def test_a_stage_trains_all_that_is_not_frozen(variant: str, encoder: str) -> None:
     check_stages(variant, encoder)
 

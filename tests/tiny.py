@@ -80,6 +80,8 @@ OPTIONS: dict[str, dict[str, Settings]] = {
 VARIANTS: dict[str, tuple[type[EarlyExitForSequenceClassification], Settings]] = {
     name: (model, {}) for name, model in CLASSES.items()
 } | {f"{name}-{option}": (CLASSES[name], kwargs) for name, more in OPTIONS.items() for option, kwargs in more.items()}
+# Every variant on BERT, every method on the other encoders that matter most.
+CORE_CASES = [(variant, "bert") for variant in VARIANTS] + [(name, other) for name in CLASSES for other in CORE[1:]]
 
 
 def encoder_config(name: str = "bert", **kwargs: Any) -> PreTrainedConfig:
