@@ -131,6 +131,15 @@ def test_thresholds_survive_saving(tmp_path: Path) -> None:
     assert Model.from_pretrained(tmp_path / "saved").entropy_thresholds() == model.entropy_thresholds()
 
 
+def test_missing_thresholds_start_anew(tmp_path: Path) -> None:
+    model = build("dact-bert", **THREE_STAGE, halting_bias=1.0)
+    kept = {name: value for name, value in model.state_dict().items() if not name.startswith("halting.")}
+    model.save_pretrained(tmp_path, state_dict=kept)
+    again = Model.from_pretrained(tmp_path)
+    assert again.entropy_thresholds() == model.entropy_thresholds()
+    assert [unit.log_weight.item() for unit in again.halting] == [unit.log_weight.item() for unit in model.halting]
+
+
 def test_only_entropy_halting_has_thresholds() -> None:
     with pytest.raises(ValueError, match="halting_input: got 'state', .* pass halting_input='entropy' to the config"):
         build("dact-bert").entropy_thresholds()
