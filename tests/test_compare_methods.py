@@ -167,6 +167,53 @@ def test_only_classes_have_a_confidence():
     assert applies(variant_of('berxit:{"exit_criterion": "confidence"}'), "mrpc")
 
 
+def test_depths_from_classes_do_not_apply_to_regression(ran, tmp_path, capsys):
+    assert main(flags(tmp_path, methods=("plain", "depth-adaptive"), names=("stsb",), seeds=1)) == 0
+    assert ran() == ["stsb plain 0"]
+    assert "| depth-adaptive | - |  |  |" in capsys.readouterr().out
+    assert applies(variant_of("depth-adaptive"), "mrpc")
+    assert applies(variant_of('depth-adaptive:{"depth_source": "reconstruction"}'), "stsb")
+
+
+@pytest.mark.parametrize(
+    "config",
+    ['{"exit_layers": [2, 4]}', '{"exit_threshold": [0.9, 0.8, 0.7]}', '{"num_hidden_layers": 4, "exit_layers": [4]}'],
+)
+def test_settings_of_encoders_of_any_depth_apply(config):
+    assert applies(variant_of(f"berxit:{config}"), "mrpc")
+
+
+def test_what_only_regression_knows_is_an_error_elsewhere(tmp_path, capsys):
+    name = 'pabee:{"patience_tolerance": 0.5}'
+    assert applies(variant_of(name), "stsb")
+    with pytest.raises(SystemExit):
+        parse(flags(tmp_path, methods=("plain", name), names=("stsb", "mrpc")))
+    assert 'methods: pabee with {"patience_tolerance": 0.5}: patience_tolerance: got 0.5' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dataset", ["mrpc", "stsb"])
+@pytest.mark.parametrize("config", ['{"fine_tuning": "jiont"}', '{"exit_layer": [1]}'])
+def test_a_config_that_nobody_takes_is_an_error_at_once(tmp_path, capsys, dataset, config):
+    with pytest.raises(SystemExit):
+        parse(flags(tmp_path, methods=(f"berxit:{config}",), names=(dataset,)))
+    assert f"methods: berxit with {config}: " in capsys.readouterr().err
+
+
+def test_a_row_may_have_an_encoder_of_its_own(ran, tmp_path, capsys):
+    config = '{"num_hidden_layers": 2}'
+    methods = ("plain", "plain@/folder/distilbert/distilbert-base", f"plain@other/encoder:{config}")
+    assert main(flags(tmp_path, methods=methods, seeds=1)) == 0
+    rows = {row["method"]: row for row in read_results(tmp_path / "results.jsonl").values()}
+    assert [rows[name]["model"] for name in methods] == [
+        "some/encoder",
+        "distilbert/distilbert-base",
+        "other/encoder",
+    ]
+    assert rows[methods[1]]["places"][:2] == ["--model_name_or_path", "/folder/distilbert/distilbert-base"]
+    assert rows[methods[2]]["results"]["validation"]["mean_exit_layer"] == 2
+    assert "| plain@/folder/distilbert/distilbert-base | 70.0 (n=1) |" in capsys.readouterr().out
+
+
 def test_the_first_layers_alone_save_against_the_whole_encoder(ran, tmp_path, capsys):
     main(flags(tmp_path, methods=("plain", "limit-2")))
     said = capsys.readouterr().out
@@ -202,6 +249,7 @@ def test_settings_of_methods_and_data_sets():
     assert json.loads(*dact["--method_config"]) == {"exit_pooling": "mean", "halting_bias": 0, "ponder_cost": 0.005}
     assert (dact["--max_train_samples"], dact["--task_name"]) == (["10000"], ["sst2"])
     assert json.loads(*settings("deebert", "mrpc")["--stage_overrides"]) == {"exits": {"learning_rate": 1e-3}}
+    assert json.loads(*settings("fastbert", "mrpc")["--stage_overrides"]) == {"distil": {"learning_rate": 5e-4}}
     assert "--method_config" not in settings("plain", "mrpc")
     assert "--method_config" not in settings("layerdrop", "mrpc")
     assert settings("layerdrop", "stsb")["--layer_drop"] == ["0.2"]
