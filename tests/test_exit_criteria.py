@@ -191,9 +191,9 @@ def test_regression_by_patience_is_what_the_trace_predicts() -> None:
 
 
 def test_only_regression_by_patience_has_a_tolerance() -> None:
-    assert BerxitConfig(num_labels=1, exit_criterion="patience").patience_tolerance == 0.1
-    assert BerxitConfig(num_labels=1).patience_tolerance is None
-    assert BerxitConfig(num_labels=1, exit_criterion="patience", patience_tolerance=0).patience_tolerance == 0
+    assert BerxitConfig(num_labels=1, exit_criterion="patience").tolerance == 0.1
+    assert BerxitConfig(num_labels=1, exit_criterion="patience", patience_tolerance=0).tolerance == 0
+    assert PabeeConfig(num_labels=2).tolerance is None  # classes are the same or not
 
 
 # Bad input -----------------------------------------------------------------------------------------------------------
@@ -300,7 +300,7 @@ def test_a_saved_threshold_is_not_taken_for_one_in_another_unit(criterion: str, 
 
 
 def test_a_saved_tolerance_is_left_behind_with_patience(tmp_path: Path) -> None:
-    BerxitConfig(num_labels=1, exit_criterion="patience").save_pretrained(tmp_path)
+    BerxitConfig(num_labels=1, exit_criterion="patience", patience_tolerance=0.3).save_pretrained(tmp_path)
     assert BerxitConfig.from_pretrained(tmp_path, exit_criterion="learned").patience_tolerance is None
 
 
@@ -331,7 +331,20 @@ def test_a_criterion_set_to_what_the_model_cannot_do() -> None:
         regression(**inputs_of(regression))
     regression.config.exit_criterion = "patience"
     assert trace_of(regression, inputs_of(regression)).exit_scores[:, 0].tolist() == [0.0] * 6
-    assert regression.config.patience_tolerance == 0.1
+    assert regression.config.patience_tolerance is None
+
+
+@torch.no_grad()
+def test_the_criterion_of_a_regression_may_be_set_there_and_back() -> None:
+    model = build("berxit", num_labels=1)
+    inputs = inputs_of(model)
+    certainties = trace_of(model, inputs).exit_scores
+    model.config.exit_criterion = "patience"
+    trace = trace_of(model, inputs)
+    near = (trace.exit_logits[:, 1] - trace.exit_logits[:, 0]).abs().squeeze(-1) < 0.1
+    assert trace.exit_scores[:, 1].tolist() == near.float().tolist()
+    model.config.exit_criterion = "learned"
+    assert torch.equal(trace_of(model, inputs).exit_scores, certainties)
 
 
 # Compiled and exported -----------------------------------------------------------------------------------------------

@@ -200,7 +200,7 @@ def test_patience_out_of_range(patience: float) -> None:
 def test_the_default_criterion_is_patience() -> None:
     config = PabeeConfig()
     assert (config.exit_criterion, config.patience_tolerance, config.exit_threshold) == ("patience", None, None)
-    assert PabeeConfig(num_labels=1).patience_tolerance == 0.1
+    assert PabeeConfig(num_labels=1).tolerance == 0.1
 
 
 # Regression, from training to a saved threshold ----------------------------------------------------------------------

@@ -178,6 +178,13 @@ class EarlyExitConfig(PreTrainedConfig):
         return self.exit_pooling or family_of(self.encoder_config).pooling(self.encoder_config)
 
     @property
+    def tolerance(self) -> float | None:
+        """How near two numbers must be to agree, `patience_tolerance` or 0.1; None for classes."""
+        if self.num_labels > 1:
+            return None
+        return 0.1 if self.patience_tolerance is None else self.patience_tolerance
+
+    @property
     def default_criterion(self) -> str:
         """What decides when the config does not say."""
         return self.own_criterion or "entropy"
@@ -193,8 +200,6 @@ class EarlyExitConfig(PreTrainedConfig):
                 f"pass exit_criterion={' or '.join(repr(name) for name in (*own, 'patience'))}"
             )
         uses_tolerance = self.num_labels == 1 and self.exit_criterion == "patience"
-        if self.patience_tolerance is None and uses_tolerance:
-            self.patience_tolerance = 0.1
         if self.patience_tolerance is not None:
             check_number("patience_tolerance", self.patience_tolerance, low=0.0)
             if not uses_tolerance:

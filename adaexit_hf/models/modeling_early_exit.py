@@ -434,7 +434,7 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
                 f"exit_criterion: got '{name}', which this model was not built for; pass it to the config of a new one"
             )
         logits, score = exit.logits.detach(), CRITERIA[name].score
-        return (score(logits), ()) if score else patience(logits, memory, self.config.patience_tolerance)
+        return (score(logits), ()) if score else patience(logits, memory, self.config.tolerance)
 
     def _pool(self, hidden: Tensor, context: Context) -> Tensor:
         return hidden[:, 0] if self.config.pooling == "first" else mean_pool(hidden, context.padding)

@@ -37,7 +37,7 @@ __all__ = ["PabeeConfig", "PabeeForSequenceClassification", "PabeeModel"]
 class PabeeConfig(EarlyExitConfig):
     """Config of PABEE; `exit_threshold` is the patience, in exits, from 1 to their number; 0 is full depth.
 
-    >>> PabeeConfig(num_labels=1, exit_threshold=3).patience_tolerance
+    >>> PabeeConfig(num_labels=1, exit_threshold=3).tolerance
     0.1
     """
 
