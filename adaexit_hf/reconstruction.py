@@ -74,14 +74,18 @@ def anytime_masked_lm(model: PreTrainedModel) -> PreTrainedModel:
     Raises:
         ValueError: the model is no masked language model of a supported family.
     """
-    family_of(model.base_model.config)
+    _check_masked_lm(model)
+    model.forward = functools.partial(_anytime_forward, model)
+    return model
+
+
+def _check_masked_lm(model: PreTrainedModel) -> None:
     if not type(model).__name__.endswith("ForMaskedLM"):
         raise ValueError(
             f"model: got {type(model).__name__}; pass a masked language model, e.g. "
             "AutoModelForMaskedLM.from_pretrained(...)"
         )
-    model.forward = functools.partial(_anytime_forward, model)
-    return model
+    family_of(model.base_model.config)
 
 
 def _anytime_forward(
@@ -123,7 +127,7 @@ def estimate_depths_by_reconstruction(
     Args:
         dataset: a `datasets.Dataset` with `input_ids`, not padded.
         model: an anytime masked language model, see `anytime_masked_lm`, as deep as the classifier's encoder.
-        tokenizer: for its mask token, and its special tokens, which get depth 1.
+        tokenizer: for its mask token, and its special tokens, which get depth 1; the unknown token gets L.
         penalty: lambda of Eq. 4, >= 0; the paper's is 0.1.
         batch_size: masked copies of texts per forward pass.
         masked_at_once: tokens masked in one copy, evenly spaced. 1 is the paper's, one copy for each token; about 7 is
@@ -132,7 +136,8 @@ def estimate_depths_by_reconstruction(
             another `penalty` costs nothing.
 
     Raises:
-        ValueError: no rows or `input_ids`; a tokenizer without a mask token; a negative penalty; a `losses_file` of
+        ValueError, TypeError: no `datasets.Dataset`, no rows or `input_ids`, no masked language model; a tokenizer
+            without a mask token; a negative penalty; a `losses_file` of
             other texts or another model.
     """
     if not penalty >= 0:
@@ -141,11 +146,16 @@ def estimate_depths_by_reconstruction(
         raise ValueError(f"masked_at_once: got {masked_at_once}; pass 1, as in the paper, or more")
     if tokenizer.mask_token_id is None:
         raise ValueError("tokenizer: has no mask token; pass that of a masked language model")
+    _check_masked_lm(model)
     rows = checked_rows(dataset)
+    if not hasattr(dataset, "add_column"):
+        raise TypeError(
+            f"dataset: got {type(dataset).__name__}; pass a datasets.Dataset, e.g. datasets.Dataset.from_list(rows)"
+        )
     special = set(tokenizer.all_special_ids)
     places = [[place for place, token in enumerate(row["input_ids"]) if token not in special] for row in rows]
     kept = None if losses_file is None else _LossesFile(Path(losses_file), _fingerprint(rows, model, masked_at_once))
-    losses: list[Any] = [] if kept is None else kept.read()
+    losses: list[Tensor] = [] if kept is None else kept.read()
     bar = tqdm(total=len(rows), initial=len(losses), desc="Restoring tokens")
     for first in range(len(losses), len(rows), CHUNK):
         chunk = slice(first, first + CHUNK)
@@ -155,11 +165,12 @@ def estimate_depths_by_reconstruction(
         losses += found
         bar.update(len(found))
     bar.close()
-    depths = [[1] * len(row["input_ids"]) for row in rows]
-    for row, own, per_layer in zip(depths, places, losses, strict=True):
-        if own:
-            for place, depth in zip(own, depths_by_penalty(torch.tensor(per_layer), penalty).tolist(), strict=True):
-                row[place] = depth
+    deepest = int(model.config.num_hidden_layers)
+    depths = []
+    for row, own, per_layer in zip(rows, places, losses, strict=True):
+        depths.append([deepest if token == tokenizer.unk_token_id else 1 for token in row["input_ids"]])
+        for place, depth in zip(own, depths_by_penalty(per_layer, penalty).tolist(), strict=True):
+            depths[-1][place] = depth
     if "token_depths" in dataset.column_names:
         dataset = dataset.remove_columns("token_depths")
     return dataset.add_column("token_depths", depths)
@@ -167,8 +178,8 @@ def estimate_depths_by_reconstruction(
 
 def _restore(
     rows: Sequence[Row], places: Sequence[list[int]], model: Any, mask_id: int, batch_size: int, together: int
-) -> list[list[list[float]]]:
-    """Losses (layers, places) of each row, every place masked in one copy of the row."""
+) -> list[Tensor]:
+    """Losses (layers, places) of each row, to 4 digits, as the file keeps them; each place masked in one copy."""
     copies, owners = [], []
     for number, (row, own) in enumerate(zip(rows, places, strict=True)):
         count = -(-len(own) // together)
@@ -196,8 +207,9 @@ def _restore(
                 found[number] |= {place: next(losses) for place in masked}
     finally:
         model.train(training)
+    layers = int(model.config.num_hidden_layers)
     return [
-        [list(layer) for layer in zip(*(each[place] for place in own), strict=True)]
+        torch.tensor([each[place] for place in own]).reshape(len(own), layers).T.round(decimals=4)
         for each, own in zip(found, places, strict=True)
     ]
 
@@ -217,7 +229,7 @@ class _LossesFile:
         if not path.exists():
             path.write_text(json.dumps(fingerprint) + "\n")
 
-    def read(self) -> list[Any]:
+    def read(self) -> list[Tensor]:
         """All whole lines; a half-written one, of an interrupted run, is cut off."""
         lines = self.path.read_text().split("\n")[:-1]
         if not lines or json.loads(lines[0]) != self.fingerprint:
@@ -226,12 +238,12 @@ class _LossesFile:
                 "or delete it"
             )
         self.path.write_text("".join(line + "\n" for line in lines))
-        return [json.loads(line) for line in lines[1:]]
+        return [torch.tensor(json.loads(line)) for line in lines[1:]]
 
-    def append(self, losses: list[Any]) -> None:
+    def append(self, losses: list[Tensor]) -> None:
         with self.path.open("a") as file:
             for each in losses:
-                file.write(json.dumps([[round(value, 4) for value in layer] for layer in each]) + "\n")
+                file.write(json.dumps([[round(value, 4) for value in layer] for layer in each.tolist()]) + "\n")
 
 
 class DataCollatorWithTokenDepths(DataCollatorWithPadding):

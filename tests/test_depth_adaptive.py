@@ -1,5 +1,6 @@
 """The depth-adaptive transformer against its paper, token by token."""
 
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,6 @@ from tiny import (
     trace_of,
 )
 from torch import Tensor
-from transformers.models.albert.modeling_albert import AlbertLayerGroup
 
 from adaexit_hf import DepthAdaptiveConfig, DepthAdaptiveForSequenceClassification
 from adaexit_hf.models.encoder_layers import family_of, run_layer, start
@@ -106,8 +106,6 @@ def test_active_tokens_alone_give_the_states_of_the_whole_layer(name: str, atten
     active[0], active[1] = False, True
     active &= inputs.get("attention_mask", torch.ones_like(active)).bool()
     for index, layer in enumerate(family_of(stock.config).layers(stock)):
-        if isinstance(layer, AlbertLayerGroup) and len(layer.albert_layers) > 1:
-            continue  # a token that is spared by the group is spared by each of its layers
         whole, _ = run_tokens(stock, index, layer, hidden, context, active, whole=True)
         spared, _ = run_tokens(stock, index, layer, hidden, context, active)
         torch.testing.assert_close(spared, whole, atol=2e-5, rtol=1e-4)
@@ -242,6 +240,39 @@ def test_the_table_travels_inside_the_checkpoint(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     again = DepthAdaptiveForSequenceClassification.from_pretrained(tmp_path)
     assert torch.equal(again.depth_table.weight, table.float())
+
+
+def test_a_reloaded_model_estimates_anew(tmp_path: Path) -> None:
+    build("depth-adaptive").save_pretrained(tmp_path)
+    model = DepthAdaptiveForSequenceClassification.from_pretrained(tmp_path)
+    table = model.estimate_depths_by_mutual_information(
+        [{"input_ids": text, "label": label} for text, label in zip(TEXTS, LABELS, strict=True)]
+    )
+    model.resize_token_embeddings(80)
+    assert torch.equal(model.depth_table.weight[:64], table.float()) and not model.depth_table.weight[64:].any()
+
+
+def test_training_on_depths_that_nobody_estimated_warns_once(caplog: pytest.LogCaptureFixture) -> None:
+    torch.manual_seed(0)
+    model = DepthAdaptiveForSequenceClassification(DepthAdaptiveConfig(encoder_config(), num_labels=3)).train()
+    logging.getLogger("transformers").propagate = True
+    for _ in range(2):
+        model(**inputs_of(model), labels=labels_of(model))
+    warned = [record for record in caplog.records if "depths of words are not estimated" in record.getMessage()]
+    assert len(warned) == 1 and "call model.prepare(train_dataset)" in warned[0].getMessage()
+
+
+@torch.no_grad()
+def test_embeddings_have_no_words_to_look_up() -> None:
+    model = build("depth-adaptive")
+    inputs = inputs_of(model)
+    ids = inputs.pop("input_ids")
+    inputs["inputs_embeds"] = model.get_input_embeddings()(ids)
+    with pytest.raises(ValueError, match=r"inputs_embeds: .* pass their depths too, token_depths=model.depth_table"):
+        model(**inputs)
+    expected = model(**inputs_of(model))
+    found = model(**inputs, token_depths=model.depth_table(ids))
+    torch.testing.assert_close(found.logits, expected.logits)
 
 
 def test_pads_of_a_padded_data_set_are_not_words() -> None:

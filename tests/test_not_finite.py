@@ -19,6 +19,8 @@ OTHERS = [0, 1, 3, 4, 5]
 def poisoned(model: Model, value: float) -> dict[str, Tensor]:
     """Embeddings of a batch in which one row has one value that is not finite."""
     inputs = inputs_of(model)
+    if getattr(model, "depth_table", None) is not None:
+        inputs["token_depths"] = model.depth_table(inputs["input_ids"])
     embedded = model.get_input_embeddings()(inputs.pop("input_ids")).detach()
     embedded[BAD, 1] = value
     return inputs | {"inputs_embeds": embedded}

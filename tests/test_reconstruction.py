@@ -188,6 +188,19 @@ def test_the_column_drives_the_classifier(tokenizer: BertTokenizerFast) -> None:
     assert model(**batch).exit_layer.tolist() == [max(row) for row in data["token_depths"]]
 
 
+def test_rows_as_tensors_give_the_same(tokenizer: BertTokenizerFast) -> None:
+    model, data = masked_lm(), rows()
+    plain = estimate_depths_by_reconstruction(data, model, tokenizer)
+    tensors = estimate_depths_by_reconstruction(data.with_format("torch"), model, tokenizer)
+    assert tensors.with_format(None)["token_depths"] == plain["token_depths"]
+
+
+def test_unknown_words_get_the_deepest_layer(tokenizer: BertTokenizerFast) -> None:
+    data = datasets.Dataset.from_list([{"input_ids": [2, 1, 9, 3]}, {"input_ids": [2, 3]}])
+    found = estimate_depths_by_reconstruction(data, masked_lm(), tokenizer)["token_depths"]
+    assert (found[0][0], found[0][1], found[0][3], found[1]) == (1, 3, 1, [1, 1])
+
+
 def test_what_is_refused(tokenizer: BertTokenizerFast) -> None:
     model, data = masked_lm(), rows()
     with pytest.raises(ValueError, match="penalty: got -0.1; pass a number >= 0"):
@@ -196,8 +209,11 @@ def test_what_is_refused(tokenizer: BertTokenizerFast) -> None:
         estimate_depths_by_reconstruction(data, model, tokenizer, masked_at_once=0)
     with pytest.raises(ValueError, match="dataset: got no rows"):
         estimate_depths_by_reconstruction([], model, tokenizer)
-    with pytest.raises(ValueError, match="model: got BertModel; pass a masked language model"):
-        anytime_masked_lm(model.base_model)
+    with pytest.raises(TypeError, match="dataset: got list; pass a datasets.Dataset"):
+        estimate_depths_by_reconstruction([dict(row) for row in data], model, tokenizer)
+    for refused in (anytime_masked_lm, lambda bare: estimate_depths_by_reconstruction(data, bare, tokenizer)):
+        with pytest.raises(ValueError, match="model: got BertModel; pass a masked language model"):
+            refused(model.base_model)
     with pytest.raises(ValueError, match="token_depths: got 2 values for 3 tokens; .* another tokenizer"):
         DataCollatorWithTokenDepths(tokenizer)([{"input_ids": [2, 7, 3], "token_depths": [1, 2]}])
 

@@ -3,6 +3,7 @@
 This file travels inside checkpoints: see CONTRIBUTING.md, "The shipped folder".
 """
 
+import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ def padded_batch(rows: Sequence[Row], encoder_config: Any) -> dict[str, Tensor]:
     """Rows of token lists -> tensors (rows, longest), padded on the right, with an attention mask.
 
     Raises:
-        ValueError: a column is not as long as `input_ids`.
+        ValueError: a column is not as long as `input_ids`, or only some rows have it.
     """
     longest = max(len(row["input_ids"]) for row in rows)
     batch: dict[str, Tensor] = {}
@@ -29,6 +30,10 @@ def padded_batch(rows: Sequence[Row], encoder_config: Any) -> dict[str, Tensor]:
         fill = (encoder_config.pad_token_id or 0) if filling is None else filling
         lines = []
         for row in rows:
+            if name not in row and name != "attention_mask":
+                raise ValueError(
+                    f"dataset: some rows have a column '{name}', others have not; pass it for all or none"
+                )
             line = list(row[name]) if name in row else [1] * len(row["input_ids"])
             if len(line) != len(row["input_ids"]):
                 raise ValueError(
@@ -41,12 +46,15 @@ def padded_batch(rows: Sequence[Row], encoder_config: Any) -> dict[str, Tensor]:
 
 
 def checked_rows(dataset: Iterable[Row]) -> list[Row]:
-    """The rows of a tokenized data set.
+    """The rows of a tokenized data set, as lists of numbers.
 
     Raises:
-        ValueError: it is empty, or has no `input_ids`.
+        ValueError: it is empty, has no `input_ids`, or is several splits.
     """
-    rows = list(dataset)
+    if isinstance(dataset, Mapping):
+        raise ValueError(f"dataset: got the splits {', '.join(dataset)}; pass one of them, e.g. dataset['train']")
+    # In another format tokens would be tensors, which equal nothing but themselves.
+    rows = list(dataset.with_format(None) if hasattr(dataset, "with_format") else dataset)
     if not rows:
         raise ValueError("dataset: got no rows; pass at least one")
     if "input_ids" not in rows[0]:
@@ -86,12 +94,14 @@ def full_depth(model: Any, rows: Sequence[Row], batch_size: int, desc: str | Non
 
     Runs in eval mode and restores the model's mode afterwards; arguments as in `by_length`.
     """
+    known = inspect.signature(model.forward).parameters
     order: list[int] = []
     logits, scores, training = [], [], model.training
     model.eval()
     try:
         for places, batch in by_length(rows, batch_size, model.config.encoder_config, desc):
-            output = model(**{name: value.to(model.device) for name, value in batch.items()}, early_exit=False)
+            inputs = {name: value.to(model.device) for name, value in batch.items() if name in known}
+            output = model(**inputs, early_exit=False)
             order += places
             logits.append(output.exit_logits.float().cpu())
             scores.append(output.exit_scores.float().cpu())

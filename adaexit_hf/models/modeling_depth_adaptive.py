@@ -120,25 +120,30 @@ class DepthAdaptiveModel(EarlyExitModel):
 
 
 class DepthTable(nn.Module):
-    """Depth of every word piece, (vocabulary,), floats, never trained; the encoder's last layer until estimated."""
+    """Depth of every word piece, (vocabulary,), floats, never trained; 0, not estimated, stands for the last layer."""
 
     def __init__(self, vocab_size: int, depth: int) -> None:
         super().__init__()
         self.depth = depth
-        self.weight = nn.Parameter(torch.full((vocab_size,), float(depth)), requires_grad=False)
+        self.weight = nn.Parameter(torch.zeros(vocab_size), requires_grad=False)
 
+    @property
+    def estimated(self) -> bool:
+        """Has any word a depth?"""
+        return bool(self.weight.any())
+
+    @torch.no_grad()
     def resize(self, vocab_size: int) -> None:
         """Cut the table, or add words of the deepest layer."""
-        grown = self.weight.new_full((vocab_size,), float(self.depth))
+        grown = self.weight.new_zeros(vocab_size)
         kept = min(vocab_size, len(self.weight))
         grown[:kept] = self.weight[:kept]
         self.weight = nn.Parameter(grown, requires_grad=False)
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """(batch, tokens) -> depths (batch, tokens), long; a word that the table lacks gets the deepest layer."""
-        known = input_ids < len(self.weight)
         depths = self.weight[input_ids.clamp(max=len(self.weight) - 1)].round().long()
-        return torch.where(known, depths, self.depth)
+        return torch.where((input_ids < len(self.weight)) & (depths > 0), depths, self.depth)
 
 
 class DepthAdaptiveForSequenceClassification(EarlyExitForSequenceClassification):
@@ -169,13 +174,14 @@ class DepthAdaptiveForSequenceClassification(EarlyExitForSequenceClassification)
         table = source == "mutual_information"
         self.depth_table = DepthTable(encoder.vocab_size, encoder.num_hidden_layers) if table else None
         self.halting = nn.Linear(encoder.hidden_size, len(config.exit_layers)) if source == "halting" else None
+        self._told = False  # that the table is not estimated; asked once, since it takes a read from the device
         self.post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, DepthTable):
-            init.constant_(module.weight, float(module.depth))
+            init.zeros_(module.weight)
 
     @property
     def classifiers(self) -> list[nn.Module]:
@@ -204,6 +210,7 @@ class DepthAdaptiveForSequenceClassification(EarlyExitForSequenceClassification)
             self.depth_table.resize(self.config.encoder_config.vocab_size)
         return embeddings
 
+    @torch.no_grad()
     def estimate_depths_by_mutual_information(
         self, dataset: Iterable[Mapping[str, Any]], special_ids: Iterable[int] = (), smoothing: float = 0.1
     ) -> Tensor:
@@ -212,8 +219,8 @@ class DepthAdaptiveForSequenceClassification(EarlyExitForSequenceClassification)
         Args:
             dataset: tokenized rows with `input_ids` and `label` or `labels`; positions whose `attention_mask` is 0 do
                 not count.
-            special_ids: tokens that get depth 1, e.g. `tokenizer.all_special_ids`; the encoder config's own, and those
-                that every text has, do anyway.
+            special_ids: more tokens that get depth 1, beside the encoder config's special ones and those that every
+                text has. Not the unknown token: what nobody has seen needs all layers.
             smoothing: added to each of the four joint counts, > 0.
 
         Returns:
@@ -276,7 +283,8 @@ class DepthAdaptiveForSequenceClassification(EarlyExitForSequenceClassification)
         if token_depths is None and self.halting is not None and (self.training or objective == "anytime"):
             shape = (input_ids if input_ids is not None else cast(Tensor, inputs_embeds)).shape[:2]
             deepest = self.config.encoder_config.num_hidden_layers
-            token_depths = torch.full(shape, deepest, device=self.device)
+            device = (input_ids if input_ids is not None else cast(Tensor, inputs_embeds)).device
+            token_depths = torch.full(shape, deepest, device=device)
         inputs = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
@@ -290,28 +298,44 @@ class DepthAdaptiveForSequenceClassification(EarlyExitForSequenceClassification)
         )
 
     def embed(self, inputs: dict[str, Tensor | None]) -> tuple[Tensor, Context]:
-        given = inputs["token_depths"]
+        given, input_ids = inputs["token_depths"], inputs["input_ids"]
         hidden, context = start(self.encoder, **{name: inputs[name] for name in inputs if name != "token_depths"})
-        depth = self.config.encoder_config.num_hidden_layers
-        input_ids = inputs["input_ids"]
+        padding = context.padding
+        if padding is not None and padding.dim() != 2:
+            raise ValueError(
+                f"attention_mask: got shape {tuple(padding.shape)}; pass one that tells the pads, shape (batch, tokens)"
+            )
         if given is not None:
-            depths = self._checked_depths(given, hidden.shape[:2], context.padding)
+            depths = self._checked_depths(given, hidden.shape[:2], padding)
         elif self.config.depth_source == "reconstruction":
             raise ValueError(
                 "token_depths: missing; depth_source='reconstruction' needs them, call "
                 "estimate_depths_by_reconstruction(dataset, ...) first, or pass token_depths=..."
             )
-        elif self.depth_table is not None and input_ids is not None:
-            depths = self.depth_table(input_ids)
-        else:  # embeddings are words that nobody has seen; the halting unit speaks after layer 1
-            depths = torch.full(hidden.shape[:2], depth, device=hidden.device)
-        tokens = depths.new_ones(depths.shape) if context.padding is None else context.padding.to(depths.dtype)
-        if tokens.dim() != 2:
-            raise ValueError(
-                f"attention_mask: got shape {tuple(tokens.shape)}; depths need to know the pads, shape (batch, tokens)"
-            )
+        else:
+            depths = self._own_depths(input_ids, hidden)
+        tokens = depths.new_ones(depths.shape) if padding is None else padding.to(depths.dtype)
         per_row = context.per_row | {"depths": depths * tokens}
         return hidden, context._replace(per_row=per_row if given is None else per_row | {"given": given})
+
+    def _own_depths(self, input_ids: Tensor | None, hidden: Tensor) -> Tensor:
+        deepest = torch.full(hidden.shape[:2], self.config.encoder_config.num_hidden_layers, device=hidden.device)
+        if self.depth_table is None or torch.compiler.is_compiling() and input_ids is None:
+            return deepest  # the halting unit speaks after layer 1
+        if input_ids is None:
+            if self.depth_table.estimated:
+                raise ValueError(
+                    "inputs_embeds: embeddings have no words to look up; pass their depths too, "
+                    "token_depths=model.depth_table(input_ids)"
+                )
+            return deepest
+        if self.training and not self._told and not self.depth_table.estimated:
+            logger.warning(
+                "the depths of words are not estimated, so every token runs all layers; before training call "
+                "model.prepare(train_dataset) or model.estimate_depths_by_mutual_information(train_dataset)"
+            )
+        self._told = self._told or self.training
+        return self.depth_table(input_ids)
 
     def _checked_depths(self, depths: Tensor, shape: torch.Size, padding: Tensor | None) -> Tensor:
         if depths.shape != shape:
@@ -351,8 +375,9 @@ class DepthAdaptiveForSequenceClassification(EarlyExitForSequenceClassification)
     ) -> tuple[Exit, State]:
         depths = cast(Tensor, context.per_row["depths"])
         tokens = depths > 0
+        tokens = tokens | ~tokens.any(dim=1, keepdim=True)  # a text of pads alone
         highest = hidden.masked_fill(~tokens.unsqueeze(-1), torch.finfo(hidden.dtype).min).amax(dim=1)
-        features = torch.cat([highest, mean_pool(hidden, tokens.to(hidden.dtype))], dim=-1).relu()
+        features = torch.cat([highest, mean_pool(hidden, tokens)], dim=-1).relu()
         logits = self.classifier(features)
         score = None
         if self.config.exit_criterion == "depth":

@@ -76,7 +76,7 @@ def mutual_information_depths(
             f"dataset: got {len(texts)} texts with {len(classes)} classes; mutual information needs at least two "
             "classes, pass the whole training set"
         )
-    highest = max(max(text) for text in texts)
+    highest = max((max(text) for text in texts if len(text)), default=0)
     if highest >= vocab_size:
         raise ValueError(
             f"dataset: has the token {highest}, but the encoder's vocabulary has {vocab_size}; tokenize with "
@@ -93,5 +93,5 @@ def mutual_information_depths(
     rows = torch.cat([found, found.new_ones(1)])
     depths[found] = binned_depths(mutual_information(counts[rows], smoothing), depth)
     depths[present == len(texts)] = 1
-    depths[list(special_ids)] = 1
+    depths[[token for token in special_ids if token < vocab_size]] = 1
     return depths

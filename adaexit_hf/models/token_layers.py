@@ -2,13 +2,14 @@
 
 Keys and values are projected for all tokens, since states that were copied up meet a new layer's projections; queries,
 attention, its output projection and the feed-forward part are computed for the active tokens alone, packed without
-gaps. DeBERTa's attention, whose scores depend on both positions, is not taken apart: there the whole layer runs.
+gaps. DeBERTa's attention, whose scores depend on both positions, and ALBERT's groups of several
+layers are not taken apart: there whole layers run.
 
 This file travels inside checkpoints: see CONTRIBUTING.md, "The shipped folder".
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +44,7 @@ def _projections(query: Any, key: Any, value: Any, heads: int) -> Any:
     return project
 
 
-def _bert(encoder: Any, layer: Any, context: Context) -> list[Parts]:
+def _bert(encoder: Any, layer: Any, context: Context) -> Parts:
     attention = layer.attention
 
     def finish(attended: Tensor, before: Tensor) -> Tensor:
@@ -51,36 +52,32 @@ def _bert(encoder: Any, layer: Any, context: Context) -> list[Parts]:
         return layer.output(layer.intermediate(middle), middle)
 
     own = attention.self
-    return [
-        Parts(_projections(own.query, own.key, own.value, own.num_attention_heads), finish, context.per_row["mask"])
-    ]
+    return Parts(_projections(own.query, own.key, own.value, own.num_attention_heads), finish, context.per_row["mask"])
 
 
-def _albert(encoder: Any, group: Any, context: Context) -> list[Parts]:
-    def parts(layer: Any) -> Parts:
-        own = layer.attention
+def _albert(encoder: Any, group: Any, context: Context) -> Parts:
+    (layer,) = group.albert_layers
+    own = layer.attention
 
-        def finish(attended: Tensor, before: Tensor) -> Tensor:
-            middle = own.LayerNorm(before + own.output_dropout(own.dense(attended)))
-            return layer.full_layer_layer_norm(layer.ff_chunk(middle) + middle)
+    def finish(attended: Tensor, before: Tensor) -> Tensor:
+        middle = own.LayerNorm(before + own.output_dropout(own.dense(attended)))
+        return layer.full_layer_layer_norm(layer.ff_chunk(middle) + middle)
 
-        project = _projections(own.query, own.key, own.value, own.num_attention_heads)
-        return Parts(project, finish, context.per_row["mask"])
-
-    return [parts(layer) for layer in group.albert_layers]
+    project = _projections(own.query, own.key, own.value, own.num_attention_heads)
+    return Parts(project, finish, context.per_row["mask"])
 
 
-def _distilbert(encoder: Any, layer: Any, context: Context) -> list[Parts]:
+def _distilbert(encoder: Any, layer: Any, context: Context) -> Parts:
     own = layer.attention
 
     def finish(attended: Tensor, before: Tensor) -> Tensor:
         middle = layer.sa_layer_norm(own.out_lin(attended) + before)
         return layer.output_layer_norm(layer.ffn(middle) + middle)
 
-    return [Parts(_projections(own.q_lin, own.k_lin, own.v_lin, own.n_heads), finish, context.per_row["mask"])]
+    return Parts(_projections(own.q_lin, own.k_lin, own.v_lin, own.n_heads), finish, context.per_row["mask"])
 
 
-def _mpnet(encoder: Any, layer: Any, context: Context) -> list[Parts]:
+def _mpnet(encoder: Any, layer: Any, context: Context) -> Parts:
     attention = layer.attention
     own = attention.attn
 
@@ -88,13 +85,12 @@ def _mpnet(encoder: Any, layer: Any, context: Context) -> list[Parts]:
         middle = attention.LayerNorm(attention.dropout(own.o(attended)) + before)
         return layer.output(layer.intermediate(middle), middle)
 
-    bias, mask = context.per_row["bias"], context.per_row["mask"]
-    assert bias is not None
+    bias, mask = cast(Tensor, context.per_row["bias"]), context.per_row["mask"]
     scores = bias if mask is None else bias + mask
-    return [Parts(_projections(own.q, own.k, own.v, own.num_attention_heads), finish, scores)]
+    return Parts(_projections(own.q, own.k, own.v, own.num_attention_heads), finish, scores)
 
 
-def _modernbert(encoder: Any, layer: Any, context: Context) -> list[Parts]:
+def _modernbert(encoder: Any, layer: Any, context: Context) -> Parts:
     own, size = layer.attn, layer.attn.head_dim
     kind = str(layer.attention_type)
     cosine, sine = (context.per_row | context.shared)[f"rotary_{kind}"].unbind(dim=1)  # (batch or 1, tokens, size)
@@ -119,10 +115,10 @@ def _modernbert(encoder: Any, layer: Any, context: Context) -> list[Parts]:
         middle = before + own.out_drop(own.Wo(attended))
         return middle + layer.mlp(layer.mlp_norm(middle))
 
-    return [Parts(project, finish, context.per_row[kind])]
+    return Parts(project, finish, context.per_row[kind])
 
 
-FAMILIES: dict[str, Callable[[Any, Any, Context], list[Parts]]] = {
+FAMILIES: dict[str, Callable[[Any, Any, Context], Parts]] = {
     "albert": _albert,
     "bert": _bert,
     "distilbert": _distilbert,
@@ -153,14 +149,15 @@ def run_tokens(
         as `run_layer`; attention weights with `whole` only.
     """
     parts = FAMILIES.get(encoder.config.model_type)
-    if whole or parts is None or torch.compiler.is_compiling():
+    # Tokens that a group of layers spares see the group as one layer.
+    several = len(getattr(layer, "albert_layers", ())) > 1
+    if whole or several or parts is None or torch.compiler.is_compiling():
         after, attention = run_layer(encoder, index, layer, hidden, context, recompute)
         return torch.where(active.unsqueeze(-1), after, hidden), attention
     rows, places = active.nonzero(as_tuple=True)
     if len(rows):
         slots = (active.cumsum(dim=1) - 1)[rows, places]
-        for part in parts(encoder, layer, context):
-            hidden = _run_part(part, hidden, rows, places, slots)
+        hidden = _run_part(parts(encoder, layer, context), hidden, rows, places, slots)
     return hidden, None
 
 
