@@ -303,7 +303,7 @@ class DepthAdaptiveForSequenceClassification(EarlyExitForSequenceClassification)
         padding = context.padding
         if padding is not None and padding.dim() != 2:
             raise ValueError(
-                f"attention_mask: got shape {tuple(padding.shape)}; pass one that tells the pads, shape (batch, tokens)"
+                f"attention_mask: got shape {tuple(padding.shape)}; pass one with the pads, shape (batch, tokens)"
             )
         if given is not None:
             depths = self._checked_depths(given, hidden.shape[:2], padding)
