@@ -124,7 +124,8 @@ def test_every_exit_fits_held_out_data_no_worse_and_names_the_same_classes(metho
     assert temperatures == model.config.exit_temperatures
     labels = torch.tensor([row["label"] for row in rows])
     assert temperatures == pytest.approx([best_temperature(each, labels) for each in before.logits.unbind(dim=1)])
-    torch.testing.assert_close(after.logits, before.logits / torch.tensor(temperatures)[:, None])
+    expected = before.logits / torch.tensor(temperatures)[:, None]
+    torch.testing.assert_close(after.logits.log_softmax(dim=-1), expected.log_softmax(dim=-1))
     assert torch.equal(after.logits.argmax(dim=-1), before.logits.argmax(dim=-1))
     assert (losses(after.logits, rows) <= losses(before.logits, rows) + 1e-6).all()
 
@@ -173,6 +174,33 @@ def test_training_knows_no_temperatures() -> None:
     assert after.loss == before.loss
     model.eval()
     torch.testing.assert_close(model(**inputs).logits, before.logits / 4)
+
+
+@every_method
+@torch.no_grad()
+def test_the_loss_of_an_objective_knows_no_temperatures(method: str) -> None:
+    model = new_model(method).eval()
+    inputs = collate(texts(6))
+    objectives = [objective for stage in model.stages for objective in stage.objectives]
+    before = [model(**inputs, objective=objective) for objective in objectives]
+    model.config.exit_temperatures = [0.5, 1.0, 2.0, 4.0]
+    for objective, expected in zip(objectives, before, strict=True):
+        output = model(**inputs, objective=objective)
+        assert output.loss == expected.loss
+        assert torch.equal(output.exit_logits, expected.exit_logits)
+
+
+@torch.no_grad()
+def test_log_probabilities_stay_log_probabilities() -> None:
+    model = new_model("dact-bert").eval()
+    inputs = collate(texts(6))
+    before = model(**inputs, early_exit=False).exit_logits
+    temperatures = torch.tensor([0.5, 1.0, 2.0, 4.0])
+    model.config.exit_temperatures = temperatures.tolist()
+    output = model(**inputs, early_exit=False)
+    torch.testing.assert_close(output.exit_logits.exp(), (before / temperatures[:, None]).softmax(dim=-1))
+    torch.testing.assert_close(output.loss, cross_entropy(before[:, -1] / 4, inputs["labels"]))
+    torch.testing.assert_close(model(**inputs, exit_threshold=-1.0).logits, output.exit_logits[:, 0])
 
 
 def test_temperatures_are_saved(tmp_path: Path) -> None:

@@ -34,8 +34,8 @@ class EarlyExitConfig(PreTrainedConfig):
             (nats, exit below), "normalized_entropy" (in [0, 1], below), "confidence" (largest probability, above),
             "margin" (of the two largest probabilities, above) or "patience" (exits in a row that agree, at or above;
             0 is full depth). It sets the unit of `exit_threshold`. Default: the method's own.
-        exit_temperatures: one positive number per exit, by which its logits are divided at inference; see
-            `calibrate_temperatures`. Default: none.
+        exit_temperatures: one positive number per exit, by which its logits are divided at inference, not
+            for the loss of an objective; see `calibrate_temperatures`. Default: none.
         patience_tolerance: with `exit_criterion="patience"` and one label, exits agree when their answers differ by
             less, in the unit of the labels; with 0 they never do. Default: 0.1.
         **kwargs: as in every Transformers config: `num_labels`, `id2label`, `problem_type`, `dtype`, ...

@@ -16,7 +16,7 @@ product of (1 - p_k) over the steps left; p never grows, so W >= (1 - p_n)^d. Wh
 ahead by at least W (1 + a* - a_ru) - 1, and the future that always votes for the runner-up and never halts reaches
 this bound.
 
-`logits` are log a_n, so that softmax(logits) = a_n.
+`logits` are log a_n, so that exp(logits) = a_n; calibrated, they are log softmax(log a_n / T).
 
 DeeBERT and FastBERT are special cases (DACT-BERT's submission to ICLR 2021, section 3.1), with a logistic regression
 on the entropy of this layer's own output in place of the halting unit, h_n = sigmoid(w_n (H(y_n) - S_n)), and three
@@ -237,6 +237,9 @@ class DactBertForSequenceClassification(EarlyExitForSequenceClassification):
             score = dact_margin(answer.detach(), remaining.detach(), steps_left, self.config.halting_bound)
         logits = answer.clamp_min(torch.finfo(answer.dtype).tiny).log()
         return Exit(logits, score, (own, halting)), (answer, remaining)
+
+    def tempered(self, logits: Tensor, temperature: float) -> Tensor:
+        return super().tempered(logits, temperature).log_softmax(dim=-1)  # log-probabilities, as without
 
     def exit_loss(self, exits: list[Exit], labels: Tensor, objective: str) -> Tensor:
         """`adaptive`: Eq. 1; `final`: cross-entropy of y_N, plain fine-tuning; `exits`: that of the other y_n."""

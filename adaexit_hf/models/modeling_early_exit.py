@@ -163,6 +163,10 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
         hidden, attention = run_layer(self.encoder, index, layer, hidden, context, self.recompute)
         return hidden, attention, context
 
+    def tempered(self, logits: Tensor, temperature: float) -> Tensor:
+        """Logits (batch, labels) of a calibrated exit; a method may keep what its logits are besides."""
+        return logits / temperature
+
     def adopt_classifier(self) -> None:
         """The last exit has a fine-tuned classifier's head now; a method may let it read what that head read."""
 
@@ -336,8 +340,11 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
         # A branch on data cannot be compiled or exported: there every layer runs, then the answer is selected.
         compact = early_exit and not (keep_states or attend or torch.compiler.is_compiling())
         leaving = thresholds if compact else None
+        # The loss of an objective is that of training, in eval mode, too.
+        temperatures = None if self.training or objective is not None else self.config.exit_temperatures
+        keep = bool(keep_states)
         run = _recorded(
-            self.encoder, self._unroll, inputs, leaving, bool(keep_states), output_attentions=attend, return_dict=True
+            self.encoder, self._unroll, inputs, leaving, temperatures, keep, output_attentions=attend, return_dict=True
         )
         answer = (
             run["answer"] if compact else self._answer(run["exits"], run["scores"], thresholds if early_exit else None)
@@ -370,6 +377,7 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
         self,
         inputs: dict[str, Tensor | None],
         thresholds: list[float] | None,
+        temperatures: list[float] | None,
         keep_states: bool,
         output_attentions: bool = False,
     ) -> dict[str, Any]:
@@ -394,8 +402,8 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
             finished = family.finish(self.encoder, hidden)
             pooled = self._pool(finished, context)
             exit, state = self.exit_step(index, pooled, finished, context, state)
-            if self.config.exit_temperatures is not None and not self.training:
-                exit = exit._replace(logits=exit.logits / self.config.exit_temperatures[index])
+            if temperatures is not None:
+                exit = exit._replace(logits=self.tempered(exit.logits, temperatures[index]))
             score, memory = self._score(exit, memory)
             # NaN or infinite logits are no answer: a NaN score compares as not ready, so the row goes on.
             score = score.masked_fill(~exit.logits.isfinite().all(dim=-1), torch.nan)
