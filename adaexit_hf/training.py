@@ -107,7 +107,7 @@ class EarlyExitTrainer(Trainer):
             trial, ignore_keys_for_eval: as in Transformers.
             stage: name of the only stage to run; the model is taken as it is.
 
-        A callback that stops the training stops the whole run, to be resumed; only early stopping ends just its stage.
+        Temperatures of a calibration before are dropped, with a warning. A callback that stops the training stops the whole run, to be resumed; only early stopping ends just its stage.
 
         Returns:
             steps of all stages together, loss of the last one, and the metrics of the last one; and per stage
@@ -138,6 +138,8 @@ class EarlyExitTrainer(Trainer):
         if resume_from_checkpoint and done and checkpoint is None and (stage is None or stage in done):
             self._load_from_checkpoint(ledger.final(stage or done[-1]))
 
+        if not set(chosen) <= set(done):
+            self._drop_temperatures()
         outputs: dict[str, TrainOutput] = {}
         try:
             for name in chosen:
@@ -191,6 +193,14 @@ class EarlyExitTrainer(Trainer):
             if self.model.is_activation_checkpointing and not checkpointing:
                 self.model.activation_checkpointing_disable()
             self.stage = None
+
+    def _drop_temperatures(self) -> None:
+        if self.model.config.exit_temperatures is not None:
+            self.model.config.exit_temperatures = None
+            logger.warning(
+                "exit_temperatures: set to None, since training changes what they were fitted to; afterwards call "
+                "calibrate_temperatures again, and choose exit_threshold anew, which may be stale, too"
+            )
 
     def _configure(self, args: Any) -> None:
         """Take these arguments, and an accelerator made for them."""

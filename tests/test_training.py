@@ -1,6 +1,7 @@
 """All stages run in one call; each starts fresh, trains what it should, and leaves everything as it found it."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,21 @@ def test_a_trainer_can_train_again(tmp_path: Path) -> None:
     trainer = new_trainer(new_model("deebert"), tmp_path, max_steps=1)
     trainer.train()
     assert trainer.train().global_step == 2
+
+
+def test_temperatures_of_before_are_dropped_aloud(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("transformers", "adaexit_hf"):
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
+    model = new_model("deebert", exit_temperatures=[1.0, 2.0, 3.0, 4.0])
+    new_trainer(model, tmp_path, max_steps=1).train()
+    assert model.config.exit_temperatures is None
+    assert "exit_temperatures: set to None, since training" in caplog.text
+    assert "call calibrate_temperatures again, and choose exit_threshold anew" in caplog.text
+    caplog.clear()
+    new_trainer(model, tmp_path / "again", max_steps=1).train()
+    assert "exit_temperatures" not in caplog.text
 
 
 @pytest.mark.parametrize("method", TWO_STAGES)
