@@ -9,6 +9,8 @@ with one or two text columns and a label column of classes, or of floats for reg
 takes a missing validation split from train. `--method plain` fine-tunes the encoder without exits; its
 `--method_config` goes to the encoder's config, e.g. '{"num_hidden_layers": 3}', and with `--layer_drop 0.2` its curve
 is that of the models with 1, 2, ... evenly spaced layers, and the threshold their number (the model is saved whole).
+`--calibrate` fits the exits' temperatures on one half of the validation set, the same for every seed. The threshold is
+chosen on the whole of it nonetheless, as without, so that all methods choose on the same rows.
 Writes the model, with its threshold, `metrics.json` and `curve.json` to the output folder.
 """
 
@@ -23,6 +25,7 @@ import datasets
 import torch
 from torch.utils.data import DataLoader
 from transformers import (
+    AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     DataCollatorWithPadding,
@@ -40,6 +43,7 @@ from adaexit_hf import (
     tradeoff_curve,
 )
 from adaexit_hf.evaluation import ExitTrace, expected_saving, predictions, spread_thresholds
+from adaexit_hf.reconstruction import DataCollatorWithTokenDepths, estimate_depths_by_reconstruction
 from adaexit_hf.static import evenly_spaced, layer_drop, only_layers
 from adaexit_hf.tasks import TASKS, Labels, check_columns, compute_score, labels_of, metric_function, tokenize
 
@@ -61,6 +65,14 @@ class Arguments:
     stage: str | None = field(
         default=None, metadata={"help": "Train only this stage, e.g. exits from an already fine-tuned classifier."}
     )
+    calibrate: bool = field(
+        default=False, metadata={"help": "Fit the exits' temperatures, on one half of the validation set."}
+    )
+    token_depths_model: str | None = field(
+        default=None,
+        metadata={"help": "With depth_source 'reconstruction': masked LM that depths_by_reconstruction.py trained."},
+    )
+    masked_at_once: int = field(default=1, metadata={"help": "With it: tokens masked in one copy; the paper's is 1."})
     max_drop: float = field(
         default=0.01, metadata={"help": "How much of the full-depth score exits may cost, relative."}
     )
@@ -144,11 +156,66 @@ def build_model(arguments: Arguments, labels: Labels) -> Any:
         options |= arguments.method_config
         return AutoModelForSequenceClassification.from_pretrained(arguments.model_name_or_path, **options)
     methods = {config.model_type: model for config, model, _ in METHODS}
+    if arguments.method_config.get("fine_tuning") == "limit":
+        layers = json.dumps({"num_hidden_layers": arguments.method_config.get("limit_layer", 3)})
+        raise ValueError(
+            "method_config: fine_tuning='limit' leaves full depth untrained, so no threshold can be compared with it; "
+            f"pass --method plain --method_config '{layers}', which is the same model (limit-K in compare_methods.py)"
+        )
     if arguments.method not in methods:
         raise ValueError(f"method: got '{arguments.method}'; choose one of {', '.join(methods)}, plain")
     return methods[arguments.method].from_encoder_pretrained(
         arguments.model_name_or_path, **options, **arguments.method_config
     )
+
+
+def check_extras(arguments: Arguments, model: Any) -> None:
+    """Refuse flags that the model has no use for, before anything is trained."""
+    if arguments.calibrate and (arguments.method == "plain" or model.config.num_labels == 1):
+        raise ValueError(
+            f"calibrate: needs exits with probabilities; got --method {arguments.method} with "
+            f"{model.config.num_labels} labels"
+        )
+    if arguments.layer_drop and arguments.method != "plain":
+        raise ValueError(
+            f"layer_drop: got {arguments.layer_drop} with --method {arguments.method}; pass --method plain"
+        )
+    reads_depths = getattr(model.config, "depth_source", None) == "reconstruction"
+    if reads_depths and not arguments.token_depths_model:
+        raise ValueError(
+            "token_depths_model: missing; depth_source='reconstruction' needs the folder of a masked language model "
+            "that examples/depths_by_reconstruction.py trained"
+        )
+    if arguments.token_depths_model and not reads_depths:
+        raise ValueError(
+            f"token_depths_model: got '{arguments.token_depths_model}' with --method {arguments.method}; pass "
+            '--method depth-adaptive --method_config \'{"depth_source": "reconstruction"}\''
+        )
+
+
+def with_token_depths(
+    arguments: Arguments, training: Any, model: Any, tokenizer: Any, sets: dict[str, datasets.Dataset]
+) -> dict[str, datasets.Dataset]:
+    """The column `token_depths`, for all sets; the losses behind it stay in the output folder."""
+    masked_lm = AutoModelForMaskedLM.from_pretrained(arguments.token_depths_model).to(training.device)
+    theirs, ours = masked_lm.config, model.config.encoder_config
+    if (theirs.num_hidden_layers, theirs.vocab_size) != (ours.num_hidden_layers, ours.vocab_size):
+        raise ValueError(
+            f"token_depths_model: has {theirs.num_hidden_layers} layers and {theirs.vocab_size} words, the encoder "
+            f"{ours.num_hidden_layers} and {ours.vocab_size}; train it from the same encoder"
+        )
+    output = Path(training.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    return {
+        name: estimate_depths_by_reconstruction(
+            rows,
+            masked_lm,
+            tokenizer,
+            masked_at_once=arguments.masked_at_once,
+            losses_file=output / f"losses-{name}.jsonl",
+        )
+        for name, rows in sets.items()
+    }
 
 
 def trace_of(model: Any, rows: datasets.Dataset, tokenizer: Any, batch_size: int, every_depth: bool) -> ExitTrace:
@@ -261,10 +328,7 @@ def main() -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(arguments.model_name_or_path)
     model = build_model(arguments, labels)
-    if arguments.layer_drop and arguments.method != "plain":
-        raise ValueError(
-            f"layer_drop: got {arguments.layer_drop} with --method {arguments.method}; pass --method plain"
-        )
+    check_extras(arguments, model)
     dropping = layer_drop(model, arguments.layer_drop) if arguments.layer_drop else None
     length = min(arguments.max_seq_length, tokenizer.model_max_length)
 
@@ -278,7 +342,10 @@ def main() -> None:
         for name in evaluation:
             if arguments.max_eval_samples is not None and arguments.max_eval_samples < len(splits[name]):
                 splits[name] = splits[name].shuffle(seed=0).select(range(arguments.max_eval_samples))
-        train_set, evaluation_sets = encode(train_set), {name: encode(splits[name]) for name in evaluation}
+        sets = {"train": encode(train_set)} | {name: encode(splits[name]) for name in evaluation}
+        if arguments.token_depths_model:
+            sets = with_token_depths(arguments, training, model, tokenizer, sets)
+        train_set = sets.pop("train")
     if arguments.method != "plain":
         model.prepare(train_set)
 
@@ -290,7 +357,8 @@ def main() -> None:
         model,
         training,
         train_dataset=train_set,
-        eval_dataset=evaluation_sets[evaluation[0]],
+        eval_dataset=sets[evaluation[0]],
+        data_collator=DataCollatorWithTokenDepths(tokenizer) if arguments.token_depths_model else None,
         processing_class=tokenizer,
         compute_metrics=compute_metrics,
     )
@@ -302,9 +370,11 @@ def main() -> None:
         dropping.remove()
     if trainer.is_world_process_zero():
         size = training.per_device_eval_batch_size
+        if arguments.calibrate:
+            half = sets[evaluation[0]].train_test_split(test_size=0.5, seed=0)["test"]  # the same for all seeds
+            trainer.model.calibrate_temperatures(half, size)
         traces = {
-            name: trace_of(trainer.model, rows, tokenizer, size, dropping is not None)
-            for name, rows in evaluation_sets.items()
+            name: trace_of(trainer.model, rows, tokenizer, size, dropping is not None) for name, rows in sets.items()
         }
         first = traces[evaluation[0]]
         thresholds = first.scores[0, :-1].tolist() if dropping else spread_thresholds(first)
@@ -314,7 +384,8 @@ def main() -> None:
         chosen = choose_threshold(curve, arguments.max_drop).threshold
         if arguments.method != "plain":
             trainer.model.config.exit_threshold = chosen
-        results = {name: report(trace, metrics, chosen) for name, trace in traces.items()}
+        temperatures = {"exit_temperatures": getattr(trainer.model.config, "exit_temperatures", None)}
+        results = {name: report(trace, metrics, chosen) | temperatures for name, trace in traces.items()}
         print_curve(curve, f"{evaluation[0]} {metrics[0]}", chosen)
         print_results(results, metrics[0])
         output = Path(training.output_dir)

@@ -7,13 +7,14 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
-from tiny import encoder
+from tiny import encoder, encoder_config
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
+from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import run_glue_exit
 
+from adaexit_hf import RightToolForSequenceClassification
 from adaexit_hf.static import keep_layers
 from adaexit_hf.tasks import tokenize
 
@@ -34,6 +35,7 @@ def start(tmp_path_factory) -> str:
         cls_token="[CLS]",
         sep_token="[SEP]",
         unk_token="[UNK]",
+        mask_token="[MASK]",
         model_max_length=32,
     ).save_pretrained(folder)
     return str(folder)
@@ -312,3 +314,73 @@ def test_correlations_need_numbers(flags):
 def test_the_sound_threshold_is_among_the_candidates(flags):
     out = flags("--method", "dact-bert")
     assert 0.0 in [point["threshold"] for point in json.loads((out / "curve.json").read_text())]
+
+
+@pytest.mark.filterwarnings("ignore:temperature")  # eight rows
+def test_calibration_uses_one_half_of_the_validation_set_and_is_reported(flags, monkeypatch):
+    seen = []
+    original = RightToolForSequenceClassification.calibrate_temperatures
+
+    def calibrate(self, rows, *rest):
+        seen.append([tuple(row["input_ids"]) for row in rows])
+        return original(self, rows, *rest)
+
+    monkeypatch.setattr(RightToolForSequenceClassification, "calibrate_temperatures", calibrate)
+    for seed in "01":
+        out = flags("--method", "right-tool", "--calibrate", "--seed", seed, validation=("bad", "good", "good"))
+    result = json.loads((out / "metrics.json").read_text())["results"]["validation"]
+    config = AutoModelForSequenceClassification.from_pretrained(out).config
+    assert seen[0] == seen[1] and len(seen[0]) == 4
+    assert result["samples"] == 8
+    assert len(result["exit_temperatures"]) == 3 and result["exit_temperatures"] == config.exit_temperatures
+
+
+def test_without_calibration_there_are_no_temperatures(flags):
+    out = flags("--method", "right-tool")
+    assert json.loads((out / "metrics.json").read_text())["results"]["validation"]["exit_temperatures"] is None
+
+
+@pytest.mark.parametrize(("method", "labels"), [("plain", ("bad", "good")), ("berxit", (0.5, 2.5))])
+def test_only_exits_with_probabilities_are_calibrated(flags, method, labels):
+    with pytest.raises(ValueError, match=f"calibrate: .* --method {method}"):
+        flags("--method", method, "--calibrate", labels=labels)
+
+
+def test_limit_fine_tuning_has_no_full_depth_to_compare_with(flags):
+    with pytest.raises(ValueError, match="--method plain --method_config '{\"num_hidden_layers\": 2}'"):
+        flags("--method", "berxit", "--method_config", '{"fine_tuning": "limit", "limit_layer": 2}')
+
+
+RECONSTRUCTION = ("--method", "depth-adaptive", "--method_config", '{"depth_source": "reconstruction"}')
+
+
+@pytest.fixture(scope="module")
+def masked_lm(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("masked-lm")
+    torch.manual_seed(0)
+    AutoModelForMaskedLM.from_config(encoder_config("bert")).save_pretrained(folder)
+    return str(folder)
+
+
+def test_depths_by_reconstruction_serve_regression(flags, masked_lm):
+    out = flags(*RECONSTRUCTION, "--token_depths_model", masked_lm, labels=(0.5, 2.5))
+    result = json.loads((out / "metrics.json").read_text())["results"]["validation"]
+    assert result["samples"] == 8
+    assert AutoModelForSequenceClassification.from_pretrained(out).config.depth_source == "reconstruction"
+    lines = [len((out / f"losses-{name}.jsonl").read_text().splitlines()) for name in ("train", "validation")]
+    assert lines == [1 + 16, 1 + 8]
+
+
+def test_depths_by_reconstruction_need_a_masked_language_model(flags, masked_lm):
+    with pytest.raises(ValueError, match="token_depths_model: missing; .*/depths_by_reconstruction.py"):
+        flags(*RECONSTRUCTION)
+    with pytest.raises(ValueError, match="token_depths_model: got .* with --method berxit; pass --method depth-"):
+        flags("--method", "berxit", "--token_depths_model", masked_lm)
+
+
+def test_the_masked_language_model_must_fit_the_encoder(flags, tmp_path):
+    config = encoder_config("bert")
+    config.num_hidden_layers = 2
+    AutoModelForMaskedLM.from_config(config).save_pretrained(tmp_path / "shallow")
+    with pytest.raises(ValueError, match="has 2 layers and 64 words, the encoder 3 and 64"):
+        flags(*RECONSTRUCTION, "--token_depths_model", str(tmp_path / "shallow"))
