@@ -9,7 +9,9 @@ results file. The same command continues where it was stopped: cells that have a
 run again. Flags after `--` go to every run and replace the recipe below. Where a method does not apply, the tables
 say `-`. Besides the methods of the package there are `plain` (no exits), `limit-K` (plain, the first K layers) and
 `layerdrop` (plain, any number of layers). `'berxit:{"fine_tuning": "joint"}'` is a method with other settings, and
-`plain@distilbert/distilbert-base-uncased` one on another encoder.
+`plain@distilbert/distilbert-base-uncased` one on another encoder. For depths by reconstruction,
+`'depth-adaptive:{"depth_source": "reconstruction"}'`, train a masked language model on each data set's texts before
+(`depths_by_reconstruction.py --work_dir FOLDER/mrpc --masked_lm_only`), and pass `--token_depths FOLDER`.
 """
 
 import argparse
@@ -81,6 +83,7 @@ VARIANTS = {
     "deebert": Variant("deebert", flags='--stage_overrides {"exits":{"learning_rate":1e-3}}'),
     # Ten times the teacher's, as its authors.
     "fastbert": Variant("fastbert", flags='--stage_overrides {"distil":{"learning_rate":5e-4}}'),
+    "right-tool": Variant("right-tool", flags="--calibrate"),
 }
 
 
@@ -170,6 +173,10 @@ def applies(variant: Variant, dataset: str) -> bool:
     return not is_regression(dataset)
 
 
+def by_reconstruction(variant: Variant) -> bool:
+    return variant.config.get("depth_source") == "reconstruction"
+
+
 def places_of(dataset: str, model: str, root: str | None) -> tuple[str, ...]:
     """The flags that say where the data and the encoder lie, and how the columns are called there."""
     columns = ["--task_name", dataset] if dataset in TASKS else ["--text_columns", "text"]
@@ -191,6 +198,8 @@ def cells_of(options: argparse.Namespace, more: Sequence[str] = ()) -> list[Cell
             settings = tuple(token for flag in sorted(flags) for token in (flag, *flags[flag]))
             encoder = variant.encoder or options.model_name_or_path
             places = places_of(dataset, encoder, options.data_root)
+            if by_reconstruction(variant):
+                places += ("--token_depths_model", str(Path(options.token_depths, dataset, "masked-lm")))
             model = "/".join(Path(encoder).parts[-2:])
             cells.append(Cell(dataset, name, seed, model, settings, places))
     return cells
@@ -309,6 +318,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--model_name_or_path", required=True, help="Encoder, Hub name or folder.")
     parser.add_argument("--results", type=Path, required=True, help="One JSON line for every finished cell.")
     parser.add_argument("--data_root", help="Folder with glue/ (laid out as nyu-mll/glue) and trec/, mr/, ...")
+    parser.add_argument("--token_depths", help="Folder with mrpc/masked-lm/, ..., for depths by reconstruction.")
     parser.add_argument("--exit_pooling", choices=["first", "mean"], help="For every method with exits.")
     parser.add_argument("--jobs", type=int, default=1, help="How many run at a time.")
     parser.add_argument(
@@ -319,7 +329,10 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     own_flags = {"--method", "--method_config", "--seed", "--output_dir", "--task_name", "--dataset_name"}
     try:
         for name, dataset in itertools.product(options.methods, options.datasets):
-            applies(variant_of(name, options.exit_pooling), dataset)
+            variant = variant_of(name, options.exit_pooling)
+            applies(variant, dataset)
+            if by_reconstruction(variant) and not options.token_depths:
+                raise ValueError(f"token_depths: missing; '{name}' needs the folder of masked language models")
         taken = own_flags & set(grouped(more))
         if taken:
             raise ValueError(f"flags after --: got {', '.join(sorted(taken))}, which this script sets itself")

@@ -250,6 +250,7 @@ def test_settings_of_methods_and_data_sets():
     assert (dact["--max_train_samples"], dact["--task_name"]) == (["10000"], ["sst2"])
     assert json.loads(*settings("deebert", "mrpc")["--stage_overrides"]) == {"exits": {"learning_rate": 1e-3}}
     assert json.loads(*settings("fastbert", "mrpc")["--stage_overrides"]) == {"distil": {"learning_rate": 5e-4}}
+    assert "--calibrate" in settings("right-tool", "mrpc") and "--calibrate" not in settings("berxit", "mrpc")
     assert "--method_config" not in settings("plain", "mrpc")
     assert "--method_config" not in settings("layerdrop", "mrpc")
     assert settings("layerdrop", "stsb")["--layer_drop"] == ["0.2"]
@@ -257,6 +258,17 @@ def test_settings_of_methods_and_data_sets():
     assert trec["--label_column"] == ["coarse_label"] and trec["--validation_fraction"] == ["0.1"]
     assert (trec["--max_train_samples"], trec["--num_train_epochs"]) == (["7"], ["1"])
     assert settings("berxit", "sick")["--text_columns"] == ["sentence_A", "sentence_B"]
+
+
+def test_depths_by_reconstruction_come_from_a_masked_language_model_per_data_set(ran, tmp_path, capsys):
+    arguments = flags(tmp_path, methods=("plain", 'depth-adaptive:{"depth_source": "reconstruction"}'), seeds=1)
+    with pytest.raises(SystemExit):
+        parse(arguments)
+    assert "token_depths: missing; " in capsys.readouterr().err
+    assert main([*arguments, "--token_depths", "depths"]) == 0
+    rows = {row["method"].split(":")[0]: row["places"] for row in read_results(tmp_path / "results.jsonl").values()}
+    assert rows["depth-adaptive"][-2:] == ["--token_depths_model", "depths/mrpc/masked-lm"]
+    assert "--token_depths_model" not in rows["plain"]
 
 
 def test_folders_in_place_of_the_hub():
