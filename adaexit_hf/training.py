@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
-from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
+from transformers import DataCollatorWithPadding, EarlyStoppingCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import TrainOutput, set_seed
 from transformers.utils import logging
 
 from .ledger import Ledger
 from .models.exit_types import Stage
 from .models.modeling_early_exit import EarlyExitForSequenceClassification
+from .reconstruction import DataCollatorWithTokenDepths
 
 logger = logging.get_logger(__name__)
 
@@ -90,6 +91,8 @@ class EarlyExitTrainer(Trainer):
         # Since the last log: sum of each exit's losses, and number of micro-batches that have labels, (exits + 1,).
         self._exit_losses: Tensor | None = None
         super().__init__(model, args, *rest, **kwargs)
+        if type(self.data_collator) is DataCollatorWithPadding:  # it cannot pad a column `token_depths`
+            self.data_collator = DataCollatorWithTokenDepths(self.data_collator.tokenizer)
         self._given: tuple[Any, Any] = (self.optimizer, self.lr_scheduler)
 
     def train(
@@ -107,7 +110,9 @@ class EarlyExitTrainer(Trainer):
             trial, ignore_keys_for_eval: as in Transformers.
             stage: name of the only stage to run; the model is taken as it is.
 
-        Temperatures of a calibration before are dropped, with a warning. A callback that stops the training stops the whole run, to be resumed; only early stopping ends just its stage.
+        Temperatures of a calibration before are dropped, with a warning.
+
+        A callback that stops the training stops the whole run, to be resumed; only early stopping ends just its stage.
 
         Returns:
             steps of all stages together, loss of the last one, and the metrics of the last one; and per stage

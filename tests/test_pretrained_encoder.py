@@ -111,6 +111,42 @@ def test_the_authors_variant_starts_from_the_pretrained_pooler_throughout(save: 
     assert torch.equal(model.lte_last.dense.weight, stock.pooler.dense.weight)
 
 
+@every_family
+def test_a_fine_tuned_classifier_is_the_last_exit_of_the_authors_variant(name: str, save: Save) -> None:
+    folder, stock = save(name, num_labels=3)
+    options = {"exit_criterion": "learned", "lte_variant": "authors"}
+    model = BerxitForSequenceClassification.from_encoder_pretrained(folder, **options).eval()
+    inputs, expected = stock_logits(stock)
+    torch.testing.assert_close(trace_of(model, inputs).logits, expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("auto", [AutoModel, AutoModelForSequenceClassification])
+@every_encoder
+@torch.no_grad()
+def test_the_first_layers_of_an_encoder(name: str, auto: Any, save: Save) -> None:
+    folder, stock = save(name, auto)
+    if name in ("albert-groups", "albert-inner"):
+        with pytest.raises(ValueError, match="num_hidden_layers: got 2; this ALBERT's [23] groups of layers cannot"):
+            DeeBertForSequenceClassification.from_encoder_pretrained(folder, num_hidden_layers=2)
+        return
+    model = DeeBertForSequenceClassification.from_encoder_pretrained(folder, num_hidden_layers=2).eval()
+    assert (model.config.encoder_config.num_hidden_layers, len(model.exits)) == (2, 2)
+    inputs = batch(stock.config)
+    states = model(**inputs, output_hidden_states=True).hidden_states
+    expected = stock.base_model(**inputs, output_hidden_states=True).hidden_states
+    family = family_of(stock.config)
+    assert len(states) == 3
+    assert all(torch.equal(one, other) for one, other in zip(states[:2], expected[:2], strict=True))
+    assert torch.equal(states[2], family.finish(model.encoder, expected[2]))
+
+
+@pytest.mark.parametrize("count", [0, -1, 4, 2.0, True])
+def test_layers_that_an_encoder_does_not_have(count: Any, save: Save) -> None:
+    folder, _ = save("bert", AutoModel)
+    with pytest.raises(ValueError, match=f"num_hidden_layers: got {count}; the encoder has layers 1 to 3"):
+        DeeBertForSequenceClassification.from_encoder_pretrained(folder, num_hidden_layers=count)
+
+
 @every_method
 def test_the_fine_tuned_dense_layer_is_in_every_exit(method: str, save: Save) -> None:
     folder, stock = save("roberta", num_labels=3)

@@ -42,9 +42,12 @@ def load_encoder(model_class: Any, name_or_path: str, options: dict[str, Any]) -
             "AutoModelForSequenceClassification.from_pretrained"
         )
     family = family_of(config)
+    _cut(config, loading.pop("num_hidden_layers", None))
     fine_tuned = any(name.endswith("ForSequenceClassification") for name in config.architectures or [])
     loader = AutoModelForSequenceClassification if fine_tuned else AutoModel
-    source, report = loader.from_pretrained(name_or_path, output_loading_info=True, **download, **loading)
+    source, report = loader.from_pretrained(
+        name_or_path, config=config, output_loading_info=True, **download, **loading
+    )
     encoder: PreTrainedModel = source.base_model
     base = f"{source.base_model_prefix}." if fine_tuned else ""
     lost = [name for name in report["missing_keys"] if name.startswith(base) and "pooler" not in name]
@@ -75,7 +78,8 @@ def load_encoder(model_class: Any, name_or_path: str, options: dict[str, Any]) -
             )
         else:
             if "norm" in paths:
-                _copy(source.get_submodule(paths["norm"]), heads[-1].norm)
+                owner = next((head for head in heads if model.classifiers[-1] in head.children()), heads[-1])
+                _copy(source.get_submodule(paths["norm"]), owner.norm)
             _copy(source.get_submodule(paths["classifier"]), model.classifiers[-1], rows)
             model.adopt_classifier()
     elif family.pooler is None or any("pooler" in name for name in report["missing_keys"]):
@@ -85,6 +89,25 @@ def load_encoder(model_class: Any, name_or_path: str, options: dict[str, Any]) -
     for head in heads:
         _copy(dense, head.dense)
     return model
+
+
+def _cut(config: PreTrainedConfig, layers: int | None) -> None:
+    """Keep the first layers of an encoder; None keeps all."""
+    if layers is None:
+        return
+    depth = config.num_hidden_layers
+    if type(layers) is not int or not 1 <= layers <= depth:
+        raise ValueError(
+            f"num_hidden_layers: got {layers!r}; the encoder has layers 1 to {depth}, pass how many of them to keep"
+        )
+    if layers < depth and getattr(config, "num_hidden_groups", 1) > 1:
+        raise ValueError(
+            f"num_hidden_layers: got {layers}; this ALBERT's {config.num_hidden_groups} groups of layers cannot be "
+            "cut, since what each layer is depends on their number; leave it out"
+        )
+    config.num_hidden_layers = layers
+    if getattr(config, "layer_types", None) is not None:
+        config.layer_types = config.layer_types[:layers]
 
 
 def _label_rows(source: PreTrainedConfig, target: PreTrainedConfig) -> list[int] | None:
