@@ -18,7 +18,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from adaexit_hf import DepthAdaptiveForSequenceClassification
+from adaexit_hf import DepthAdaptiveForSequenceClassification, EarlyExitTrainer, EarlyExitTrainingArguments
 from adaexit_hf.models.modeling_depth_adaptive import DepthAdaptiveConfig
 from adaexit_hf.reconstruction import (
     DataCollatorWithTokenDepths,
@@ -186,6 +186,17 @@ def test_the_column_drives_the_classifier(tokenizer: BertTokenizerFast) -> None:
     batch = DataCollatorWithTokenDepths(tokenizer)([dict(row) for row in data])
     batch.pop("labels")
     assert model(**batch).exit_layer.tolist() == [max(row) for row in data["token_depths"]]
+
+
+def test_the_trainer_pads_the_column(tokenizer: BertTokenizerFast, tmp_path: Path) -> None:
+    data = estimate_depths_by_reconstruction(rows(), masked_lm(), tokenizer)
+    config = DepthAdaptiveConfig(encoder_config("bert"), depth_source="reconstruction", num_labels=2)
+    model = DepthAdaptiveForSequenceClassification(config)
+    args = EarlyExitTrainingArguments(
+        output_dir=str(tmp_path), max_steps=2, report_to=[], save_strategy="no", use_cpu=True, disable_tqdm=True
+    )
+    trainer = EarlyExitTrainer(model, args, train_dataset=data, processing_class=tokenizer)
+    assert trainer.train().global_step == 2
 
 
 def test_rows_as_tensors_give_the_same(tokenizer: BertTokenizerFast) -> None:
