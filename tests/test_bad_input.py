@@ -209,6 +209,19 @@ def test_labels_of_a_regression_that_are_not_finite() -> None:
         model(**inputs_of(model), labels=torch.full((6,), math.nan))
 
 
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_no_exit_starts_from_a_mean_that_is_not_finite(wrong: float) -> None:
+    model = build("pabee", num_labels=1)
+    rows = [{"input_ids": [1, 7, 2], "label": label} for label in (1.0, wrong)]
+    with pytest.raises(ValueError, match="labels: got NaN or infinity; drop the rows"):
+        model.prepare(rows)
+    assert not any(classifier.bias.any() for classifier in model.classifiers)
+    with pytest.raises(ValueError, match=r"labels: got shape \(2, 2\); pass one label per text"):
+        model.prepare([row | {"label": [1.0, 2.0]} for row in rows])
+    with pytest.raises(ValueError, match="mean: got nan; pass a finite number"):
+        model.start_from_mean(math.nan)
+
+
 @every_method
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int8, torch.uint8])
 def test_labels_of_any_integer_type_are_fine(method: str, dtype: torch.dtype) -> None:

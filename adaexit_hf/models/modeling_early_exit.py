@@ -24,6 +24,7 @@ from .batches import row_labels
 from .calibration import best_temperature
 from .configuration_early_exit import EarlyExitConfig
 from .configuration_early_exit import Threshold
+from .configuration_early_exit import check_number
 from .encoder_layers import Context
 from .encoder_layers import Recompute
 from .encoder_layers import family_of
@@ -201,12 +202,16 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
         """Set what the training data tell before the first step; call it once, with the tokenized training set.
 
         For regression the exits start from the mean label (`start_from_mean`); some methods estimate more.
+
+        Raises:
+            ValueError: no rows, no labels where they are needed, or labels that training would refuse.
         """
         if self.config.num_labels == 1:
-            labels = row_labels(checked_rows(dataset), 1)
+            rows = checked_rows(dataset)
+            labels = row_labels(rows, 1)
             if labels is None:
                 raise ValueError("dataset: has no labels; pass the training set, with a 'label' column")
-            self.start_from_mean(labels.double().mean().item())
+            self.start_from_mean(self.checked_labels(labels, len(rows)).double().mean().item())
 
     @torch.no_grad()
     def start_from_mean(self, mean: float) -> None:
@@ -216,11 +221,12 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
         Sets the bias of heads where it is still 0; a fine-tuned head keeps its own.
 
         Raises:
-            ValueError: the model classifies.
+            ValueError: the model classifies; NaN or infinity.
         """
         if self.config.num_labels != 1:
             labels = self.config.num_labels
             raise ValueError(f"start_from_mean is for regression, num_labels=1; got num_labels={labels}")
+        check_number("mean", mean)
         for classifier in self.classifiers:
             bias = cast(Tensor, classifier.bias)
             if not bias.any():
