@@ -1,0 +1,96 @@
+"""The other examples, in process, on a tiny encoder and data made here."""
+
+import json
+import sys
+from pathlib import Path
+
+import datasets
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+import depths_by_reconstruction
+import test_run_glue_exit
+
+start = test_run_glue_exit.start  # the fixture
+
+
+@pytest.fixture
+def sets(tmp_path, monkeypatch) -> str:
+    """A folder with train and test."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "sets").mkdir()
+    columns = {"text": ["good film", "very bad book"] * 4, "label": [1, 0] * 4}
+    for split in ("train", "test"):
+        rows = {"text": [f"{text} {split}" for text in columns["text"]], "label": columns["label"]}
+        datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "sets" / f"{split}-0.parquet")
+    return str(tmp_path / "sets")
+
+
+@pytest.fixture
+def reconstruct(start, sets, tmp_path, monkeypatch):
+    def run(*more: str) -> list[dict]:
+        arguments = ["--model_name_or_path", start, "--dataset_name", sets, "--work_dir", str(tmp_path / "work")]
+        arguments += ["--max_steps", "1", "--use_cpu", "--report_to", "none", "--disable_tqdm", "true"]
+        monkeypatch.setattr(sys, "argv", ["run", *arguments, "--penalties", "0.1", *more])
+        depths_by_reconstruction.main()
+        table = tmp_path / "work" / "table.jsonl"
+        return [json.loads(line) for line in table.read_text().splitlines()] if table.exists() else []
+
+    return run
+
+
+def test_another_seed_and_another_masking_are_lines_of_their_own(reconstruct, capsys):
+    reconstruct()
+    capsys.readouterr()
+    lines = reconstruct("--seed", "1")
+    assert [line["seed"] for line in lines] == [42, 1]
+    printed = capsys.readouterr().out.partition("mean exit layer")[2]
+    assert [line.split()[:2] for line in printed.strip().splitlines()] == [["0.1", "42"], ["0.1", "1"]]
+    assert len(reconstruct("--seed", "1")) == 2
+    lines = reconstruct("--seed", "1", "--masked_at_once", "2")
+    assert [line["masked_at_once"] for line in lines] == [1, 1, 2]
+    assert len(reconstruct("--num_train_epochs", "5")) == 4
+
+
+def test_goes_on_after_an_interruption_with_and_without_checkpoints(reconstruct):
+    stop = pytest.MonkeyPatch()
+    stop.setattr(depths_by_reconstruction, "collect_trace", lambda *_: 1 / 0)
+    for saving in ("no", "steps"):
+        with pytest.raises(ZeroDivisionError):
+            reconstruct("--save_strategy", saving, "--save_steps", "1", "--seed", "1" if saving == "no" else "2")
+    stop.undo()
+    reconstruct("--seed", "1")
+    lines = reconstruct("--save_strategy", "steps", "--save_steps", "1", "--seed", "2")
+    assert [line["seed"] for line in lines] == [1, 2]
+
+
+def test_the_masked_language_model_sees_test_texts_without_labels(reconstruct, monkeypatch):
+    seen = []
+    train = depths_by_reconstruction.train_masked_lm
+    monkeypatch.setattr(
+        depths_by_reconstruction,
+        "train_masked_lm",
+        lambda arguments, training, texts, *rest: seen.append(texts) or train(arguments, training, texts, *rest),
+    )
+    reconstruct()
+    assert len(seen[0]) == 16
+    assert "labels" not in seen[0].column_names
+
+
+def test_the_masked_language_model_is_that_of_one_data_set(reconstruct, tmp_path):
+    assert reconstruct("--masked_lm_only") == []
+    assert (tmp_path / "work" / "masked-lm" / "config.json").exists()
+    with pytest.raises(ValueError, match="work_dir: .* was trained with .*max_train_samples.: None.*pass another"):
+        reconstruct("--max_train_samples", "4")
+    with pytest.raises(ValueError, match="work_dir: "):
+        reconstruct("--masked_lm_on_train_only")
+
+
+def test_numbers_have_no_accuracy(reconstruct, sets):
+    for split in ("train", "test"):
+        rows = {"one": ["good"] * 8, "two": ["film", "bad film"] * 4, "score": [0.5, 2.5] * 4}
+        datasets.Dataset.from_dict(rows).to_parquet(Path(sets) / f"{split}-0.parquet")
+    columns = ("--text_columns", "one", "two", "--label_column", "score")
+    with pytest.raises(ValueError, match="label_column: 'score' holds numbers; .*--masked_lm_only"):
+        reconstruct(*columns)
+    assert reconstruct(*columns, "--masked_lm_only") == []
