@@ -5,9 +5,11 @@
 
 Depths come from mutual information on the training set. For every encoder cut to its first N layers and every batch
 size, the same texts go through the stock encoder and through the model, in turn, and the ratios of the two times are
-compared with the share of layers that tokens ran (Figs. 3b and 4 of Liu et al., AAAI 2021, in shape). Speed does not
-depend on the weights, so the classifier is not trained. One JSON line for every measurement; those that are there
-already are not made again.
+compared with the share of layers that tokens ran (Figs. 3b and 4 of Liu et al., AAAI 2021, in shape). Costs are shares
+of the stock encoder's: where tokens run a share s of their layers it should be s + (1 - s) / 6, since the others still
+need keys and values of the rest; the measured cost is 1 / speed-up. Efficiency is the speed-up divided by 1 / s, which
+it would be if copied tokens cost nothing. Speed does not depend on the weights, so the classifier is not trained. One
+JSON line for every measurement; those that are there already, under the same circumstances, are not made again.
 """
 
 import json
@@ -74,17 +76,28 @@ def measure(model: Any, rows: list[dict[str, Any]], batch_size: int, arguments: 
         for _ in range(arguments.rounds)
     ]
     ratios = [theirs / ours for theirs, ours in pairs]
+    speed_up = statistics.median(ratios)
     depths = torch.cat(
         [model.depth_table(batch["input_ids"])[batch["attention_mask"].bool()].float() for batch in batches]
     )
     exits = torch.cat([model(**batch).exit_layer for batch in batches]).float()
+    share = depths.mean().item() / depth
     return {
-        "token_layers_run": depths.mean().item() / depth,
+        "token_layers_run": share,
         "text_layers_run": exits.mean().item() / depth,
-        "speed_up": statistics.median(ratios),
+        "expected_cost": share + (1 - share) / 6,
+        "measured_cost": 1 / speed_up,
+        "speed_up": speed_up,
+        "efficiency": speed_up * share,
         "speed_ups": [round(ratio, 4) for ratio in sorted(ratios)],
         "stock_seconds": statistics.median(first for first, _ in pairs),
     }
+
+
+def machine_of(device: str) -> str:
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    return platform.processor() or platform.machine()
 
 
 def main() -> None:
@@ -102,11 +115,21 @@ def main() -> None:
     rows = [{name: row[name] for name in ("input_ids", "attention_mask")} for row in test]
     output = Path(arguments.output)
     known = [json.loads(line) for line in output.read_text().splitlines()] if output.exists() else []
-    cells = {(each["model"], each["layers"], each["batch_size"], each["texts"]) for each in known}
-    name = Path(arguments.model_name_or_path).name
-    print(f"{'layers':>7} {'batch':>6} {'token layers run':>17} {'text layers run':>16} {'speed-up':>9}  (range)")
+    names = ("dataset_name", "max_seq_length", "texts", "rounds", "bf16", "device")
+    where = {"model": Path(arguments.model_name_or_path).name} | {name: vars(arguments)[name] for name in names}
+    where |= {"machine": machine_of(arguments.device), "threads": torch.get_num_threads()}
+
+    def missing(layers: int) -> list[int]:
+        cells = [where | {"layers": layers, "batch_size": size} for size in arguments.batch_sizes]
+        return [cell["batch_size"] for cell in cells if not any(cell.items() <= each.items() for each in known)]
+
+    print(
+        f"{'layers':>7} {'batch':>6} {'token layers run':>17} {'text layers run':>16} {'expected cost':>14} "
+        f"{'measured cost':>14} {'efficiency':>11} {'speed-up':>9}  (range)"
+    )
     for layers in arguments.layers:
-        if all((name, layers, size, arguments.texts) in cells for size in arguments.batch_sizes):
+        sizes = missing(layers)
+        if not sizes:
             continue
         model = DepthAdaptiveForSequenceClassification.from_encoder_pretrained(
             arguments.model_name_or_path,
@@ -116,17 +139,14 @@ def main() -> None:
         )
         model.eval().to(arguments.device)
         model.estimate_depths_by_mutual_information(train, special_ids=tokenizer.all_special_ids)
-        for size in arguments.batch_sizes:
-            if (name, layers, size, arguments.texts) in cells:
-                continue
+        for size in sizes:
             found = measure(model, rows, size, arguments)
-            where = {"machine": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
-            line = {"model": name, "layers": layers, "batch_size": size, **vars(arguments), **where, **found}
             with output.open("a") as file:
-                file.write(json.dumps(line | {"layers": layers}) + "\n")
+                file.write(json.dumps({**where, "layers": layers, "batch_size": size, **found}) + "\n")
             spread = f"({found['speed_ups'][0]:.2f} to {found['speed_ups'][-1]:.2f})"
             print(
                 f"{layers:>7} {size:>6} {found['token_layers_run']:>17.2f} {found['text_layers_run']:>16.2f} "
+                f"{found['expected_cost']:>14.2f} {found['measured_cost']:>14.2f} {found['efficiency']:>11.2f} "
                 f"{found['speed_up']:>9.2f}  {spread}",
                 flush=True,
             )

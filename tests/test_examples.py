@@ -8,10 +8,12 @@ import datasets
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+import depth_adaptive_speed
 import depths_by_reconstruction
 import test_run_glue_exit
 
 start = test_run_glue_exit.start  # the fixture
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -94,3 +96,37 @@ def test_numbers_have_no_accuracy(reconstruct, sets):
     with pytest.raises(ValueError, match="label_column: 'score' holds numbers; .*--masked_lm_only"):
         reconstruct(*columns)
     assert reconstruct(*columns, "--masked_lm_only") == []
+
+
+@pytest.fixture
+def measure(start, sets, tmp_path, monkeypatch):
+    def run(*more: str) -> list[dict]:
+        output = tmp_path / "speed.jsonl"
+        arguments = ["--model_name_or_path", start, "--dataset_name", sets, "--output", str(output), "--texts", "4"]
+        monkeypatch.setattr(sys, "argv", ["run", *arguments, "--layers", "2", "3", "--rounds", "1", *more])
+        depth_adaptive_speed.main()
+        return [json.loads(line) for line in output.read_text().splitlines()]
+
+    return run
+
+
+def test_every_circumstance_of_a_measurement_is_one_of_its_key(measure, monkeypatch, capsys):
+    lines = measure("--batch_sizes", "1", "2")
+    assert [(line["layers"], line["batch_size"]) for line in lines] == [(2, 1), (2, 2), (3, 1), (3, 2)]
+    assert len(measure("--batch_sizes", "1", "2")) == 4
+    changes = [("--bf16",), ("--max_seq_length", "4"), ("--rounds", "2"), ("--texts", "3")]
+    for count, change in enumerate(changes, start=1):
+        assert len(measure("--batch_sizes", "1", *change)) == 4 + 2 * count
+    monkeypatch.setattr(depth_adaptive_speed, "machine_of", lambda device: "another")
+    assert len(measure("--batch_sizes", "1")) == 4 + 2 * 5
+
+
+def test_cost_and_efficiency_stand_beside_the_measured_ratio(measure, capsys):
+    (line, _) = measure("--batch_sizes", "2")
+    share, speed_up = line["token_layers_run"], line["speed_up"]
+    assert line["expected_cost"] == pytest.approx(share + (1 - share) / 6)
+    assert line["measured_cost"] == pytest.approx(1 / speed_up)
+    assert line["efficiency"] == pytest.approx(speed_up * share)
+    printed = capsys.readouterr().out
+    assert "expected cost  measured cost" in printed
+    assert f"{line['expected_cost']:>14.2f} {line['measured_cost']:>14.2f}" in printed
