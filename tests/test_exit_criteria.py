@@ -13,7 +13,7 @@ from test_common import check_early_exit
 from tiny import CLASSES, build, config, encoder_config, inputs_of, thresholds_between, trace_of
 from transformers import AutoModelForSequenceClassification
 
-from adaexit_hf import BerxitConfig, DactBertConfig, DeeBertConfig, PabeeConfig
+from adaexit_hf import BerxitConfig, DactBertConfig, DeeBertConfig, DepthAdaptiveConfig, PabeeConfig
 from adaexit_hf.models import EarlyExitForSequenceClassification
 from adaexit_hf.models.exit_heads import CRITERIA
 
@@ -300,8 +300,54 @@ def test_a_saved_threshold_is_not_taken_for_one_in_another_unit(criterion: str, 
 
 
 def test_a_saved_tolerance_is_left_behind_with_patience(tmp_path: Path) -> None:
-    BerxitConfig(num_labels=1, exit_criterion="patience", patience_tolerance=0.3).save_pretrained(tmp_path)
-    assert BerxitConfig.from_pretrained(tmp_path, exit_criterion="learned").patience_tolerance is None
+    options = {"num_labels": 1, "depth_source": "reconstruction"}
+    DepthAdaptiveConfig(exit_criterion="patience", patience_tolerance=0.3, **options).save_pretrained(tmp_path)
+    assert DepthAdaptiveConfig.from_pretrained(tmp_path, exit_criterion="depth").patience_tolerance is None
+
+
+@pytest.mark.parametrize("auto", [True, False])
+def test_a_checkpoint_that_did_not_learn_to_exit_cannot(auto: bool, tmp_path: Path) -> None:
+    saved = build("berxit")
+    saved.save_pretrained(tmp_path)
+    loader = AutoModelForSequenceClassification if auto else type(saved)
+    with pytest.raises(ValueError, match="got 'learned', but the checkpoint exits by 'confidence' and never"):
+        loader.from_pretrained(tmp_path, exit_criterion="learned")
+
+
+@torch.no_grad()
+def test_a_threshold_is_not_taken_for_one_in_another_unit() -> None:
+    model = build("deebert", exit_threshold=0.3)
+    inputs = inputs_of(model)
+    before = model(**inputs)
+    model.config.exit_criterion = "confidence"
+    message = (
+        "exit_threshold: 0.3 was set in the unit of 'entropy', but exit_criterion is 'confidence' now; set "
+        "exit_threshold again, to a number or to None for full depth"
+    )
+    with pytest.raises(ValueError, match=message):
+        model(**inputs)
+    with pytest.raises(ValueError, match=message):
+        type(model)(model.config)
+    assert model(**inputs, exit_threshold=1.0).exit_layer.tolist() == [3] * 6  # explicit
+    assert model(**inputs, early_exit=False).exit_scores.max() <= 1.0  # none at all
+    model.config.exit_threshold = 0.3
+    assert model(**inputs).exit_layer.tolist() == [1] * 6
+    model.config.exit_criterion, model.config.exit_threshold = "margin", None
+    assert model(**inputs).exit_layer.tolist() == [3] * 6
+    model.config.exit_criterion, model.config.exit_threshold = "entropy", 0.3
+    assert model(**inputs).exit_layer.tolist() == before.exit_layer.tolist()
+
+
+def test_the_unit_of_a_threshold_is_not_saved() -> None:
+    made = config("deebert", exit_threshold=0.3)
+    assert not [name for name in made.to_dict() if "threshold" in name and name != "exit_threshold"]
+    assert type(made).from_dict(made.to_dict()).exit_threshold == 0.3
+
+
+@pytest.mark.parametrize("value", [1.5, [1, 2.5, 3]])
+def test_a_patience_that_is_no_whole_number(value: Any) -> None:
+    with pytest.raises(ValueError, match=r"exit_threshold: got [12]\.5; patience counts exits, pass a whole number"):
+        config("deebert", exit_criterion="patience", exit_threshold=value)
 
 
 @torch.no_grad()

@@ -99,6 +99,16 @@ class EarlyExitConfig(PreTrainedConfig):
         thresholds = self.thresholds(exit_threshold)
         self.exit_threshold = thresholds[0] if thresholds and isinstance(exit_threshold, Real) else thresholds
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "exit_threshold":
+            unit = None if value is None else self.__dict__.get("exit_criterion")
+            super().__setattr__("_threshold_unit", unit)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in Transformers; without the unit of the threshold, which follows from the criterion."""
+        return {name: value for name, value in super().to_dict().items() if name != "_threshold_unit"}
+
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "EarlyExitConfig":
         """As in Transformers; an encoder's own config becomes `encoder_config`, as when its weights are loaded bare.
@@ -170,7 +180,7 @@ class EarlyExitConfig(PreTrainedConfig):
             check_choice("exit_pooling", self.exit_pooling, ("first", "mean"))
         _checked_exit_layers(self.exit_layers, self.encoder_config.num_hidden_layers)
         self._check_task()
-        self.thresholds(self.exit_threshold)
+        self.own_thresholds()
 
     @property
     def pooling(self) -> str:
@@ -277,7 +287,26 @@ class EarlyExitConfig(PreTrainedConfig):
                     f"exit_threshold: got {number}; {self.model_type} with {self.num_labels} labels takes a number in "
                     f"[{low:.4g}, {high:.4g}], or None for full depth"
                 )
+            if self.exit_criterion == "patience" and number != int(number):
+                raise ValueError(
+                    f"exit_threshold: got {number}; patience counts exits, pass a whole number in [{low:.4g}, "
+                    f"{high:.4g}], or None for full depth"
+                )
         return [float(number) for number in values]
+
+    def own_thresholds(self) -> list[float] | None:
+        """`thresholds` of the config's own `exit_threshold`.
+
+        Raises:
+            ValueError, TypeError: as there; also when the threshold was set for another criterion than the present.
+        """
+        if self._threshold_unit not in (None, self.exit_criterion):
+            raise ValueError(
+                f"exit_threshold: {self.exit_threshold} was set in the unit of '{self._threshold_unit}', but "
+                f"exit_criterion is '{self.exit_criterion}' now; set exit_threshold again, to a number or to None for "
+                "full depth"
+            )
+        return self.thresholds(self.exit_threshold)
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
         """The encoder's config: it owns vocabulary size, initializer range and special tokens."""

@@ -96,6 +96,16 @@ class BerxitConfig(EarlyExitConfig):
         self.limit_layer = limit_layer
         super().__init__(encoder_config, exit_threshold, exit_layers, **kwargs)
 
+    @classmethod
+    def _with_criterion(cls, saved: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+        before = saved.get("exit_criterion")
+        if own.get("exit_criterion") == "learned" and before not in (None, "learned"):
+            raise ValueError(
+                f"exit_criterion: got 'learned', but the checkpoint exits by '{before}' and never learned to exit; "
+                "leave it out, or train a new model with exit_criterion='learned'"
+            )
+        return super()._with_criterion(saved, own)
+
     def _check_task(self) -> None:
         super()._check_task()
         check_choice("fine_tuning", self.fine_tuning, ("alternating", "joint", "two_stage", *COMPARED))

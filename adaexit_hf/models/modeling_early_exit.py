@@ -335,7 +335,10 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
             )
         if objective is not None and objective not in self.objectives:
             raise ValueError(f"objective: got {objective!r}; {type(self).__name__} knows {', '.join(self.objectives)}")
-        thresholds = self.config.thresholds(self.config.exit_threshold if exit_threshold is None else exit_threshold)
+        if exit_threshold is None and early_exit is not False:
+            thresholds = self.config.own_thresholds()
+        else:
+            thresholds = self.config.thresholds(exit_threshold)
         if early_exit is None:
             early_exit = not self.training and thresholds is not None and objective is None
         elif early_exit and (thresholds is None or self.training or objective is not None):
