@@ -36,7 +36,7 @@ BACKBONES: dict[str, PreTrainedConfig] = {
 # What the stock classes pass and ours do not run, each with the reason. CONTRIBUTING.md repeats this table.
 CANNOT_APPLY: dict[str, str] = {
     "test_problem_types": "asks for multi-label classification, which no method defines, and for regression, which "
-    "DeeBERT and DACT-BERT do not define; both are refused with an error",
+    "DeeBERT, DACT-BERT, FastBERT and The Right Tool do not define; both are refused with an error",
 }
 
 

@@ -8,7 +8,7 @@ import difflib
 import inspect
 import math
 from numbers import Real
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from transformers import AutoConfig, BertConfig, PreTrainedConfig
 
@@ -25,7 +25,8 @@ class EarlyExitConfig(PreTrainedConfig):
     Args:
         encoder_config: config (or its dict) of any supported encoder; it is copied. Default: BERT base.
         exit_threshold: when to exit, in the method's own unit; None runs full depth. One number for all exits, or one
-            per exit (the last one never matters: the last exit always answers).
+            per exit (the last one never matters: the last exit always answers). "default" is the method's
+            `default_threshold`, and None with another `exit_criterion` than its own.
         exit_layers: after which layers (1..L, ascending, the last included) there is an exit. Default: after all.
         exit_pooling: the sentence vector that exits read: "first", the first token, as in the papers; or "mean", over
             the tokens, for encoders that were trained with it, as sentence-transformers are: their first token may say
@@ -51,6 +52,7 @@ class EarlyExitConfig(PreTrainedConfig):
     ]  # fmt: skip
     supports_regression: ClassVar[bool] = False
     own_criterion: ClassVar[str | None] = None  # the method's own score, or its own reading of a common one
+    default_threshold: ClassVar[float | None] = None  # of the own criterion, where it says by itself when to exit
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         # Transformers makes every config class a dataclass, whose generated __init__ would replace an inherited one.
@@ -61,7 +63,7 @@ class EarlyExitConfig(PreTrainedConfig):
     def __init__(
         self,
         encoder_config: PreTrainedConfig | dict[str, Any] | None = None,
-        exit_threshold: Threshold = None,
+        exit_threshold: Threshold | Literal["default"] = "default",
         exit_layers: list[int] | None = None,
         exit_pooling: str | None = None,
         exit_criterion: str | None = None,
@@ -96,6 +98,8 @@ class EarlyExitConfig(PreTrainedConfig):
         self.exit_threshold = None
         super().__init__(**kwargs)
         self.check()
+        if isinstance(exit_threshold, str) and exit_threshold == "default":
+            exit_threshold = self.default_threshold if self.exit_criterion == self.own_criterion else None
         thresholds = self.thresholds(exit_threshold)
         self.exit_threshold = thresholds[0] if thresholds and isinstance(exit_threshold, Real) else thresholds
 
@@ -229,8 +233,8 @@ class EarlyExitConfig(PreTrainedConfig):
             )
         if self.num_labels == 1 and not self.supports_regression:
             raise ValueError(
-                f"num_labels: got 1 (regression), which {self.model_type} does not define; use num_labels >= 2, "
-                "or a method that does: berxit (learning to exit), pabee, depth-adaptive"
+                f"num_labels: got 1 (regression), which {self.model_type} does not define; use num_labels >= 2, or a "
+                "method that does: berxit (learning to exit), pabee, depth-adaptive (depth_source='reconstruction')"
             )
         if self.num_labels > 1 and self.problem_type == "regression":
             raise ValueError(f"num_labels: got {self.num_labels} with problem_type='regression'; pass num_labels=1")

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers.utils import ModelOutput
 
 State = tuple[Tensor, ...]
@@ -117,3 +118,14 @@ def depth_weighted(losses: list[Tensor]) -> Tensor:
     """
     weights = torch.arange(1, len(losses) + 1, device=losses[0].device)
     return (torch.stack(losses) * weights).sum() / weights.sum()
+
+
+def kl_divergence(target: Tensor, given: Tensor) -> Tensor:
+    """Mean over the batch of KL(softmax(target) || softmax(given)), in nats: logits (batch, labels) twice -> scalar.
+
+    >>> certain, undecided = torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 0.0]])
+    >>> round(kl_divergence(certain, undecided).item(), 6), round(kl_divergence(undecided, certain).item(), 6)
+    (0.502282, 0.85544)
+    """
+    target, given = (logits.float().log_softmax(dim=-1) for logits in (target, given))
+    return functional.kl_div(given, target, reduction="batchmean", log_target=True)

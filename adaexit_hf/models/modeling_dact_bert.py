@@ -22,14 +22,17 @@ DeeBERT and FastBERT are special cases (DACT-BERT's submission to ICLR 2021, sec
 on the entropy of this layer's own output in place of the halting unit, h_n = sigmoid(w_n (H(y_n) - S_n)), and three
 stages of training: the two that they have, then the h_n alone by Eq. 1. That learns an entropy threshold S_n for every
 layer, or one for all if they are tied. As w_n grows, h_n becomes 1[H(y_n) > S_n], a_n is y_n up to the first layer
-below its S_n, and there, at p_n = 0, both rules stop: DeeBERT with threshold S_n. The submission has a weight and a
-bias, here -w_n S_n; and here w_n = exp(v_n), so that a low entropy always means stop.
+below its S_n, and there, at p_n = 0, both rules stop: DeeBERT with threshold S_n.
+
+Deliberate differences from the submission: it has a weight and a bias, here -w_n S_n; here w_n = exp(v_n), so that a
+low entropy always means stop; and where it ties the biases only, `tied_halting` ties w_n and S_n, since equal biases
+beside different weights are different thresholds, S_n = -b / w_n.
 
 This file travels inside checkpoints: see CONTRIBUTING.md, "The shipped folder".
 """
 
 import math
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +54,7 @@ from .exit_types import Exit
 from .exit_types import Paper
 from .exit_types import Stage
 from .exit_types import State
+from .exit_types import kl_divergence
 from .exit_types import total_loss
 from .exit_types import two_stages
 from .modeling_early_exit import EarlyExitForSequenceClassification
@@ -86,11 +90,12 @@ class DactBertConfig(EarlyExitConfig):
 
     model_type = "dact-bert"
     own_criterion: ClassVar[str | None] = "dact"
+    default_threshold: ClassVar[float | None] = 0.0
 
     def __init__(
         self,
         encoder_config: PreTrainedConfig | dict[str, Any] | None = None,
-        exit_threshold: Threshold | str = "default",
+        exit_threshold: Threshold | Literal["default"] = "default",
         exit_layers: list[int] | None = None,
         ponder_cost: float = 5e-3,
         halting_bias: float = 0.0,
@@ -106,9 +111,7 @@ class DactBertConfig(EarlyExitConfig):
         self.halting_input = halting_input
         self.tied_halting = tied_halting
         self.fine_tuning = fine_tuning
-        if exit_threshold == "default":
-            exit_threshold = 0.0 if kwargs.get("exit_criterion") in (None, "dact") else None
-        super().__init__(encoder_config, exit_threshold, exit_layers, **kwargs)  # type: ignore[arg-type]
+        super().__init__(encoder_config, exit_threshold, exit_layers, **kwargs)
 
     def _check_task(self) -> None:
         super()._check_task()
@@ -251,7 +254,5 @@ class DactBertForSequenceClassification(EarlyExitForSequenceClassification):
 
     def unlabelled_loss(self, exits: list[Exit], objective: str) -> Tensor:
         """`distillation`: sum of KL(y_N || y_n) over the exits but the last, as in the code of FastBERT's authors."""
-        *students, teacher = (exit.extras[0].log_softmax(dim=-1) for exit in exits)
-        target = teacher.detach()
-        losses = [functional.kl_div(each, target, reduction="batchmean", log_target=True) for each in students]
-        return total_loss(losses, objective)
+        *students, teacher = (exit.extras[0] for exit in exits)
+        return total_loss([kl_divergence(teacher.detach(), student) for student in students], objective)

@@ -38,6 +38,7 @@ from .exit_types import Exit
 from .exit_types import Paper
 from .exit_types import Stage
 from .exit_types import State
+from .exit_types import kl_divergence
 from .exit_types import total_loss
 from .modeling_early_exit import EarlyExitForSequenceClassification
 from .modeling_early_exit import EarlyExitModel
@@ -100,17 +101,6 @@ class FastBertModel(EarlyExitModel):
     """The encoder of a FastBERT checkpoint, without its branch classifiers."""
 
     config_class = FastBertConfig
-
-
-def kl_divergence(target: Tensor, given: Tensor) -> Tensor:
-    """Mean over the batch of KL(softmax(target) || softmax(given)), in nats: logits (batch, labels) twice -> scalar.
-
-    >>> certain, undecided = torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 0.0]])
-    >>> round(kl_divergence(certain, undecided).item(), 6), round(kl_divergence(undecided, certain).item(), 6)
-    (0.502282, 0.85544)
-    """
-    target, given = (logits.float().log_softmax(dim=-1) for logits in (target, given))
-    return functional.kl_div(given, target, reduction="batchmean", log_target=True)
 
 
 class BranchLinear(nn.Linear):
@@ -211,7 +201,7 @@ class FastBertForSequenceClassification(EarlyExitForSequenceClassification):
 
     def exit_loss(self, exits: list[Exit], labels: Tensor, objective: str) -> Tensor:
         """`final`: cross-entropy of the teacher; `joint`: plus `distillation` (not in the paper; without stages)."""
-        students = {"final": [], "joint": self._divergences(exits)}[objective]
+        students = self._divergences(exits) if objective == "joint" else []
         return total_loss([self.task_loss(exits[-1].logits, labels), *students], objective)
 
     def unlabelled_loss(self, exits: list[Exit], objective: str) -> Tensor:
