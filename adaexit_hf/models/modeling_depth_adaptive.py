@@ -24,7 +24,7 @@ This file travels inside checkpoints: see CONTRIBUTING.md, "The shipped folder".
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,7 @@ from .exit_types import Stage
 from .exit_types import State
 from .modeling_early_exit import EarlyExitForSequenceClassification
 from .modeling_early_exit import EarlyExitModel
+from .token_depths import DepthTable
 from .token_depths import mutual_information_depths
 from .token_layers import run_tokens
 
@@ -78,11 +79,12 @@ class DepthAdaptiveConfig(EarlyExitConfig):
     model_type = "depth-adaptive"
     supports_regression: ClassVar[bool] = True
     own_criterion: ClassVar[str | None] = "depth"
+    default_threshold: ClassVar[float | None] = 1.0
 
     def __init__(
         self,
         encoder_config: PreTrainedConfig | dict[str, Any] | None = None,
-        exit_threshold: Threshold | str = "default",
+        exit_threshold: Threshold | Literal["default"] = "default",
         exit_layers: list[int] | None = None,
         depth_source: str = "mutual_information",
         halting_penalty: float = 0.05,
@@ -92,9 +94,7 @@ class DepthAdaptiveConfig(EarlyExitConfig):
         self.depth_source = depth_source
         self.halting_penalty = halting_penalty
         self.halting_weight = halting_weight
-        if exit_threshold == "default":
-            exit_threshold = 1.0 if kwargs.get("exit_criterion") in (None, "depth") else None
-        super().__init__(encoder_config, exit_threshold, exit_layers, **kwargs)  # type: ignore[arg-type]
+        super().__init__(encoder_config, exit_threshold, exit_layers, **kwargs)
 
     def _check_task(self) -> None:
         super()._check_task()
@@ -117,33 +117,6 @@ class DepthAdaptiveModel(EarlyExitModel):
     """The encoder of a depth-adaptive checkpoint, at full depth for every token."""
 
     config_class = DepthAdaptiveConfig
-
-
-class DepthTable(nn.Module):
-    """Depth of every word piece, (vocabulary,), floats, never trained; 0, not estimated, stands for the last layer."""
-
-    def __init__(self, vocab_size: int, depth: int) -> None:
-        super().__init__()
-        self.depth = depth
-        self.weight = nn.Parameter(torch.zeros(vocab_size), requires_grad=False)
-
-    @property
-    def estimated(self) -> bool:
-        """Has any word a depth?"""
-        return bool(self.weight.any())
-
-    @torch.no_grad()
-    def resize(self, vocab_size: int) -> None:
-        """Cut the table, or add words of the deepest layer."""
-        grown = self.weight.new_zeros(vocab_size)
-        kept = min(vocab_size, len(self.weight))
-        grown[:kept] = self.weight[:kept]
-        self.weight = nn.Parameter(grown, requires_grad=False)
-
-    def forward(self, input_ids: Tensor) -> Tensor:
-        """(batch, tokens) -> depths (batch, tokens), long; a word that the table lacks gets the deepest layer."""
-        depths = self.weight[input_ids.clamp(max=len(self.weight) - 1)].round().long()
-        return torch.where((input_ids < len(self.weight)) & (depths > 0), depths, self.depth)
 
 
 class DepthAdaptiveForSequenceClassification(EarlyExitForSequenceClassification):

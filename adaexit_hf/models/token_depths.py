@@ -6,7 +6,7 @@ This file travels inside checkpoints: see CONTRIBUTING.md, "The shipped folder".
 from collections.abc import Iterable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def mutual_information(counts: Tensor, smoothing: float = 0.1) -> Tensor:
@@ -95,3 +95,30 @@ def mutual_information_depths(
     depths[present == len(texts)] = 1
     depths[[token for token in special_ids if token < vocab_size]] = 1
     return depths
+
+
+class DepthTable(nn.Module):
+    """Depth of every word piece, (vocabulary,), floats, never trained; 0, not estimated, stands for the last layer."""
+
+    def __init__(self, vocab_size: int, depth: int) -> None:
+        super().__init__()
+        self.depth = depth
+        self.weight = nn.Parameter(torch.zeros(vocab_size), requires_grad=False)
+
+    @property
+    def estimated(self) -> bool:
+        """Has any word a depth?"""
+        return bool(self.weight.any())
+
+    @torch.no_grad()
+    def resize(self, vocab_size: int) -> None:
+        """Cut the table, or add words of the deepest layer."""
+        grown = self.weight.new_zeros(vocab_size)
+        kept = min(vocab_size, len(self.weight))
+        grown[:kept] = self.weight[:kept]
+        self.weight = nn.Parameter(grown, requires_grad=False)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """(batch, tokens) -> depths (batch, tokens), long; a word that the table lacks gets the deepest layer."""
+        depths = self.weight[input_ids.clamp(max=len(self.weight) - 1)].round().long()
+        return torch.where((input_ids < len(self.weight)) & (depths > 0), depths, self.depth)
