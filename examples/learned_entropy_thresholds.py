@@ -21,7 +21,8 @@ from transformers.utils import logging
 from adaexit_hf import DactBertForSequenceClassification, EarlyExitTrainer, EarlyExitTrainingArguments, collect_trace
 
 PRICES = (0.001, 0.01, 0.1)
-RATES = {"backbone": 2e-4, "exits": 1e-3, "halting": 2e-2}  # a threshold is one number, with far to go
+# Passes over the sentences, and the learning rate: a threshold is one number, with far to go.
+STAGES = {"backbone": (2, 2e-4), "exits": (1, 1e-3), "halting": (1, 5e-2)}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -61,11 +62,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def train(model: Any, tokenizer: Any, rows: list[dict[str, Any]], stage: str, bf16: bool) -> None:
-    """One stage, two passes over the sentences."""
+    """One stage."""
     quiet = {"save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True, "dataloader_pin_memory": False}
     device = {"bf16": bf16, "use_cpu": bf16, "per_device_train_batch_size": 16}
+    epochs, rate = STAGES[stage]
     args = EarlyExitTrainingArguments(
-        "out/learned_entropy_thresholds", num_train_epochs=2, learning_rate=RATES[stage], **device, **quiet
+        "out/learned_entropy_thresholds", num_train_epochs=epochs, learning_rate=rate, **device, **quiet
     )
     trainer = EarlyExitTrainer(model, args, train_dataset=rows, processing_class=tokenizer)
     trainer.remove_callback(PrinterCallback)
