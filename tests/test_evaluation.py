@@ -262,3 +262,10 @@ def test_batches_are_padded_on_the_right() -> None:
     batch = collate([{"input_ids": [1, 7, 8, 2], "label": 0}, {"input_ids": [1, 2], "label": 2}])
     assert batch["input_ids"].tolist() == [[1, 7, 8, 2], [1, 2, 0, 0]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
+
+
+@pytest.mark.parametrize("value", [None, "positive"])
+def test_labels_that_are_no_numbers(value: Any) -> None:
+    rows = [{**row, "label": value if place == 2 else row["label"]} for place, row in enumerate(texts(4))]
+    with pytest.raises(ValueError, match=r"label: got (None|'positive') in row 2; pass class indices, .*class_encode"):
+        collect_trace(variant("deebert"), rows, progress=False)

@@ -66,11 +66,22 @@ def checked_rows(dataset: Iterable[Row]) -> list[Row]:
 
 
 def row_labels(rows: Sequence[Row], num_labels: int) -> Tensor | None:
-    """The column `labels` or `label`, (rows,); None where there is none, or where it says -1, as GLUE's test sets."""
+    """The column `labels` or `label`, (rows,); None where there is none, or where it says -1, as GLUE's test sets.
+
+    Raises:
+        ValueError: a label that is no number.
+    """
     name = next((name for name in ("labels", "label") if rows[0].get(name) is not None), None)
     if name is None:
         return None
-    labels = torch.tensor([row[name] for row in rows])
+    values = [row.get(name) for row in rows]
+    for place, value in enumerate(values):
+        if value is None or isinstance(value, str):
+            raise ValueError(
+                f"{name}: got {value!r} in row {place}; pass class indices, dataset.class_encode_column('{name}'), or "
+                "numbers for regression, and drop rows without one"
+            )
+    labels = torch.tensor(values)
     return None if num_labels > 1 and bool((labels < 0).any()) else labels
 
 
