@@ -12,6 +12,7 @@ gives lesser depths, needs plus.
 import functools
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from tqdm.auto import tqdm
 from transformers import DataCollatorWithPadding, PreTrainedModel
 from transformers.modeling_outputs import MaskedLMOutput
 
-from .models.batches import Row, by_length, checked_rows
+from .models.batches import Row, by_length, checked_rows, token_column
 from .models.encoder_layers import family_of, run_layer, start
 
 # The stock prediction head of each family: states (n, hidden) -> logits (n, vocabulary).
@@ -41,7 +42,6 @@ _HEADS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "xlm-roberta": lambda model, hidden: model.lm_head(hidden),
 }
 CHUNK = 32  # texts between two writes to the file
-INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds")
 
 
 def anytime_losses(model: PreTrainedModel, inputs: Mapping[str, Tensor | None], targets: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ def anytime_losses(model: PreTrainedModel, inputs: Mapping[str, Tensor | None], 
     """
     encoder = model.base_model
     family = family_of(encoder.config)
-    hidden, context = start(encoder, **{name: inputs.get(name) for name in INPUTS})
+    hidden, context = start(encoder, **inputs)
     asked = targets != -100
     losses = []
     for index, layer in enumerate(family.layers(encoder)):
@@ -137,8 +137,7 @@ def estimate_depths_by_reconstruction(
 
     Raises:
         ValueError, TypeError: no `datasets.Dataset`, no rows or `input_ids`, no masked language model; a tokenizer
-            without a mask token; a negative penalty; a `losses_file` of
-            other texts or another model.
+            without a mask token; a negative penalty; a `losses_file` of other texts or another model.
     """
     if not penalty >= 0:
         raise ValueError(f"penalty: got {penalty}; pass a number >= 0, the paper's is 0.1")
@@ -199,7 +198,7 @@ def _restore(
             for line, copy in enumerate(numbers):
                 number, masked = owners[copy]
                 targets[line, masked] = torch.tensor(rows[number]["input_ids"])[masked]
-            inputs = {name: value.to(model.device) for name, value in batch.items() if name in INPUTS}
+            inputs = {name: value.to(model.device) for name, value in batch.items() if name != "token_depths"}
             with torch.inference_mode():
                 losses = iter(anytime_losses(model, inputs, targets.to(model.device)).T.tolist())
             for copy in numbers:
@@ -231,13 +230,16 @@ class _LossesFile:
 
     def read(self) -> list[Tensor]:
         """All whole lines; a half-written one, of an interrupted run, is cut off."""
-        lines = self.path.read_text().split("\n")[:-1]
+        written = self.path.read_bytes()
+        whole = written.rfind(b"\n") + 1
+        if whole < len(written):
+            os.truncate(self.path, whole)
+        lines = written[:whole].decode().splitlines()
         if not lines or json.loads(lines[0]) != self.fingerprint:
             raise ValueError(
                 f"losses_file: '{self.path}' was made from other texts, weights or masked_at_once; pass another file, "
                 "or delete it"
             )
-        self.path.write_text("".join(line + "\n" for line in lines))
         return [torch.tensor(json.loads(line)) for line in lines[1:]]
 
     def append(self, losses: list[Tensor]) -> None:
@@ -262,13 +264,8 @@ class DataCollatorWithTokenDepths(DataCollatorWithPadding):
         width, left = batch["input_ids"].shape[1], self.tokenizer.padding_side == "left"
         rows = []
         for feature in features:
-            depths, tokens = list(feature["token_depths"]), len(feature["input_ids"])
-            if len(depths) != tokens:
-                raise ValueError(
-                    f"token_depths: got {len(depths)} values for {tokens} tokens; was the column made with another "
-                    "tokenizer? Estimate the depths again from these input_ids"
-                )
-            gap = [0] * (width - tokens)
+            depths = token_column(feature, "token_depths")
+            gap = [0] * (width - len(depths))
             rows.append(gap + depths if left else depths + gap)
         batch["token_depths"] = torch.tensor(rows)
         return batch

@@ -138,7 +138,7 @@ def main() -> None:
             dtype=torch.bfloat16 if arguments.bf16 else torch.float32,
         )
         model.eval().to(arguments.device)
-        model.estimate_depths_by_mutual_information(train, special_ids=tokenizer.all_special_ids)
+        model.prepare(train)
         for size in sizes:
             found = measure(model, rows, size, arguments)
             with output.open("a") as file:

@@ -86,6 +86,14 @@ def test_positions_leave_with_their_rows(variant: str) -> None:
         check_early_exit(model, inputs, thresholds_between(trace_of(model, inputs)))
 
 
+@every_method
+def test_exits_that_read_all_tokens_need_to_know_the_pads(method: str) -> None:
+    model = build(method, exit_pooling="mean")
+    inputs = inputs_of(model) | {"attention_mask": torch.ones(6, 1, 9, 9)}
+    with pytest.raises(ValueError, match=r"attention_mask: got shape \(6, 1, 9, 9\); .* shape \(batch, tokens\)"):
+        model(**inputs)
+
+
 @every_variant
 @torch.no_grad()
 def test_no_threshold_is_full_depth(variant: str) -> None:

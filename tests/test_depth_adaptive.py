@@ -324,6 +324,17 @@ def test_the_anytime_loss_and_its_gradients() -> None:
 # What is refused
 
 
+@pytest.mark.parametrize("variant", ["depth-adaptive", "depth-adaptive-halting"])
+def test_nothing_to_read(variant: str) -> None:
+    with pytest.raises(ValueError, match="pass exactly one of input_ids and inputs_embeds"):
+        build(variant).train()(attention_mask=torch.ones(1, 3))
+
+
+def test_settings_of_a_halting_unit_that_is_not_there() -> None:
+    with pytest.raises(ValueError, match="halting_penalty, halting_weight: got 0.1, 1.0, which depth_source='mutual"):
+        DepthAdaptiveConfig(halting_penalty=0.1)
+
+
 def test_depths_of_another_tokenizer() -> None:
     model = build("depth-adaptive")
     inputs = inputs_of(model)

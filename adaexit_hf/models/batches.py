@@ -34,15 +34,25 @@ def padded_batch(rows: Sequence[Row], encoder_config: Any) -> dict[str, Tensor]:
                 raise ValueError(
                     f"dataset: some rows have a column '{name}', others have not; pass it for all or none"
                 )
-            line = list(row[name]) if name in row else [1] * len(row["input_ids"])
-            if len(line) != len(row["input_ids"]):
-                raise ValueError(
-                    f"{name}: got {len(line)} values for {len(row['input_ids'])} tokens; was the column made with "
-                    "another tokenizer? Make it again from these input_ids"
-                )
+            line = token_column(row, name) if name in row else [1] * len(row["input_ids"])
             lines.append(line + [fill] * (longest - len(line)))
         batch[name] = torch.tensor(lines)
     return batch
+
+
+def token_column(row: Row, name: str) -> list[int]:
+    """One value for every token.
+
+    Raises:
+        ValueError: more or fewer.
+    """
+    values, tokens = list(row[name]), len(row["input_ids"])
+    if len(values) != tokens:
+        raise ValueError(
+            f"{name}: got {len(values)} values for {tokens} tokens; was the column made with another tokenizer? Make "
+            "it again from these input_ids"
+        )
+    return values
 
 
 def checked_rows(dataset: Iterable[Row]) -> list[Row]:

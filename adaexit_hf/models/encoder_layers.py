@@ -284,11 +284,11 @@ def family_of(config: PreTrainedConfig) -> type[EncoderLayers]:
 
 def start(
     encoder: PreTrainedModel,
-    input_ids: Tensor | None,
-    attention_mask: Tensor | None,
-    token_type_ids: Tensor | None,
-    position_ids: Tensor | None,
-    inputs_embeds: Tensor | None,
+    input_ids: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+    token_type_ids: Tensor | None = None,
+    position_ids: Tensor | None = None,
+    inputs_embeds: Tensor | None = None,
 ) -> tuple[Tensor, Context]:
     """Embed a batch.
 

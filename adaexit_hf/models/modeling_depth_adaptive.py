@@ -41,7 +41,6 @@ from .configuration_early_exit import check_choice
 from .configuration_early_exit import check_number
 from .encoder_layers import Context
 from .encoder_layers import mean_pool
-from .encoder_layers import start
 from .exit_heads import output_layer
 from .exit_types import EarlyExitOutput
 from .exit_types import Exit
@@ -101,6 +100,11 @@ class DepthAdaptiveConfig(EarlyExitConfig):
         check_choice("depth_source", self.depth_source, SOURCES)
         check_number("halting_penalty", self.halting_penalty, low=0.0)
         check_number("halting_weight", self.halting_weight, low=0.0)
+        if self.depth_source != "halting" and (self.halting_penalty, self.halting_weight) != (0.05, 1.0):
+            raise ValueError(
+                f"halting_penalty, halting_weight: got {self.halting_penalty}, {self.halting_weight}, which "
+                f"depth_source='{self.depth_source}' does not use; leave them out, or pass depth_source='halting'"
+            )
         if self.exit_pooling == "first":
             raise ValueError(
                 "exit_pooling: got 'first', but this method reads the maximum and the mean over all tokens (Eq. 6); "
@@ -124,6 +128,7 @@ class DepthAdaptiveForSequenceClassification(EarlyExitForSequenceClassification)
 
     config_class = DepthAdaptiveConfig
     own_ready = torch.ge
+    reads_pads = True
     paper: ClassVar[Paper] = Paper(
         title="Faster Depth-Adaptive Transformers",
         authors="Yijin Liu, Fandong Meng, Jie Zhou, Yufeng Chen, Jinan Xu",
@@ -253,11 +258,11 @@ class DepthAdaptiveForSequenceClassification(EarlyExitForSequenceClassification)
         Raises:
             ValueError: no `token_depths` where they are needed, or of another shape or range.
         """
-        if token_depths is None and self.halting is not None and (self.training or objective == "anytime"):
-            shape = (input_ids if input_ids is not None else cast(Tensor, inputs_embeds)).shape[:2]
+        seen = inputs_embeds if input_ids is None else input_ids
+        anytime = self.halting is not None and (self.training or objective == "anytime")
+        if anytime and token_depths is None and seen is not None:
             deepest = self.config.encoder_config.num_hidden_layers
-            device = (input_ids if input_ids is not None else cast(Tensor, inputs_embeds)).device
-            token_depths = torch.full(shape, deepest, device=device)
+            token_depths = torch.full(seen.shape[:2], deepest, device=seen.device)
         inputs = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
@@ -272,12 +277,8 @@ class DepthAdaptiveForSequenceClassification(EarlyExitForSequenceClassification)
 
     def embed(self, inputs: dict[str, Tensor | None]) -> tuple[Tensor, Context]:
         given, input_ids = inputs["token_depths"], inputs["input_ids"]
-        hidden, context = start(self.encoder, **{name: inputs[name] for name in inputs if name != "token_depths"})
+        hidden, context = super().embed({name: inputs[name] for name in inputs if name != "token_depths"})
         padding = context.padding
-        if padding is not None and padding.dim() != 2:
-            raise ValueError(
-                f"attention_mask: got shape {tuple(padding.shape)}; pass one with the pads, shape (batch, tokens)"
-            )
         if given is not None:
             depths = self._checked_depths(given, hidden.shape[:2], padding)
         elif self.config.depth_source == "reconstruction":

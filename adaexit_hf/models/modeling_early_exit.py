@@ -60,6 +60,7 @@ class EarlyExitForSequenceClassification(ClassifierBase):
     paper: ClassVar[Paper]
     objectives: ClassVar[tuple[str, ...]]  # the first one is the default of training without a stage plan
     unlabelled_objectives: ClassVar[tuple[str, ...]] = ()  # those that need no labels
+    reads_pads: ClassVar[bool] = False  # do exits look at single tokens, and so need to know which are pads?
     own_ready: ClassVar[Any]  # for `config.own_criterion`: torch.lt, le, gt or ge
 
     def __init__(self, config: EarlyExitConfig) -> None:
@@ -102,7 +103,16 @@ class EarlyExitForSequenceClassification(ClassifierBase):
         """Input of layer 1, (batch, tokens, hidden), and what the layers need besides.
 
         A method that needs more per row adds batch-first tensors to `context.per_row`.
+
+        Raises:
+            ValueError: as `start`; a mask that does not tell the pads, where exits need to know them.
         """
+        mask = inputs["attention_mask"]
+        if mask is not None and mask.dim() != 2 and (self.reads_pads or self.config.pooling == "mean"):
+            raise ValueError(
+                f"attention_mask: got shape {tuple(mask.shape)}; these exits read all tokens but the pads, so pass 1 "
+                "for tokens and 0 for pads, shape (batch, tokens)"
+            )
         return start(self.encoder, **inputs)
 
     def layer_step(

@@ -151,6 +151,7 @@ class FastBertForSequenceClassification(EarlyExitForSequenceClassification):
     config_class = FastBertConfig
     objectives = ("joint", "final", "distillation")
     unlabelled_objectives = ("distillation",)
+    reads_pads = True
     paper: ClassVar[Paper] = Paper(
         title="FastBERT: a Self-distilling BERT with Adaptive Inference Time",
         authors="Weijie Liu, Peng Zhou, Zhiruo Wang, Zhe Zhao, Haotang Deng, Qi Ju",
@@ -184,15 +185,6 @@ class FastBertForSequenceClassification(EarlyExitForSequenceClassification):
         teacher = Stage("teacher", ("final",), frozen=tuple(f"exits.{index}" for index in range(last)))
         distil = Stage("distil", ("distillation",), frozen=("encoder", f"exits.{last}"))
         return (teacher, distil) if last else (teacher,)
-
-    def embed(self, inputs: dict[str, Tensor | None]) -> tuple[Tensor, Context]:
-        mask = inputs["attention_mask"]
-        if mask is not None and mask.dim() != 2:
-            raise ValueError(
-                f"attention_mask: got shape {tuple(mask.shape)}; FastBERT's classifiers attend to all tokens but the "
-                "pads, so pass 1 for tokens and 0 for pads, shape (batch, tokens)"
-            )
-        return super().embed(inputs)
 
     def exit_step(
         self, index: int, pooled: Tensor, hidden: Tensor, context: Context, state: State

@@ -2,8 +2,8 @@
 
 Keys and values are projected for all tokens, since states that were copied up meet a new layer's projections; queries,
 attention, its output projection and the feed-forward part are computed for the active tokens alone, packed without
-gaps. DeBERTa's attention, whose scores depend on both positions, and ALBERT's groups of several
-layers are not taken apart: there whole layers run.
+gaps. DeBERTa's attention, whose scores depend on both positions, and ALBERT's groups of several layers are not taken
+apart: there whole layers run.
 
 This file travels inside checkpoints: see CONTRIBUTING.md, "The shipped folder".
 """
@@ -44,7 +44,7 @@ def _projections(query: Any, key: Any, value: Any, heads: int) -> Any:
     return project
 
 
-def _bert(encoder: Any, layer: Any, context: Context) -> Parts:
+def _bert(layer: Any, context: Context) -> Parts:
     attention = layer.attention
 
     def finish(attended: Tensor, before: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ def _bert(encoder: Any, layer: Any, context: Context) -> Parts:
     return Parts(_projections(own.query, own.key, own.value, own.num_attention_heads), finish, context.per_row["mask"])
 
 
-def _albert(encoder: Any, group: Any, context: Context) -> Parts:
+def _albert(group: Any, context: Context) -> Parts:
     (layer,) = group.albert_layers
     own = layer.attention
 
@@ -67,7 +67,7 @@ def _albert(encoder: Any, group: Any, context: Context) -> Parts:
     return Parts(project, finish, context.per_row["mask"])
 
 
-def _distilbert(encoder: Any, layer: Any, context: Context) -> Parts:
+def _distilbert(layer: Any, context: Context) -> Parts:
     own = layer.attention
 
     def finish(attended: Tensor, before: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ def _distilbert(encoder: Any, layer: Any, context: Context) -> Parts:
     return Parts(_projections(own.q_lin, own.k_lin, own.v_lin, own.n_heads), finish, context.per_row["mask"])
 
 
-def _mpnet(encoder: Any, layer: Any, context: Context) -> Parts:
+def _mpnet(layer: Any, context: Context) -> Parts:
     attention = layer.attention
     own = attention.attn
 
@@ -90,7 +90,7 @@ def _mpnet(encoder: Any, layer: Any, context: Context) -> Parts:
     return Parts(_projections(own.q, own.k, own.v, own.num_attention_heads), finish, scores)
 
 
-def _modernbert(encoder: Any, layer: Any, context: Context) -> Parts:
+def _modernbert(layer: Any, context: Context) -> Parts:
     own, size = layer.attn, layer.attn.head_dim
     kind = str(layer.attention_type)
     cosine, sine = (context.per_row | context.shared)[f"rotary_{kind}"].unbind(dim=1)  # (batch or 1, tokens, size)
@@ -118,7 +118,7 @@ def _modernbert(encoder: Any, layer: Any, context: Context) -> Parts:
     return Parts(project, finish, context.per_row[kind])
 
 
-FAMILIES: dict[str, Callable[[Any, Any, Context], Parts]] = {
+FAMILIES: dict[str, Callable[[Any, Context], Parts]] = {
     "albert": _albert,
     "bert": _bert,
     "distilbert": _distilbert,
@@ -157,7 +157,7 @@ def run_tokens(
     rows, places = active.nonzero(as_tuple=True)
     if len(rows):
         slots = (active.cumsum(dim=1) - 1)[rows, places]
-        hidden = _run_part(parts(encoder, layer, context), hidden, rows, places, slots)
+        hidden = _run_part(parts(layer, context), hidden, rows, places, slots)
     return hidden, None
 
 
