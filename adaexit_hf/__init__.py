@@ -12,24 +12,31 @@ from .evaluation import (
     expected_saving,
     tradeoff_curve,
 )
+from .inference import Prediction, Predictions, predict, predict_stream
 from .models import *
 from .models import METHODS
 from .reconstruction import DataCollatorWithTokenDepths, anytime_masked_lm, estimate_depths_by_reconstruction
+from .text_rows import DatasetError
 from .training import EarlyExitTrainer, EarlyExitTrainingArguments
 
 __all__ = [
     "METHODS",
     "CurvePoint",
     "DataCollatorWithTokenDepths",
+    "DatasetError",
     "EarlyExitTrainer",
     "EarlyExitTrainingArguments",
     "ExitTrace",
+    "Prediction",
+    "Predictions",
     "anytime_masked_lm",
     "area_under_curve",
     "choose_threshold",
     "collect_trace",
     "estimate_depths_by_reconstruction",
     "expected_saving",
+    "predict",
+    "predict_stream",
     "tradeoff_curve",
     *(model_class.__name__ for config, model, _ in METHODS for model_class in (config, model)),
 ]

@@ -21,8 +21,7 @@ def scripted(variant: str, answers: Tensor, **kwargs: Any) -> EarlyExitForSequen
 
     def embed_with_script(inputs: dict[str, Tensor]) -> Any:
         hidden, context = embed(inputs)
-        context.per_row["script"] = answers[inputs["input_ids"][:, 0]]
-        return hidden, context
+        return hidden, context._replace(per_row={"script": answers[inputs["input_ids"][:, 0]]})
 
     def exit_step(index: int, pooled: Tensor, hidden: Tensor, context: Any, state: Any) -> Any:
         return Exit(context.per_row["script"][:, index]), state

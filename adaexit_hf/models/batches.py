@@ -109,20 +109,29 @@ def by_length(
         yield places, padded_batch([rows[place] for place in places], encoder_config)
 
 
+def model_inputs(model: Any, batch: Mapping[str, Tensor]) -> dict[str, Tensor | None]:
+    """What `embed` takes: what the model's forward knows of the batch, on its device; the rest is None."""
+    names = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds", "token_depths")
+    known = inspect.signature(model.forward).parameters
+    return {
+        name: batch[name].to(model.device, non_blocking=True) if name in batch else None
+        for name in names
+        if name in known
+    }
+
+
 @torch.inference_mode()
 def full_depth(model: Any, rows: Sequence[Row], batch_size: int, desc: str | None = None) -> tuple[Tensor, Tensor]:
     """Logits (rows, exits, labels) and scores (rows, exits) of every exit, in the order of the rows, on the CPU.
 
     Runs in eval mode and restores the model's mode afterwards; arguments as in `by_length`.
     """
-    known = inspect.signature(model.forward).parameters
     order: list[int] = []
     logits, scores, training = [], [], model.training
     model.eval()
     try:
         for places, batch in by_length(rows, batch_size, model.config.encoder_config, desc):
-            inputs = {name: value.to(model.device) for name, value in batch.items() if name in known}
-            output = model(**inputs, early_exit=False)
+            output = model(**model_inputs(model, batch), early_exit=False)
             order += places
             logits.append(output.exit_logits.float().cpu())
             scores.append(output.exit_scores.float().cpu())

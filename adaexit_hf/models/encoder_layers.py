@@ -7,7 +7,7 @@ knows how that family embeds its input, builds its attention mask and calls a la
 This file travels inside checkpoints: see CONTRIBUTING.md, "The shipped folder".
 """
 
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,41 +15,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.masking_utils import create_bidirectional_mask, create_bidirectional_sliding_window_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from .context import Context
+
 
 Inputs = dict[str, Tensor | None]
-
-
-class Context(NamedTuple):
-    """What the layers of one batch need besides the hidden states.
-
-    Args:
-        padding: 1 for tokens, 0 for pads, shape (batch, tokens); None when nothing is padded.
-        per_row: batch-first tensors (attention masks, position biases); rows that left are dropped from them.
-        shared: what all rows have in common (rotary embeddings, relative positions).
-    """
-
-    padding: Tensor | None
-    per_row: dict[str, Tensor | None]
-    shared: dict[str, Any]
-
-    def select(self, rows: Tensor) -> "Context":
-        """Keep only the given rows, shape (kept,)."""
-        return Context(
-            None if self.padding is None else self.padding[rows],
-            {name: None if value is None else value[rows] for name, value in self.per_row.items()},
-            self.shared,
-        )
-
-
-def mean_pool(hidden: Tensor, padding: Tensor | None) -> Tensor:
-    """Mean state of the tokens, pads left out: (batch, tokens, hidden), (batch, tokens) -> (batch, hidden).
-
-    >>> hidden, padding = torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[1, 1, 0]])
-    >>> mean_pool(hidden, padding).tolist(), mean_pool(hidden[:, :2], None).tolist()
-    ([[2.0]], [[2.0]])
-    """
-    weights = hidden.new_ones(hidden.shape[:2]) if padding is None else padding
-    return (hidden * weights.unsqueeze(-1)).sum(dim=1) / weights.sum(dim=1, keepdim=True)
 
 
 class EncoderLayers:
@@ -83,11 +52,11 @@ class EncoderLayers:
     @staticmethod
     def context(encoder: PreTrainedModel, hidden: Tensor, padding: Tensor | None, positions: Tensor | None) -> Context:
         mask = create_bidirectional_mask(config=encoder.config, inputs_embeds=hidden, attention_mask=padding)
-        return Context(padding, {"mask": mask}, {})
+        return Context(padding, positions, {"mask": mask})
 
     @staticmethod
     def call(encoder: PreTrainedModel, index: int, layer: nn.Module, hidden: Tensor, context: Context) -> Any:
-        return layer(hidden, context.per_row["mask"])
+        return layer(hidden, context.masks["mask"])
 
     @staticmethod
     def finish(encoder: PreTrainedModel, hidden: Tensor) -> Tensor:
@@ -158,11 +127,15 @@ class _MPNet(_Roberta):
     @staticmethod
     def context(encoder: PreTrainedModel, hidden: Tensor, padding: Tensor | None, positions: Tensor | None) -> Context:
         context = EncoderLayers.context(encoder, hidden, padding, positions)
-        return context._replace(per_row=context.per_row | {"bias": encoder.encoder.compute_position_bias(hidden)})
+        if torch.is_grad_enabled():  # as in the stock model, to the last bit of the gradients
+            bias = encoder.encoder.compute_position_bias(hidden)
+            return context._replace(masks=context.masks | {"bias": bias})
+        return context._replace(shared={"bias": encoder.encoder.compute_position_bias(hidden[:1])})
 
     @staticmethod
     def call(encoder: PreTrainedModel, index: int, layer: nn.Module, hidden: Tensor, context: Context) -> Any:
-        return layer(hidden, context.per_row["mask"], context.per_row["bias"], output_attentions=True)
+        bias = (context.masks | context.shared)["bias"]
+        return layer(hidden, context.masks["mask"], bias, output_attentions=True)
 
 
 class _DebertaV2(EncoderLayers):
@@ -187,17 +160,17 @@ class _DebertaV2(EncoderLayers):
             "relative_pos": encoder.encoder.get_rel_pos(hidden),
             "rel_embeddings": encoder.encoder.get_rel_embedding(),
         }
-        per_row = {"mask": encoder.encoder.get_attention_mask(ones), "ones": ones}
+        masks = {"mask": encoder.encoder.get_attention_mask(ones), "ones": ones}
         if encoder.encoder.conv is not None:
-            per_row["input"] = hidden
-        return Context(padding, per_row, relative)
+            masks["input"] = hidden  # what the convolution after layer 1 reads
+        return Context(padding, positions, masks, relative)
 
     @staticmethod
     def call(encoder: PreTrainedModel, index: int, layer: nn.Module, hidden: Tensor, context: Context) -> Any:
-        mask = context.per_row["mask"]
+        mask = context.masks["mask"]
         hidden, attention = layer(hidden, mask, query_states=None, output_attentions=True, **context.shared)
         if index == 0 and encoder.encoder.conv is not None:
-            hidden = encoder.encoder.conv(context.per_row["input"], hidden, context.per_row["ones"])
+            hidden = encoder.encoder.conv(context.masks["input"], hidden, context.masks["ones"])
         return hidden, attention
 
 
@@ -233,13 +206,15 @@ class _ModernBert(EncoderLayers):
             f"rotary_{kind}": torch.stack(encoder.rotary_emb(hidden, positions, kind), dim=1)
             for kind in set(encoder.config.layer_types)
         }
-        return Context(padding, masks | rotary, {}) if len(positions) > 1 else Context(padding, masks, rotary)
+        if len(positions) > 1:
+            return Context(padding, positions, masks | rotary)
+        return Context(padding, positions, masks, rotary)
 
     @staticmethod
     def call(encoder: PreTrainedModel, index: int, layer: nn.Module, hidden: Tensor, context: Context) -> Any:
         kind = str(layer.attention_type)
-        rotary = (context.per_row | context.shared)[f"rotary_{kind}"]
-        return layer(hidden, attention_mask=context.per_row[kind], position_embeddings=rotary.unbind(dim=1))
+        rotary = (context.masks | context.shared)[f"rotary_{kind}"]
+        return layer(hidden, attention_mask=context.masks[kind], position_embeddings=rotary.unbind(dim=1))
 
     @staticmethod
     def finish(encoder: PreTrainedModel, hidden: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from .configuration_early_exit import EarlyExitConfig
 from .configuration_early_exit import Threshold
 from .configuration_early_exit import check_choice
 from .configuration_early_exit import check_number
-from .encoder_layers import Context
+from .context import Context
 from .encoder_layers import family_of
 from .exit_heads import ExitFeatures
 from .exit_heads import ExitHead

@@ -44,7 +44,7 @@ from .configuration_early_exit import EarlyExitConfig
 from .configuration_early_exit import Threshold
 from .configuration_early_exit import check_choice
 from .configuration_early_exit import check_number
-from .encoder_layers import Context
+from .context import Context
 from .exit_heads import ExitHead
 from .exit_heads import SingleUnit
 from .exit_heads import dact_combine

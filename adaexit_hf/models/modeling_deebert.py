@@ -16,7 +16,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from .configuration_early_exit import EarlyExitConfig
-from .encoder_layers import Context
+from .context import Context
 from .exit_heads import ExitHead
 from .exit_types import Exit
 from .exit_types import Paper

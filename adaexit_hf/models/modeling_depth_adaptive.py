@@ -24,7 +24,7 @@ This file travels inside checkpoints: see CONTRIBUTING.md, "The shipped folder".
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -39,8 +39,8 @@ from .configuration_early_exit import EarlyExitConfig
 from .configuration_early_exit import Threshold
 from .configuration_early_exit import check_choice
 from .configuration_early_exit import check_number
-from .encoder_layers import Context
-from .encoder_layers import mean_pool
+from .context import Context
+from .context import mean_pool
 from .exit_heads import output_layer
 from .exit_types import EarlyExitOutput
 from .exit_types import Exit
@@ -128,7 +128,7 @@ class DepthAdaptiveForSequenceClassification(EarlyExitForSequenceClassification)
 
     config_class = DepthAdaptiveConfig
     own_ready = torch.ge
-    reads_pads = True
+    reads_all_tokens = True
     paper: ClassVar[Paper] = Paper(
         title="Faster Depth-Adaptive Transformers",
         authors="Yijin Liu, Fandong Meng, Jie Zhou, Yufeng Chen, Jinan Xu",
@@ -289,8 +289,8 @@ class DepthAdaptiveForSequenceClassification(EarlyExitForSequenceClassification)
         else:
             depths = self._own_depths(input_ids, hidden)
         tokens = depths.new_ones(depths.shape) if padding is None else padding.to(depths.dtype)
-        per_row = context.per_row | {"depths": depths * tokens}
-        return hidden, context._replace(per_row=per_row if given is None else per_row | {"given": given})
+        per_token = context.per_token | {"depths": depths * tokens}
+        return hidden, context._replace(per_token=per_token if given is None else per_token | {"given": given})
 
     def _own_depths(self, input_ids: Tensor | None, hidden: Tensor) -> Tensor:
         deepest = torch.full(hidden.shape[:2], self.config.encoder_config.num_hidden_layers, device=hidden.device)
@@ -331,23 +331,23 @@ class DepthAdaptiveForSequenceClassification(EarlyExitForSequenceClassification)
     def layer_step(
         self, index: int, layer: nn.Module, hidden: Tensor, context: Context, whole: bool
     ) -> tuple[Tensor, Tensor | None, Context]:
-        depths = cast(Tensor, context.per_row["depths"])
+        depths = context.per_token["depths"]
         active = depths > index
         # In training every token runs, so that dropout and activation checkpointing are those of the encoder.
         whole = whole or self.training
         hidden, attention = run_tokens(self.encoder, index, layer, hidden, context, active, self.recompute, whole)
         if index == 0 and self.halting is not None:
             halting = self.halting(hidden)
-            if "given" not in context.per_row:
+            if "given" not in context.per_token:
                 layers = torch.tensor(self.config.exit_layers, device=hidden.device)
                 depths = torch.where(depths > 0, layers[halting.argmax(dim=-1)], 0)
-            context = context._replace(per_row=context.per_row | {"depths": depths, "halting": halting})
+            context = context._replace(per_token=context.per_token | {"depths": depths, "halting": halting})
         return hidden, attention, context
 
     def exit_step(
         self, index: int, pooled: Tensor, hidden: Tensor, context: Context, state: State
     ) -> tuple[Exit, State]:
-        depths = cast(Tensor, context.per_row["depths"])
+        depths = context.per_token["depths"]
         tokens = depths > 0
         tokens = tokens | ~tokens.any(dim=1, keepdim=True)  # a text of pads alone
         highest = hidden.masked_fill(~tokens.unsqueeze(-1), torch.finfo(hidden.dtype).min).amax(dim=1)
@@ -357,7 +357,7 @@ class DepthAdaptiveForSequenceClassification(EarlyExitForSequenceClassification)
         if self.config.exit_criterion == "depth":
             done = tokens & (depths <= self.config.exit_layers[index])
             score = done.sum(dim=1) / tokens.sum(dim=1)
-        halting = context.per_row.get("halting")
+        halting = context.per_token.get("halting")
         return Exit(logits, score, () if halting is None else (halting, tokens)), ()
 
     def exit_loss(self, exits: list[Exit], labels: Tensor, objective: str) -> Tensor:

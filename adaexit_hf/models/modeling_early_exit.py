@@ -7,7 +7,7 @@ This file travels inside checkpoints: see CONTRIBUTING.md, "The shipped folder".
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -21,10 +21,10 @@ from .classifier_base import ClassifierBase
 from .classifier_base import EarlyExitPreTrainedModel
 from .configuration_early_exit import EarlyExitConfig
 from .configuration_early_exit import Threshold
-from .encoder_layers import Context
+from .context import Context
 from .encoder_layers import Recompute
 from .encoder_layers import family_of
-from .encoder_layers import mean_pool
+from .context import mean_pool
 from .encoder_layers import run_layer
 from .encoder_layers import start
 from .exit_heads import CRITERIA
@@ -35,7 +35,11 @@ from .exit_types import Paper
 from .exit_types import Stage
 from .exit_types import State
 from .exit_types import first_ready
+from .in_flight import InFlight
 from .pretrained_encoder import load_encoder
+from .token_layers import run_first
+from .walk import Step
+from .walk import walk
 
 logger = logging.get_logger(__name__)
 
@@ -60,7 +64,7 @@ class EarlyExitForSequenceClassification(ClassifierBase):
     paper: ClassVar[Paper]
     objectives: ClassVar[tuple[str, ...]]  # the first one is the default of training without a stage plan
     unlabelled_objectives: ClassVar[tuple[str, ...]] = ()  # those that need no labels
-    reads_pads: ClassVar[bool] = False  # do exits look at single tokens, and so need to know which are pads?
+    reads_all_tokens: ClassVar[bool] = False  # do exits read `hidden`, and not only the sentence vector?
     own_ready: ClassVar[Any]  # for `config.own_criterion`: torch.lt, le, gt or ge
 
     def __init__(self, config: EarlyExitConfig) -> None:
@@ -81,7 +85,7 @@ class EarlyExitForSequenceClassification(ClassifierBase):
 
         Args:
             pooled: sentence vector after this layer, (batch, hidden).
-            hidden: states after this layer, (batch, tokens, hidden).
+            hidden: states after this layer, (batch, tokens, hidden); for methods with `reads_all_tokens` only.
             context: padding mask of the rows that are left.
             state: what the step before handed on, batch-first tensors; () at first.
         """
@@ -102,13 +106,13 @@ class EarlyExitForSequenceClassification(ClassifierBase):
     def embed(self, inputs: dict[str, Tensor | None]) -> tuple[Tensor, Context]:
         """Input of layer 1, (batch, tokens, hidden), and what the layers need besides.
 
-        A method that needs more per row adds batch-first tensors to `context.per_row`.
+        A method that needs more puts it into the context, `per_row` or `per_token`.
 
         Raises:
             ValueError: as `start`; a mask that does not tell the pads, where exits need to know them.
         """
         mask = inputs["attention_mask"]
-        if mask is not None and mask.dim() != 2 and (self.reads_pads or self.config.pooling == "mean"):
+        if mask is not None and mask.dim() != 2 and self._reads_all_tokens:
             raise ValueError(
                 f"attention_mask: got shape {tuple(mask.shape)}; these exits read all tokens but the pads, so pass 1 "
                 "for tokens and 0 for pads, shape (batch, tokens)"
@@ -121,11 +125,14 @@ class EarlyExitForSequenceClassification(ClassifierBase):
         """Run layer `index` (0-based); a method may spare tokens, or note something in the context.
 
         Args:
-            whole: attention weights were asked for, so no token may be spared.
+            whole: in training, or when states or attention weights were asked for: no token may be spared.
 
         Returns:
-            the new states, (batch, tokens, hidden); attention weights where the family's layers return them; context.
+            the new states, (batch, tokens, hidden), after the last layer only of the tokens that its exit reads;
+            attention weights where the family's layers return them; context.
         """
+        if not whole and index + 1 == self.config.exit_layers[-1] and not self._reads_all_tokens:
+            return *run_first(self.encoder, index, layer, hidden, context), context
         hidden, attention = run_layer(self.encoder, index, layer, hidden, context, self.recompute)
         return hidden, attention, context
 
@@ -228,31 +235,21 @@ class EarlyExitForSequenceClassification(ClassifierBase):
             )
         if objective is not None and objective not in self.objectives:
             raise ValueError(f"objective: got {objective!r}; {type(self).__name__} knows {', '.join(self.objectives)}")
-        if exit_threshold is None and early_exit is not False:
-            thresholds = self.config.own_thresholds()
-        else:
-            thresholds = self.config.thresholds(exit_threshold)
-        if early_exit is None:
-            early_exit = not self.training and thresholds is not None and objective is None
-        elif early_exit and (thresholds is None or self.training or objective is not None):
-            raise ValueError(
-                "early_exit: got True, which needs a threshold, eval mode and no objective; call model.eval() and "
-                "model(..., exit_threshold=<number>)"
-            )
+        thresholds = self.thresholds_in_use(exit_threshold, early_exit, not self.training and objective is None)
         # A branch on data cannot be compiled or exported: there every layer runs, then the answer is selected.
-        compact = early_exit and not (keep_states or attend or torch.compiler.is_compiling())
-        leaving = thresholds if compact else None
+        compact = thresholds is not None and not (keep_states or attend or torch.compiler.is_compiling())
         # The loss of an objective is that of training, in eval mode, too.
         temperatures = None if self.training or objective is not None else self.config.exit_temperatures
-        keep = bool(keep_states)
-        run = _recorded(
-            self.encoder, self._unroll, inputs, leaving, temperatures, keep, output_attentions=attend, return_dict=True
-        )
-        answer = (
-            run["answer"] if compact else self._answer(run["exits"], run["scores"], thresholds if early_exit else None)
-        )
+        if compact:
+            answers = walk(self, [InFlight.of(*self.embed(inputs))], thresholds, temperatures)
+            run: dict[str, Any] = {"exits": [], "scores": [answers.all_scores], "states": []}
+            answer = {"logits": answers.logits, "exit_layer": answers.exit_layer}
+        else:
+            keep, flags = bool(keep_states), {"output_attentions": attend, "return_dict": True}
+            run = _recorded(self.encoder, self._unroll, inputs, temperatures, keep, **flags)
+            answer = self._answer(run["exits"], run["scores"], thresholds)
         if not self.training and not torch.compiler.is_compiling():
-            _report_not_finite(run["scores"])
+            report_not_finite(run["scores"])
         loss = None
         if objective is not None and objective in self.unlabelled_objectives:
             loss = self.unlabelled_loss(run["exits"], objective)
@@ -275,64 +272,78 @@ class EarlyExitForSequenceClassification(ClassifierBase):
         )
         return output if return_dict else output.to_tuple()
 
+    def thresholds_in_use(
+        self, exit_threshold: Threshold, early_exit: bool | None, possible: bool = True
+    ) -> list[float] | None:
+        """One threshold per exit, or None for full depth; arguments as for `forward`.
+
+        Args:
+            possible: can rows exit early, as they do in eval mode without an objective?
+
+        Raises:
+            ValueError: a bad threshold; `early_exit=True` where there is none, or where rows cannot exit.
+        """
+        own = exit_threshold is None and early_exit is not False
+        thresholds = self.config.own_thresholds() if own else self.config.thresholds(exit_threshold)
+        if early_exit and (thresholds is None or not possible):
+            raise ValueError(
+                "early_exit: got True, which needs a threshold, eval mode and no objective; call model.eval() and "
+                "model(..., exit_threshold=<number>)"
+            )
+        return thresholds if possible and early_exit is not False else None
+
+    def advance(
+        self, flight: InFlight, number: int, temperatures: Sequence[float] | None = None, whole: bool = False
+    ) -> Step:
+        """Run layer `number`, 1..L, and its exit if there is one.
+
+        Args:
+            temperatures: one per exit, or None.
+            whole: as for `layer_step`.
+        """
+        family = family_of(self.encoder.config)
+        layer = family.layers(self.encoder)[number - 1]
+        hidden, attention, context = self.layer_step(number - 1, layer, flight.hidden, flight.context, whole)
+        flight = flight._replace(hidden=hidden, context=context)
+        if number not in self.config.exit_layers:
+            return Step(flight._replace(state=self.skip_step(hidden, context, flight.state)), attention)
+        index = self.config.exit_layers.index(number)
+        finished = family.finish(self.encoder, hidden)
+        exit, state = self.exit_step(index, self._pool(finished, context), finished, context, flight.state)
+        if temperatures is not None:
+            exit = exit._replace(logits=self.tempered(exit.logits, temperatures[index]))
+        score, memory = self._score(exit, flight.memory)
+        # NaN or infinite logits are no answer: a NaN score compares as not ready, so the row goes on.
+        score = score.masked_fill(~exit.logits.isfinite().all(dim=-1), torch.nan)
+        return Step(flight._replace(state=state, memory=memory), attention, exit, score)
+
     def _unroll(
         self,
         inputs: dict[str, Tensor | None],
-        thresholds: list[float] | None,
         temperatures: list[float] | None,
         keep_states: bool,
         output_attentions: bool = False,
     ) -> dict[str, Any]:
-        """Run the layers; with thresholds, rows leave the batch at the first exit that is ready."""
-        family, last = family_of(self.encoder.config), len(self.config.exit_layers) - 1
-        hidden, context = self.embed(inputs)
-        rows = torch.arange(hidden.shape[0], device=hidden.device)
-        state: State = ()
-        memory: State = ()  # of the exit criterion
-        run: dict[str, Any] = {"exits": [], "scores": [], "states": [hidden], "returned_attentions": []}
-        left: list[tuple[Tensor, Tensor, Tensor]] = []  # of the rows that left: which, their answers, their layers
-        for number, layer in enumerate(family.layers(self.encoder), start=1):
-            hidden, attention, context = self.layer_step(number - 1, layer, hidden, context, output_attentions)
+        """Run all layers, and keep what every exit says."""
+        flight = InFlight.of(*self.embed(inputs))
+        run: dict[str, Any] = {"exits": [], "scores": [], "states": [flight.hidden], "returned_attentions": []}
+        whole = bool(self.training or keep_states or output_attentions or torch.compiler.is_compiling())
+        for number in range(1, self.config.exit_layers[-1] + 1):
+            flight, attention, exit, score = self.advance(flight, number, temperatures, whole)
             if output_attentions and attention is not None:
                 run["returned_attentions"].append(attention)
             if keep_states:
-                run["states"].append(hidden)
-            if number not in self.config.exit_layers:
-                state = self.skip_step(hidden, context, state)
-                continue
-            index = self.config.exit_layers.index(number)
-            finished = family.finish(self.encoder, hidden)
-            pooled = self._pool(finished, context)
-            exit, state = self.exit_step(index, pooled, finished, context, state)
-            if temperatures is not None:
-                exit = exit._replace(logits=self.tempered(exit.logits, temperatures[index]))
-            score, memory = self._score(exit, memory)
-            # NaN or infinite logits are no answer: a NaN score compares as not ready, so the row goes on.
-            score = score.masked_fill(~exit.logits.isfinite().all(dim=-1), torch.nan)
-            run["scores"].append(score)
-            if thresholds is None:
+                run["states"].append(flight.hidden)
+            if exit is not None:
                 run["exits"].append(exit)
-                continue
-            if index == last:
-                left.append((rows, exit.logits, torch.full_like(rows, number)))
-                break
-            staying = ~self.ready(score, thresholds[index])
-            stay_count = int(staying.sum())  # the one host read of this layer
-            if stay_count == len(rows):
-                continue
-            order = staying.argsort(stable=True, descending=True)
-            stay, leave = order[:stay_count], order[stay_count:]
-            left.append((rows[leave], exit.logits[leave], torch.full_like(leave, number)))
-            if stay_count == 0:
-                break
-            rows, hidden, context = rows[stay], hidden[stay], context.select(stay)
-            state, memory = tuple(value[stay] for value in state), tuple(value[stay] for value in memory)
+                run["scores"].append(score)
         if keep_states:
-            run["states"][-1] = family.finish(self.encoder, hidden)
-        if left:
-            places, logits, layers = (torch.cat(parts) for parts in zip(*left, strict=True))
-            run["answer"] = {"logits": logits[places.argsort()], "exit_layer": layers[places.argsort()]}
+            run["states"][-1] = family_of(self.encoder.config).finish(self.encoder, flight.hidden)
         return run
+
+    @property
+    def _reads_all_tokens(self) -> bool:
+        return self.reads_all_tokens or self.config.pooling == "mean"
 
     def _score(self, exit: Exit, memory: State) -> tuple[Tensor, State]:
         """Readiness by the config's criterion, (batch,), and what the next exit needs."""
@@ -374,7 +385,8 @@ def _recorded(
     return run(*args, **kwargs)
 
 
-def _report_not_finite(scores: list[Tensor]) -> None:
+def report_not_finite(scores: list[Tensor]) -> None:
+    """Warn of the NaN among scores."""
     count = int(torch.stack([score.isnan().sum() for score in scores]).sum())
     if count:
         warnings.warn(

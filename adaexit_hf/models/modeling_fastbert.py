@@ -31,8 +31,8 @@ from .configuration_early_exit import EarlyExitConfig
 from .configuration_early_exit import Threshold
 from .configuration_early_exit import check_choice
 from .configuration_early_exit import check_number
-from .encoder_layers import Context
-from .encoder_layers import mean_pool
+from .context import Context
+from .context import mean_pool
 from .exit_heads import dropout_rate
 from .exit_types import Exit
 from .exit_types import Paper
@@ -151,7 +151,7 @@ class FastBertForSequenceClassification(EarlyExitForSequenceClassification):
     config_class = FastBertConfig
     objectives = ("joint", "final", "distillation")
     unlabelled_objectives = ("distillation",)
-    reads_pads = True
+    reads_all_tokens = True
     paper: ClassVar[Paper] = Paper(
         title="FastBERT: a Self-distilling BERT with Adaptive Inference Time",
         authors="Weijie Liu, Peng Zhou, Zhiruo Wang, Zhe Zhao, Haotang Deng, Qi Ju",

@@ -20,7 +20,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from .configuration_early_exit import EarlyExitConfig
-from .encoder_layers import Context
+from .context import Context
 from .exit_heads import ExitFeatures
 from .exit_heads import output_layer
 from .exit_types import Exit

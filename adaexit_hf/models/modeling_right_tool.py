@@ -25,7 +25,7 @@ from torch.nn import functional
 from transformers import initialization as init
 
 from .configuration_early_exit import EarlyExitConfig
-from .encoder_layers import Context
+from .context import Context
 from .encoder_layers import family_of
 from .exit_heads import ExitFeatures
 from .exit_heads import output_layer

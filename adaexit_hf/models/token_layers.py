@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from .encoder_layers import Context
+from .context import Context
 from .encoder_layers import Recompute
 from .encoder_layers import run_layer
 
@@ -52,7 +52,7 @@ def _bert(layer: Any, context: Context) -> Parts:
         return layer.output(layer.intermediate(middle), middle)
 
     own = attention.self
-    return Parts(_projections(own.query, own.key, own.value, own.num_attention_heads), finish, context.per_row["mask"])
+    return Parts(_projections(own.query, own.key, own.value, own.num_attention_heads), finish, context.masks["mask"])
 
 
 def _albert(group: Any, context: Context) -> Parts:
@@ -64,7 +64,7 @@ def _albert(group: Any, context: Context) -> Parts:
         return layer.full_layer_layer_norm(layer.ff_chunk(middle) + middle)
 
     project = _projections(own.query, own.key, own.value, own.num_attention_heads)
-    return Parts(project, finish, context.per_row["mask"])
+    return Parts(project, finish, context.masks["mask"])
 
 
 def _distilbert(layer: Any, context: Context) -> Parts:
@@ -74,7 +74,7 @@ def _distilbert(layer: Any, context: Context) -> Parts:
         middle = layer.sa_layer_norm(own.out_lin(attended) + before)
         return layer.output_layer_norm(layer.ffn(middle) + middle)
 
-    return Parts(_projections(own.q_lin, own.k_lin, own.v_lin, own.n_heads), finish, context.per_row["mask"])
+    return Parts(_projections(own.q_lin, own.k_lin, own.v_lin, own.n_heads), finish, context.masks["mask"])
 
 
 def _mpnet(layer: Any, context: Context) -> Parts:
@@ -85,7 +85,7 @@ def _mpnet(layer: Any, context: Context) -> Parts:
         middle = attention.LayerNorm(attention.dropout(own.o(attended)) + before)
         return layer.output(layer.intermediate(middle), middle)
 
-    bias, mask = cast(Tensor, context.per_row["bias"]), context.per_row["mask"]
+    bias, mask = cast(Tensor, (context.masks | context.shared)["bias"]), context.masks["mask"]
     scores = bias if mask is None else bias + mask
     return Parts(_projections(own.q, own.k, own.v, own.num_attention_heads), finish, scores)
 
@@ -93,7 +93,7 @@ def _mpnet(layer: Any, context: Context) -> Parts:
 def _modernbert(layer: Any, context: Context) -> Parts:
     own, size = layer.attn, layer.attn.head_dim
     kind = str(layer.attention_type)
-    cosine, sine = (context.per_row | context.shared)[f"rotary_{kind}"].unbind(dim=1)  # (batch or 1, tokens, size)
+    cosine, sine = (context.masks | context.shared)[f"rotary_{kind}"].unbind(dim=1)  # (batch or 1, tokens, size)
 
     def rotated(values: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
         first, second = values.float().chunk(2, dim=-1)
@@ -115,7 +115,7 @@ def _modernbert(layer: Any, context: Context) -> Parts:
         middle = before + own.out_drop(own.Wo(attended))
         return middle + layer.mlp(layer.mlp_norm(middle))
 
-    return Parts(project, finish, context.per_row[kind])
+    return Parts(project, finish, context.masks[kind])
 
 
 FAMILIES: dict[str, Callable[[Any, Context], Parts]] = {
@@ -148,10 +148,8 @@ def run_tokens(
     Returns:
         as `run_layer`; attention weights with `whole` only.
     """
-    parts = FAMILIES.get(encoder.config.model_type)
-    # Tokens that a group of layers spares see the group as one layer.
-    several = len(getattr(layer, "albert_layers", ())) > 1
-    if whole or several or parts is None or torch.compiler.is_compiling():
+    parts = None if whole or torch.compiler.is_compiling() else _taken_apart(encoder, layer)
+    if parts is None:
         after, attention = run_layer(encoder, index, layer, hidden, context, recompute)
         return torch.where(active.unsqueeze(-1), after, hidden), attention
     rows, places = active.nonzero(as_tuple=True)
@@ -161,18 +159,46 @@ def run_tokens(
     return hidden, None
 
 
+def run_first(
+    encoder: PreTrainedModel, index: int, layer: nn.Module, hidden: Tensor, context: Context
+) -> tuple[Tensor, Tensor | None]:
+    """Run layer `index` (0-based) for the first token of each row: (batch, tokens, hidden) -> (batch, 1, hidden)."""
+    parts = _taken_apart(encoder, layer)
+    if parts is None:
+        return run_layer(encoder, index, layer, hidden, context)[0][:, :1], None
+    part, rows = parts(layer, context), torch.arange(len(hidden), device=hidden.device)
+    queries, keys, values = part.project(hidden, rows, torch.zeros_like(rows))
+    attended = functional.scaled_dot_product_attention(
+        queries.unsqueeze(2), keys.transpose(1, 2), values.transpose(1, 2), attn_mask=_of_queries(part.mask, slice(1))
+    )
+    return part.finish(attended.flatten(1), hidden[:, 0]).to(hidden.dtype).unsqueeze(1), None
+
+
+def _taken_apart(encoder: PreTrainedModel, layer: nn.Module) -> Callable[[Any, Context], Parts] | None:
+    # Tokens that a group of layers spares see the group as one layer. Masks of flex attention are no tensors.
+    several = len(getattr(layer, "albert_layers", ())) > 1
+    if several or encoder.config._attn_implementation == "flex_attention":
+        return None
+    return FAMILIES.get(encoder.config.model_type)
+
+
+def _of_queries(mask: Tensor | None, places: slice) -> Tensor | None:
+    """Mask of the queries at `places`, as attention wants it; a mask (batch, tokens) is the same for all queries."""
+    if mask is None:
+        return None
+    return mask[:, None, None].bool() if mask.dim() == 2 else mask[:, :, places]
+
+
 def _run_part(part: Parts, hidden: Tensor, rows: Tensor, places: Tensor, slots: Tensor) -> Tensor:
     queries, keys, values = part.project(hidden, rows, places)
     # Attention wants a rectangle: the active tokens of each row to the left, gaps on the right.
     shape = (len(hidden), int(slots.max()) + 1)
     rectangle = queries.new_zeros(*shape, *queries.shape[1:]).index_put((rows, slots), queries)
-    mask = part.mask
-    if mask is not None:
-        mask = mask[:, None, None].bool() if mask.dim() == 2 else mask
-        if mask.shape[2] > 1:
-            at = places.new_zeros(shape).index_put((rows, slots), places)
-            batch = torch.arange(len(hidden), device=hidden.device)[:, None]
-            mask = mask.expand(len(hidden), -1, -1, -1).transpose(1, 2)[batch, at].transpose(1, 2)
+    mask = _of_queries(part.mask, slice(None))
+    if mask is not None and mask.shape[2] > 1:
+        at = places.new_zeros(shape).index_put((rows, slots), places)
+        batch = torch.arange(len(hidden), device=hidden.device)[:, None]
+        mask = mask.expand(len(hidden), -1, -1, -1).transpose(1, 2)[batch, at].transpose(1, 2)
     attended = functional.scaled_dot_product_attention(
         rectangle.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), attn_mask=mask
     )

@@ -1,0 +1,220 @@
+"""Predict many texts: layer by layer, in full batches of those that are still undecided."""
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sized
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .models.batches import COLUMNS, model_inputs, padded_batch
+from .models.configuration_early_exit import Threshold
+from .models.encoder_layers import family_of
+from .models.in_flight import InFlight
+from .models.modeling_early_exit import EarlyExitForSequenceClassification, report_not_finite
+from .models.walk import walk
+from .text_rows import DatasetError, Row, RowReader, numbered
+
+
+class Prediction(NamedTuple):
+    """What one text was told.
+
+    Args:
+        place: where it stands in the data set, from 0.
+        logits: the answer, (labels,), on the CPU in float32.
+        exit_layer: layers run, 1..L.
+        exit_score: readiness at the exit that was taken, in the unit of the model's exit criterion.
+    """
+
+    place: int
+    logits: Tensor
+    exit_layer: int
+    exit_score: float
+
+
+class Predictions(NamedTuple):
+    """What the texts were told, in the order of the data set, on the CPU.
+
+    Args:
+        logits: (texts, labels), float32.
+        exit_layer: layers run, 1..L, (texts,).
+        exit_score: readiness at the exit that was taken, (texts,).
+    """
+
+    logits: Tensor
+    exit_layer: Tensor
+    exit_score: Tensor
+
+
+def predict(
+    model: EarlyExitForSequenceClassification,
+    dataset: Iterable[Any],
+    tokenizer: Any = None,
+    *,
+    exit_threshold: Threshold = None,
+    early_exit: bool | None = None,
+    batch_tokens: int | None = None,
+    max_memory: int = 2**30,
+    progress: bool = True,
+) -> Predictions:
+    """Classify a whole data set, several times faster than batch by batch.
+
+    All texts of a window run layer 1, then those that are undecided layer 2, and so on, always packed into full
+    batches of similar length. Under Accelerate or torchrun the processes share the texts, and each gets all answers.
+
+    Args:
+        model: on any device; its train or eval mode is restored afterwards.
+        dataset: texts, pairs of texts, rows `{"text": ..., "text_pair": ...}`, or tokenized rows with `input_ids`: a
+            list, a `datasets.Dataset`, or any iterable. Rows need not be padded.
+        tokenizer: the model's; not needed for tokenized rows.
+        exit_threshold, early_exit: as for the model's forward; `early_exit=False` runs full depth.
+        batch_tokens: tokens of a batch, pads included; default 1024 on a CPU, 16384 elsewhere.
+        max_memory: bytes that the hidden states and masks of a window may take.
+        progress: show a bar.
+
+    Returns:
+        logits, exit layers and scores in the order of the data set.
+
+    Raises:
+        ValueError: an empty data set, or one without texts; no tokenizer for texts; a bad threshold or size.
+        DatasetError: the data set itself raised an error; the message names the item.
+    """
+    state = PartialState()
+    job = _Job(model, tokenizer, exit_threshold, early_exit, batch_tokens, max_memory)
+    share = numbered(dataset, state.process_index, state.num_processes)
+    windows = list(job.windows(share, _bar(dataset, progress, state.num_processes)))
+    if state.num_processes > 1:
+        windows = gather_object(windows)
+    if not windows:
+        raise ValueError("dataset: got no texts; pass at least one")
+    places, *answers = (torch.cat(parts) for parts in zip(*windows, strict=True))
+    order = places.argsort()
+    return Predictions(*(answer[order] for answer in answers))
+
+
+def predict_stream(
+    model: EarlyExitForSequenceClassification,
+    dataset: Iterable[Any],
+    tokenizer: Any = None,
+    *,
+    exit_threshold: Threshold = None,
+    early_exit: bool | None = None,
+    batch_tokens: int | None = None,
+    max_memory: int = 2**30,
+    progress: bool = True,
+) -> Iterator[Prediction]:
+    """`predict` for data that do not fit into memory: gives the answers in order, window by window.
+
+    Arguments and errors as for `predict`. When the data set raises an error, the texts before it are answered first.
+    Under Accelerate or torchrun each process gives the answers of its share, every n-th text; `place` tells which.
+    """
+    state = PartialState()
+    job = _Job(model, tokenizer, exit_threshold, early_exit, batch_tokens, max_memory)
+    share = numbered(dataset, state.process_index, state.num_processes)
+    empty = True
+    for places, logits, exit_layer, exit_score in job.windows(share, _bar(dataset, progress, state.num_processes)):
+        empty = False
+        yield from map(Prediction, places.tolist(), logits, exit_layer.tolist(), exit_score.tolist())
+    if empty and state.num_processes == 1:
+        raise ValueError("dataset: got no texts; pass at least one")
+
+
+class _Job:
+    """The settings of one call, checked."""
+
+    def __init__(
+        self,
+        model: EarlyExitForSequenceClassification,
+        tokenizer: Any,
+        exit_threshold: Threshold,
+        early_exit: bool | None,
+        batch_tokens: int | None,
+        max_memory: int,
+    ) -> None:
+        self.model = model
+        self.thresholds = model.thresholds_in_use(exit_threshold, early_exit)
+        self.batch_tokens = batch_tokens or (1024 if model.device.type == "cpu" else 16384)
+        self.max_memory = max_memory
+        for name, size in {"batch_tokens": self.batch_tokens, "max_memory": max_memory}.items():
+            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+                raise ValueError(f"{name}: got {size!r}; pass a whole number > 0")
+        config = model.config.encoder_config
+        limits = (family_of(config).max_tokens(config), getattr(tokenizer, "model_max_length", None))
+        self.reader = RowReader(tokenizer, min((limit for limit in limits if limit), default=None))
+
+    def windows(self, items: Iterator[tuple[int, Any]], bar: Any) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Places, logits, exit layers and scores of one window after the other."""
+        rows, failure = self.reader.rows(items), None
+        window: list[tuple[int, Row]] = []
+        memory = 0
+        with bar:
+            while True:
+                try:
+                    item = next(rows, None)
+                except DatasetError as error:
+                    item, failure = None, error
+                size = 0 if item is None else self._bytes(item[1])
+                if window and (item is None or memory + size > self.max_memory):
+                    yield self._answers(window, bar.update)
+                    window, memory = [], 0
+                if item is None:
+                    break
+                window.append(item)
+                memory += size
+        if self.reader.truncated:
+            warnings.warn(
+                f"{self.reader.truncated} texts have more than {self.reader.longest} tokens, the most that this model "
+                "reads; what is beyond was cut off",
+                stacklevel=3,
+            )
+        if failure is not None:
+            raise failure
+
+    def _bytes(self, row: Row) -> int:
+        """Memory that a row takes on its way: its states, a mask over pairs of tokens, and its ids."""
+        tokens, config = len(row["input_ids"]), self.model.config.encoder_config
+        return int(tokens * (config.hidden_size * self.model.dtype.itemsize + tokens + 8 * len(COLUMNS)))
+
+    @torch.inference_mode()
+    def _answers(
+        self, window: list[tuple[int, Row]], tell: Callable[[int], Any]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        model = self.model
+        ordered = sorted(window, key=lambda item: len(item[1]["input_ids"]), reverse=True)
+        training = model.training
+        model.eval()
+        try:
+            flights, first = [], 0
+            for rows in self._batches([row for _, row in ordered]):
+                flight = InFlight.of(*model.embed(self._inputs(rows)))
+                flights.append(flight._replace(rows=flight.rows + first))
+                first += len(rows)
+            answers = walk(model, flights, self.thresholds, model.config.exit_temperatures, self.batch_tokens, tell)
+        finally:
+            model.train(training)
+        report_not_finite([answers.all_scores])
+        places = torch.tensor([place for place, _ in ordered])
+        order = places.argsort()
+        logits, score = answers.logits.float().cpu(), answers.score.float().cpu()
+        return places[order], logits[order], answers.exit_layer.cpu()[order], score[order]
+
+    def _inputs(self, rows: list[Row]) -> dict[str, Tensor | None]:
+        batch = padded_batch(rows, self.model.config.encoder_config)
+        if bool(batch["attention_mask"].all()):
+            del batch["attention_mask"]  # attention is faster without
+        return model_inputs(self.model, batch)
+
+    def _batches(self, rows: list[Row]) -> Iterator[list[Row]]:
+        """Neighbours, of which the first is the longest, up to `batch_tokens`."""
+        while rows:
+            count = max(1, self.batch_tokens // len(rows[0]["input_ids"]))
+            yield rows[:count]
+            rows = rows[count:]
+
+
+def _bar(dataset: Any, progress: bool, shares: int) -> Any:
+    total = -(-len(dataset) // shares) if isinstance(dataset, Sized) else None
+    return tqdm(total=total, desc="Predicting", unit=" texts", disable=not progress)
