@@ -117,10 +117,11 @@ def _is_row(item: Any) -> bool:
 
 def _texts_of(index: int, item: Any) -> tuple[str, str | None]:
     """A text, or a pair of texts."""
+    texts = item
     if isinstance(item, Mapping):
-        item = (item.get("text"), item.get("text_pair"))
-        item = item[0] if item[1] is None else item
-    texts = [item] if isinstance(item, str) else item
+        texts = [item[name] for name in ("text", "text_pair") if item.get(name) is not None]
+    elif isinstance(item, str):
+        texts = [item]
     if isinstance(texts, list | tuple) and len(texts) in (1, 2) and all(isinstance(text, str) for text in texts):
         return texts[0], texts[1] if len(texts) == 2 else None
     raise ValueError(
