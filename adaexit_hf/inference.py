@@ -1,5 +1,6 @@
 """Predict many texts: layer by layer, in full batches of those that are still undecided."""
 
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any, NamedTuple
@@ -82,11 +83,20 @@ def predict(
         ValueError: an empty data set, or one without texts; no tokenizer for texts; a bad threshold or size.
         DatasetError: the data set itself raised an error; the message names the item.
     """
-    state = PartialState()
+    process, processes = _processes()
     job = _Job(model, tokenizer, exit_threshold, early_exit, batch_tokens, max_memory)
-    share = numbered(dataset, state.process_index, state.num_processes)
-    windows = list(job.windows(share, _bar(dataset, progress, state.num_processes)))
-    if state.num_processes > 1:
+    share = numbered(dataset, process, processes)
+    windows, failure = [], None
+    try:
+        windows = list(job.windows(share, _bar(dataset, progress, processes)))
+    except Exception as error:
+        if processes == 1:
+            raise
+        failure = error  # the others would wait for ever
+    if processes > 1:
+        failure = next((error for error in gather_object([failure]) if error is not None), None)
+        if failure is not None:
+            raise failure
         windows = gather_object(windows)
     if not windows:
         raise ValueError("dataset: got no texts; pass at least one")
@@ -111,14 +121,14 @@ def predict_stream(
     Arguments and errors as for `predict`. When the data set raises an error, the texts before it are answered first.
     Under Accelerate or torchrun each process gives the answers of its share, every n-th text; `place` tells which.
     """
-    state = PartialState()
+    process, processes = _processes()
     job = _Job(model, tokenizer, exit_threshold, early_exit, batch_tokens, max_memory)
-    share = numbered(dataset, state.process_index, state.num_processes)
+    share = numbered(dataset, process, processes)
     empty = True
-    for places, logits, exit_layer, exit_score in job.windows(share, _bar(dataset, progress, state.num_processes)):
+    for places, logits, exit_layer, exit_score in job.windows(share, _bar(dataset, progress, processes)):
         empty = False
         yield from map(Prediction, places.tolist(), logits, exit_layer.tolist(), exit_score.tolist())
-    if empty and state.num_processes == 1:
+    if empty and processes == 1:
         raise ValueError("dataset: got no texts; pass at least one")
 
 
@@ -213,6 +223,14 @@ class _Job:
             count = max(1, self.batch_tokens // len(rows[0]["input_ids"]))
             yield rows[:count]
             rows = rows[count:]
+
+
+def _processes() -> tuple[int, int]:
+    """Which process this is, and of how many."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return 0, 1  # a state of Accelerate would decide the device of what is trained later
+    state = PartialState()
+    return state.process_index, state.num_processes
 
 
 def _bar(dataset: Any, progress: bool, shares: int) -> Any:

@@ -1,0 +1,49 @@
+"""Predict in each of several processes, and write what came out; see `test_predict_distributed.py`.
+
+torchrun --nnodes 1 --nproc-per-node 2 tests/predict_worker.py FOLDER
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from test_inference import rows_of
+from tiny import build
+
+from adaexit_hf import predict, predict_stream
+
+THRESHOLD = 0.9
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    state, model, rows = PartialState(cpu=True), build("deebert"), rows_of()
+    found = predict(model, iter(rows), exit_threshold=THRESHOLD, max_memory=20_000, progress=False)
+    few = predict(model, rows[:1], exit_threshold=THRESHOLD, progress=False)
+    share = [each.place for each in predict_stream(model, rows[:5], exit_threshold=THRESHOLD, progress=False)]
+    try:
+        predict(
+            model, [*rows[:4], {"input_ids": []}], exit_threshold=THRESHOLD, progress=False
+        )  # of the first process
+        error = ""
+    except ValueError as raised:
+        error = str(raised)
+    results = {
+        "logits": found.logits.tolist(),
+        "exit_layer": found.exit_layer.tolist(),
+        "few": few.exit_layer.tolist(),
+        "share": share,
+        "error": error,
+    }
+    (folder / f"{state.process_index}.json").write_text(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
+    # Some runs end in SIGABRT while the interpreter shuts down, after all work is done.
+    torch.distributed.barrier()
+    sys.stdout.flush()
+    os._exit(0)

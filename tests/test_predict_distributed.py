@@ -1,0 +1,51 @@
+"""Two processes share the texts and both get all answers, in order."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from predict_worker import THRESHOLD
+from test_inference import rows_of, silent
+from tiny import build
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("predicted")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "1", "--nproc-per-node", "2"]
+    worker = Path(__file__).with_name("predict_worker.py")
+    finished = subprocess.run(
+        [*launch, "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", str(worker), str(folder)],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    files = sorted(folder.glob("*.json"))
+    assert len(files) == 2, finished.stderr[-3000:]
+    return [json.loads(file.read_text()) for file in files]
+
+
+def test_both_have_all_answers_in_order(outcomes: list[dict[str, Any]]) -> None:
+    alone = silent(build("deebert"), rows_of(), exit_threshold=THRESHOLD)
+    for outcome in outcomes:
+        torch.testing.assert_close(torch.tensor(outcome["logits"]), alone.logits, atol=1e-5, rtol=1e-5)
+        assert outcome["exit_layer"] == alone.exit_layer.tolist()
+
+
+def test_a_process_may_have_no_text(outcomes: list[dict[str, Any]]) -> None:
+    assert [len(outcome["few"]) for outcome in outcomes] == [1, 1]
+
+
+def test_a_stream_gives_each_process_its_share(outcomes: list[dict[str, Any]]) -> None:
+    assert [outcome["share"] for outcome in outcomes] == [[0, 2, 4], [1, 3]]
+
+
+def test_an_error_in_one_process_reaches_the_other(outcomes: list[dict[str, Any]]) -> None:
+    for outcome in outcomes:
+        assert outcome["error"].startswith("dataset: item 4 has no tokens")
