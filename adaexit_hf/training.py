@@ -12,14 +12,17 @@ from typing import Any
 import torch
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
 from transformers import DataCollatorWithPadding, EarlyStoppingCallback, Trainer, TrainingArguments
-from transformers.trainer_utils import TrainOutput, set_seed
+from transformers.trainer_utils import TrainOutput, has_length, set_seed
 from transformers.utils import logging
 
+from .frozen_states import FrozenStates, NoRoomError, frozen_states
 from .ledger import Ledger
 from .models.exit_types import Stage
 from .models.modeling_early_exit import EarlyExitForSequenceClassification
 from .reconstruction import DataCollatorWithTokenDepths
+from .row_places import CollatorWithPlaces, RowsWithPlaces
 
 logger = logging.get_logger(__name__)
 
@@ -38,11 +41,25 @@ class EarlyExitTrainingArguments(TrainingArguments):
 
     Args:
         stage_overrides: stage name -> argument -> value, e.g. `{"exits": {"learning_rate": 1e-3, "max_steps": 100}}`.
+        reuse_frozen_states: where a stage freezes the whole encoder, run it over the training set once, before the
+            first step, and train the exits on the states that it gave. It then runs without the dropout that the
+            papers' authors have in a frozen encoder, too; the exits keep theirs. False runs it in every step, as they
+            do. Rows must be the same whenever they are read, and be found by number: an iterable data set is not
+            reused. FastBERT's exits need the states of all tokens, which can be many.
+        frozen_states_memory: bytes. More states than that go to a file in the stage's folder, as long as it lasts.
     """
 
     stage_overrides: dict[str, dict[str, Any]] | str | None = field(
         default_factory=dict,
         metadata={"help": 'JSON: training arguments of single stages, e.g. \'{"exits": {"num_train_epochs": 1}}\'.'},
+    )
+
+    reuse_frozen_states: bool = field(
+        default=True,
+        metadata={"help": "Run a wholly frozen encoder once instead of in every step; it then has no dropout."},
+    )
+    frozen_states_memory: int = field(
+        default=2**30, metadata={"help": "Bytes of such states to keep in memory; more of them go to a file."}
     )
 
     # An objective may leave exits unused; by default DDP waits for their gradients once activations are checkpointed.
@@ -54,6 +71,10 @@ class EarlyExitTrainingArguments(TrainingArguments):
     def __post_init__(self) -> None:
         if self.stage_overrides is None or isinstance(self.stage_overrides, str):
             self.stage_overrides = json.loads(self.stage_overrides or "{}")
+        if self.frozen_states_memory < 0:
+            raise ValueError(
+                f"frozen_states_memory: got {self.frozen_states_memory}; pass a number of bytes, 0 for always a file"
+            )
         super().__post_init__()
 
 
@@ -90,6 +111,7 @@ class EarlyExitTrainer(Trainer):
         self.stage: Stage | None = None
         # Since the last log: sum of each exit's losses, and number of micro-batches that have labels, (exits + 1,).
         self._exit_losses: Tensor | None = None
+        self._states: FrozenStates | None = None
         super().__init__(model, args, *rest, **kwargs)
         if type(self.data_collator) is DataCollatorWithPadding:  # it cannot pad a column `token_depths`
             self.data_collator = DataCollatorWithTokenDepths(self.data_collator.tokenizer)
@@ -155,6 +177,8 @@ class EarlyExitTrainer(Trainer):
                     if self.is_world_process_zero():
                         ledger.write(done)
                     outputs[name] = super().train(checkpoint, trial, ignore_keys_for_eval)
+                    if self._states is not None:  # else a stage would seem to cost less than it does
+                        outputs[name].metrics["train_runtime"] += self._states.seconds
                     checkpoint = None
                     if self._stopped(name):
                         break
@@ -197,7 +221,68 @@ class EarlyExitTrainer(Trainer):
                 parameter.requires_grad_(before[name])
             if self.model.is_activation_checkpointing and not checkpointing:
                 self.model.activation_checkpointing_disable()
-            self.stage = None
+            if self._states is not None:
+                self._states.close()
+            self.stage = self._states = None
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """As in Transformers; where states of a frozen encoder are reused, batches also say which rows they have."""
+        if self._states is None and self._reuses_states():
+            # Here the weights of a checkpoint to resume from are loaded.
+            self._states = self._frozen_states()
+        if self._states is None:
+            return super().get_train_dataloader()
+        kept: Any = self.train_dataset, self.data_collator
+        self.train_dataset = RowsWithPlaces(self.train_dataset)
+        self.data_collator = CollatorWithPlaces(  # type: ignore[assignment]
+            self._get_collator_with_removed_columns(self.data_collator)
+        )
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.train_dataset, self.data_collator = kept
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """As in Transformers, which looks for lengths in the data set itself."""
+        wrapped = isinstance(train_dataset, RowsWithPlaces)
+        return super()._get_train_sampler(train_dataset.rows if wrapped else train_dataset)
+
+    def _reuses_states(self) -> bool:
+        """Is the encoder frozen, and can its states be reused? If not, say why."""
+        if self.stage is None or not self.args.reuse_frozen_states:
+            return False
+        if any(parameter.requires_grad for parameter in self.model.encoder.parameters()):
+            return False
+        rows, why = self.train_dataset, None
+        if isinstance(rows, IterableDataset) or not has_length(rows):
+            why = "the training set is iterable, its rows have no numbers"
+        elif not self.model.takes_exit_states:
+            why = f"the exits of {type(self.model).__name__} read more than its states"
+        elif self.args.neftune_noise_alpha is not None:
+            why = "neftune_noise_alpha asks for another noise in every step"
+        elif self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            why = "FSDP or DeepSpeed may spread it over processes"
+        if why:
+            logger.info(f"stage '{self.stage.name}': the frozen encoder runs in every step, since {why}")
+        return not why
+
+    def _frozen_states(self) -> FrozenStates | None:
+        try:
+            return frozen_states(
+                self.model,
+                self.train_dataset,
+                self._get_collator_with_removed_columns(self.data_collator),
+                self.accelerator,
+                Path(self.args.output_dir) / "frozen_states",
+                self.args.frozen_states_memory,
+                progress=not self.args.disable_tqdm and self.is_local_process_zero(),
+            )
+        except NoRoomError as error:
+            logger.warning(
+                f"the states of the frozen encoder are not reused, it runs in every step: {error}. Pass an output_dir "
+                "on a larger disk, or reuse_frozen_states=False, which needs none"
+            )
+            return None
 
     def _drop_temperatures(self) -> None:
         if self.model.config.exit_temperatures is not None:
@@ -252,12 +337,15 @@ class EarlyExitTrainer(Trainer):
         unlabelled = objective in self.model.unlabelled_objectives
         if "labels" not in inputs and not unlabelled:
             free = [each.name for each in self.model.stages if self._needs_no_labels(each)]
+            columns = ", ".join(name for name in inputs if name != "exit_states")
             raise ValueError(
-                f"train_dataset: got rows with {', '.join(inputs)}, but objective '{objective}' of stage "
+                f"train_dataset: got rows with {columns}, but objective '{objective}' of stage "
                 f"'{self.stage.name}' needs labels too; pass rows with a column 'label' or 'labels'"
                 + (f", or call train(stage='{free[0]}'), which needs none" if free else "")
             )
         inputs = {**inputs, "objective": objective, "return_dict": True}
+        if self._states is not None and model.training:
+            inputs["exit_states"] = self._states.batch(inputs["exit_states"], inputs)
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if model.training and "labels" in inputs:
             self._add_exit_losses(outputs["exit_logits"], inputs["labels"], unlabelled)

@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from runs import METHODS, At, History, interrupted, largest_difference, new_model, new_trainer, weights
 from safetensors.torch import save_file
+
+from adaexit_hf import row_places
 
 # Adam with its usual epsilon makes whole steps of the rounding noise that is the gradient of a key's bias.
 SETTINGS: dict[str, Any] = {"max_steps": 5, "adam_epsilon": 1e-4, "weight_decay": 0.1}
 RESUMED: dict[str, Any] = SETTINGS | {"save_strategy": "steps", "save_steps": 2, "gradient_accumulation_steps": 2}
+FILED = ("deebert", "fastbert")
 
 
 def ranks_agree(model: torch.nn.Module) -> bool:
@@ -60,6 +64,29 @@ def resumed(method: str, stage: int, folder: Path) -> dict[str, Any]:
     return {"ranks agree": ranks_agree(again.model), "difference": difference}
 
 
+def filed(method: str, folder: Path) -> dict[str, Any]:
+    """A run whose frozen encoder leaves its states in a file, and the rows for which each process ran it."""
+    row_places.MOST_ROWS = 5  # else all rows were one batch
+    model, rows = new_model(method), 0
+    stage = model.stages[-1].name
+
+    def count(module: Any, given: Any, hidden: torch.Tensor) -> None:
+        nonlocal rows
+        rows += len(hidden)
+
+    model.encoder.embeddings.register_forward_hook(count)
+    options = SETTINGS | {"per_device_train_batch_size": 2, "frozen_states_memory": 0}
+    there: list[int] = []
+    look = At("on_step_end", lambda **_: there.append(len(list(folder.rglob("frozen_states*")))))
+    trainer = new_trainer(model, folder, [look], **options)
+    trainer.train(stage=stage)
+    if trainer.is_world_process_zero():
+        save_file(weights(model), f"{folder}.safetensors")
+    trainer.accelerator.wait_for_everyone()
+    left = [path.name for path in folder.rglob("frozen_states*")]
+    return {"ranks agree": ranks_agree(model), "rows": gather_object([rows]), "files": set(there) == {1}, "left": left}
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     results = {}
@@ -69,6 +96,8 @@ def main(folder: Path) -> None:
             results[name] = trained(method, checkpointing, folder / name)
     results["resumed berxit"] = resumed("berxit", 1, folder / "resumed-berxit")
     results["resumed deebert"] = resumed("deebert", 2, folder / "resumed-deebert")
+    for method in FILED:
+        results[f"filed {method}"] = filed(method, folder / f"filed-{method}")
     if torch.distributed.get_rank() == 0:
         (folder / "results.json").write_text(json.dumps(results))
 

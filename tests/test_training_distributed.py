@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from distributed_worker import SETTINGS
-from runs import METHODS, largest_difference, run, weights
+from distributed_worker import FILED, SETTINGS
+from runs import METHODS, largest_difference, new_model, new_trainer, run, texts, weights
 from safetensors.torch import load_file
 
 CASES = [f"{method}{option}" for method in METHODS for option in ("", "-checkpointing")]
@@ -66,3 +66,13 @@ def test_logged_losses_are_the_global_means(case: str, outcome: Outcome, one_pro
 @pytest.mark.parametrize("case", ["resumed berxit", "resumed deebert"])
 def test_two_processes_resume_bit_for_bit(case: str, outcome: Outcome) -> None:
     assert outcome[1][case] == {"ranks agree": True, "difference": 0.0}
+
+
+@pytest.mark.parametrize("method", FILED)
+def test_two_processes_share_a_frozen_encoder_and_its_file(method: str, outcome: Outcome, tmp_path: Path) -> None:
+    found = outcome[1][f"filed {method}"]
+    assert sum(found["rows"]) == len(texts()) and min(found["rows"]) > 0
+    assert found["ranks agree"] and found["files"] and not found["left"]
+    model = new_model(method)
+    new_trainer(model, tmp_path, **SETTINGS).train(stage=model.stages[-1].name)
+    assert largest_difference(weights(model), load_file(outcome[0] / f"filed-{method}.safetensors")) < 1e-6

@@ -184,6 +184,7 @@ class EarlyExitForSequenceClassification(ClassifierBase):
         output_hidden_states: bool | list[int] | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
+        exit_states: Tensor | None = None,
     ) -> EarlyExitOutput | tuple[Any, ...]:
         """Classify a batch; in eval mode rows exit early when a threshold is set.
 
@@ -198,9 +199,12 @@ class EarlyExitForSequenceClassification(ClassifierBase):
             output_hidden_states, output_attentions: these run every layer, since a skipped layer has none to give;
                 answers and exit layers stay those of the early exit. A list of indices keeps only those states, the
                 others are None. Attention weights exist with `attn_implementation="eager"` only.
+            exit_states: what `states_for_exits` gave for these texts; then only the exits run, all of them, and of the
+                other inputs only the mask is read. There are no hidden states or attention weights.
 
         Raises:
-            ValueError: bad labels, objective or threshold, an empty batch, a text longer than the position table.
+            ValueError: bad labels, objective or threshold, an empty batch, a text longer than the position table;
+                `exit_states` of another shape, or with what only the encoder can give.
         """
         inputs = {
             "input_ids": input_ids,
@@ -210,7 +214,15 @@ class EarlyExitForSequenceClassification(ClassifierBase):
             "inputs_embeds": inputs_embeds,
         }
         return self._classify(
-            inputs, labels, objective, exit_threshold, early_exit, output_hidden_states, output_attentions, return_dict
+            inputs,
+            labels,
+            objective,
+            exit_threshold,
+            early_exit,
+            output_hidden_states,
+            output_attentions,
+            return_dict,
+            exit_states,
         )
 
     def _classify(
@@ -223,11 +235,15 @@ class EarlyExitForSequenceClassification(ClassifierBase):
         output_hidden_states: bool | list[int] | None,
         output_attentions: bool | None,
         return_dict: bool | None,
+        exit_states: Tensor | None = None,
     ) -> EarlyExitOutput | tuple[Any, ...]:
         """`forward`, for any inputs that `embed` understands."""
         return_dict = self.config.return_dict if return_dict is None else return_dict
         keep_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         attend = bool(self.config.output_attentions if output_attentions is None else output_attentions)
+        if exit_states is not None:
+            self._check_exit_states(exit_states, output_hidden_states or output_attentions)
+            keep_states = attend = False
         if attend and self.encoder.config._attn_implementation != "eager":
             logger.warning_once(  # as the stock models do
                 f"output_attentions: attention implementation '{self.encoder.config._attn_implementation}' keeps no "
@@ -238,12 +254,16 @@ class EarlyExitForSequenceClassification(ClassifierBase):
         thresholds = self.thresholds_in_use(exit_threshold, early_exit, not self.training and objective is None)
         # A branch on data cannot be compiled or exported: there every layer runs, then the answer is selected.
         compact = thresholds is not None and not (keep_states or attend or torch.compiler.is_compiling())
+        compact = compact and exit_states is None
         # The loss of an objective is that of training, in eval mode, too.
         temperatures = None if self.training or objective is not None else self.config.exit_temperatures
         if compact:
             answers = walk(self, [InFlight.of(*self.embed(inputs))], thresholds, temperatures)
             run: dict[str, Any] = {"exits": [], "scores": [answers.all_scores], "states": []}
             answer = {"logits": answers.logits, "exit_layer": answers.exit_layer}
+        elif exit_states is not None:
+            run = self._run_exits(exit_states, inputs["attention_mask"], temperatures)
+            answer = self._answer(run["exits"], run["scores"], thresholds)
         else:
             keep, flags = bool(keep_states), {"output_attentions": attend, "return_dict": True}
             run = _recorded(self.encoder, self._unroll, inputs, temperatures, keep, **flags)
@@ -309,13 +329,20 @@ class EarlyExitForSequenceClassification(ClassifierBase):
             return Step(flight._replace(state=self.skip_step(hidden, context, flight.state)), attention)
         index = self.config.exit_layers.index(number)
         finished = family.finish(self.encoder, hidden)
-        exit, state = self.exit_step(index, self._pool(finished, context), finished, context, flight.state)
+        step = self._run_exit(index, self._pool(finished, context), finished, flight, temperatures)
+        return step._replace(attention=attention)
+
+    def _run_exit(
+        self, index: int, pooled: Tensor, hidden: Tensor, flight: InFlight, temperatures: Sequence[float] | None
+    ) -> Step:
+        """What exit `index` says of these states; of the rows in flight only context, state and memory are read."""
+        exit, state = self.exit_step(index, pooled, hidden, flight.context, flight.state)
         if temperatures is not None:
             exit = exit._replace(logits=self.tempered(exit.logits, temperatures[index]))
         score, memory = self._score(exit, flight.memory)
         # NaN or infinite logits are no answer: a NaN score compares as not ready, so the row goes on.
         score = score.masked_fill(~exit.logits.isfinite().all(dim=-1), torch.nan)
-        return Step(flight._replace(state=state, memory=memory), attention, exit, score)
+        return Step(flight._replace(state=state, memory=memory), None, exit, score)
 
     def _unroll(
         self,
@@ -340,6 +367,61 @@ class EarlyExitForSequenceClassification(ClassifierBase):
         if keep_states:
             run["states"][-1] = family_of(self.encoder.config).finish(self.encoder, flight.hidden)
         return run
+
+    @property
+    def takes_exit_states(self) -> bool:
+        """Do exits read the encoder's states and nothing else, so that a frozen encoder need run only once?"""
+        ours = EarlyExitForSequenceClassification
+        return all(
+            getattr(type(self), name) is getattr(ours, name)
+            for name in ("forward", "embed", "layer_step", "skip_step")
+        )
+
+    def states_for_exits(self, inputs: dict[str, Tensor | None]) -> Tensor:
+        """What the exits read, (batch, exits, hidden), to be passed to `forward` as `exit_states`.
+
+        With `reads_all_tokens` the states of every token, (batch, tokens, exits, hidden).
+
+        Args:
+            inputs: as for `embed`.
+        """
+        hidden, context = self.embed(inputs)
+        family, states = family_of(self.encoder.config), []
+        for index, layer in enumerate(family.layers(self.encoder)[: self.config.exit_layers[-1]]):
+            hidden, _, context = self.layer_step(index, layer, hidden, context, whole=False)
+            if index + 1 in self.config.exit_layers:
+                finished = family.finish(self.encoder, hidden)
+                states.append(finished if self.reads_all_tokens else self._pool(finished, context))
+        return torch.stack(states, dim=-2)
+
+    def _run_exits(
+        self, exit_states: Tensor, padding: Tensor | None, temperatures: Sequence[float] | None
+    ) -> dict[str, Any]:
+        """As `_unroll`, from states that are known."""
+        rows = torch.arange(len(exit_states), device=exit_states.device)
+        flight = InFlight(rows, exit_states, Context(padding, None, {}), None)
+        run: dict[str, Any] = {"exits": [], "scores": [], "states": []}
+        for index, hidden in enumerate(exit_states.unbind(dim=-2)):
+            pooled = self._pool(hidden, flight.context) if self.reads_all_tokens else hidden
+            step = self._run_exit(index, pooled, hidden, flight, temperatures)
+            flight = step.flight
+            run["exits"].append(step.exit)
+            run["scores"].append(step.score)
+        return run
+
+    def _check_exit_states(self, exit_states: Tensor, wants_more: Any) -> None:
+        if wants_more:
+            raise ValueError(
+                "output_hidden_states, output_attentions: cannot be had with exit_states, where the encoder does not "
+                "run; leave them out, or exit_states"
+            )
+        names = ("batch", "tokens", "exits", "hidden") if self.reads_all_tokens else ("batch", "exits", "hidden")
+        ends = (len(self.config.exit_layers), self.config.encoder_config.hidden_size)
+        if exit_states.dim() != len(names) or exit_states.shape[-2:] != ends or not len(exit_states):
+            raise ValueError(
+                f"exit_states: got shape {tuple(exit_states.shape)}; pass ({', '.join(names)}) with {ends[0]} exits "
+                f"of {ends[1]} numbers, as model.states_for_exits(inputs) gives them"
+            )
 
     @property
     def _reads_all_tokens(self) -> bool:
