@@ -195,6 +195,23 @@ def test_a_hole_in_the_mask_survives_cropping() -> None:
     torch.testing.assert_close(answers.logits, full.logits[[0, 2]], atol=1e-5, rtol=1e-5)
 
 
+def test_columns_that_are_pads_in_every_row_are_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, inputs, shapes = build("deebert"), padded_inputs([3, 9, 5]), []
+    expected = model(**inputs, exit_threshold=0.9)
+    wide = {name: torch.cat([value, torch.zeros_like(value)], dim=1) for name, value in inputs.items()}
+    advance = model.advance
+
+    def noted(flight: InFlight, *args: Any) -> Any:
+        shapes.append(flight.shape)
+        return advance(flight, *args)
+
+    monkeypatch.setattr(model, "advance", noted)
+    torch.testing.assert_close(model(**wide, exit_threshold=0.9).logits, expected.logits)
+    assert shapes[0] == (3, 9)
+    with pytest.raises(ValueError, match="attention_mask: got shape"):
+        model(input_ids=wide["input_ids"], attention_mask=inputs["attention_mask"], exit_threshold=0.9)
+
+
 def padded_inputs(lengths: list[int]) -> dict[str, Tensor]:
     ids = torch.arange(5, 5 + max(lengths)).repeat(len(lengths), 1)
     mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()

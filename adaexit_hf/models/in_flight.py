@@ -47,6 +47,19 @@ class InFlight(NamedTuple):
         return self.hidden.shape[0], self.hidden.shape[1]
 
 
+def without_empty_columns(inputs: dict[str, Tensor | None]) -> dict[str, Tensor | None]:
+    """Inputs (batch, tokens, ...) without the columns on the right that are pads in every row."""
+    mask, given = inputs["attention_mask"], [value for value in inputs.values() if value is not None]
+    # Where shapes do not match, the error is to name what was passed.
+    if mask is None or mask.dim() != 2 or {value.shape[1] for value in given if value.dim() > 1} != {mask.shape[1]}:
+        return inputs
+    used = (mask != 0).any(dim=0)
+    width = len(used) - int(used.flip(0).long().argmax())
+    if width == len(used):
+        return inputs
+    return {name: None if value is None else value[:, :width] for name, value in inputs.items()}
+
+
 def extent_of(padding: Tensor) -> Tensor:
     """Place behind the last token and number of tokens of every row: (batch, tokens) -> (batch, 2).
 
