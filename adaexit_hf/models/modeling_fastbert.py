@@ -9,8 +9,9 @@ sum_{i<L} KL(p_t || p_i), which needs no labels. At inference a sample leaves at
 entropy(p_i) / ln(classes) in [0, 1], is below the threshold, the paper's "speed" (section 3.3).
 
 What the paper leaves open is as in the authors' code: both tanh, the branches' first weights, the unweighted sum,
-temperature 1, and dropout in the teacher, too, while it is distilled. The direction of the KL divergence is also that
-of their code; the paper's is the reverse, `distillation_kl="student_teacher"`.
+temperature 1, and dropout in the teacher, too, while it is distilled; in its encoder, however, only where the trainer
+runs it in every step (`reuse_frozen_states=False`). The direction of the KL divergence is also that of their code; the
+paper's is the reverse, `distillation_kl="student_teacher"`.
 
 Deliberate differences from their code: their script lets a sample leave at the threshold, too; their mean pooling is
 over the features, in their package over tokens and pads, here over the tokens. Their checkpoints are not converted:
