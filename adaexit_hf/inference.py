@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from .models.batches import COLUMNS, model_inputs, padded_batch
 from .models.configuration_early_exit import Threshold
 from .models.encoder_layers import family_of
-from .models.in_flight import InFlight
+from .models.in_flight import InFlight, rows_per_batch, trimmed
 from .models.modeling_early_exit import EarlyExitForSequenceClassification, report_not_finite
 from .models.walk import walk
 from .text_rows import DatasetError, Row, RowReader, numbered
@@ -197,11 +197,15 @@ class _Job:
         training = model.training
         model.eval()
         try:
-            flights, first = [], 0
-            for rows in self._batches([row for _, row in ordered]):
-                flight = InFlight.of(*model.embed(self._inputs(rows)))
+            flights, first, rows = [], 0, [row for _, row in ordered]
+            while rows:
+                count = rows_per_batch(self.batch_tokens, len(rows[0]["input_ids"]))
+                # On the host still, so that reading the mask costs nothing.
+                batch = padded_batch(rows[:count], model.config.encoder_config)
+                inputs, extents = trimmed(dict(batch))
+                flight = InFlight.of(*model.embed(model_inputs(model, inputs)), extents)
                 flights.append(flight._replace(rows=flight.rows + first))
-                first += len(rows)
+                rows, first = rows[count:], first + count
             answers = walk(model, flights, self.thresholds, model.config.exit_temperatures, self.batch_tokens, tell)
         finally:
             model.train(training)
@@ -210,19 +214,6 @@ class _Job:
         order = places.argsort()
         logits, score = answers.logits.float().cpu(), answers.score.float().cpu()
         return places[order], logits[order], answers.exit_layer.cpu()[order], score[order]
-
-    def _inputs(self, rows: list[Row]) -> dict[str, Tensor | None]:
-        batch = padded_batch(rows, self.model.config.encoder_config)
-        if bool(batch["attention_mask"].all()):
-            del batch["attention_mask"]  # attention is faster without
-        return model_inputs(self.model, batch)
-
-    def _batches(self, rows: list[Row]) -> Iterator[list[Row]]:
-        """Neighbours, of which the first is the longest, up to `batch_tokens`."""
-        while rows:
-            count = max(1, self.batch_tokens // len(rows[0]["input_ids"]))
-            yield rows[:count]
-            rows = rows[count:]
 
 
 def _processes() -> tuple[int, int]:

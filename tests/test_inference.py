@@ -173,10 +173,14 @@ def test_texts_that_stay_are_packed_together(monkeypatch: pytest.MonkeyPatch) ->
     assert [shape for number, shape in shapes if number > 1] == [(8, 2)] * 4
 
 
+def flight_of(model: Model, inputs: dict[str, Tensor]) -> InFlight:
+    inputs, extents = in_flight.trimmed(dict(inputs))
+    return InFlight.of(*model.embed(inputs), extents)
+
+
 def test_columns_that_only_others_needed_are_cropped() -> None:
-    flight = InFlight.of(*build("deebert").embed(padded_inputs([3, 9, 3])))
-    stay = torch.tensor([0, 2])
-    left = in_flight.kept(build("deebert").encoder, flight, stay, (3, 3))
+    model = build("deebert")
+    (left,) = in_flight.packed(model.encoder, [(flight_of(model, padded_inputs([3, 9, 3])), [0, 2])], 0)
     assert left.shape == (2, 3)
     assert left.context.padding is None
     assert left.context.masks["mask"] is None
@@ -188,11 +192,33 @@ def test_a_hole_in_the_mask_survives_cropping() -> None:
     inputs["attention_mask"][0, 1] = 0
     with torch.no_grad():
         full = model(**inputs, early_exit=False)
-        flight = InFlight.of(*model.embed(inputs))
-        kept = in_flight.kept(model.encoder, flight, torch.tensor([0, 2]), (5, 3))
-        kept = kept._replace(rows=torch.tensor([0, 1]))
-        answers = walk(model, [kept], None, None)
+        (kept,) = in_flight.packed(model.encoder, [(flight_of(model, inputs), [0, 2])], 0)
+        answers = walk(model, [kept._replace(rows=torch.tensor([0, 1]))], None, None)
+    assert kept.shape == (2, 5)
     torch.testing.assert_close(answers.logits, full.logits[[0, 2]], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_joined_batches_give_what_each_gives(name: str) -> None:
+    model = build("depth-adaptive", name)
+    lengths = [9, 8, 8, 6, 6, 6, 5, 3]
+    batches = [padded_inputs(lengths[place : place + 2]) for place in range(0, 8, 2)]
+    with torch.no_grad():
+        flights = [flight_of(model, batch) for batch in batches]
+        flights = [flight._replace(rows=flight.rows + 2 * place) for place, flight in enumerate(flights)]
+        stay = [[row - 2 * place for row in rows] for place, rows in enumerate([[0, 1], [3], [4], [6, 7]])]
+        together = in_flight.packed(model.encoder, list(zip(flights, stay, strict=True)), 24)
+        assert [flight.rows.tolist() for flight in together] == [[0, 1], [3, 4, 6, 7]]
+        for flight in together:
+            rows = flight.rows.tolist()
+            answers = walk(model, [flight._replace(rows=torch.arange(len(rows)))], None, None)
+            for row, logits in zip(rows, answers.logits, strict=True):
+                alone = model(**padded_inputs([lengths[row]]), early_exit=False).logits[0]
+                torch.testing.assert_close(logits, alone, atol=1e-5, rtol=1e-5)
+
+
+def test_rows_of_a_batch_come_in_eights() -> None:
+    assert [in_flight.rows_per_batch(1024, width) for width in (10, 100, 200, 2000)] == [96, 8, 5, 1]
 
 
 def test_columns_that_are_pads_in_every_row_are_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,7 +256,7 @@ def test_the_host_reads_once_per_layer(monkeypatch: pytest.MonkeyPatch) -> None:
         return listed(self)
 
     with torch.inference_mode():
-        flights = [InFlight.of(*model.embed(padded_inputs([3, 9, 3]))) for _ in range(4)]
+        flights = [flight_of(model, padded_inputs([3, 9, 3])) for _ in range(4)]
         monkeypatch.setattr(Tensor, "tolist", counted)
         walk(model, flights, [threshold] * 3, None)
     assert reads <= 2

@@ -109,14 +109,13 @@ def by_length(
         yield places, padded_batch([rows[place] for place in places], encoder_config)
 
 
-def model_inputs(model: Any, batch: Mapping[str, Tensor]) -> dict[str, Tensor | None]:
+def model_inputs(model: Any, batch: Mapping[str, Tensor | None]) -> dict[str, Tensor | None]:
     """What `embed` takes: what the model's forward knows of the batch, on its device; the rest is None."""
     names = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds", "token_depths")
     known = inspect.signature(model.forward).parameters
+    values = {name: batch.get(name) for name in names if name in known}
     return {
-        name: batch[name].to(model.device, non_blocking=True) if name in batch else None
-        for name in names
-        if name in known
+        name: None if value is None else value.to(model.device, non_blocking=True) for name, value in values.items()
     }
 
 

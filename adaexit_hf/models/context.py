@@ -31,8 +31,8 @@ class Context(NamedTuple):
     per_row: dict[str, Tensor] = {}
     per_token: dict[str, Tensor] = {}
 
-    def select(self, rows: Tensor) -> "Context":
-        """Keep only the given rows, shape (kept,)."""
+    def select(self, rows: Tensor | slice) -> "Context":
+        """Keep only the given rows: their places, (kept,), or a slice."""
         several = self.positions is not None and len(self.positions) > 1
         return self._replace(
             padding=None if self.padding is None else self.padding[rows],
@@ -40,14 +40,6 @@ class Context(NamedTuple):
             masks={name: None if value is None else value[rows] for name, value in self.masks.items()},
             per_row={name: value[rows] for name, value in self.per_row.items()},
             per_token={name: value[rows] for name, value in self.per_token.items()},
-        )
-
-    def cropped(self, tokens: int) -> "Context":
-        """Only the first columns; masks are left as they are."""
-        return self._replace(
-            padding=None if self.padding is None else self.padding[:, :tokens],
-            positions=None if self.positions is None else self.positions[:, :tokens],
-            per_token={name: value[:, :tokens] for name, value in self.per_token.items()},
         )
 
 

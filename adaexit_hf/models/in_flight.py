@@ -13,6 +13,8 @@ from .context import Context
 from .encoder_layers import family_of
 from .exit_types import State
 
+Extent = tuple[int, int]
+
 
 class InFlight(NamedTuple):
     """Rows that go through the layers together.
@@ -21,7 +23,7 @@ class InFlight(NamedTuple):
         rows: their places in the input, (batch,).
         hidden: states, (batch, tokens, hidden).
         context: what layers and exits need besides.
-        extent: place behind the last token, and number of tokens, (batch, 2); None where nothing is padded.
+        extents: for each row, the place behind its last token and the number of its tokens; None if nobody knows.
         state: what the method's last exit handed on, batch first.
         memory: the same for the exit criterion.
     """
@@ -29,17 +31,14 @@ class InFlight(NamedTuple):
     rows: Tensor
     hidden: Tensor
     context: Context
-    extent: Tensor | None
+    extents: Sequence[Extent] | None = None
     state: State = ()
     memory: State = ()
 
     @classmethod
-    def of(cls, hidden: Tensor, context: Context) -> "InFlight":
+    def of(cls, hidden: Tensor, context: Context, extents: Sequence[Extent] | None = None) -> "InFlight":
         """A batch before layer 1."""
-        rows = torch.arange(len(hidden), device=hidden.device)
-        # A mask of another shape says nothing of single tokens, so nothing is cropped.
-        padded = context.padding is not None and context.padding.dim() == 2
-        return cls(rows, hidden, context, extent_of(context.padding) if padded else None)  # type: ignore[arg-type]
+        return cls(torch.arange(len(hidden), device=hidden.device), hidden, context, extents)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -47,125 +46,131 @@ class InFlight(NamedTuple):
         return self.hidden.shape[0], self.hidden.shape[1]
 
 
-def without_empty_columns(inputs: dict[str, Tensor | None]) -> dict[str, Tensor | None]:
-    """Inputs (batch, tokens, ...) without the columns on the right that are pads in every row."""
+def trimmed(inputs: dict[str, Tensor | None]) -> tuple[dict[str, Tensor | None], list[Extent] | None]:
+    """Inputs (batch, tokens, ...) without columns on the right that are pads in every row, and the rows' extents.
+
+    The host reads the mask for it; a mask without a pad is left out, since attention is faster without.
+
+    >>> inputs, extents = trimmed({"input_ids": torch.ones(2, 4), "attention_mask": torch.tensor([[1, 1, 0, 0]] * 2)})
+    >>> inputs["input_ids"].shape, inputs["attention_mask"], extents
+    (torch.Size([2, 2]), None, [(2, 2), (2, 2)])
+    """
     mask, given = inputs["attention_mask"], [value for value in inputs.values() if value is not None]
     # Where shapes do not match, the error is to name what was passed.
     if mask is None or mask.dim() != 2 or {value.shape[1] for value in given if value.dim() > 1} != {mask.shape[1]}:
-        return inputs
-    used = (mask != 0).any(dim=0)
-    width = len(used) - int(used.flip(0).long().argmax())
-    if width == len(used):
-        return inputs
-    return {name: None if value is None else value[:, :width] for name, value in inputs.items()}
-
-
-def extent_of(padding: Tensor) -> Tensor:
-    """Place behind the last token and number of tokens of every row: (batch, tokens) -> (batch, 2).
-
-    >>> extent_of(torch.tensor([[1, 1, 0], [0, 1, 1]])).tolist()
-    [[2, 2], [3, 2]]
-    """
-    real = padding != 0
+        return inputs, None
+    real = mask != 0
     places = torch.arange(1, real.shape[1] + 1, device=real.device)
-    return torch.stack([(real * places).amax(dim=1), real.sum(dim=1)], dim=1)
+    extents = [tuple(extent) for extent in torch.stack([(real * places).amax(1), real.sum(1)], dim=1).tolist()]
+    width = max(end for end, _ in extents) or len(places)  # texts of pads alone stay as they are
+    inputs = {name: None if value is None else value[:, :width] for name, value in inputs.items()}
+    if all(count == width for _, count in extents):
+        inputs["attention_mask"] = None
+    return inputs, extents
 
 
-def survey(flight: InFlight, stay: Tensor) -> Tensor:
-    """How many rows stay, how far they reach, and the number of tokens of the shortest, (3,): stay (batch,), bool.
+def rows_per_batch(batch_tokens: int, width: int) -> int:
+    """How many rows of so many tokens make a batch, at least 1; eights of them, if it is as many.
 
-    Of a batch that is not padded, or of a single row, only the first, (1,).
+    With other numbers of tokens the products of matrices can take a fifth longer.
+
+    >>> rows_per_batch(1024, 53), rows_per_batch(1024, 200), rows_per_batch(1024, 2000)
+    (16, 5, 1)
     """
-    count = stay.sum()
-    if flight.extent is None or len(stay) == 1:
-        return count[None]
-    end, tokens = flight.extent.unbind(dim=1)
-    shortest = torch.where(stay, tokens, flight.shape[1]).amin()
-    return torch.stack([count, torch.where(stay, end, 0).amax(), shortest])
+    rows = max(1, batch_tokens // width)
+    return rows - rows % 8 if rows >= 8 else rows
 
 
-def kept(encoder: Any, flight: InFlight, stay: Tensor, reach: Sequence[int]) -> InFlight:
-    """The rows at `stay`, (kept,), without the columns that only others needed.
+def packed(encoder: Any, parts: list[tuple[InFlight, list[int]]], batch_tokens: int) -> list[InFlight]:
+    """The rows that stay, without the columns that only others needed.
 
     Args:
-        reach: the second and third number of the survey, if it has them.
+        parts: batches, and the rows of each that stay, ascending. The list is emptied, so that no states are kept for
+            longer than they are needed.
+        batch_tokens: rows of neighbouring batches are put together, up to so many tokens; the longest come first. 0
+            leaves every batch to itself.
     """
-    width = flight.shape[1]
-    end, shortest = reach or (width, 0)
-    hidden, context, extent = flight.hidden[:, :end][stay], flight.context, flight.extent
-    extent = None if extent is None else extent[stay]
-    if end == width:
-        context = context.select(stay)
-    else:
-        context = context._replace(masks={}).select(stay).cropped(end)
-        if shortest == end:
-            context, extent = context._replace(padding=None), None
-        context = _with_masks(encoder, hidden, context)
-    state, memory = (tuple(value[stay] for value in values) for values in (flight.state, flight.memory))
-    return InFlight(flight.rows[stay], hidden, context, extent, state, memory)
+    if not batch_tokens:
+        return [_batch(encoder, [parts.pop(0)]) for _ in range(len(parts))]
+    batches = []
+    while parts:
+        pieces: list[tuple[InFlight, list[int]]] = []
+        room = 1
+        while parts and room:
+            flight, rows = parts[0]
+            if not pieces:
+                width = max(1, flight.extents[rows[0]][0]) if flight.extents else flight.shape[1]
+                room = rows_per_batch(batch_tokens, width)
+            pieces.append((flight, rows[:room]))
+            parts[0] = (flight, rows[room:])
+            room -= len(pieces[-1][1])
+            if not parts[0][1]:
+                parts.pop(0)
+        batches.append(_batch(encoder, pieces))
+    return batches
 
 
-def merged(encoder: Any, flights: list[InFlight], batch_tokens: int) -> list[InFlight]:
-    """Neighbours together while they have at most so many tokens, unless more than a tenth of that were new pads.
-
-    Empties the list that it is given, so that no state is kept twice.
-    """
-    groups: list[list[InFlight]] = []
-    for flight in flights:
-        group = [*groups[-1], flight] if groups else [flight]
-        rows, width = sum(each.shape[0] for each in group), max(each.shape[1] for each in group)
-        tokens = sum(each.shape[0] * each.shape[1] for each in group)
-        if len(group) > 1 and rows * width <= min(batch_tokens, 1.1 * tokens):
-            groups[-1] = group
-        else:
-            groups.append([flight])
-    flights.clear()
-    groups.reverse()
-    packed = []
-    while groups:
-        group = groups.pop()
-        packed.append(group[0] if len(group) == 1 else _joined(encoder, group))
-    return packed
-
-
-def _joined(encoder: Any, flights: Sequence[InFlight]) -> InFlight:
-    """One batch of several, padded on the right."""
+def _batch(encoder: Any, pieces: Sequence[tuple[InFlight, list[int]]]) -> InFlight:
+    """Rows of one or more batches as one."""
+    flights = [flight for flight, _ in pieces]
+    first, extents = flights[0], None
     width = max(flight.shape[1] for flight in flights)
+    if all(flight.extents for flight in flights):
+        extents = [flight.extents[row] for flight, rows in pieces for row in rows]  # type: ignore[index]
+        width = min(width, max(end for end, _ in extents) or width)
+    if len(pieces) == 1 and len(pieces[0][1]) == first.shape[0] and width == first.shape[1]:
+        return first
+    places = [_places(rows, flight.rows) for flight, rows in pieces]
 
-    def side_by_side(values: Sequence[Tensor]) -> Tensor:
-        """Tensors (batch, tokens, ...), with zeros behind those that are shorter."""
-        whole, first = values[0].new_zeros(sum(map(len, values)), width, *values[0].shape[2:]), 0
-        for value in values:
-            whole[first : first + len(value), : value.shape[1]] = value
-            first += len(value)
+    def chosen(values: Sequence[Tensor]) -> Tensor:
+        """Of tensors (batch, ...)."""
+        parts = [value[place] for value, place in zip(values, places, strict=True)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def chosen_tokens(values: Sequence[Tensor]) -> Tensor:
+        """Of tensors (batch, tokens, ...), zeros behind those that are shorter."""
+        if len(values) == 1 or {value.shape[1] for value in values} == {width}:
+            return chosen([value[:, :width] for value in values])
+        whole, row = values[0].new_zeros(sum(len(rows) for _, rows in pieces), width, *values[0].shape[2:]), 0
+        for value, place, (_, rows) in zip(values, places, pieces, strict=True):
+            value = value[place, :width]
+            whole[row : row + len(rows), : value.shape[1]] = value
+            row += len(rows)
         return whole
 
-    hidden = side_by_side([flight.hidden for flight in flights])
     contexts = [flight.context for flight in flights]
-    padding = side_by_side(
-        [
-            flight.rows.new_ones(flight.shape) if context.padding is None else context.padding
-            for flight, context in zip(flights, contexts, strict=True)
-        ]
+    hidden = chosen_tokens([flight.hidden for flight in flights])
+    full = extents is not None and all(count == width for _, count in extents)
+    if len(pieces) == 1 and width == first.shape[1] and not full:
+        context = contexts[0].select(places[0])
+    else:
+        known = [flight.context.padding for flight in flights]
+        if full or all(padding is None for padding in known) and len({flight.shape[1] for flight in flights}) == 1:
+            padding = None
+        else:
+            filled = [
+                flight.rows.new_ones(flight.shape) if padding is None else padding
+                for flight, padding in zip(flights, known, strict=True)
+            ]
+            padding = chosen_tokens(filled)
+        positions = contexts[0].positions  # of several batches there are none
+        if positions is not None:
+            positions = (positions[places[0]] if len(positions) > 1 else positions)[:, :width]
+        made = family_of(encoder.config).context(encoder, hidden, padding, positions)
+        names = contexts[0].per_token
+        context = made._replace(
+            per_row={name: chosen([each.per_row[name] for each in contexts]) for name in contexts[0].per_row},
+            per_token={name: chosen_tokens([each.per_token[name] for each in contexts]) for name in names},
+        )
+    state, memory = (
+        tuple(chosen(values) for values in zip(*each, strict=True))
+        for each in ([flight.state for flight in flights], [flight.memory for flight in flights])
     )
-    context = Context(
-        padding,
-        None,
-        {},
-        per_row={name: torch.cat([each.per_row[name] for each in contexts]) for name in contexts[0].per_row},
-        per_token={name: side_by_side([each.per_token[name] for each in contexts]) for name in contexts[0].per_token},
-    )
-    return InFlight(
-        torch.cat([flight.rows for flight in flights]),
-        hidden,
-        _with_masks(encoder, hidden, context),
-        extent_of(padding),
-        tuple(torch.cat(parts) for parts in zip(*(flight.state for flight in flights), strict=True)),
-        tuple(torch.cat(parts) for parts in zip(*(flight.memory for flight in flights), strict=True)),
-    )
+    return InFlight(chosen([flight.rows for flight in flights]), hidden, context, extents, state, memory)
 
 
-def _with_masks(encoder: Any, hidden: Tensor, context: Context) -> Context:
-    """Let the family make anew what depends on the number of tokens."""
-    made = family_of(encoder.config).context(encoder, hidden, context.padding, context.positions)
-    return made._replace(per_row=context.per_row, per_token=context.per_token)
+def _places(rows: list[int], like: Tensor) -> slice | Tensor:
+    """An index of these rows; neighbours need no copy."""
+    if rows[-1] - rows[0] + 1 == len(rows):
+        return slice(rows[0], rows[-1] + 1)
+    return torch.tensor(rows, device=like.device)

@@ -276,7 +276,7 @@ class DepthAdaptiveForSequenceClassification(EarlyExitForSequenceClassification)
         )
 
     def embed(self, inputs: dict[str, Tensor | None]) -> tuple[Tensor, Context]:
-        given, input_ids = inputs["token_depths"], inputs["input_ids"]
+        given, input_ids = inputs.get("token_depths"), inputs.get("input_ids")
         hidden, context = super().embed({name: inputs[name] for name in inputs if name != "token_depths"})
         padding = context.padding
         if given is not None:

@@ -20,7 +20,7 @@ from .exit_types import EarlyExitOutput
 from .exit_types import Exit
 from .exit_types import first_ready
 from .in_flight import InFlight
-from .in_flight import without_empty_columns
+from .in_flight import trimmed
 from .pretrained_encoder import load_encoder
 from .recurrence import Recurrence
 from .recurrence import recorded
@@ -155,8 +155,8 @@ class EarlyExitForSequenceClassification(Recurrence):
             run = self._run_exits(exit_states, inputs["attention_mask"], temperatures)
             answer = self._answer(run["exits"], run["scores"], thresholds)
         elif compact:
-            flight = InFlight.of(*self.embed(without_empty_columns(inputs)))
-            answers = walk(self, [flight], thresholds, temperatures)
+            inputs, extents = trimmed(inputs)
+            answers = walk(self, [InFlight.of(*self.embed(inputs), extents)], thresholds, temperatures)
             run = {"exits": [], "scores": [answers.all_scores], "states": []}
             answer = {"logits": answers.logits, "exit_layer": answers.exit_layer}
         else:

@@ -232,7 +232,7 @@ class Recurrence(ClassifierBase):
     ) -> dict[str, Any]:
         """As `_unroll`, from states that are known."""
         rows = torch.arange(len(exit_states), device=exit_states.device)
-        flight = InFlight(rows, exit_states, Context(padding, None, {}), None)
+        flight = InFlight(rows, exit_states, Context(padding, None, {}))
         run: dict[str, Any] = {"exits": [], "scores": [], "states": []}
         for index, hidden in enumerate(exit_states.unbind(dim=-2)):
             pooled = self._pool(hidden, flight.context) if self.reads_all_tokens else hidden

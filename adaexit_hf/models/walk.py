@@ -4,6 +4,7 @@ This file travels inside checkpoints: see CONTRIBUTING.md, "The shipped folder".
 """
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -11,9 +12,7 @@ from torch import Tensor
 
 from .exit_types import Exit
 from .in_flight import InFlight
-from .in_flight import kept
-from .in_flight import merged
-from .in_flight import survey
+from .in_flight import packed
 
 
 class Step(NamedTuple):
@@ -58,11 +57,11 @@ def walk(
     All batches run a layer before any runs the next, and the host reads once per layer which rows stay.
 
     Args:
-        moving: batches whose rows are together 0, 1, 2, ...; with `batch_tokens`, neighbours of similar length. The
+        moving: batches whose rows are together 0, 1, 2, ...; with `batch_tokens` the longest come first. The
             list is emptied, so that no states are kept for longer than they are needed.
         thresholds: one per exit; None is full depth.
         temperatures: one per exit, or None.
-        batch_tokens: neighbours are packed together up to so many tokens; 0 leaves every batch alone.
+        batch_tokens: as for `packed`.
         tell: called with the number of rows that left, for a progress bar.
     """
     exit_layers, depth = model.config.exit_layers, model.config.exit_layers[-1]
@@ -82,25 +81,22 @@ def walk(
                 tell(sum(step.flight.shape[0] for step in steps))
             break
         threshold = thresholds[exit_layers.index(number)]
-        stays = [~model.ready(step.score, threshold) for step in steps]
-        facts = iter(torch.cat([survey(step.flight, stay) for step, stay in zip(steps, stays, strict=True)]).tolist())
-        steps.reverse()
-        for stay in stays:
-            step, count = steps.pop(), next(facts)
-            reach = () if step.flight.extent is None or len(stay) == 1 else (next(facts), next(facts))
-            if count == len(stay):
-                moving.append(step.flight)
-                continue
-            order = stay.argsort(stable=True, descending=True)
-            left.append(_leaving(step, number, order[count:]))
-            if count:
-                moving.append(kept(model.encoder, step.flight, order[:count], reach))
-        if tell is not None:
-            tell(sum(len(stay) for stay in stays) - sum(flight.shape[0] for flight in moving))
-        if not moving:
+        stays = iter(torch.cat([~model.ready(step.score, threshold) for step in steps]).tolist())  # the one host read
+        parts = []
+        while steps:
+            step = steps.pop(0)
+            flags = list(islice(stays, step.flight.shape[0]))
+            stay = [row for row, flag in enumerate(flags) if flag]
+            if len(stay) < len(flags):
+                leave = [row for row, flag in enumerate(flags) if not flag]
+                left.append(_leaving(step, number, torch.tensor(leave, device=step.flight.rows.device)))
+                if tell is not None:
+                    tell(len(leave))
+            if stay:
+                parts.append((step.flight, stay))
+        if not parts:
             break
-        if batch_tokens:
-            moving = merged(model.encoder, moving, batch_tokens)
+        moving = packed(model.encoder, parts, batch_tokens)
     rows, logits, layers, score = (torch.cat(parts) for parts in zip(*left, strict=True))
     order = rows.argsort()
     return Answers(logits[order], layers[order], score[order], torch.cat(scores))
