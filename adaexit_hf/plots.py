@@ -1,0 +1,95 @@
+"""Pictures of early exit, drawn by matplotlib (extra `plot`), to stand in a page: no state, no windows."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .evaluation import CurvePoint
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Told apart by colour-blind readers, too, and by lightness alone.
+LINE, CHOSEN, INK, FAINT = "#2166ac", "#b84a00", "#24292f", "#d8dee4"
+SIZE = (7.5, 3.6)  # inches; with DPI twice the pixels of a page's column
+DPI = 200
+SMALL, NORMAL = 9.5, 11  # points
+
+
+def tradeoff_figure(
+    curve: Sequence[CurvePoint], metric: str, depth: int, chosen: Any = None, on: str = ""
+) -> "Figure":
+    """Score against layers run: every threshold, the score of full depth as a line, the chosen threshold marked.
+
+    Args:
+        metric: name of the score.
+        depth: number of layers, L.
+        chosen: a threshold of the curve; what is none is not marked.
+        on: what it was measured on.
+    """
+    figure, axes = _canvas(f"{metric} and layers run{on and f': {on}'}")
+    axes.grid(axis="y", color=FAINT, linewidth=0.8)
+    layers, scores = [point.mean_layers for point in curve], [point.score for point in curve]
+    axes.plot(layers, scores, color=LINE, linewidth=1.6, marker="o", markersize=3)
+    for point in curve:
+        if point.threshold is None:
+            axes.axhline(point.score, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+            axes.annotate(
+                f"full depth {point.score:.4f}", (0, point.score), (4, 4), xycoords=("axes fraction", "data"),
+                textcoords="offset points", fontsize=SMALL, color=INK,
+            )  # fmt: skip
+        elif point.threshold == chosen:
+            axes.plot(point.mean_layers, point.score, "o", color=CHOSEN, markersize=9, zorder=3)
+            left = point.mean_layers > 0.7 * depth  # below the curve there is room, to the right not always
+            axes.annotate(
+                f"threshold {point.threshold:.4g}\n{point.score:.4f}, {point.mean_layers:.2f} layers",
+                (point.mean_layers, point.score), (0, -12) if left else (10, -9), textcoords="offset points",
+                color=CHOSEN, fontsize=SMALL, va="top", ha="right" if left else "left",
+            )  # fmt: skip
+    axes.margins(y=0.12)
+    axes.set_xlim(min(1.0, *layers) - 0.02 * depth, 1.02 * depth)
+    axes.set_xticks(range(depth, 0, -(1 + depth // 13)))
+    axes.set_xlabel(f"mean layers run per text, of {depth}")
+    axes.set_ylabel(metric)
+    return figure
+
+
+def exit_figure(histogram: Mapping[int, int], depth: int, on: str = "") -> "Figure":
+    """Share of texts that leave after each layer, in percent.
+
+    Args:
+        histogram: layer, 1..L -> number of texts.
+        depth: number of layers, L.
+        on: what it was measured on.
+    """
+    figure, axes = _canvas(f"Where texts leave{on and f': {on}'}")
+    total = sum(histogram.values())
+    shares = {layer: 100 * count / total for layer, count in sorted(histogram.items())}
+    axes.bar(list(shares), list(shares.values()), color=LINE, width=0.75)
+    for layer, share in shares.items():  # written at the bars, they need no scale beside them
+        written = "<1" if 0 < share < 0.5 else f"{share:.0f}"
+        axes.annotate(
+            written, (layer, share), (0, 3), textcoords="offset points", ha="center", fontsize=SMALL, color=INK
+        )
+    axes.set_xlim(0.4, depth + 0.6)
+    axes.set_xticks(list(shares))
+    axes.set_yticks([])
+    axes.set_xlabel(f"layers run, of {depth}")
+    axes.set_ylabel("texts (%)")
+    return figure
+
+
+def _canvas(title: str) -> tuple["Figure", "Axes"]:
+    """An empty figure with a solid ground, which a page in dark mode does not shine through."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=SIZE, dpi=DPI, facecolor="white", layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(title, loc="left", fontsize=NORMAL, fontweight="bold", color=INK, pad=10)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(INK)
+    axes.tick_params(length=0, labelsize=SMALL, labelcolor=INK)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.label.set(fontsize=NORMAL, color=INK)
+    return figure, axes
