@@ -13,7 +13,7 @@ import torch
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
-from transformers import DataCollatorWithPadding, EarlyStoppingCallback, Trainer, TrainingArguments
+from transformers import DataCollatorWithPadding, EarlyStoppingCallback, TrainingArguments
 from transformers.trainer_utils import TrainOutput, has_length, set_seed
 from transformers.utils import logging
 
@@ -23,6 +23,7 @@ from .models.exit_types import Stage
 from .models.modeling_early_exit import EarlyExitForSequenceClassification
 from .reconstruction import DataCollatorWithTokenDepths
 from .row_places import CollatorWithPlaces, RowsWithPlaces
+from .trainer_card import WritesModelCard
 
 logger = logging.get_logger(__name__)
 
@@ -78,7 +79,7 @@ class EarlyExitTrainingArguments(TrainingArguments):
         super().__post_init__()
 
 
-class EarlyExitTrainer(Trainer):
+class EarlyExitTrainer(WritesModelCard):
     """Trains a model through its `stages`, each with its own trainable parameters, objectives, optimizer and schedule.
 
     Every stage starts from the same seed and writes to `output_dir/stage-<k>-<name>`; `output_dir/stages.json` says

@@ -61,6 +61,7 @@ def load_encoder(model_class: Any, name_or_path: str, options: dict[str, Any]) -
     for name in ("id2label", "label2id", "architectures", "problem_type"):  # of the head that stays behind
         setattr(clean, name, None)
     model = model_class(model_class.config_class(encoder_config=clean, **options)).to(encoder.dtype)
+    model.config.name_or_path = name_or_path  # for cards; Transformers does not save it
     wanted = model.encoder.state_dict()
     model.encoder.load_state_dict({name: value for name, value in encoder.state_dict().items() if name in wanted})
 
