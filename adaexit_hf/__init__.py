@@ -1,55 +1,75 @@
 """Early exit for Hugging Face Transformers: encoders that decide per input how many layers to run."""
 
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
-from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+import importlib
+from typing import TYPE_CHECKING, Any
 
-from .evaluation import (
-    CurvePoint,
-    ExitTrace,
-    area_under_curve,
-    choose_threshold,
-    collect_trace,
-    expected_saving,
-    tradeoff_curve,
-)
-from .inference import Prediction, Predictions, predict, predict_stream
-from .models import *
-from .models import METHODS
-from .reconstruction import DataCollatorWithTokenDepths, anytime_masked_lm, estimate_depths_by_reconstruction
-from .text_rows import DatasetError
-from .training import EarlyExitTrainer, EarlyExitTrainingArguments
+from .registration import register_when_needed
 
-__all__ = [
-    "METHODS",
-    "CurvePoint",
-    "DataCollatorWithTokenDepths",
-    "DatasetError",
-    "EarlyExitTrainer",
-    "EarlyExitTrainingArguments",
-    "ExitTrace",
-    "Prediction",
-    "Predictions",
-    "anytime_masked_lm",
-    "area_under_curve",
-    "choose_threshold",
-    "collect_trace",
-    "estimate_depths_by_reconstruction",
-    "expected_saving",
-    "predict",
-    "predict_stream",
-    "tradeoff_curve",
-    *(model_class.__name__ for config, model, _ in METHODS for model_class in (config, model)),
-]
+if TYPE_CHECKING:
+    from .evaluation import (
+        CurvePoint,
+        ExitTrace,
+        area_under_curve,
+        choose_threshold,
+        collect_trace,
+        expected_saving,
+        tradeoff_curve,
+    )
+    from .inference import Prediction, Predictions, predict, predict_stream
+    from .models import *
+    from .models import METHODS
+    from .reconstruction import DataCollatorWithTokenDepths, anytime_masked_lm, estimate_depths_by_reconstruction
+    from .text_rows import DatasetError
+    from .training import EarlyExitTrainer, EarlyExitTrainingArguments
 
 __version__ = "0.1.0.dev0"
 
-for _config, _model, _encoder in METHODS:
-    AutoConfig.register(_config.model_type, _config, exist_ok=True)
-    AutoModelForSequenceClassification.register(_config, _model, exist_ok=True)
-    AutoModel.register(_config, _encoder, exist_ok=True)
-    # Model cards and Transformers' own tests find a class's task by its name.
-    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES[_config.model_type] = _model.__name__
-    # The code of these classes travels inside every checkpoint, which then loads without this package.
-    _config.register_for_auto_class()
-    _model.register_for_auto_class("AutoModelForSequenceClassification")
-    _encoder.register_for_auto_class("AutoModel")
+# The methods by model type, each with the stem of its classes: DactBertConfig, DactBertForSequenceClassification.
+_STEMS = {
+    "berxit": "Berxit",
+    "dact-bert": "DactBert",
+    "deebert": "DeeBert",
+    "depth-adaptive": "DepthAdaptive",
+    "fastbert": "FastBert",
+    "pabee": "Pabee",
+    "right-tool": "RightTool",
+}
+# Where the public names come from: they are imported when they are asked for, since torch and Trainer take seconds.
+_NAMES = {
+    "evaluation": [
+        "CurvePoint",
+        "ExitTrace",
+        "area_under_curve",
+        "choose_threshold",
+        "collect_trace",
+        "expected_saving",
+        "tradeoff_curve",
+    ],
+    "inference": ["Prediction", "Predictions", "predict", "predict_stream"],
+    "models": [
+        "METHODS",
+        *(stem + suffix for stem in _STEMS.values() for suffix in ("Config", "ForSequenceClassification")),
+    ],
+    "reconstruction": ["DataCollatorWithTokenDepths", "anytime_masked_lm", "estimate_depths_by_reconstruction"],
+    "text_rows": ["DatasetError"],
+    "training": ["EarlyExitTrainer", "EarlyExitTrainingArguments"],
+}
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
+
+__all__ = sorted(_HOME)
+
+register_when_needed(_STEMS)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NAMES:
+        return importlib.import_module(f".{name}", __name__)
+    if name not in _HOME:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'; it has {', '.join(__all__)}")
+    value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -11,6 +11,7 @@ import statistics
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -36,7 +37,9 @@ from .benchmark_runs import (
 )
 from .inference import predict_stream
 from .models import EarlyExitForSequenceClassification
+from .models.encoder_layers import family_of
 from .planted_exits import planned_layers, planted_model, planted_rows, text_lengths
+from .text_rows import RowReader, numbered
 
 Record = dict[str, Any]
 
@@ -148,6 +151,22 @@ def planted_workload(
     plan = planned_layers(texts, config.num_hidden_layers, saving, seed)
     rows = list(planted_rows(plan, text_lengths(texts, lengths, seed), config.vocab_size, seed))
     return workload(model, rows, plan, **more)
+
+
+def trained_workload(
+    model: EarlyExitForSequenceClassification, tokenizer: Any, texts: list[Any], **more: Any
+) -> Workload:
+    """Texts, or pairs of texts, that leave a trained model by its threshold; `more` as for `workload`.
+
+    Texts that are too long are cut off, with a warning that counts them.
+    """
+    config = model.config.encoder_config
+    limits = (tokenizer.model_max_length, family_of(config).max_tokens(config))
+    reader = RowReader(tokenizer, min(limit for limit in limits if limit))
+    rows = [row for _, row in reader.rows(numbered(texts, 0, 1))]
+    if reader.truncated:
+        warnings.warn(f"{reader.truncated} texts have more than {reader.longest} tokens and are cut off", stacklevel=2)
+    return workload(model, rows, texts=texts, tokenizer=tokenizer, **more)
 
 
 def cells(

@@ -34,13 +34,13 @@ class ExitTrace:
     exit_layers: tuple[int, ...]
     ready: str
 
-    def exits_at(self, threshold: float | None) -> Tensor:
-        """Index of the exit that each sample takes, (samples,); None stands for full depth."""
+    def exits_at(self, threshold: float | list[float] | None) -> Tensor:
+        """Index of the exit that each sample takes, (samples,): one threshold, one per exit, or None for full depth."""
         if threshold is None:
             return torch.full((len(self.scores),), len(self.exit_layers) - 1)
-        return first_ready(_COMPARISONS[self.ready](self.scores, threshold))
+        return first_ready(_COMPARISONS[self.ready](self.scores, self.scores.new_tensor(threshold)))
 
-    def at(self, threshold: float | None) -> tuple[Tensor, Tensor]:
+    def at(self, threshold: float | list[float] | None) -> tuple[Tensor, Tensor]:
         """Answers (samples, labels) and layers run (samples,) at one threshold."""
         chosen = self.exits_at(threshold)
         return self.logits[torch.arange(len(chosen)), chosen], torch.tensor(self.exit_layers)[chosen]

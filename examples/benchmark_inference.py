@@ -13,12 +13,12 @@ checked. One JSON line for every measurement; those that are there already, unde
 commit), are not made again. Needs no `datasets`.
 """
 
-import csv
 import itertools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,11 @@ from adaexit_hf.benchmark import (
     measure,
     planted_workload,
     read_lines,
-    workload,
+    trained_workload,
 )
 from adaexit_hf.benchmark_runs import EXITS, RUNS, Workload
-from adaexit_hf.models.encoder_layers import family_of
 from adaexit_hf.planted_exits import planted_model
-from adaexit_hf.text_rows import RowReader, numbered
+from adaexit_hf.text_files import read_texts
 
 PAIRS = ["in-model/static", "in-model-sorted/static-sorted", "predict/static-tokens", "predict/static"]
 PLANTED_PAIRS = [*PAIRS, "authors/static", "predict/authors"]
@@ -92,35 +91,6 @@ class Arguments:
     text_columns: list[str] = field(default_factory=lambda: ["text"], metadata={"help": "One, or two for pairs."})
 
 
-def read_texts(path: Path, columns: list[str]) -> list[Any]:
-    """Texts, or pairs of texts: lines of .txt, columns of .csv and .tsv with a header, of .jsonl and .json."""
-    kind = path.suffix
-    if kind not in (".txt", ".csv", ".tsv", ".jsonl", ".json") or len(columns) not in (1, 2):
-        raise ValueError(
-            f"text_file: got '{path}' and text_columns {columns}; pass a .txt, .csv, .tsv, .jsonl or .json file, and "
-            "one or two columns"
-        )
-    with path.open(encoding="utf-8", newline="" if kind in (".csv", ".tsv") else None) as file:
-        if kind == ".txt":
-            return [line.rstrip("\n") for line in file if line.strip()]
-        if kind == ".csv":
-            rows: list[dict[str, Any]] = list(csv.DictReader(file))
-        elif kind == ".tsv":  # as GLUE's: a quote is a quote
-            rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-        else:
-            text = file.read()
-            lines = text.lstrip().startswith("{")
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()] if lines else json.loads(text)
-    for number, row in enumerate(rows):
-        for name in columns:
-            if not isinstance(row.get(name), str):
-                raise ValueError(
-                    f"text_columns: row {number} of '{path}' has no text in '{name}', its columns are "
-                    f"{', '.join(map(str, row))}; pass --text_columns <one or two of them>"
-                )
-    return [row[columns[0]] if len(columns) == 1 else tuple(row[name] for name in columns) for row in rows]
-
-
 class Workloads:
     """Models and texts of one dtype, made when they are needed; the last one is kept."""
 
@@ -148,20 +118,14 @@ class Workloads:
         model = AutoModelForSequenceClassification.from_pretrained(name, dtype=self.dtype).eval().to(self.device)
         if asked.exit_threshold is not None:
             model.config.exit_threshold = asked.exit_threshold
-        tokenizer, texts, encoder = AutoTokenizer.from_pretrained(name), texts_of(asked), model.config.encoder_config
-        limits = (tokenizer.model_max_length, family_of(encoder).max_tokens(encoder))
-        reader = RowReader(tokenizer, min(limit for limit in limits if limit))
-        rows = [row for _, row in reader.rows(numbered(texts, 0, 1))]
-        if reader.truncated:
-            print(f"{reader.truncated} texts have more than {reader.longest} tokens; what is beyond is cut off")
-        more = {"texts": texts, "tokenizer": tokenizer, "max_memory": asked.max_memory}
-        return workload(model, rows, compile_static=asked.compile_static, **more)
+        more = {"compile_static": asked.compile_static, "max_memory": asked.max_memory}
+        return trained_workload(model, AutoTokenizer.from_pretrained(name), texts_of(asked), **more)
 
 
 def texts_of(arguments: Arguments) -> list[Any]:
     if arguments.text_file is None:
         raise ValueError("text_file: got None; pass the texts that the checkpoint is to classify")
-    return read_texts(Path(arguments.text_file), arguments.text_columns)[: arguments.texts]
+    return list(islice(read_texts(Path(arguments.text_file), arguments.text_columns), arguments.texts))
 
 
 def shape(arguments: Arguments) -> Record:

@@ -250,7 +250,7 @@ def test_bad_arguments_of_the_command(run, checkpoint, tmp_path):
     with pytest.raises(ValueError, match="text_file: got None"):
         run("--model_name_or_path", checkpoint)
     with pytest.raises(
-        ValueError, match="text_columns: row 0 of .* has no text in 'sentence', its columns are one, two"
+        ValueError, match="text_columns: row 0 of .* has no text in sentence, its columns are one, two"
     ):
         run(
             "--model_name_or_path",
@@ -260,23 +260,6 @@ def test_bad_arguments_of_the_command(run, checkpoint, tmp_path):
             "--text_columns",
             "sentence",
         )
-    with pytest.raises(ValueError, match="text_file: got 'x.parquet'"):
-        benchmark_inference.read_texts(Path("x.parquet"), ["text"])
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("a.txt", 'say "no"\n\nyes, do\n'),
-        ("a.csv", 'label,text\n0,"say ""no"""\n1,"yes, do"\n'),
-        ("a.tsv", 'text\tlabel\nsay "no"\t0\nyes, do\t1\n'),
-        ("a.json", '[{"text": "say \\"no\\""}, {"text": "yes, do"}]'),
-        ("a.jsonl", '{"text": "say \\"no\\""}\n{"text": "yes, do"}\n'),
-    ],
-)
-def test_texts_come_from_files_of_any_kind(tmp_path, name, content):
-    (tmp_path / name).write_text(content)
-    assert benchmark_inference.read_texts(tmp_path / name, ["text"]) == ['say "no"', "yes, do"]
 
 
 def test_plots(run, tmp_path):

@@ -63,6 +63,10 @@ def test_a_score_that_is_not_a_number_never_exits(by_hand: ExitTrace) -> None:
     assert hopeless.exits_at(9.0).tolist() == [2]
 
 
+def test_every_exit_may_have_a_threshold_of_its_own(by_hand: ExitTrace) -> None:
+    assert by_hand.exits_at([2.0, 0.7, 0.0]).tolist() == [2, 1, 2, 1]
+
+
 @pytest.mark.parametrize(("ready", "exits"), [("lt", 1), ("le", 0), ("gt", 1), ("ge", 0)])
 def test_a_score_on_the_threshold(ready: str, exits: int) -> None:
     scores = torch.tensor([[0.5, 0.2 if ready[0] == "l" else 0.8, 0.5]])

@@ -14,7 +14,7 @@ from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassificatio
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import run_glue_exit
 
-from adaexit_hf import RightToolForSequenceClassification
+from adaexit_hf import RightToolForSequenceClassification, finetuning
 from adaexit_hf.static import keep_layers
 from adaexit_hf.tasks import tokenize
 
@@ -243,7 +243,7 @@ def test_validation_may_be_taken_from_train(flags, tmp_path, monkeypatch):
     more = without_validation(tmp_path / "sets")
     seen = []
     monkeypatch.setattr(
-        run_glue_exit, "tokenize", lambda rows, *rest: seen.append(list(rows["text"])) or tokenize(rows, *rest)
+        finetuning, "tokenize", lambda rows, *rest: seen.append(list(rows["text"])) or tokenize(rows, *rest)
     )
     for seed in "01":
         flags(*more, "--validation_fraction", "0.2", "--seed", seed, "--max_eval_samples", "5", data=False)
@@ -276,9 +276,8 @@ def test_method_without_regression(flags):
 
 
 def test_no_text_columns(start, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        sys, "argv", ["run", "--model_name_or_path", start, "--train_file", "x.csv", "--output_dir", str(tmp_path)]
-    )
+    files = ["--train_file", "x.csv", "--validation_file", "y.csv"]
+    monkeypatch.setattr(sys, "argv", ["run", "--model_name_or_path", start, *files, "--output_dir", str(tmp_path)])
     with pytest.raises(ValueError, match="text_columns: got None; pass one or two column names"):
         run_glue_exit.main()
 

@@ -1,5 +1,6 @@
 """Methods, one file each; one that is imported here is registered, exported and tested."""
 
+from ..registration import register
 from .configuration_early_exit import EarlyExitConfig
 from .modeling_berxit import *
 from .modeling_dact_bert import *
@@ -24,3 +25,5 @@ __all__ = [
     "METHODS",
     *(public.__name__ for config, model, _ in METHODS for public in (config, model)),
 ]
+
+register(METHODS)

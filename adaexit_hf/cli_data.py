@@ -1,0 +1,149 @@
+"""What `adaexit evaluate`, `calibrate` and `report` do: they need labelled texts (extra `train`)."""
+
+import json
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from .cli_texts import ModelOptions, load, print_json
+from .evaluation import CurvePoint, ExitTrace, choose_threshold, collect_trace, spread_thresholds, tradeoff_curve
+from .labelled_data import DataArguments, evaluation_splits, first_rows, load_splits
+from .results import print_curve, print_results
+from .results import report as numbers
+from .tasks import Labels, check_columns, metric_function, tokenize
+
+
+@dataclass(kw_only=True)
+class EvaluationOptions(DataArguments, ModelOptions):
+    """On what."""
+
+    batch_size: int = field(default=32, metadata={"help": "Texts per batch."})
+
+
+@dataclass(kw_only=True)
+class CalibrationOptions(EvaluationOptions):
+    """How much a saving may cost."""
+
+    max_drop: float = field(
+        default=0.01, metadata={"help": "How much of the full-depth score exits may cost, relative."}
+    )
+    temperatures: bool = field(
+        default=False,
+        metadata={"help": "First fit the exits' temperatures, on one half of the texts; the other half chooses."},
+    )
+
+
+@dataclass(kw_only=True)
+class ReportOptions(EvaluationOptions):
+    """Where to."""
+
+    output: str | None = field(default=None, metadata={"help": "Folder. Default: the checkpoint's."})
+
+
+def labelled(
+    model: Any, tokenizer: Any, options: DataArguments
+) -> tuple[dict[str, datasets.Dataset], tuple[str, ...]]:
+    """Tokenized rows of every split to evaluate on, with the model's own label numbers; and the metrics.
+
+    Raises:
+        ValueError: missing columns or values, or labels that the model does not have.
+    """
+    config = model.config
+    names = [config.id2label[number] for number in range(config.num_labels)]
+    labels = Labels(None if config.num_labels == 1 else names)
+    metrics, columns = options.metric_names(labels), options.columns()
+    length = min(options.max_seq_length, tokenizer.model_max_length)
+    splits, found = load_splits(options), {}
+    for name in evaluation_splits(options, splits):
+        rows = first_rows(splits[name], options.max_eval_samples)
+        check_columns(rows, columns, options.label_column, name)
+        feature = rows.features[options.label_column]
+        if isinstance(feature, datasets.ClassLabel) and feature.names != labels.names:
+            raise ValueError(
+                f"label_column: '{options.label_column}' of split '{name}' has the classes {feature.names}, the "
+                f"checkpoint {labels.names}; pass the data it was trained for"
+            )
+        found[name] = tokenize(rows, tokenizer, columns, options.label_column, labels, length)
+    return found, metrics
+
+
+def traced(options: EvaluationOptions, checkpoint: str) -> tuple[Any, dict[str, ExitTrace], tuple[str, ...]]:
+    model, tokenizer = load(checkpoint, options)
+    sets, metrics = labelled(model, tokenizer, options)
+    shown = sys.stderr.isatty()
+    return model, {name: collect_trace(model, rows, options.batch_size, shown) for name, rows in sets.items()}, metrics
+
+
+def evaluate(options: EvaluationOptions, given: Any) -> None:
+    """Score a checkpoint on labelled texts: at full depth, at its threshold, at every exit. Prints a JSON object."""
+    model, traces, metrics = traced(options, given.checkpoint)
+    threshold = model.config.exit_threshold
+    print_json({name: numbers(trace, metrics, threshold) for name, trace in traces.items()})
+
+
+def calibrate(options: CalibrationOptions, given: Any) -> None:
+    """Choose the threshold with the largest saving whose score is within --max_drop of full depth, and save it.
+
+    Only exit_threshold, and with --temperatures exit_temperatures, change in the folder's config.json. Prints what was
+    chosen as a JSON object.
+    """
+    path = Path(given.checkpoint) / "config.json"
+    if not path.is_file():
+        raise ValueError(
+            f"checkpoint: '{given.checkpoint}' is no local folder with a config.json; get one first, e.g. "
+            f"hf download {given.checkpoint} --local-dir FOLDER"
+        )
+    model, tokenizer = load(given.checkpoint, options)
+    sets, metrics = labelled(model, tokenizer, options)
+    split, rows = next(iter(sets.items()))
+    if options.temperatures:
+        halves = rows.train_test_split(test_size=0.5, seed=0)
+        model.calibrate_temperatures(halves["test"], options.batch_size)
+        rows = halves["train"]
+    trace = collect_trace(model, rows, options.batch_size, sys.stderr.isatty())
+    curve = curve_of(trace, metrics[0], model.config.exit_threshold)
+    chosen = choose_threshold(curve, options.max_drop)
+    changed = {"exit_threshold": chosen.threshold}
+    if options.temperatures:
+        changed["exit_temperatures"] = model.config.exit_temperatures
+    replace_text(path, json.dumps(json.loads(path.read_text()) | changed, indent=2, sort_keys=True) + "\n")
+    full = next(point for point in curve if point.threshold is None)
+    print_json({"split": split, "metric": metrics[0], "full_depth": full.score} | chosen._asdict())
+
+
+def report(options: ReportOptions, given: Any) -> None:
+    """What every threshold would cost and save: a table, and metrics.json and curve.json for `adaexit card`."""
+    output = Path(options.output or given.checkpoint)
+    if not output.is_dir():
+        raise ValueError(f"output: '{output}' is no folder; pass --output with one that is there")
+    model, traces, metrics = traced(options, given.checkpoint)
+    threshold = model.config.exit_threshold
+    split, trace = next(iter(traces.items()))
+    curve = curve_of(trace, metrics[0], threshold)
+    results = {name: numbers(each, metrics, threshold) for name, each in traces.items()}
+    print_curve(curve, f"{split} {metrics[0]}", threshold)
+    print_results(results, metrics[0])
+    settings = {"settings": vars(options), "results": results}
+    replace_text(output / "metrics.json", json.dumps(settings, indent=2))
+    replace_text(output / "curve.json", json.dumps([point._asdict() for point in curve], indent=2))
+
+
+def curve_of(trace: ExitTrace, metric: str, threshold: float | list[float] | None) -> list[CurvePoint]:
+    """The curve, with the point of the model's own threshold."""
+    own = [threshold] if isinstance(threshold, float | int) else []
+    return tradeoff_curve(trace, metric_function(metric), [*spread_thresholds(trace), *own])
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file whole, or leave what was there."""
+    scratch = path.with_name(f".{path.name}.tmp")
+    try:
+        scratch.write_text(text, encoding="utf-8")
+        os.replace(scratch, path)
+    except OSError as error:
+        scratch.unlink(missing_ok=True)
+        raise OSError(error.errno, f"'{path}' could not be written: {error.strerror}") from error

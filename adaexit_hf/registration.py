@@ -1,0 +1,86 @@
+"""Tells Transformers' Auto classes about the methods, without importing torch before it is needed.
+
+`import transformers` imports neither torch nor the Auto classes, so `import adaexit_hf` must not either. As soon as
+the Auto classes are there, they are told which model types exist. Whoever asks for one imports the methods, and with
+them everything else is registered.
+"""
+
+import importlib
+import sys
+from collections import UserDict
+from collections.abc import Iterable, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+AUTO_CONFIG = "transformers.models.auto.configuration_auto"
+
+
+class LazyConfigs(UserDict[str, Any]):
+    """Registered configs by model type; those of this package are imported when one is read."""
+
+    def __getitem__(self, model_type: str) -> Any:
+        if self.data.get(model_type, self) is None:
+            importlib.import_module(f"{__package__}.models")
+        return super().__getitem__(model_type)
+
+
+class AfterAutoConfig(MetaPathFinder):
+    """Announces model types once the module of `AutoConfig` has been imported, by whomever."""
+
+    def __init__(self, model_types: Iterable[str]) -> None:
+        self.model_types = tuple(model_types)
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if name != AUTO_CONFIG:
+            return None
+        sys.meta_path.remove(self)
+        spec = find_spec(name)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def execute_and_announce(module: ModuleType) -> None:
+                execute(module)
+                announce(module, self.model_types)
+
+            spec.loader.exec_module = execute_and_announce  # type: ignore[method-assign]
+        return spec
+
+
+def announce(auto_config: ModuleType, model_types: Iterable[str]) -> None:
+    """Make the configs of these model types known to `AutoConfig`, to be imported when one is asked for."""
+    configs = auto_config.CONFIG_MAPPING
+    # Not to be had by `AutoConfig.register`, which takes classes, and so would import them.
+    configs._extra_content = LazyConfigs(dict.fromkeys(model_types) | dict(configs._extra_content))
+
+
+def register_when_needed(model_types: Iterable[str]) -> None:
+    """Make methods known to `AutoConfig`, `AutoModel` and `AutoModelForSequenceClassification` by their model types.
+
+    None of them is imported before a checkpoint or config of such a type is asked for.
+    """
+    if AUTO_CONFIG in sys.modules:
+        announce(sys.modules[AUTO_CONFIG], model_types)
+    else:
+        sys.meta_path.insert(0, AfterAutoConfig(model_types))
+
+
+def register(methods: Iterable[tuple[Any, Any, Any]]) -> None:
+    """Register methods, each a config, a classifier and a bare encoder, with the Auto classes.
+
+    Their code travels inside every checkpoint from then on, which so loads without this package.
+    """
+    from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+
+    for config, model, encoder in methods:
+        AutoConfig.register(config.model_type, config, exist_ok=True)
+        AutoModelForSequenceClassification.register(config, model, exist_ok=True)
+        AutoModel.register(config, encoder, exist_ok=True)
+        # Model cards and Transformers' own tests find a class's task by its name.
+        MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES[config.model_type] = model.__name__
+        config.register_for_auto_class()
+        model.register_for_auto_class("AutoModelForSequenceClassification")
+        encoder.register_for_auto_class("AutoModel")

@@ -1,0 +1,57 @@
+"""What a trace says, in numbers: metrics at full depth, at a threshold and at every exit (extra `train`)."""
+
+from typing import Any
+
+import torch
+
+from .evaluation import CurvePoint, ExitTrace, expected_saving, predictions
+from .tasks import compute_score
+
+
+def report(trace: ExitTrace, metrics: tuple[str, ...], threshold: float | list[float] | None) -> dict[str, Any]:
+    """All metrics at full depth, at the threshold, and at every exit.
+
+    Raises:
+        ValueError: the trace has no labels.
+    """
+    if trace.labels is None:
+        raise ValueError("trace: has no labels; collect it on a data set with a 'label' column")
+    labels = trace.labels.numpy()
+
+    def scores(logits: torch.Tensor) -> dict[str, float]:
+        return {name: compute_score(name, predictions(logits).numpy(), labels) for name in metrics}
+
+    logits, exit_layer = trace.at(threshold)
+    return {
+        "samples": len(trace.logits),
+        "full_depth": scores(trace.logits[:, -1]),
+        "at_threshold": scores(logits),
+        "exit_threshold": threshold,
+        "mean_exit_layer": exit_layer.double().mean().item(),
+        "saving": expected_saving(exit_layer, trace.exit_layers[-1]),
+        "by_exit": {str(layer): scores(trace.logits[:, k]) for k, layer in enumerate(trace.exit_layers)},
+        "exit_histogram": {str(layer): int((exit_layer == layer).sum()) for layer in trace.exit_layers},
+        "not_finite": int((~trace.logits.isfinite()).any(dim=-1).sum()),
+    }
+
+
+def print_curve(points: list[CurvePoint], metric: str, chosen: float | list[float] | None) -> None:
+    print(f"\n{'threshold':>12} {metric:>20} {'mean exit layer':>16} {'saved':>7}")
+    shown = points[:: max(1, len(points) // 12)]
+    for point in sorted({*shown, *[p for p in points if p.threshold in (chosen, None)]}, key=lambda p: p.mean_layers):
+        name = "full depth" if point.threshold is None else f"{point.threshold:.6g}"
+        mark = " <- chosen" if point.threshold == chosen else ""
+        print(f"{name:>12} {point.score:>20.4f} {point.mean_layers:>16.2f} {point.saving:>7.1%}{mark}")
+
+
+def print_results(results: dict[str, Any], metric: str) -> None:
+    for split, result in results.items():
+        full, exits = result["full_depth"], result["at_threshold"]
+        print(f"\n{split}, {result['samples']} samples: mean exit layer {result['mean_exit_layer']:.2f}")
+        for name in full:
+            print(f"  {name}: {full[name]:.4f} at full depth, {exits[name]:.4f} with exits")
+        print(
+            "  exit by layer:  " + "  ".join(f"{layer}: {count}" for layer, count in result["exit_histogram"].items())
+        )
+        by_exit = result["by_exit"].items()
+        print(f"  {metric} by layer:  " + "  ".join(f"{layer}: {score[metric]:.4f}" for layer, score in by_exit))

@@ -1,0 +1,84 @@
+"""Importing the package costs next to nothing, and the Auto classes know its methods nonetheless."""
+
+import subprocess
+import sys
+
+import pytest
+
+import adaexit_hf
+from adaexit_hf.models import METHODS
+
+
+def run(code: str) -> str:
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    return found.stdout.strip()
+
+
+def test_importing_the_package_imports_neither_torch_nor_the_auto_classes() -> None:
+    late = {"torch", "transformers.models.auto", "transformers.trainer"}
+    assert run(f"import sys, adaexit_hf; print({late} & set(sys.modules))") == "set()"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import adaexit_hf; from transformers import AutoConfig, AutoModelForSequenceClassification",
+        "from transformers import AutoConfig, AutoModelForSequenceClassification; import adaexit_hf",
+        "import transformers.modeling_utils, adaexit_hf; from transformers import *",
+    ],
+)
+def test_auto_classes_know_the_methods_in_whatever_order_they_are_imported(imports: str) -> None:
+    code = f"""
+{imports}
+config = AutoConfig.for_model("deebert", encoder_config={{"model_type": "bert", "hidden_size": 8,
+    "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 9}})
+print(type(AutoModelForSequenceClassification.from_config(config)).__module__)
+"""
+    assert run(code) == "adaexit_hf.models.modeling_deebert"
+
+
+def test_a_copy_of_the_mapping_has_the_classes() -> None:
+    code = """
+import copy, pickle, adaexit_hf
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+copied = pickle.loads(pickle.dumps(CONFIG_MAPPING))
+print(copied["pabee"].__name__, "pabee" in copied, len(copied.keys()) == len(CONFIG_MAPPING.keys()))
+"""
+    assert run(code) == "PabeeConfig True True"
+
+
+def test_configs_that_others_registered_stay() -> None:
+    code = """
+from transformers import AutoConfig, PreTrainedConfig
+class Other(PreTrainedConfig):
+    model_type = "other"
+AutoConfig.register("other", Other)
+import adaexit_hf
+print(type(AutoConfig.for_model("other")).__name__)
+"""
+    assert run(code) == "Other"
+
+
+def test_the_table_of_names_has_every_method() -> None:
+    public = {public.__name__ for config, model, _ in METHODS for public in (config, model)}
+    assert public <= set(adaexit_hf.__all__)
+    assert {config.model_type: config.__name__ for config, _, _ in METHODS} == {
+        model_type: f"{stem}Config" for model_type, stem in adaexit_hf._STEMS.items()
+    }
+
+
+@pytest.mark.parametrize("name", adaexit_hf.__all__)
+def test_every_public_name_can_be_imported(name: str) -> None:
+    assert name in dir(adaexit_hf)
+    assert getattr(adaexit_hf, name) is not None
+
+
+def test_modules_can_be_reached_from_the_package() -> None:
+    assert run("import adaexit_hf; print(len(adaexit_hf.models.METHODS) == len(adaexit_hf.METHODS))") == "True"
+
+
+def test_an_unknown_name_says_which_there_are() -> None:
+    with pytest.raises(AttributeError, match=r"has no attribute 'DactBert'; it has .*DactBertConfig"):
+        adaexit_hf.DactBert  # noqa: B018
