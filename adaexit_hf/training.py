@@ -14,13 +14,14 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import DataCollatorWithPadding, EarlyStoppingCallback, TrainingArguments
-from transformers.trainer_utils import TrainOutput, has_length, set_seed
+from transformers.trainer_utils import HubStrategy, TrainOutput, has_length, set_seed
 from transformers.utils import logging
 
 from .frozen_states import FrozenStates, NoRoomError, frozen_states
 from .ledger import Ledger
 from .models.exit_types import Stage
 from .models.modeling_early_exit import EarlyExitForSequenceClassification
+from .pushing import PushesFinishedModel
 from .reconstruction import DataCollatorWithTokenDepths
 from .row_places import CollatorWithPlaces, RowsWithPlaces
 from .trainer_card import WritesModelCard
@@ -30,15 +31,19 @@ logger = logging.get_logger(__name__)
 # Trainer reads these once, for the whole run, or only keeps them for old scripts: a stage's value would be ignored.
 RUN_WIDE = """
     output_dir stage_overrides label_smoothing_factor label_names report_to disable_tqdm log_level log_level_replica
-    neftune_noise_alpha push_to_hub enable_jit_checkpoint use_cpu full_determinism skip_memory_metrics torch_compile
-    torch_compile_backend torch_compile_mode ddp_backend ddp_timeout fsdp fsdp_config deepspeed parallelism_config
-    gradient_checkpointing gradient_checkpointing_kwargs
+    neftune_noise_alpha push_to_hub hub_model_id hub_strategy hub_token hub_private_repo hub_always_push hub_revision
+    enable_jit_checkpoint use_cpu full_determinism skip_memory_metrics torch_compile torch_compile_backend
+    torch_compile_mode ddp_backend ddp_timeout fsdp fsdp_config deepspeed parallelism_config gradient_checkpointing
+    gradient_checkpointing_kwargs
 """
 
 
 @dataclass
 class EarlyExitTrainingArguments(TrainingArguments):
     """Transformers' arguments, which hold for every stage, and what is different in single stages.
+
+    With `push_to_hub`, the model is pushed when the last stage is done, not before: exits that no stage has trained
+    answer by chance. With `hub_strategy="end"`, only the trainer's `push_to_hub` and `save_model` push it.
 
     Args:
         stage_overrides: stage name -> argument -> value, e.g. `{"exits": {"learning_rate": 1e-3, "max_steps": 100}}`.
@@ -77,9 +82,14 @@ class EarlyExitTrainingArguments(TrainingArguments):
                 f"frozen_states_memory: got {self.frozen_states_memory}; pass a number of bytes, 0 for always a file"
             )
         super().__post_init__()
+        if self.push_to_hub and self.hub_strategy not in (HubStrategy.END, HubStrategy.EVERY_SAVE):
+            raise ValueError(
+                f"hub_strategy: got '{self.hub_strategy.value}'; checkpoints of stages are not pushed, the finished "
+                "model is; pass 'every_save' or 'end'"
+            )
 
 
-class EarlyExitTrainer(WritesModelCard):
+class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
     """Trains a model through its `stages`, each with its own trainable parameters, objectives, optimizer and schedule.
 
     Every stage starts from the same seed and writes to `output_dir/stage-<k>-<name>`; `output_dir/stages.json` says
@@ -193,6 +203,8 @@ class EarlyExitTrainer(WritesModelCard):
             self._configure(base)
         if not outputs:
             return TrainOutput(0, 0.0, {})
+        if base.push_to_hub and base.hub_strategy == HubStrategy.EVERY_SAVE and set(names) <= set(done):
+            self.push_to_hub()
         last = list(outputs.values())[-1]
         metrics = dict(last.metrics)
         for name, output in outputs.items():
@@ -204,7 +216,7 @@ class EarlyExitTrainer(WritesModelCard):
         """Set for this stage what Transformers keeps from one training run to the next, and afterwards set it back."""
         if "metric_for_best_model" in overrides:  # its direction was derived from the other stages' metric
             overrides = {"greater_is_better": None} | overrides
-        # What is pushed is the finished model, when the user saves it; not the folders of stages.
+        # What is pushed is the finished model.
         self._configure(dataclasses.replace(base, **overrides, output_dir=str(folder), push_to_hub=False))
         self.stage, self._exit_losses = stage, None
         self.optimizer, self.lr_scheduler = self._given
