@@ -27,7 +27,7 @@ def tradeoff_figure(
         chosen: a threshold of the curve; what is none is not marked.
         on: what it was measured on.
     """
-    figure, axes = _canvas(f"{metric} and layers run{on and f': {on}'}")
+    figure, axes = _canvas(f"{metric[:1].upper()}{metric[1:]} and layers run{on and f': {on}'}")
     axes.grid(axis="y", color=FAINT, linewidth=0.8)
     layers, scores = [point.mean_layers for point in curve], [point.score for point in curve]
     axes.plot(layers, scores, color=LINE, linewidth=1.6, marker="o", markersize=3)
@@ -40,13 +40,16 @@ def tradeoff_figure(
             )  # fmt: skip
         elif point.threshold == chosen:
             axes.plot(point.mean_layers, point.score, "o", color=CHOSEN, markersize=9, zorder=3)
-            left = point.mean_layers > 0.7 * depth  # below the curve there is room, to the right not always
+            # Where the curve does not run: below a rising one, above a falling one, away from the right edge.
+            later = [other.score for other in curve if other.mean_layers > point.mean_layers]
+            above, left = bool(later) and point.score > sum(later) / len(later), point.mean_layers > 0.7 * depth
             axes.annotate(
                 f"threshold {point.threshold:.4g}\n{point.score:.4f}, {point.mean_layers:.2f} layers",
-                (point.mean_layers, point.score), (0, -12) if left else (10, -9), textcoords="offset points",
-                color=CHOSEN, fontsize=SMALL, va="top", ha="right" if left else "left",
+                (point.mean_layers, point.score), (0 if left else 10, 9 if above else -14 if left else -9),
+                color=CHOSEN, fontsize=SMALL, textcoords="offset points", va="bottom" if above else "top",
+                ha="right" if left else "left", zorder=1.5, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
             )  # fmt: skip
-    axes.margins(y=0.12)
+    axes.margins(y=0.22)  # room for what is written at the points
     axes.set_xlim(min(1.0, *layers) - 0.02 * depth, 1.02 * depth)
     axes.set_xticks(range(depth, 0, -(1 + depth // 13)))
     axes.set_xlabel(f"mean layers run per text, of {depth}")
@@ -65,14 +68,14 @@ def exit_figure(histogram: Mapping[int, int], depth: int, on: str = "") -> "Figu
     figure, axes = _canvas(f"Where texts leave{on and f': {on}'}")
     total = sum(histogram.values())
     shares = {layer: 100 * count / total for layer, count in sorted(histogram.items())}
-    axes.bar(list(shares), list(shares.values()), color=LINE, width=0.75)
-    for layer, share in shares.items():  # written at the bars, they need no scale beside them
+    axes.bar(range(len(shares)), list(shares.values()), color=LINE, width=0.75)
+    for place, share in enumerate(shares.values()):  # written at the bars, they need no scale beside them
         written = "<1" if 0 < share < 0.5 else f"{share:.0f}"
         axes.annotate(
-            written, (layer, share), (0, 3), textcoords="offset points", ha="center", fontsize=SMALL, color=INK
+            written, (place, share), (0, 3), textcoords="offset points", ha="center", fontsize=SMALL, color=INK
         )
-    axes.set_xlim(0.4, depth + 0.6)
-    axes.set_xticks(list(shares))
+    axes.set_xlim(-0.6, len(shares) - 0.4)
+    axes.set_xticks(range(len(shares)), [str(layer) for layer in shares])
     axes.set_yticks([])
     axes.set_xlabel(f"layers run, of {depth}")
     axes.set_ylabel("texts (%)")

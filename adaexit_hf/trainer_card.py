@@ -9,6 +9,7 @@ from transformers.trainer_utils import has_length
 from transformers.utils import logging
 
 from .card_facts import CardDataset, SplitMetrics, training_facts
+from .ledger import LEDGER
 from .model_card import TASK, write_model_card
 
 logger = logging.get_logger(__name__)
@@ -54,24 +55,25 @@ class WritesModelCard(Trainer):
         Raises:
             TypeError: an argument of neither; ValueError and OSError: as `write_model_card`.
         """
-        self._card |= {name: value for name, value in facts.items() if value not in (None, [])}
-        if not self.is_world_process_zero():
-            return
-        given = _translated(self._card)
-        evaluated, now = self._evaluated, self.model.config.exit_threshold
-        # At another threshold than today's it was the evaluation of another model.
-        if not {"metrics", "curve"} & given.keys() and evaluated and evaluated["exit_threshold"] == now:
-            given["metrics"] = {"evaluation": evaluated}
-        rows = len(self.train_dataset) if has_length(self.train_dataset) else None
-        known = {
-            "name": self.hub_model_id,
-            "base_model": _hub_name(self.model.config.name_or_path),
-            "training": training_facts(self.args, rows),
-        }
-        try:
-            write_model_card(self.model, self.args.output_dir, **known | given)
-        except FileExistsError as error:
-            logger.warning(str(error))
+        card = self._card | {name: value for name, value in facts.items() if value not in (None, [])}
+        if self.is_world_process_zero():
+            try:
+                write_model_card(self.model, self.args.output_dir, **self._known(card) | _translated(card))
+            except FileExistsError as error:
+                logger.warning(str(error))
+        self._card = card  # not before: what makes no card is not kept
+
+    def _known(self, told: dict[str, Any]) -> dict[str, Any]:
+        """What nobody needs to tell, as arguments of `write_model_card`."""
+        root, config = Path(self.args.output_dir), self.model.config
+        known = {"name": self.hub_model_id, "base_model": _hub_name(config.name_or_path)}
+        if (root / LEDGER).exists():  # else this Trainer has trained nothing
+            rows = len(self.train_dataset) if has_length(self.train_dataset) else None
+            known["training"] = training_facts(self.args, rows)
+        # At another threshold than today's it was the evaluation of another model; a curve has a metric of its own.
+        if self._evaluated and self._evaluated["exit_threshold"] == config.exit_threshold and "curve" not in told:
+            known["metrics"] = {"evaluation": self._evaluated}
+        return known
 
 
 def _translated(facts: dict[str, Any]) -> dict[str, Any]:

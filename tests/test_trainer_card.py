@@ -34,7 +34,10 @@ def told(curve: list[CurvePoint] = CURVE, threshold: float | None = None, **valu
 
 
 def test_the_card_says_how_it_was_trained(tmp_path: Path) -> None:
-    trainer = trainer_in(tmp_path, stage_overrides={"exits": {"learning_rate": 0.5}}, seed=7)
+    trainer = trainer_in(tmp_path, stage_overrides={"exits": {"learning_rate": 0.5}}, seed=7, max_steps=1)
+    trainer.create_model_card()
+    assert "learning_rate" not in card_in(tmp_path).text  # nothing was trained yet
+    trainer.train()
     trainer.create_model_card()
     text = card_in(tmp_path).text
     assert text.count("# out\n") == 1
@@ -97,6 +100,8 @@ def test_it_reports_its_last_evaluation_of_the_finished_model(tmp_path: Path) ->
     trainer.create_model_card()
     found = {each.metric_type: each.metric_value for each in card_in(tmp_path).data.eval_results}
     assert found == {"loss": measured["eval_loss"], "accuracy": measured["eval_accuracy"]}
+    trainer.create_model_card(curve=CURVE)
+    assert "| threshold | score |" in card_in(tmp_path).text
     trainer.model.config.exit_threshold = 0.3
     trainer.create_model_card()
     assert card_in(tmp_path).data.eval_results is None  # it was measured without
@@ -126,9 +131,12 @@ def test_it_takes_the_arguments_of_transformers(tmp_path: Path) -> None:
     ],
 )
 def test_what_makes_no_card(argument: dict[str, Any], error: type[Exception], message: str, tmp_path: Path) -> None:
+    trainer = trainer_in(tmp_path)
     with pytest.raises(error, match=message):
-        trainer_in(tmp_path).create_model_card(**argument)
+        trainer.create_model_card(**argument)
     assert not (tmp_path / "out" / "README.md").exists()
+    trainer.create_model_card()
+    assert card_in(tmp_path).data.eval_results is None  # it is not kept for the next card
 
 
 def test_a_card_written_by_hand_stays_and_a_warning_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
