@@ -38,7 +38,8 @@ class InFlight(NamedTuple):
     @classmethod
     def of(cls, hidden: Tensor, context: Context, extents: Sequence[Extent] | None = None) -> "InFlight":
         """A batch before layer 1."""
-        return cls(torch.arange(len(hidden), device=hidden.device), hidden, context, extents)
+        # `len` would make the batch a constant under `torch.export`.
+        return cls(torch.arange(hidden.shape[0], device=hidden.device), hidden, context, extents)
 
     @property
     def shape(self) -> tuple[int, int]:
