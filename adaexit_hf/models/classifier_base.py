@@ -3,6 +3,7 @@
 This file travels inside checkpoints: see CONTRIBUTING.md, "The shipped folder".
 """
 
+import copy
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, cast
 
@@ -41,6 +42,12 @@ class EarlyExitPreTrainedModel(PreTrainedModel):
         options = {} if family.pooler is None else {"add_pooling_layer": False}
         self.encoder = AutoModel.from_config(config.encoder_config, **options)
 
+    def post_init(self) -> None:
+        """As in Transformers, but `device_map="auto"` keeps the encoder whole."""
+        super().post_init()
+        # Spread over several devices, exits would answer on different ones, and rows leave from there.
+        self._no_split_modules = {type(self.encoder).__name__}
+
     def get_input_embeddings(self) -> nn.Module:
         return self.encoder.get_input_embeddings()
 
@@ -58,6 +65,16 @@ class EarlyExitPreTrainedModel(PreTrainedModel):
 
 class ClassifierBase(EarlyExitPreTrainedModel):
     """What `EarlyExitForSequenceClassification` has besides the recurrence."""
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """As in Transformers; the checkpoint also carries its code and its pipeline, and needs no package to load."""
+        if self._auto_class is not None:
+            # Here, since Transformers' pipelines take a while to import.
+            from .pipeline_early_exit import CUSTOM_PIPELINES
+
+            others = getattr(self.config, "custom_pipelines", None) or {}
+            self.config.custom_pipelines = others | copy.deepcopy(CUSTOM_PIPELINES)
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     @property
     def classifiers(self) -> list[nn.Module]:

@@ -52,6 +52,7 @@ class EarlyExitConfig(PreTrainedConfig):
     ]  # fmt: skip
     supports_regression: ClassVar[bool] = False
     own_criterion: ClassVar[str | None] = None  # the method's own score, or its own reading of a common one
+    has_pipelines: ClassVar[bool] = False  # are the pipelines registered that checkpoints carry? The package sets it
     default_threshold: ClassVar[float | None] = None  # of the own criterion, where it says by itself when to exit
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -123,6 +124,8 @@ class EarlyExitConfig(PreTrainedConfig):
         """
         found = config_dict.get("model_type", cls.model_type)
         if found == cls.model_type:
+            if cls.has_pipelines:  # else `pipeline(...)` would insist on running the checkpoint's code in their place
+                config_dict = {name: value for name, value in config_dict.items() if name != "custom_pipelines"}
             # Transformers sets overrides on the finished config, unchecked; these go through the constructor.
             own = {name: kwargs.pop(name) for name in cls.own_arguments() if name in kwargs}
             saved = config_dict.get("exit_layers")

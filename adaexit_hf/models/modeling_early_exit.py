@@ -6,6 +6,7 @@ This file travels inside checkpoints: see CONTRIBUTING.md, "The shipped folder".
 """
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging
 
+from .batches import model_inputs
 from .classifier_base import EarlyExitPreTrainedModel
 from .configuration_early_exit import EarlyExitConfig
 from .configuration_early_exit import Threshold
@@ -24,6 +26,7 @@ from .in_flight import trimmed
 from .pretrained_encoder import load_encoder
 from .recurrence import Recurrence
 from .recurrence import recorded
+from .walk import Answers
 from .walk import walk
 
 logger = logging.get_logger(__name__)
@@ -155,8 +158,7 @@ class EarlyExitForSequenceClassification(Recurrence):
             run = self._run_exits(exit_states, inputs["attention_mask"], temperatures)
             answer = self._answer(run["exits"], run["scores"], thresholds)
         elif compact:
-            inputs, extents = trimmed(inputs)
-            answers = walk(self, [InFlight.of(*self.embed(inputs), extents)], thresholds, temperatures)
+            answers = self._walk(inputs, thresholds, temperatures)
             run = {"exits": [], "scores": [answers.all_scores], "states": []}
             answer = {"logits": answers.logits, "exit_layer": answers.exit_layer}
         else:
@@ -186,6 +188,31 @@ class EarlyExitForSequenceClassification(Recurrence):
             attentions=tuple(run["returned_attentions"] or run["attentions"]) or None if attend else None,
         )
         return output if return_dict else output.to_tuple()
+
+    def answers(
+        self, inputs: Mapping[str, Tensor | None], exit_threshold: Threshold = None, early_exit: bool | None = None
+    ) -> Answers:
+        """What `forward` answers, and how ready the exit of each row was, at the cost of the early exit alone.
+
+        Args:
+            inputs: as for `forward`, by name.
+            exit_threshold, early_exit: as for `forward`.
+
+        Raises:
+            ValueError: as `forward`.
+        """
+        thresholds = self.thresholds_in_use(exit_threshold, early_exit, not self.training)
+        temperatures = None if self.training else self.config.exit_temperatures
+        answers = self._walk(model_inputs(self, inputs), thresholds, temperatures)
+        if not self.training:
+            report_not_finite([answers.all_scores])
+        return answers
+
+    def _walk(
+        self, inputs: dict[str, Tensor | None], thresholds: list[float] | None, temperatures: list[float] | None
+    ) -> Answers:
+        inputs, extents = trimmed(inputs)
+        return walk(self, [InFlight.of(*self.embed(inputs), extents)], thresholds, temperatures)
 
     def _answer(self, exits: list[Exit], scores: list[Tensor], thresholds: list[float] | None) -> dict[str, Tensor]:
         """The answer of a full-depth run: the last exit's with the trace, or the one that the thresholds select."""
