@@ -160,14 +160,13 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
         overrides = _checked_overrides(base, names)
         if stage is not None and stage not in names:
             raise ValueError(f"stage: got {stage!r}; {type(self.model).__name__} has {', '.join(names)}")
-        for each in plan:
-            _trainable(self.model, each)
         if any(self._given) and stage is None and len(plan) > 1:
             raise ValueError(
                 "optimizers: one optimizer cannot serve several stages; leave it out, or call train(stage=...)"
             )
         ledger = Ledger(Path(base.output_dir), plan, overrides)
         chosen = names if stage is None else [stage]
+        _check_stages(self.model, plan, chosen)
         done, checkpoint = ledger.resume(resume_from_checkpoint, chosen) if resume_from_checkpoint else ([], None)
         if not resume_from_checkpoint:
             ledger.refuse_leftovers(chosen)
@@ -401,15 +400,28 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
         super().log(logs, *args, **kwargs)
 
 
+def _check_stages(model: nn.Module, plan: tuple[Stage, ...], chosen: list[str]) -> None:
+    """Refuse frozen names that match nothing, and stages to run that would train nothing."""
+    wanted = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for stage in plan:
+        trainable = _trainable(model, stage)
+        if stage.name in chosen and not any(trainable[name] for name in wanted):
+            raise ValueError(
+                f"model: every parameter that stage '{stage.name}' trains is frozen; set requires_grad, or with PEFT "
+                "name the exits to train besides the adapter, e.g. LoraConfig(modules_to_save=['exits.0'])"
+            )
+
+
 def _trainable(model: nn.Module, stage: Stage) -> dict[str, bool]:
     """Which parameters a stage trains; a frozen name stands for the parameter or module of exactly that name."""
-    names = [name for name, _ in model.named_parameters()]
+    # What PEFT wraps has other names: 'base_model.model.encoder...'.
+    names = {name: name.removeprefix("base_model.").removeprefix("model.") for name, _ in model.named_parameters()}
     for prefix in stage.frozen:
-        if not any(_belongs(name, prefix) for name in names):
+        if not any(_belongs(name, prefix) for name in names.values()):
             raise ValueError(
                 f"stage '{stage.name}' freezes '{prefix}', which matches no parameter of {type(model).__name__}"
             )
-    return {name: not any(_belongs(name, prefix) for prefix in stage.frozen) for name in names}
+    return {name: not any(_belongs(own_name, prefix) for prefix in stage.frozen) for name, own_name in names.items()}
 
 
 def _belongs(name: str, prefix: str) -> bool:

@@ -112,11 +112,12 @@ def by_length(
 def model_inputs(model: Any, batch: Mapping[str, Tensor | None]) -> dict[str, Tensor | None]:
     """What `embed` takes: what the model's forward knows of the batch, on its device; the rest is None."""
     names = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds", "token_depths")
-    known = inspect.signature(model.forward).parameters
+    # An adapter around the model hands on what is asked of it, but for `forward`, where it has its own.
+    known = inspect.signature(model.thresholds_in_use.__self__.forward).parameters
+    # Accelerate leaves weights that it offloads on no device, and moves them to another when they are needed.
+    device = model._hf_hook.execution_device if model.device.type == "meta" else model.device
     values = {name: batch.get(name) for name in names if name in known}
-    return {
-        name: None if value is None else value.to(model.device, non_blocking=True) for name, value in values.items()
-    }
+    return {name: None if value is None else value.to(device, non_blocking=True) for name, value in values.items()}
 
 
 @torch.inference_mode()

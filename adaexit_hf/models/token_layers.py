@@ -102,10 +102,14 @@ def _modernbert(layer: Any, context: Context) -> Parts:
 
     def project(hidden: Tensor, rows: Tensor, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         states = layer.attn_norm(hidden)
+        width = own.Wqkv.out_features // 3
         weight, bias = own.Wqkv.weight, own.Wqkv.bias
-        width = weight.shape[0] // 3
-        queries = functional.linear(states[rows, places], weight[:width], None if bias is None else bias[:width])
-        both = functional.linear(states, weight[width:], None if bias is None else bias[width:])
+        if type(own.Wqkv) is nn.Linear and weight.device == states.device:
+            queries = functional.linear(states[rows, places], weight[:width], None if bias is None else bias[:width])
+            both = functional.linear(states, weight[width:], None if bias is None else bias[width:])
+        else:  # an adapter's or quantized weights, or offloaded ones: only the module itself knows what it computes
+            whole = own.Wqkv(states)
+            queries, both = whole[rows, places, :width], whole[..., width:]
         keys, values = both.unflatten(-1, (2, -1, size)).unbind(dim=-3)
         row = rows if len(cosine) > 1 else torch.zeros_like(rows)
         queries = rotated(queries.unflatten(-1, (-1, size)), cosine[row, places], sine[row, places])
