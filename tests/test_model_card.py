@@ -5,12 +5,15 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from cards import FILES, NAME, THRESHOLD, Settings, card_of, curve_of, facts, table_under, two_labels
 from huggingface_hub import ModelCard
+from runs import clear_thresholds, collate, new_model, texts
 from tiny import CLASSES, build
+from torch import Tensor
 
-from adaexit_hf import CurvePoint
+from adaexit_hf import CurvePoint, collect_trace, tradeoff_curve
 from adaexit_hf.card_facts import CardDataset, MeasuredSpeed
 from adaexit_hf.model_card import build_model_card, write_model_card
 
@@ -70,6 +73,25 @@ def test_the_tables_have_the_numbers_of_the_curve() -> None:
     chosen = points[str(THRESHOLD)]
     exits = [f"{chosen.score:.4f}", f"{chosen.mean_layers:.2f}", f"{chosen.saving:.1%}"]
     assert table_under(card, "split | texts")[0] == ["validation", "408", "F1", "0.8512", *exits]
+
+
+def test_the_model_does_what_its_table_says() -> None:
+    model, rows = new_model("berxit"), texts()
+    trace = collect_trace(model, rows, progress=False)
+
+    def accuracy(predictions: Tensor, labels: Tensor) -> float:
+        return (predictions == labels).double().mean().item()
+
+    card = build_model_card(model, NAME, curve=tradeoff_curve(trace, accuracy, clear_thresholds(trace)))
+    inputs = collate(rows)
+    labels = inputs.pop("labels")
+    shown = table_under(card, "threshold | score")[:-1]
+    assert len({row[2] for row in shown}) >= 4
+    for threshold, score, layers, _ in shown:
+        with torch.inference_mode():
+            output = model.eval()(**inputs, exit_threshold=float(threshold))
+        assert f"{accuracy(output.logits.argmax(-1), labels):.4f}" == score
+        assert f"{output.exit_layer.double().mean():.2f}" == layers
 
 
 def test_a_speed_up_is_shown_where_it_was_measured_and_nowhere_else() -> None:
