@@ -33,8 +33,8 @@ class PushesFinishedModel(Trainer):
             **card: as in `create_model_card`.
 
         Raises:
-            HfHubHTTPError, ConnectionError and their like: the Hub refuses or is out of reach; the model lies in
-                `output_dir` by then, and what the repository had before is unchanged.
+            HfHubHTTPError: the Hub refuses; or the client's error of the connection. By then the model lies in
+                `output_dir`, and what the repository had is unchanged.
         """
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         self.save_model(_internal_call=True)

@@ -18,6 +18,7 @@ from hub_server import TOKEN, Hub, Repo
 
 FOLDER, HUB = Path(sys.argv[1]), Hub()
 os.environ.update(HUB.environment(FOLDER / "cache"))
+os.environ.pop("HUGGING_FACE_HUB_TOKEN", None)  # an older name of HF_TOKEN
 
 import torch
 from huggingface_hub import upload_folder
@@ -70,7 +71,7 @@ at_once = partial(patch, "time.sleep")
 
 @contextmanager
 def dropping(requests: str) -> Iterator[None]:
-    HUB.drops = requests
+    HUB.drops, HUB.dropped = requests, 0
     with at_once():
         yield
     HUB.drops = None
@@ -139,7 +140,7 @@ def interrupted(model: PreTrainedModel, trainer: EarlyExitTrainer, inputs: Any) 
             found[moment] = failure(model.push_to_hub, REPO)
         found[moment] |= {
             "sha": head(REPO),
-            "dropped": sum(line.endswith("dropped") for line in HUB.requests),
+            "dropped": HUB.dropped,
             "says": says(AutoModelForSequenceClassification.from_pretrained(REPO, cache_dir=FOLDER / moment), inputs),
         }
     before = head(TRAINED)
@@ -186,18 +187,18 @@ def main() -> None:
     torch.set_num_threads(1)
     model, tokenizer = build("dact-bert", exit_threshold=0.0), new_tokenizer()
     inputs = tokenizer(TEXTS, padding=True, return_tensors="pt")
-    with HUB:
-        found = {"published": published(model, tokenizer, inputs)}
-        old = found["published"]["old"]["sha"]
-        found["with package"] = {"new": loaded(REPO), "old": loaded(REPO, revision=old)}
-        found["class"] = says(DactBertForSequenceClassification.from_pretrained(REPO, revision="candidate"), inputs)
-        trainer, found["trained"] = trained(tokenizer, inputs)
-        found["trained"]["loaded"] = loaded(TRAINED)
-        names = {"old": f"{REPO}@{old}", "trained": f"{TRAINED}@{found['trained']['sha']}"}
-        without = without_package(*names.values())
-        found["without package"] = {key: without[name] for key, name in names.items()}
-        found["interrupted"] = interrupted(model, trainer, inputs)
-        found["refused"] = refused(model, trainer, old)
+    HUB.start()
+    found = {"published": published(model, tokenizer, inputs)}
+    old = found["published"]["old"]["sha"]
+    found["with package"] = {"new": loaded(REPO), "old": loaded(REPO, revision=old)}
+    found["class"] = says(DactBertForSequenceClassification.from_pretrained(REPO, revision="candidate"), inputs)
+    trainer, found["trained"] = trained(tokenizer, inputs)
+    found["trained"]["loaded"] = loaded(TRAINED)
+    names = {"old": f"{REPO}@{old}", "trained": f"{TRAINED}@{found['trained']['sha']}"}
+    without = without_package(*names.values())
+    found["without package"] = {key: without[name] for key, name in names.items()}
+    found["interrupted"] = interrupted(model, trainer, inputs)
+    found["refused"] = refused(model, trainer, old)
     torch.save(found, FOLDER / "found.pt")
 
 

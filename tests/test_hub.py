@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 from hub_server import TOKEN
-from runs import new_model, new_trainer
+from runs import At, new_model, new_trainer, stopped
 
-from adaexit_hf import EarlyExitTrainingArguments
+from adaexit_hf import EarlyExitTrainer, EarlyExitTrainingArguments
 
 Found = dict[str, Any]
 LOADERS = ("from_pretrained", "from_encoder_pretrained")
@@ -176,3 +176,26 @@ def test_a_stage_cannot_push_to_a_repository_of_its_own(tmp_path: Path) -> None:
     trainer = new_trainer(new_model("deebert"), tmp_path, stage_overrides={"exits": {"hub_model_id": "org/other"}})
     with pytest.raises(ValueError, match="stage 'exits' sets 'hub_model_id', which stages do not have"):
         trainer.train()
+
+
+@pytest.fixture
+def pushes(monkeypatch: pytest.MonkeyPatch) -> list[EarlyExitTrainer]:
+    """Who pushed; nothing is sent."""
+    made: list[EarlyExitTrainer] = []
+    monkeypatch.setattr(EarlyExitTrainer, "init_hf_repo", lambda self: None)
+    monkeypatch.setattr(EarlyExitTrainer, "push_to_hub", lambda self: made.append(self))
+    return made
+
+
+@pytest.mark.parametrize(("strategy", "count"), [("every_save", 1), ("end", 0)])
+def test_the_strategy_says_whether_training_pushes(
+    strategy: str, count: int, pushes: list[EarlyExitTrainer], tmp_path: Path
+) -> None:
+    new_trainer(new_model("deebert"), tmp_path, max_steps=1, push_to_hub=True, hub_strategy=strategy).train()
+    assert len(pushes) == count
+
+
+def test_a_stopped_run_pushes_nothing(pushes: list[EarlyExitTrainer], tmp_path: Path) -> None:
+    halt = At("on_step_end", stopped, stage=2, step=1)
+    new_trainer(new_model("deebert"), tmp_path, [halt], max_steps=2, push_to_hub=True).train()
+    assert not pushes
