@@ -319,7 +319,9 @@ def run_layer(
         the new states, and the attention weights (batch, heads, tokens, tokens) where the family's layers return them.
     """
     family = family_of(encoder.config)
-    output = (recompute or family.call)(encoder, index, layer, hidden, context)
+    # Only in training, since the hooks of offloaded models would move the encoder, an argument of this module.
+    call = recompute if recompute is not None and recompute.training else family.call
+    output = call(encoder, index, layer, hidden, context)
     return output if family.returns_attention else (output, None)
 
 
