@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 from .registration import register_when_needed
 
 if TYPE_CHECKING:
+    from .card_facts import CardDataset, MeasuredSpeed
+    from .conversion import convert_checkpoint
     from .evaluation import (
         CurvePoint,
         ExitTrace,
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
         tradeoff_curve,
     )
     from .inference import Prediction, Predictions, predict, predict_stream
+    from .model_card import write_model_card
     from .models import *
     from .models import METHODS
     from .reconstruction import DataCollatorWithTokenDepths, anytime_masked_lm, estimate_depths_by_reconstruction
@@ -36,6 +39,8 @@ _STEMS = {
 }
 # Where the public names come from: they are imported when they are asked for, since torch and Trainer take seconds.
 _NAMES = {
+    "card_facts": ["CardDataset", "MeasuredSpeed"],
+    "conversion": ["convert_checkpoint"],
     "evaluation": [
         "CurvePoint",
         "ExitTrace",
@@ -46,6 +51,7 @@ _NAMES = {
         "tradeoff_curve",
     ],
     "inference": ["Prediction", "Predictions", "predict", "predict_stream"],
+    "model_card": ["write_model_card"],
     "models": [
         "METHODS",
         *(stem + suffix for stem in _STEMS.values() for suffix in ("Config", "ForSequenceClassification")),

@@ -44,7 +44,11 @@ def run(command: str, argv: Sequence[str]) -> None:
     parser = HfArgumentParser(options_type, prog=f"adaexit {command}", description=function.__doc__)
     for name, more in options_type.positionals.items():
         parser.add_argument(name, **more)
-    options, positionals = parser.parse_args_into_dataclasses(list(argv), look_for_args_file=False)
+    options, positionals, unknown = parser.parse_args_into_dataclasses(
+        list(argv), look_for_args_file=False, return_remaining_strings=True
+    )
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     function(options, positionals)
 
 
@@ -74,3 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"adaexit {command}: {error} [{type(error).__name__}; ADAEXIT_TRACEBACK=1 shows where]", file=sys.stderr)
         return 1
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -127,8 +127,8 @@ def report(options: ReportOptions, given: Any) -> None:
     results = {name: numbers(each, metrics, threshold) for name, each in traces.items()}
     print_curve(curve, f"{split} {metrics[0]}", threshold)
     print_results(results, metrics[0])
-    settings = {"settings": vars(options), "results": results}
-    replace_text(output / "metrics.json", json.dumps(settings, indent=2))
+    everything = {"settings": options.published(), "dataset": options.for_card()._asdict(), "results": results}
+    replace_text(output / "metrics.json", json.dumps(everything, indent=2))
     replace_text(output / "curve.json", json.dumps([point._asdict() for point in curve], indent=2))
 
 

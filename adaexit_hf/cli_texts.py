@@ -130,6 +130,7 @@ def benchmark(options: BenchmarkOptions, given: Any) -> None:
     todo = cells(options.pairs, [options.batch_size], [tokens])
     work = trained_workload(model, tokenizer, texts)
     where = machine(str(model.device)) | {"dtype": str(model.dtype).removeprefix("torch."), "texts": len(texts)}
+    where |= {"exit_threshold": model.config.exit_threshold}
     for cell in todo:
         named = dict(zip(("candidate", "baseline", "batch_size", "batch_tokens"), cell, strict=True))
         print_json(where | named | measure(work, *cell, options.rounds))

@@ -35,7 +35,7 @@ class ExitTrace:
     ready: str
 
     def exits_at(self, threshold: float | list[float] | None) -> Tensor:
-        """Index of the exit that each sample takes, (samples,): one threshold, one per exit, or None for full depth."""
+        """Index of the exit that each sample takes, (samples,); thresholds as in a config, None for full depth."""
         if threshold is None:
             return torch.full((len(self.scores),), len(self.exit_layers) - 1)
         return first_ready(_COMPARISONS[self.ready](self.scores, self.scores.new_tensor(threshold)))

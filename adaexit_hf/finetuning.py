@@ -34,6 +34,7 @@ from transformers import (
     Trainer,
     set_seed,
 )
+from transformers.trainer_utils import HubStrategy
 
 from .evaluation import ExitTrace, choose_threshold, collect_trace, predictions, spread_thresholds, tradeoff_curve
 from .labelled_data import DataArguments, evaluation_splits, first_rows, load_splits, reserve_validation
@@ -198,6 +199,8 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     """Train, choose the threshold, report and save."""
     arguments, training = parse(sys.argv[1:] if argv is None else argv, prog)
     set_seed(training.seed)
+    if training.hub_strategy == HubStrategy.EVERY_SAVE:  # what training pushes by itself has no threshold yet
+        training.hub_strategy = HubStrategy.END
 
     text_columns, known = arguments.columns(), arguments.evaluation_names()
     splits = load_splits(arguments, arguments.train_file)
@@ -267,10 +270,14 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         print_results(results, metrics[0])
         output = Path(training.output_dir)
         output.mkdir(parents=True, exist_ok=True)
-        everything = {"settings": vars(arguments), "seed": training.seed, "results": results}
+        dataset = arguments.for_card()
+        everything = {"settings": arguments.published(), "seed": training.seed, "dataset": dataset._asdict()}
+        everything |= {"results": results}
         (output / "metrics.json").write_text(json.dumps(everything, indent=2))
         (output / "curve.json").write_text(json.dumps([point._asdict() for point in curve], indent=2))
     trainer.accelerator.wait_for_everyone()
-    trainer.save_model()
+    trainer.save_model(_internal_call=True)  # else it would push a model without its card
+    if trainer.is_world_process_zero() and arguments.method != "plain":
+        trainer.create_model_card(curve=curve, metrics=results, dataset=dataset)
     if training.push_to_hub:
         trainer.push_to_hub()

@@ -2,10 +2,14 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import datasets
 
+from .card_facts import CardDataset
 from .tasks import TASKS, Labels
+
+GLUE = "nyu-mll/glue"
 
 
 @dataclass(kw_only=True)
@@ -55,6 +59,23 @@ class DataArguments:
             )
         return metrics
 
+    def published(self) -> dict[str, Any]:
+        """All arguments, but without the folders of this machine: what they are written into may be pushed."""
+        return {
+            name: Path(value).name if isinstance(value, str) and Path(value).exists() else value
+            for name, value in vars(self).items()
+        }
+
+    def for_card(self) -> CardDataset:
+        """How a model card names the data."""
+        pairs, task = len(self.columns()) == 2, self.task_name
+        if self.validation_file:
+            return CardDataset(Path(self.validation_file).name, pairs=pairs)
+        name, config = self.dataset_name or GLUE, self.dataset_config or (task if task in TASKS else None)
+        title = f"GLUE {task.upper()}" if task in TASKS and task != "sick" else " ".join(filter(None, [name, config]))
+        hub_id = None if Path(name).exists() else name
+        return CardDataset(title, hub_id, config if hub_id else None, self.dataset_revision, pairs)
+
     def evaluation_names(self) -> tuple[str, ...]:
         """The splits that are evaluated on by right."""
         task = TASKS.get(self.task_name or "")
@@ -74,7 +95,7 @@ def load_splits(arguments: DataArguments, train_file: str | None = None) -> data
             named = " and ".join(f"{name}_file '{file}'" for name, file in files.items() if file)
             raise ValueError(f"got {named}; pass .csv, .json, .jsonl or .parquet files, all of one kind")
         return datasets.load_dataset(kinds.pop(), data_files={name: file for name, file in files.items() if file})
-    name = arguments.dataset_name or "nyu-mll/glue"
+    name = arguments.dataset_name or GLUE
     glue = arguments.task_name in TASKS and arguments.task_name != "sick"
     if arguments.dataset_name is None and not glue:
         raise ValueError(

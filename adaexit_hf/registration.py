@@ -8,7 +8,7 @@ them everything else is registered.
 import importlib
 import sys
 from collections import UserDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
@@ -16,6 +16,8 @@ from types import ModuleType
 from typing import Any
 
 AUTO_CONFIG = "transformers.models.auto.configuration_auto"
+PIPELINES = "transformers.pipelines"
+OWN_PIPELINE = f"{__package__}.models.pipeline_early_exit"
 
 
 class LazyConfigs(UserDict[str, Any]):
@@ -27,26 +29,34 @@ class LazyConfigs(UserDict[str, Any]):
         return super().__getitem__(model_type)
 
 
-class AfterAutoConfig(MetaPathFinder):
-    """Announces model types once the module of `AutoConfig` has been imported, by whomever."""
+class AfterImport(MetaPathFinder):
+    """Does something once, after a module has been imported, by whomever."""
 
-    def __init__(self, model_types: Iterable[str]) -> None:
-        self.model_types = tuple(model_types)
+    def __init__(self, name: str, then: Callable[[ModuleType], None]) -> None:
+        self.name, self.then = name, then
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name != AUTO_CONFIG:
+        if name != self.name:
             return None
         sys.meta_path.remove(self)
         spec = find_spec(name)
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 
-            def execute_and_announce(module: ModuleType) -> None:
+            def execute_and_then(module: ModuleType) -> None:
                 execute(module)
-                announce(module, self.model_types)
+                self.then(module)
 
-            spec.loader.exec_module = execute_and_announce  # type: ignore[method-assign]
+            spec.loader.exec_module = execute_and_then  # type: ignore[method-assign]
         return spec
+
+
+def when_imported(name: str, then: Callable[[ModuleType], None]) -> None:
+    """Call `then` with the module of this name: now, if it has been imported, or else as soon as it is."""
+    if name in sys.modules:
+        then(sys.modules[name])
+    else:
+        sys.meta_path.insert(0, AfterImport(name, then))
 
 
 def announce(auto_config: ModuleType, model_types: Iterable[str]) -> None:
@@ -57,14 +67,18 @@ def announce(auto_config: ModuleType, model_types: Iterable[str]) -> None:
 
 
 def register_when_needed(model_types: Iterable[str]) -> None:
-    """Make methods known to `AutoConfig`, `AutoModel` and `AutoModelForSequenceClassification` by their model types.
+    """Make methods known to `AutoConfig`, `AutoModel`, `AutoModelForSequenceClassification` and `pipeline`.
 
-    None of them is imported before a checkpoint or config of such a type is asked for.
+    None of them is imported before a checkpoint or config of such a type, or a pipeline, is asked for.
     """
-    if AUTO_CONFIG in sys.modules:
-        announce(sys.modules[AUTO_CONFIG], model_types)
-    else:
-        sys.meta_path.insert(0, AfterAutoConfig(model_types))
+    when_imported(AUTO_CONFIG, lambda module: announce(module, model_types))
+    # In two steps, since it may be our pipeline that imports Transformers' and is not there yet itself.
+    when_imported(PIPELINES, lambda _: import_own_pipeline())
+    when_imported(OWN_PIPELINE, register_pipeline)
+
+
+def import_own_pipeline() -> None:
+    importlib.import_module(OWN_PIPELINE)
 
 
 def register(methods: Iterable[tuple[Any, Any, Any]]) -> None:
@@ -84,3 +98,17 @@ def register(methods: Iterable[tuple[Any, Any, Any]]) -> None:
         config.register_for_auto_class()
         model.register_for_auto_class("AutoModelForSequenceClassification")
         encoder.register_for_auto_class("AutoModel")
+
+
+def register_pipeline(module: ModuleType) -> None:
+    """Have `pipeline("early-exit-text-classification", ...)` run this package's code, not that of the checkpoint."""
+    from transformers import AutoModelForSequenceClassification
+    from transformers.pipelines import PIPELINE_REGISTRY
+
+    from .models.configuration_early_exit import EarlyExitConfig
+
+    if module.TASK not in PIPELINE_REGISTRY.get_supported_tasks():  # else it warns
+        PIPELINE_REGISTRY.register_pipeline(
+            module.TASK, module.EarlyExitTextClassificationPipeline, AutoModelForSequenceClassification, type="text"
+        )
+    EarlyExitConfig.has_pipelines = True

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import datasets
 import pytest
+from accelerate.commands.config.config_args import load_config_from_file
+from transformers import AutoModelForSequenceClassification
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import depth_adaptive_speed
 import depths_by_reconstruction
 import test_run_glue_exit
+import train_on_csv
 
 start = test_run_glue_exit.start  # the fixture
 pytestmark = pytest.mark.slow
@@ -130,3 +133,25 @@ def test_cost_and_efficiency_stand_beside_the_measured_ratio(measure, capsys):
     printed = capsys.readouterr().out
     assert "expected cost  measured cost" in printed
     assert f"{line['expected_cost']:>14.2f} {line['measured_cost']:>14.2f}" in printed
+
+
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument")  # the code is written for machines with a GPU, too
+def test_train_on_your_own_csv(start, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    file = test_run_glue_exit.write_csv(tmp_path, "reviews", 40, ["bad", "good"])
+    flags = [file, "--encoder", start, "--epochs", "0.1", "--output", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", ["run", *flags])
+    train_on_csv.main()
+    assert "of the layers saved" in capsys.readouterr().out
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert model.config.id2label == {0: "bad", 1: "good"}
+    assert (tmp_path / "out" / "README.md").exists()
+    monkeypatch.setattr(sys, "argv", ["run", *flags, "--label", "stars"])
+    with pytest.raises(SystemExit):
+        train_on_csv.main()
+    assert "no column 'stars'" in capsys.readouterr().err
+
+
+def test_the_config_of_several_gpus_is_one_of_accelerate():
+    config = load_config_from_file(str(Path(train_on_csv.__file__).with_name("accelerate_multi_gpu.yaml")))
+    assert (config.distributed_type, config.num_processes, config.mixed_precision) == ("MULTI_GPU", 2, "bf16")

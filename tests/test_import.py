@@ -16,7 +16,7 @@ def run(code: str) -> str:
 
 
 def test_importing_the_package_imports_neither_torch_nor_the_auto_classes() -> None:
-    late = {"torch", "transformers.models.auto", "transformers.trainer"}
+    late = {"torch", "transformers.models.auto", "transformers.pipelines", "transformers.trainer"}
     assert run(f"import sys, adaexit_hf; print({late} & set(sys.modules))") == "set()"
 
 
@@ -37,6 +37,20 @@ config = AutoConfig.for_model("deebert", encoder_config={{"model_type": "bert", 
 print(type(AutoModelForSequenceClassification.from_config(config)).__module__)
 """
     assert run(code) == "adaexit_hf.models.modeling_deebert"
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import adaexit_hf; from transformers import pipeline",
+        "import transformers.pipelines, adaexit_hf",
+        "import adaexit_hf.models.pipeline_early_exit",  # imports Transformers' pipelines itself
+    ],
+)
+def test_pipelines_know_the_task(imports: str) -> None:
+    code = f"{imports}\nfrom transformers.pipelines import PIPELINE_REGISTRY as known"
+    code += "\nprint(known.check_task('early-exit-text-classification')[1]['impl'].__module__)"
+    assert run(code) == "adaexit_hf.models.pipeline_early_exit"
 
 
 def test_a_copy_of_the_mapping_has_the_classes() -> None:

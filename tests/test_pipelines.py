@@ -19,9 +19,6 @@ from words import new_tokenizer
 from adaexit_hf import predict
 from adaexit_hf.models import EarlyExitForSequenceClassification
 from adaexit_hf.models.pipeline_early_exit import EarlyExitTextClassificationPipeline
-from adaexit_hf.pipelines import register_pipelines
-
-register_pipelines()
 
 PAIRS = [{"text": text, "text_pair": "w9 w8"} for text in TEXTS]
 Model = EarlyExitForSequenceClassification

@@ -6,6 +6,7 @@ there, so the tests put a tiny encoder and a few rows under the very names.
 
 import re
 import runpy
+import shlex
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from tiny import CLASSES, encoder_config
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
 
-from adaexit_hf import BerxitConfig, BerxitForSequenceClassification
+from adaexit_hf import BerxitConfig, BerxitForSequenceClassification, cli
 
 ROOT = Path(__file__).parent.parent
 CARDS = sorted((ROOT / "model_cards").glob("*.md"))
@@ -85,6 +86,27 @@ def test_the_python_code_runs(page: Path, workshop: None, capsys: pytest.Capture
             assert capsys.readouterr().out.strip()
     assert len(code) >= 1
     assert torch.is_tensor(names["output"].exit_layer)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument")
+def test_the_command_line_works(workshop: None, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("texts.csv").write_text("text\na good film .\nnot bad\n")
+    (lines,) = (block for block in blocks(ROOT / "README.md", "bash") if block.startswith("adaexit "))
+    for line in lines.splitlines():
+        command, *arguments = shlex.split(line, comments=True)[1:]
+        if command in ("push", "convert"):  # need the Hub
+            continue
+        file = arguments.pop() if ">" in arguments else None
+        arguments = [each for each in arguments if each != ">"]
+        if command == "train":
+            arguments += ["--max_steps", "2", "--use_cpu", "--save_strategy", "no", "--report_to", "none"]
+        code = cli.main([command, *arguments])
+        printed = capsys.readouterr()
+        assert code == 0, printed.err
+        if file:
+            Path(file).write_text(printed.out)
+    assert "you/berxit-mrpc" in Path("out", "README.md").read_text()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -1,0 +1,66 @@
+"""Train early exits on your own texts with a few lines of Python, and choose the threshold on held-out ones.
+
+    python examples/train_on_csv.py reviews.csv --text review --label stars --encoder google-bert/bert-base-uncased
+
+The file has a header, one column of texts and one of labels; a tenth of its rows is held out. `run_glue_exit.py` does
+the same with every option: pairs of texts, other metrics, several devices, resuming.
+"""
+
+import argparse
+
+from datasets import load_dataset
+from sklearn.metrics import accuracy_score
+from transformers import AutoTokenizer
+
+from adaexit_hf import (
+    BerxitForSequenceClassification,
+    EarlyExitTrainer,
+    EarlyExitTrainingArguments,
+    choose_threshold,
+    collect_trace,
+    tradeoff_curve,
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file")
+    parser.add_argument("--text", default="text", help="column of the texts")
+    parser.add_argument("--label", default="label", help="column of the labels, whatever they are called")
+    parser.add_argument("--encoder", default="google-bert/bert-base-uncased", help="Hub name or folder")
+    parser.add_argument("--epochs", type=float, default=3)
+    parser.add_argument("--output", default="out")
+    options = parser.parse_args()
+
+    rows = load_dataset("csv", data_files=options.file, split="train")
+    for column in (options.text, options.label):
+        if column not in rows.column_names:
+            parser.error(f"no column '{column}' in {options.file}; it has {', '.join(rows.column_names)}")
+    names = [str(value) for value in sorted(set(rows[options.label]))]
+    number = {name: index for index, name in enumerate(names)}
+    tokenizer = AutoTokenizer.from_pretrained(options.encoder)
+    rows = rows.map(
+        lambda row: (
+            tokenizer(row[options.text], truncation=True, max_length=128) | {"labels": number[str(row[options.label])]}
+        ),
+        remove_columns=rows.column_names,
+    )
+    parts = rows.train_test_split(test_size=0.1, seed=0)
+
+    model = BerxitForSequenceClassification.from_encoder_pretrained(
+        options.encoder, id2label=dict(enumerate(names)), label2id=number
+    )
+    args = EarlyExitTrainingArguments(options.output, num_train_epochs=options.epochs, save_strategy="no")
+    trainer = EarlyExitTrainer(model, args, train_dataset=parts["train"], processing_class=tokenizer)
+    trainer.train()
+
+    curve = tradeoff_curve(collect_trace(model, parts["test"]), accuracy_score)
+    chosen = choose_threshold(curve, max_drop=0.01)
+    print(f"threshold {chosen.threshold}: accuracy {chosen.score:.3f}, {chosen.saving:.0%} of the layers saved")
+    model.config.exit_threshold = chosen.threshold
+    trainer.save_model()
+    trainer.create_model_card(curve=curve)
+
+
+if __name__ == "__main__":
+    main()

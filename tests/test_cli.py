@@ -1,0 +1,263 @@
+"""The command `adaexit`, in process, on a tiny checkpoint."""
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import pytest
+import test_run_glue_exit
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from adaexit_hf import BerxitForSequenceClassification, __version__, cli, cli_data
+
+start = test_run_glue_exit.start  # the fixture
+TEXTS = ["very good film", "bad book", "good", "very very bad film"]
+
+
+@pytest.fixture
+def checkpoint(start, tmp_path) -> str:
+    names = {"id2label": {0: "bad", 1: "good"}, "label2id": {"bad": 0, "good": 1}}
+    model = BerxitForSequenceClassification.from_encoder_pretrained(start, **names, exit_threshold=0.5)
+    model.save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(start).save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+@pytest.fixture
+def labelled(tmp_path, monkeypatch) -> list[str]:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    path = tmp_path / "dev.csv"
+    path.write_text("text,label\n" + "".join(f"{text},{'good' if 'good' in text else 'bad'}\n" for text in TEXTS * 3))
+    return ["--validation_file", str(path), "--text_columns", "text"]
+
+
+def called(capsys, *arguments: str) -> str:
+    """What a command prints, when it succeeds."""
+    code = cli.main(list(arguments))
+    found = capsys.readouterr()
+    assert code == 0, found.err
+    return found.out
+
+
+def refused(capsys, *arguments: str, code: int = 1) -> str:
+    """What it complains about, when it fails."""
+    assert cli.main(list(arguments)) == code
+    found = capsys.readouterr()
+    assert found.out == ""
+    return found.err
+
+
+def answers(printed: str) -> list[dict]:
+    return [json.loads(line) for line in printed.splitlines()]
+
+
+def test_without_arguments_it_says_what_there_is(capsys) -> None:
+    printed = called(capsys)
+    assert all(f"\n  {name} " in printed for name in cli.COMMANDS)
+    assert called(capsys, "--version").strip() == __version__
+
+
+@pytest.mark.parametrize("command", sorted(cli.COMMANDS))
+def test_every_command_has_help(capsys, command: str) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([command, "--help"])
+    printed = capsys.readouterr().out
+    assert stopped.value.code == 0
+    assert f"usage: adaexit {command}" in printed
+
+
+def test_help_needs_no_torch() -> None:
+    code = "import sys; from adaexit_hf.cli import main; main(['--help']); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_an_unknown_command(capsys) -> None:
+    assert "no command 'predit'; there are train, evaluate" in refused(capsys, "predit", code=2)
+
+
+def test_predict_answers_like_the_model(capsys, checkpoint) -> None:
+    found = answers(called(capsys, "predict", checkpoint, *TEXTS))
+    model = AutoModelForSequenceClassification.from_pretrained(checkpoint).eval()
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    assert [answer["text"] for answer in found] == TEXTS
+    for answer in found:
+        output = model(**tokenizer(answer["text"], return_tensors="pt"))
+        chosen = int(output.logits.argmax())
+        assert answer["label"] == model.config.id2label[chosen]
+        assert answer["score"] == pytest.approx(output.logits.softmax(-1)[0, chosen].item(), abs=1e-5)
+        assert answer["exit_layer"] == output.exit_layer.item()
+
+
+def test_the_threshold_can_be_given(capsys, checkpoint) -> None:
+    depth = AutoModelForSequenceClassification.from_pretrained(checkpoint).config.exit_layers[-1]
+    found = answers(called(capsys, "predict", checkpoint, "good", "--exit_threshold", "1.0"))
+    assert [answer["exit_layer"] for answer in found] == [depth]
+
+
+def test_predict_reads_files_and_stdin(capsys, checkpoint, tmp_path, monkeypatch) -> None:
+    direct = called(capsys, "predict", checkpoint, *TEXTS)
+    (tmp_path / "texts.csv").write_text("id,review\n" + "".join(f"{i},{text}\n" for i, text in enumerate(TEXTS)))
+    flags = ["--file", str(tmp_path / "texts.csv"), "--text_columns", "review"]
+    assert called(capsys, "predict", checkpoint, *flags) == direct
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\n".join(TEXTS).encode())))
+    assert called(capsys, "predict", checkpoint) == direct
+
+
+def test_pairs_of_texts(capsys, checkpoint, tmp_path) -> None:
+    (tmp_path / "pairs.jsonl").write_text(json.dumps({"a": "good", "b": "bad film"}))
+    printed = called(
+        capsys, "predict", checkpoint, "--file", str(tmp_path / "pairs.jsonl"), "--text_columns", "a", "b"
+    )
+    assert answers(printed)[0]["text"] == ["good", "bad film"]
+
+
+def test_regression_prints_the_number(capsys, start, tmp_path) -> None:
+    model = BerxitForSequenceClassification.from_encoder_pretrained(start, num_labels=1)
+    model.save_pretrained(tmp_path / "number")
+    AutoTokenizer.from_pretrained(start).save_pretrained(tmp_path / "number")
+    (answer,) = answers(called(capsys, "predict", str(tmp_path / "number"), "good"))
+    assert set(answer) == {"text", "score", "exit_layer"}
+
+
+def test_answers_before_a_bad_line_are_printed(capsys, checkpoint, monkeypatch) -> None:
+    lines = b"good\nvery bad\n" + "Äpfel".encode("latin1")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines)))
+    assert cli.main(["predict", checkpoint]) == 1
+    found = capsys.readouterr()
+    assert [answer["text"] for answer in answers(found.out)] == ["good", "very bad"]
+    assert "stdin: line 3 is not UTF-8" in found.err
+    assert "Traceback" not in found.err
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["a text", "--file", "x.txt"], "file: got 'x.txt' and texts as arguments"),
+        (["--file", "missing.txt"], "missing.txt"),
+        (["good", "--exit_threshold", "nan"], "exit_threshold: got nan"),
+        (["good", "--dtype", "int3"], "dtype: got 'int3'; choose one of auto, float32"),
+        (["good", "--device", "toaster"], "toaster"),
+    ],
+)
+def test_bad_calls_of_predict(capsys, checkpoint, more: list[str], message: str) -> None:
+    assert message in refused(capsys, "predict", checkpoint, *more)
+
+
+def test_no_texts_on_a_terminal(capsys, checkpoint, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "stdin", type("Terminal", (), {"isatty": lambda self: True})())
+    assert "texts: got none; pass them as arguments" in refused(capsys, "predict", checkpoint)
+
+
+def test_what_is_no_checkpoint_of_ours(capsys, start, tmp_path) -> None:
+    assert f"'{start}' is a 'bert', which has no exits; train them with adaexit train" in refused(
+        capsys, "predict", start, "good"
+    )
+    assert str(tmp_path) in refused(capsys, "predict", str(tmp_path), "good")
+
+
+def test_wrong_flags_are_usage_errors(capsys, checkpoint) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["predict", checkpoint, "good", "--treshold", "0.5"])
+    assert stopped.value.code == 2
+
+
+def test_evaluate_says_what_the_exits_cost(capsys, checkpoint, labelled) -> None:
+    (found,) = answers(called(capsys, "evaluate", checkpoint, *labelled))
+    result = found["validation"]
+    assert result["samples"] == 12
+    predicted = answers(called(capsys, "predict", checkpoint, *(TEXTS * 3)))
+    right = [answer["label"] == ("good" if "good" in answer["text"] else "bad") for answer in predicted]
+    assert result["at_threshold"]["accuracy"] == pytest.approx(sum(right) / 12)
+    assert result["mean_exit_layer"] == pytest.approx(sum(answer["exit_layer"] for answer in predicted) / 12)
+
+
+def test_labels_that_the_checkpoint_does_not_have(capsys, checkpoint, labelled, tmp_path) -> None:
+    (tmp_path / "dev.csv").write_text("text,label\ngood,splendid\n")
+    assert "labels ['splendid'] do not occur" in refused(capsys, "evaluate", checkpoint, *labelled)
+
+
+def test_calibrate_changes_nothing_but_the_threshold(capsys, checkpoint, labelled) -> None:
+    path = Path(checkpoint, "config.json")
+    before = json.loads(path.read_text())
+    (chosen,) = answers(called(capsys, "calibrate", checkpoint, *labelled, "--max_drop", "1"))
+    after = json.loads(path.read_text())
+    assert chosen["threshold"] != before["exit_threshold"]
+    assert after == before | {"exit_threshold": chosen["threshold"]}
+    (found,) = answers(called(capsys, "evaluate", checkpoint, *labelled))
+    assert found["validation"]["at_threshold"]["accuracy"] == pytest.approx(chosen["score"])
+    assert found["validation"]["mean_exit_layer"] == pytest.approx(chosen["mean_layers"])
+
+
+def test_calibrate_with_temperatures_saves_them(capsys, checkpoint, labelled) -> None:
+    called(capsys, "calibrate", checkpoint, *labelled, "--temperatures")
+    model = AutoModelForSequenceClassification.from_pretrained(checkpoint)
+    assert len(model.config.exit_temperatures) == len(model.config.exit_layers)
+
+
+def test_a_full_disk_leaves_the_config_as_it_was(capsys, checkpoint, labelled, monkeypatch) -> None:
+    before = Path(checkpoint, "config.json").read_text()
+
+    def full(self, *_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cli_data.Path, "write_text", full)
+    message = refused(capsys, "calibrate", checkpoint, *labelled, "--max_drop", "1")
+    assert "config.json' could not be written: No space left on device" in message
+    assert Path(checkpoint, "config.json").read_text() == before
+    assert not list(Path(checkpoint).glob(".*tmp"))
+
+
+def test_calibrate_wants_a_folder(capsys) -> None:
+    assert "'org/model' is no local folder with a config.json" in refused(
+        capsys, "calibrate", "org/model", "--task_name", "sst2"
+    )
+
+
+def test_report_prints_the_curve_and_keeps_it(capsys, checkpoint, labelled, tmp_path) -> None:
+    printed = called(capsys, "report", checkpoint, *labelled)
+    assert "full depth" in printed
+    curve = json.loads(Path(checkpoint, "curve.json").read_text())
+    results = json.loads(Path(checkpoint, "metrics.json").read_text())["results"]
+    assert [point["threshold"] for point in curve].count(None) == 1
+    at_threshold = next(point for point in curve if point["threshold"] == 0.5)
+    assert results["validation"]["at_threshold"]["accuracy"] == pytest.approx(at_threshold["score"])
+    assert "is no folder" in refused(capsys, "report", checkpoint, *labelled, "--output", str(tmp_path / "no"))
+
+
+def test_benchmark_prints_ratios(capsys, checkpoint, tmp_path) -> None:
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
+    flags = ["--rounds", "1", "--batch_size", "2", "--pairs", "predict/static-sorted"]
+    (found,) = answers(called(capsys, "benchmark", checkpoint, str(tmp_path / "texts.txt"), *flags))
+    assert found["texts"] == 4
+    assert len(found["eta"]) == 3
+    assert "pairs: got 'predict'" in refused(
+        capsys, "benchmark", checkpoint, str(tmp_path / "texts.txt"), "--pairs", "predict"
+    )
+
+
+def test_train_is_the_main_job(capsys, start, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    files = [test_run_glue_exit.write_csv(tmp_path, name, 8, ["bad", "good"]) for name in ("train", "dev")]
+    flags = ["--model_name_or_path", start, "--train_file", files[0], "--validation_file", files[1]]
+    flags += ["--text_columns", "text", "--output_dir", str(tmp_path / "out"), "--max_steps", "1", "--use_cpu"]
+    called(capsys, "train", *flags, "--save_strategy", "no", "--report_to", "none")
+    assert answers(called(capsys, "predict", str(tmp_path / "out"), "good film"))[0]["label"] in ("good", "bad")
+
+
+def test_an_interrupt_is_no_traceback(capsys, monkeypatch) -> None:
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "run", interrupted)
+    assert "adaexit predict: interrupted" in refused(capsys, "predict", "x", code=130)
+
+
+def test_a_reader_that_has_enough_is_no_error(checkpoint, tmp_path) -> None:
+    (tmp_path / "texts.txt").write_text("good film\n" * 3)
+    command = f"{sys.executable} -m adaexit_hf.cli predict {checkpoint} --file {tmp_path}/texts.txt | head -n 1"
+    found = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
+    assert (found.returncode, len(found.stdout.splitlines())) == (0, 1), found.stderr
+    assert "Error" not in found.stderr
