@@ -75,6 +75,7 @@ def collect_trace(
         dataset: rows with `input_ids`, optionally `attention_mask`, `token_type_ids`, and `label` or `labels`; other
             columns are left out. Rows need not be padded; batches are made of rows of similar length.
         batch_size: rows per forward pass.
+        progress: show a bar.
 
     Returns:
         the trace, in the order of the data set, on the CPU in float32.

@@ -254,6 +254,9 @@ class BerxitForSequenceClassification(EarlyExitForSequenceClassification):
         """`joint`: Eq. 3; `final`: Eq. 4; `exits`: Eq. 5; and what `fine_tuning` is named after.
 
         With learning to exit each L_i + J_i.
+
+        Raises:
+            ValueError: an objective that the config's `fine_tuning` does not use.
         """
         fine_tuning = self.config.fine_tuning
         if objective in COMPARED and objective != fine_tuning:
