@@ -72,6 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"\nadaexit {command}: interrupted", file=sys.stderr)
         return 130
+    except ModuleNotFoundError as error:
+        needed = f"needs '{error.name}', which is not installed: pip install 'adaexit_hf[train]'"
+        print(f"adaexit {command}: {needed}", file=sys.stderr)
+        return 1
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         if os.environ.get("ADAEXIT_TRACEBACK"):
             raise

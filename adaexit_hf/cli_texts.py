@@ -60,8 +60,10 @@ def load(checkpoint: str, options: ModelOptions) -> tuple[Any, Any]:
     """Model, on its device, and tokenizer.
 
     Raises:
-        ValueError: a checkpoint without exits, or an unknown dtype.
+        ValueError: no such folder, a checkpoint without exits, or an unknown dtype.
     """
+    if checkpoint.startswith((".", "/", "~")) and not Path(checkpoint).is_dir():
+        raise ValueError(f"checkpoint: no folder '{checkpoint}'; pass one that is there, or a name on the Hub")
     config = AutoConfig.from_pretrained(checkpoint, revision=options.revision)
     if config.model_type not in {each.model_type for each, _, _ in METHODS}:
         raise ValueError(

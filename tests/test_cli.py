@@ -156,6 +156,15 @@ def test_what_is_no_checkpoint_of_ours(capsys, start, tmp_path) -> None:
         capsys, "predict", start, "good"
     )
     assert str(tmp_path) in refused(capsys, "predict", str(tmp_path), "good")
+    assert "no folder './nowhere'" in refused(capsys, "predict", "./nowhere", "good")
+
+
+def test_an_extra_that_is_not_installed(capsys, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    monkeypatch.delitem(sys.modules, "adaexit_hf.cli_data")
+    assert "needs 'datasets', which is not installed: pip install 'adaexit_hf[train]'" in refused(
+        capsys, "evaluate", "out"
+    )
 
 
 def test_wrong_flags_are_usage_errors(capsys, checkpoint) -> None:
