@@ -9,10 +9,12 @@ import pytest
 import torch
 from datasets import Dataset
 from scripted import naming, scripted
-from tiny import CLASSES, FAMILIES, VARIANTS, build
+from tiny import CLASSES, FAMILIES, VARIANTS, build, encoder_config, inputs_of, trace_of
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
+from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import adaexit_hf.text_rows
 from adaexit_hf import DatasetError, Prediction, Predictions, predict, predict_stream
@@ -242,6 +244,26 @@ def padded_inputs(lengths: list[int]) -> dict[str, Tensor]:
     ids = torch.arange(5, 5 + max(lengths)).repeat(len(lengths), 1)
     mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
     return {"input_ids": ids * mask, "attention_mask": mask}
+
+
+def windowed(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any
+) -> tuple[Tensor, None]:
+    """Flash attention in slow: the window is no part of the mask, (batch, tokens)."""
+    places, window = torch.arange(query.shape[2]), options.get("sliding_window") or query.shape[2]
+    seen = ((places[:, None] - places).abs() < window)[None, None]
+    seen = seen if mask is None else seen & mask[:, None, None].bool()
+    return functional.scaled_dot_product_attention(query, key, value, attn_mask=seen).transpose(1, 2), None
+
+
+@pytest.mark.parametrize("method", ["deebert", "depth-adaptive"])
+def test_flash_attention_keeps_modernberts_windows(method: str, padding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build(method, encoder_config=encoder_config("modernbert", global_attn_every_n_layers=3))
+    inputs = inputs_of(model, padding)
+    expected = trace_of(model, inputs)
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "flash_attention_2", windowed)
+    model.encoder.config._attn_implementation = "flash_attention_2"
+    torch.testing.assert_close(trace_of(model, inputs), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_the_host_reads_once_per_layer(monkeypatch: pytest.MonkeyPatch) -> None:

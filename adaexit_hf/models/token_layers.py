@@ -2,8 +2,8 @@
 
 Keys and values are projected for all tokens, since states that were copied up meet a new layer's projections; queries,
 attention, its output projection and the feed-forward part are computed for the active tokens alone, packed without
-gaps. DeBERTa's attention, whose scores depend on both positions, and ALBERT's groups of several layers are not taken
-apart: there whole layers run.
+gaps. DeBERTa's attention, whose scores depend on both positions, ALBERT's groups of several layers and ModernBERT's
+windows under flash attention are not taken apart: there whole layers run.
 
 This file travels inside checkpoints: see CONTRIBUTING.md, "The shipped folder".
 """
@@ -179,9 +179,12 @@ def run_first(
 
 
 def _taken_apart(encoder: PreTrainedModel, layer: nn.Module) -> Callable[[Any, Context], Parts] | None:
-    # Tokens that a group of layers spares see the group as one layer. Masks of flex attention are no tensors.
+    # Tokens that a group of layers spares see the group as one layer. Masks of flex attention are no tensors, those of
+    # flash attention lack ModernBERT's windows.
     several = len(getattr(layer, "albert_layers", ())) > 1
-    if several or encoder.config._attn_implementation == "flex_attention":
+    implementation = encoder.config._attn_implementation
+    windowed = getattr(layer, "attention_type", None) == "sliding_attention"
+    if several or implementation == "flex_attention" or (windowed and implementation not in ("eager", "sdpa")):
         return None
     return FAMILIES.get(encoder.config.model_type)
 
