@@ -1,9 +1,10 @@
 """Predict many texts: layer by layer, in full batches of those that are still undecided."""
 
+import math
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sized
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from typing import Any, NamedTuple, cast
 
 import torch
 from accelerate import PartialState
@@ -13,11 +14,15 @@ from tqdm.auto import tqdm
 
 from .models.batches import COLUMNS, model_inputs, padded_batch
 from .models.configuration_early_exit import Threshold
+from .models.context import Context
 from .models.encoder_layers import family_of
 from .models.in_flight import InFlight, rows_per_batch, trimmed
 from .models.modeling_early_exit import EarlyExitForSequenceClassification, report_not_finite
 from .models.walk import walk
 from .text_rows import DatasetError, Row, RowReader, numbered
+
+# A number of tokens to try; no other side of an encoder's tensors is as long.
+TRIED = 61
 
 
 class Prediction(NamedTuple):
@@ -73,7 +78,7 @@ def predict(
         tokenizer: the model's; not needed for tokenized rows.
         exit_threshold, early_exit: as for the model's forward; `early_exit=False` runs full depth.
         batch_tokens: tokens of a batch, pads included; default 1024 on a CPU, 16384 elsewhere.
-        max_memory: bytes that the hidden states and masks of a window may take.
+        max_memory: bytes that the hidden states of a window, and what the layers need besides, may take.
         progress: show a bar.
 
     Returns:
@@ -82,11 +87,12 @@ def predict(
     Raises:
         ValueError: an empty data set, or one without texts; no tokenizer for texts; a bad threshold or size.
         DatasetError: the data set itself raised an error; the message names the item.
+        RuntimeError: another process raised an error.
     """
     process, processes = _processes()
     job = _Job(model, tokenizer, exit_threshold, early_exit, batch_tokens, max_memory)
     share = numbered(dataset, process, processes)
-    windows, failure = [], None
+    windows, failure = [], cast(Exception | None, None)
     try:
         windows = list(job.windows(share, _bar(dataset, progress, processes)))
     except Exception as error:
@@ -94,9 +100,12 @@ def predict(
             raise
         failure = error  # the others would wait for ever
     if processes > 1:
-        failure = next((error for error in gather_object([failure]) if error is not None), None)
+        # Words, since not every error can be sent.
+        told = gather_object([failure and f"process {process} raised {type(failure).__name__}: {failure}"])
         if failure is not None:
             raise failure
+        if any(told):
+            raise RuntimeError(f"predict: {next(filter(None, told))}")
         windows = gather_object(windows)
     if not windows:
         raise ValueError("dataset: got no texts; pass at least one")
@@ -127,7 +136,8 @@ def predict_stream(
     empty = True
     for places, logits, exit_layer, exit_score in job.windows(share, _bar(dataset, progress, processes)):
         empty = False
-        yield from map(Prediction, places.tolist(), logits, exit_layer.tolist(), exit_score.tolist())
+        # A copy, since users could not change a tensor of inference mode.
+        yield from map(Prediction, places.tolist(), logits.clone(), exit_layer.tolist(), exit_score.tolist())
     if empty and processes == 1:
         raise ValueError("dataset: got no texts; pass at least one")
 
@@ -146,11 +156,14 @@ class _Job:
     ) -> None:
         self.model = model
         self.thresholds = model.thresholds_in_use(exit_threshold, early_exit)
-        self.batch_tokens = batch_tokens or (1024 if model.device.type == "cpu" else 16384)
+        default = 1024 if model.device.type == "cpu" else 16384
+        self.batch_tokens = default if batch_tokens is None else batch_tokens
         self.max_memory = max_memory
         for name, size in {"batch_tokens": self.batch_tokens, "max_memory": max_memory}.items():
             if isinstance(size, bool) or not isinstance(size, int) or size < 1:
                 raise ValueError(f"{name}: got {size!r}; pass a whole number > 0")
+        self.sizes: dict[int, int] = {}  # of rows with so many tokens
+        self.context = _tried(model)
         config = model.config.encoder_config
         limits = (family_of(config).max_tokens(config), getattr(tokenizer, "model_max_length", None))
         self.reader = RowReader(tokenizer, min((limit for limit in limits if limit), default=None))
@@ -184,9 +197,13 @@ class _Job:
             raise failure
 
     def _bytes(self, row: Row) -> int:
-        """Memory that a row takes on its way: its states, a mask over pairs of tokens, and its ids."""
+        """Memory that a row takes on its way: its states and ids, and its share of what the layers need besides."""
         tokens, config = len(row["input_ids"]), self.model.config.encoder_config
-        return int(tokens * (config.hidden_size * self.model.dtype.itemsize + tokens + 8 * len(COLUMNS)))
+        if tokens not in self.sizes:
+            own = tokens * (config.hidden_size * self.model.dtype.itemsize + 8 * len(COLUMNS))
+            of_row, of_batch = (_bytes_at(tokens, values) for values in (self.context.masks, self.context.shared))
+            self.sizes[tokens] = own + of_row + -(-of_batch // rows_per_batch(self.batch_tokens, tokens))
+        return self.sizes[tokens]
 
     @torch.inference_mode()
     def _answers(
@@ -214,6 +231,27 @@ class _Job:
         order = places.argsort()
         logits, score = answers.logits.float().cpu(), answers.score.float().cpu()
         return places[order], logits[order], answers.exit_layer.cpu()[order], score[order]
+
+
+@torch.inference_mode()
+def _tried(model: EarlyExitForSequenceClassification) -> Context:
+    """What a text of `TRIED` tokens, one of them a pad, needs besides its states; tells what other texts need."""
+    padding = (torch.arange(TRIED) < TRIED - 1).long()[None]
+    padding = cast(Tensor, model_inputs(model, {"attention_mask": padding})["attention_mask"])
+    config = model.config.encoder_config
+    hidden = torch.zeros(1, TRIED, config.hidden_size, dtype=model.dtype, device=padding.device)
+    return family_of(config).context(model.encoder, hidden, padding, None)
+
+
+def _bytes_at(tokens: int, values: Mapping[str, Any]) -> int:
+    """What the tensors of a context that was tried would take with so many tokens.
+
+    >>> _bytes_at(10, {"mask": torch.ones(1, 1, TRIED, TRIED, dtype=torch.bool), "other": None})
+    100
+    """
+    tensors = [value for value in values.values() if isinstance(value, Tensor)]
+    sides = [[tokens if side == TRIED else side for side in tensor.shape] for tensor in tensors]
+    return sum(tensor.dtype.itemsize * math.prod(side) for tensor, side in zip(tensors, sides, strict=True))
 
 
 def _processes() -> tuple[int, int]:

@@ -284,20 +284,25 @@ def test_the_host_reads_once_per_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     assert reads <= 2
 
 
-def test_memory_of_a_window_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, rows, windows = build("deebert"), rows_of(60), []
+@pytest.mark.parametrize("name", ["bert", "mpnet", "deberta-v2-conv", "modernbert"])
+def test_memory_of_a_window_is_bounded(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, rows, windows = build("deebert", name), rows_of(60), []
     whole = silent(model, rows, exit_threshold=0.9)
 
     def noted(model: Model, flights: list[InFlight], *args: Any) -> Any:
-        tensors = [tensor for each in flights for tensor in (each.hidden, *each.context.masks.values())]
+        tensors = [
+            tensor
+            for each in flights
+            for tensor in (each.hidden, *each.context.masks.values(), *each.context.shared.values())
+        ]
         windows.append(sum(tensor.nbytes for tensor in tensors if tensor is not None))
         return walk(model, flights, *args)
 
     monkeypatch.setattr("adaexit_hf.inference.walk", noted)
-    found = silent(model, rows, exit_threshold=0.9, max_memory=20_000, batch_tokens=24)
+    found = silent(model, rows, exit_threshold=0.9, max_memory=30_000, batch_tokens=24)
     assert len(windows) > 3
-    assert max(windows) <= 20_000
-    torch.testing.assert_close(found, whole)
+    assert max(windows) <= 30_000
+    torch.testing.assert_close(found, whole, atol=1e-5, rtol=1e-5)
 
 
 def test_mode_and_order_are_restored() -> None:
@@ -393,7 +398,7 @@ def test_a_stream_reads_no_further_than_it_must(monkeypatch: pytest.MonkeyPatch)
 
 def test_inference_mode_does_not_leak_into_the_caller() -> None:
     stream = predict_stream(build("deebert"), rows_of(4), exit_threshold=0.9, progress=False)
-    next(stream)
+    assert not next(stream).logits.is_inference()  # such a tensor could not be changed in place
     assert torch.is_grad_enabled()
     assert not torch.is_inference_mode_enabled()
 
@@ -427,6 +432,8 @@ def test_a_data_set_that_fails_midway_is_answered_so_far() -> None:
         ([{"sentence": "w7"}], "dataset: item 0 is {'sentence': 'w7'}; pass texts"),
         ([{"input_ids": []}], "dataset: item 0 has no tokens"),
         ([{"input_ids": [7, 8], "attention_mask": [1]}], "attention_mask: got 1 values for 2 tokens"),
+        ([{"input_ids": [7, 8], "token_type_ids": [0, 1]}, {"input_ids": [9]}], "some rows have a column 'token_type"),
+        ([{"input_ids": [7, 8]}, {"input_ids": [9], "token_type_ids": [1]}], "some rows have a column 'token_type_id"),
     ],
 )
 def test_bad_data_sets(dataset: Any, message: str, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -440,6 +447,7 @@ def test_bad_data_sets(dataset: Any, message: str, tokenizer: PreTrainedTokenize
         ({"exit_threshold": float("nan")}, "exit_threshold: got nan"),
         ({"early_exit": True}, "early_exit: got True, which needs a threshold"),
         ({"batch_tokens": -5}, "batch_tokens: got -5; pass a whole number > 0"),
+        ({"batch_tokens": 0}, "batch_tokens: got 0; pass a whole number > 0"),
         ({"max_memory": 1.5}, "max_memory: got 1.5; pass a whole number > 0"),
     ],
 )

@@ -47,5 +47,11 @@ def test_a_stream_gives_each_process_its_share(outcomes: list[dict[str, Any]]) -
 
 
 def test_an_error_in_one_process_reaches_the_other(outcomes: list[dict[str, Any]]) -> None:
-    for outcome in outcomes:
-        assert outcome["error"].startswith("dataset: item 4 has no tokens")
+    error = "ValueError: dataset: item 4 has no tokens"
+    assert outcomes[0]["bad_row"].startswith(error)
+    assert outcomes[1]["bad_row"].startswith(f"RuntimeError: predict: process 0 raised {error}")
+
+
+def test_so_does_one_that_cannot_be_sent(outcomes: list[dict[str, Any]]) -> None:
+    assert outcomes[0]["broken_model"] == "LocalError: weights lost"
+    assert outcomes[1]["broken_model"] == "RuntimeError: predict: process 0 raised LocalError: weights lost"

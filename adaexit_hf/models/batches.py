@@ -25,7 +25,7 @@ def padded_batch(rows: Sequence[Row], encoder_config: Any) -> dict[str, Tensor]:
     longest = max(len(row["input_ids"]) for row in rows)
     batch: dict[str, Tensor] = {}
     for name, filling in COLUMNS.items():
-        if name not in rows[0] and name != "attention_mask":
+        if name != "attention_mask" and not any(name in row for row in rows):
             continue
         fill = (encoder_config.pad_token_id or 0) if filling is None else filling
         lines = []
