@@ -66,7 +66,7 @@ def predict(
     max_memory: int = 2**30,
     progress: bool = True,
 ) -> Predictions:
-    """Classify a whole data set, several times faster than batch by batch.
+    """Classify a whole data set, faster than batch by batch.
 
     All texts of a window run layer 1, then those that are undecided layer 2, and so on, always packed into full
     batches of similar length. Under Accelerate or torchrun the processes share the texts, and each gets all answers.

@@ -9,7 +9,17 @@ import pytest
 import torch
 from datasets import Dataset
 from scripted import naming, scripted
-from tiny import CLASSES, FAMILIES, VARIANTS, build, encoder_config, inputs_of, trace_of
+from tiny import (
+    CLASSES,
+    FAMILIES,
+    VARIANTS,
+    build,
+    encoder_config,
+    inputs_of,
+    predicted,
+    thresholds_between,
+    trace_of,
+)
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 from torch.nn import functional
@@ -217,6 +227,18 @@ def test_joined_batches_give_what_each_gives(name: str) -> None:
             for row, logits in zip(rows, answers.logits, strict=True):
                 alone = model(**padded_inputs([lengths[row]]), early_exit=False).logits[0]
                 torch.testing.assert_close(logits, alone, atol=1e-5, rtol=1e-5)
+
+
+def test_one_mask_for_all_rows() -> None:
+    model = build("deebert")
+    inputs = inputs_of(model, "none") | {"attention_mask": (torch.arange(9) < 6).expand(1, 1, 9, 9)}
+    trace = trace_of(model, inputs)
+    for threshold in thresholds_between(trace):
+        logits, exit_layer = predicted(model, trace, threshold)
+        with torch.no_grad():
+            found = model(**inputs, exit_threshold=threshold)
+        torch.testing.assert_close(found.logits, logits, atol=1e-5, rtol=1e-5)
+        assert torch.equal(found.exit_layer, exit_layer)
 
 
 def test_rows_of_a_batch_come_in_eights() -> None:

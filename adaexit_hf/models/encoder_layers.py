@@ -289,6 +289,8 @@ def start(
         raise ValueError(
             f"input_ids: got an empty batch of shape ({batch}, {tokens}); pass at least one text with one token"
         )
+    if attention_mask is not None and attention_mask.dim() > 2:
+        attention_mask = attention_mask.expand(batch, *attention_mask.shape[1:])  # rows are picked from it
     limit = family.max_tokens(encoder.config)
     if limit is not None and tokens > limit:
         raise ValueError(
