@@ -185,6 +185,20 @@ def test_texts_that_stay_are_packed_together(monkeypatch: pytest.MonkeyPatch) ->
     assert [shape for number, shape in shapes if number > 1] == [(8, 2)] * 4
 
 
+def test_a_text_of_pads_alone_does_not_stretch_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokens = build("deebert"), []
+    rows = [{"input_ids": [5] * 20, "attention_mask": [0] * 20}] + [{"input_ids": [5] * 12}] * 50
+    advance = model.advance
+
+    def noted(flight: InFlight, *args: Any) -> Any:
+        tokens.append(flight.shape[0] * flight.shape[1])
+        return advance(flight, *args)
+
+    monkeypatch.setattr(model, "advance", noted)
+    silent(model, rows, exit_threshold=0.0, batch_tokens=64)
+    assert max(tokens) <= 64
+
+
 def flight_of(model: Model, inputs: dict[str, Tensor]) -> InFlight:
     inputs, extents = in_flight.trimmed(dict(inputs))
     return InFlight.of(*model.embed(inputs), extents)

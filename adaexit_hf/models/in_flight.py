@@ -100,7 +100,8 @@ def packed(encoder: Any, parts: list[tuple[InFlight, list[int]]], batch_tokens: 
         while parts and room:
             flight, rows = parts[0]
             if not pieces:
-                width = max(1, flight.extents[rows[0]][0]) if flight.extents else flight.shape[1]
+                # A text of pads alone has no end.
+                width = (flight.extents[rows[0]][0] if flight.extents else 0) or flight.shape[1]
                 room = rows_per_batch(batch_tokens, width)
             pieces.append((flight, rows[:room]))
             parts[0] = (flight, rows[room:])
