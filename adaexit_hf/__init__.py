@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         expected_saving,
         tradeoff_curve,
     )
+    from .html_report import Report, TokenAttributions, build_report, write_report
     from .inference import Prediction, Predictions, predict, predict_stream
     from .model_card import write_model_card
     from .models import *
@@ -50,6 +51,7 @@ _NAMES = {
         "expected_saving",
         "tradeoff_curve",
     ],
+    "html_report": ["Report", "TokenAttributions", "build_report", "write_report"],
     "inference": ["Prediction", "Predictions", "predict", "predict_stream"],
     "model_card": ["write_model_card"],
     "models": [

@@ -11,6 +11,7 @@ import datasets
 
 from .cli_texts import ModelOptions, load, print_json
 from .evaluation import CurvePoint, ExitTrace, choose_threshold, collect_trace, spread_thresholds, tradeoff_curve
+from .html_report import build_report
 from .labelled_data import DataArguments, evaluation_splits, first_rows, load_splits
 from .results import print_curve, print_results
 from .results import report as numbers
@@ -44,10 +45,13 @@ class ReportOptions(EvaluationOptions):
     output: str | None = field(default=None, metadata={"help": "Folder. Default: the checkpoint's."})
 
 
+Texts = list[str] | list[list[str]]
+
+
 def labelled(
     model: Any, tokenizer: Any, options: DataArguments
-) -> tuple[dict[str, datasets.Dataset], tuple[str, ...]]:
-    """Tokenized rows of every split to evaluate on, with the model's own label numbers; and the metrics.
+) -> tuple[dict[str, datasets.Dataset], dict[str, Texts], tuple[str, ...]]:
+    """Tokenized rows of every split to evaluate on, with the model's own label numbers; their texts; and the metrics.
 
     Raises:
         ValueError: missing columns or values, or labels that the model does not have.
@@ -57,7 +61,8 @@ def labelled(
     labels = Labels(None if config.num_labels == 1 else names)
     metrics, columns = options.metric_names(labels), options.columns()
     length = min(options.max_seq_length, tokenizer.model_max_length)
-    splits, found = load_splits(options), {}
+    splits = load_splits(options)
+    found, texts = dict[str, datasets.Dataset](), dict[str, Texts]()
     for name in evaluation_splits(options, splits):
         rows = first_rows(splits[name], options.max_eval_samples)
         check_columns(rows, columns, options.label_column, name)
@@ -67,21 +72,21 @@ def labelled(
                 f"label_column: '{options.label_column}' of split '{name}' has the classes {feature.names}, the "
                 f"checkpoint {labels.names}; pass the data it was trained for"
             )
+        sides = [list(map(str, rows[column])) for column in columns]
+        texts[name] = sides[0] if len(sides) == 1 else [list(pair) for pair in zip(*sides, strict=True)]
         found[name] = tokenize(rows, tokenizer, columns, options.label_column, labels, length)
-    return found, metrics
+    return found, texts, metrics
 
 
-def traced(options: EvaluationOptions, checkpoint: str) -> tuple[Any, dict[str, ExitTrace], tuple[str, ...]]:
-    model, tokenizer = load(checkpoint, options)
-    sets, metrics = labelled(model, tokenizer, options)
-    shown = sys.stderr.isatty()
-    return model, {name: collect_trace(model, rows, options.batch_size, shown) for name, rows in sets.items()}, metrics
+def trace_all(model: Any, sets: dict[str, datasets.Dataset], batch_size: int) -> dict[str, ExitTrace]:
+    return {name: collect_trace(model, rows, batch_size, sys.stderr.isatty()) for name, rows in sets.items()}
 
 
 def evaluate(options: EvaluationOptions, given: Any) -> None:
     """Score a checkpoint on labelled texts: at full depth, at its threshold, at every exit. Prints a JSON object."""
-    model, traces, metrics = traced(options, given.checkpoint)
-    threshold = model.config.exit_threshold
+    model, tokenizer = load(given.checkpoint, options)
+    sets, _, metrics = labelled(model, tokenizer, options)
+    traces, threshold = trace_all(model, sets, options.batch_size), model.config.exit_threshold
     print_json({name: numbers(trace, metrics, threshold) for name, trace in traces.items()})
 
 
@@ -98,7 +103,7 @@ def calibrate(options: CalibrationOptions, given: Any) -> None:
             f"hf download {given.checkpoint} --local-dir FOLDER"
         )
     model, tokenizer = load(given.checkpoint, options)
-    sets, metrics = labelled(model, tokenizer, options)
+    sets, _, metrics = labelled(model, tokenizer, options)
     split, rows = next(iter(sets.items()))
     if options.temperatures:
         halves = rows.train_test_split(test_size=0.5, seed=0)
@@ -116,12 +121,13 @@ def calibrate(options: CalibrationOptions, given: Any) -> None:
 
 
 def report(options: ReportOptions, given: Any) -> None:
-    """What every threshold would cost and save: a table, and metrics.json and curve.json for `adaexit card`."""
+    """What every threshold would cost and save: a table, report.html to look at, and files for `adaexit card`."""
     output = Path(options.output or given.checkpoint)
     if not output.is_dir():
         raise ValueError(f"output: '{output}' is no folder; pass --output with one that is there")
-    model, traces, metrics = traced(options, given.checkpoint)
-    threshold = model.config.exit_threshold
+    model, tokenizer = load(given.checkpoint, options)
+    sets, texts, metrics = labelled(model, tokenizer, options)
+    traces, threshold = trace_all(model, sets, options.batch_size), model.config.exit_threshold
     split, trace = next(iter(traces.items()))
     curve = curve_of(trace, metrics[0], threshold)
     results = {name: numbers(each, metrics, threshold) for name, each in traces.items()}
@@ -130,6 +136,19 @@ def report(options: ReportOptions, given: Any) -> None:
     everything = {"settings": options.published(), "dataset": options.for_card()._asdict(), "results": results}
     replace_text(output / "metrics.json", json.dumps(everything, indent=2))
     replace_text(output / "curve.json", json.dumps([point._asdict() for point in curve], indent=2))
+    config = model.config
+    name = config.model_type
+    page = build_report(
+        {name: trace},
+        metric=metrics[0],
+        thresholds={name: threshold},
+        criteria={name: f"score: {config.exit_criterion}"},
+        texts=texts[split],
+        labels=None if config.num_labels == 1 else [config.id2label[number] for number in range(config.num_labels)],
+        title=f"Early exit on {options.for_card().name}",
+        note=f"Split {split}; {given.checkpoint}.",
+    ).page
+    replace_text(output / "report.html", page)
 
 
 def curve_of(trace: ExitTrace, metric: str, threshold: float | list[float] | None) -> list[CurvePoint]:

@@ -233,6 +233,7 @@ def test_report_prints_the_curve_and_keeps_it(capsys, checkpoint, labelled, tmp_
     assert [point["threshold"] for point in curve].count(None) == 1
     at_threshold = next(point for point in curve if point["threshold"] == 0.5)
     assert results["validation"]["at_threshold"]["accuracy"] == pytest.approx(at_threshold["score"])
+    assert "very very bad film" in Path(checkpoint, "report.html").read_text()
     assert "is no folder" in refused(capsys, "report", checkpoint, *labelled, "--output", str(tmp_path / "no"))
 
 

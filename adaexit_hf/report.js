@@ -1,0 +1,244 @@
+"use strict";
+// What an early-exit run would do at any threshold, computed from what every exit said (a trace).
+const data = JSON.parse(document.getElementById("data").textContent);
+const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b58900", "#56b4e9", "#8a6fd1", "#7f7f7f"];
+const DASHES = ["", "7 4", "2 3", "10 3 2 3", "4 2", "12 4"];
+const state = { at: [], method: 0, layer: "all", right: "all", search: "", explain: "none" };
+
+const READY = { lt: (s, t) => s < t, le: (s, t) => s <= t, gt: (s, t) => s > t, ge: (s, t) => s >= t };
+const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+
+// Index of the exit that a sample takes; a score that is no number (null) is never ready, the last exit always.
+function exitOf(method, sample, threshold) {
+  const scores = method.scores[sample], last = method.exit_layers.length - 1;
+  if (threshold === null) return last;
+  const found = scores.findIndex((score, k) => k < last && score !== null &&
+    READY[method.ready](score, Array.isArray(threshold) ? threshold[k] : threshold));
+  return found < 0 ? last : found;
+}
+
+function correlation(a, b) {
+  const x = mean(a), y = mean(b);
+  let top = 0, left = 0, right = 0;
+  a.forEach((value, i) => { top += (value - x) * (b[i] - y); left += (value - x) ** 2; right += (b[i] - y) ** 2; });
+  return left && right ? top / Math.sqrt(left * right) : null;
+}
+
+function ranks(values) {
+  const order = values.map((value, i) => i).sort((a, b) => values[a] - values[b]), found = new Array(values.length);
+  for (let i = 0, j; i < order.length; i = j) {
+    for (j = i; j < order.length && values[order[j]] === values[order[i]];) j++;
+    for (let k = i; k < j; k++) found[order[k]] = (i + j - 1) / 2;
+  }
+  return found;
+}
+
+const METRICS = {
+  accuracy: (answers, truth) => mean(answers.map((answer, i) => answer === truth[i] ? 1 : 0)),
+  f1: (answers, truth) => {
+    let hits = 0, said = 0, there = 0;
+    answers.forEach((answer, i) => { hits += answer === 1 && truth[i] === 1; said += answer === 1; there += truth[i] === 1; });
+    return said + there ? 2 * hits / (said + there) : null;
+  },
+  matthews_correlation: (answers, truth) => { // covariances of one-hot answers and labels (Gorodkin, 2004)
+    const n = answers.length, said = {}, there = {};
+    let right = 0;
+    answers.forEach((answer, i) => { right += answer === truth[i];
+      said[answer] = (said[answer] || 0) + 1; there[truth[i]] = (there[truth[i]] || 0) + 1; });
+    const dot = (a, b) => Object.keys(a).reduce((sum, key) => sum + a[key] * (b[key] || 0), 0);
+    const below = Math.sqrt(n * n - dot(said, said)) * Math.sqrt(n * n - dot(there, there));
+    return below ? (right * n - dot(said, there)) / below : null;
+  },
+  pearson: correlation,
+  spearmanr: (answers, truth) => correlation(ranks(answers), ranks(truth)),
+};
+
+function run(method, threshold) {
+  const exits = data.truth.map((_, sample) => exitOf(method, sample, threshold));
+  const answers = exits.map((exit, sample) => method.answers[sample][exit]);
+  const layers = exits.map((exit) => method.exit_layers[exit]), depth = method.exit_layers[method.exit_layers.length - 1];
+  return { exits, answers, score: METRICS[data.metric](answers, data.truth), layers: mean(layers),
+    saving: 1 - mean(layers) / depth, counts: method.exit_layers.map((_, k) => exits.filter((exit) => exit === k).length) };
+}
+
+// Every threshold once, the cheapest first, full depth last among equals.
+data.methods.forEach((method, index) => {
+  const known = new Map(method.thresholds.map((threshold) => [JSON.stringify(threshold), threshold]));
+  method.curve = [...known.values()].map((threshold) => {
+    const { score, layers } = run(method, threshold);
+    return { threshold, score, mean_layers: layers };
+  }).sort((a, b) => a.mean_layers - b.mean_layers || (a.threshold === null) - (b.threshold === null));
+  const start = JSON.stringify(method.start);
+  state.at[index] = method.curve.findIndex((point) => JSON.stringify(point.threshold) === start);
+});
+
+// An element with attributes and children; text never becomes markup.
+function make(name, attributes = {}, ...children) {
+  const svg = ["svg", "g", "path", "line", "circle", "text", "title"].includes(name);
+  const element = svg ? document.createElementNS("http://www.w3.org/2000/svg", name) : document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
+    else if (value !== null && value !== undefined) element.setAttribute(key, value);
+  }
+  element.append(...children.map((child) => child instanceof Node ? child : String(child)));
+  return element;
+}
+
+const percent = (value, digits = 1) => value === null ? "not defined" : (100 * value).toFixed(digits) + " %";
+const number = (value) => value === null ? "none" : Array.isArray(value) ? value.map(number).join(", ") : Number(value.toPrecision(5)).toString();
+const thresholdName = (threshold) => threshold === null ? "full depth" : number(threshold);
+const className = (value) => data.labels ? data.labels[value] : Number(value.toFixed(3)).toString();
+const id = (index, what) => `m${index}-${what}`;
+
+function drawCurves() {
+  const place = document.getElementById("curves"), pad = { left: 62, right: 16, top: 14, bottom: 46 };
+  const width = Math.max(320, place.clientWidth), height = Math.min(380, Math.max(260, width / 2));
+  const points = data.methods.flatMap((method) => method.curve).filter((point) => point.score !== null);
+  const depth = Math.max(...data.methods.map((method) => method.exit_layers[method.exit_layers.length - 1]));
+  let low = Math.min(...points.map((point) => point.score)), high = Math.max(...points.map((point) => point.score));
+  const room = Math.max((high - low) * .08, .005);
+  low -= room; high += room;
+  const x = (layers) => pad.left + (layers - 1) / Math.max(depth - 1, 1) * (width - pad.left - pad.right);
+  const y = (score) => height - pad.bottom - (score - low) / (high - low) * (height - pad.top - pad.bottom);
+  const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, role: "img",
+    "aria-label": `${data.metric} against mean layers run; the same numbers stand below` });
+  const step = [.001, .002, .005, .01, .02, .05, .1, .2, .5].find((each) => (high - low) / each <= 6) || 1;
+  for (let score = Math.ceil(low / step) * step; score <= high; score += step) {
+    svg.append(make("line", { class: "grid", x1: pad.left, x2: width - pad.right, y1: y(score), y2: y(score) }),
+      make("text", { x: pad.left - 8, y: y(score) + 5, "text-anchor": "end" }, (100 * score).toFixed(step < .01 ? 1 : 0)));
+  }
+  for (let layer = 1; layer <= depth; layer += depth > 14 ? 2 : 1)
+    svg.append(make("text", { x: x(layer), y: height - pad.bottom + 20, "text-anchor": "middle" }, layer));
+  svg.append(make("line", { class: "axis", x1: pad.left, x2: width - pad.right, y1: height - pad.bottom, y2: height - pad.bottom }),
+    make("text", { x: (pad.left + width - pad.right) / 2, y: height - 6, "text-anchor": "middle" }, "mean layers run"),
+    make("text", { x: -(height - pad.bottom) / 2, y: 15, "text-anchor": "middle", transform: "rotate(-90)" }, `${data.metric} (%)`));
+  const legend = make("ul", { class: "legend" });
+  data.methods.forEach((method, index) => {
+    const colour = COLOURS[index % COLOURS.length], dash = DASHES[index % DASHES.length];
+    const curve = method.curve.filter((point) => point.score !== null);
+    const full = curve.find((point) => point.threshold === null);
+    const line = curve.map((point, i) => `${i ? "L" : "M"}${x(point.mean_layers).toFixed(1)} ${y(point.score).toFixed(1)}`).join("");
+    if (full) svg.append(make("line", { x1: pad.left, x2: width - pad.right, y1: y(full.score), y2: y(full.score),
+      stroke: colour, "stroke-dasharray": "1 5", opacity: .8 }));
+    svg.append(make("path", { d: line, fill: "none", stroke: colour, "stroke-width": 2.5, "stroke-dasharray": dash }));
+    const now = run(method, method.curve[state.at[index]].threshold);
+    if (now.score !== null) svg.append(make("circle", { id: id(index, "dot"), cx: x(now.layers), cy: y(now.score), r: 7, fill: colour,
+      stroke: "var(--page)", "stroke-width": 2 }));
+    legend.append(make("li", {}, make("svg", { viewBox: "0 0 44 10", "aria-hidden": "true" }, make("path",
+      { d: "M0 5H44", stroke: colour, "stroke-width": 3, "stroke-dasharray": dash })), method.name));
+  });
+  place.replaceChildren(svg, legend);
+}
+
+function makePanels() {
+  document.getElementById("methods").replaceChildren(...data.methods.map((method, index) => {
+    const slider = make("input", { type: "range", id: id(index, "slider"), min: 0, max: method.curve.length - 1, step: 1,
+      value: state.at[index], oninput: (event) => { state.at[index] = Number(event.target.value); update(); } });
+    const figures = make("dl", { class: "figures" }, ...[["threshold", "threshold"], ["score", data.metric],
+      ["layers", "mean layers run"], ["saving", "layers saved"]].map(([key, name]) => make("div", {},
+      make("dt", {}, name), make("dd", { id: id(index, key) }))));
+    const dot = make("span", { style: `background:${COLOURS[index % COLOURS.length]}`, "aria-hidden": "true" });
+    return make("article", { class: "panel", "aria-labelledby": id(index, "name") },
+      make("h3", { id: id(index, "name") }, dot, method.name), make("p", {}, `${method.criterion}; exits after layers ${method.exit_layers.join(", ")}`),
+      make("label", { for: id(index, "slider") }, "cheaper \u2194 deeper"), slider, figures,
+      make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `exits of ${method.name}` }, make("table", { id: id(index, "exits") })));
+  }));
+}
+
+function fillPanel(method, index) {
+  const point = method.curve[state.at[index]], now = run(method, point.threshold), n = data.truth.length;
+  const show = { threshold: thresholdName(point.threshold), score: percent(now.score, 2), layers: now.layers.toFixed(2), saving: percent(now.saving) };
+  for (const [key, value] of Object.entries(show)) document.getElementById(id(index, key)).textContent = value;
+  document.getElementById(id(index, "slider")).setAttribute("aria-valuetext",
+    `threshold ${show.threshold}: ${data.metric} ${show.score}, ${show.layers} layers`);
+  const rows = method.exit_layers.map((layer, k) => {
+    const answers = method.answers.map((row) => row[k]);
+    return make("tr", {}, make("th", { scope: "row" }, layer), make("td", {}, now.counts[k]),
+      make("td", { class: "wide" }, make("div", { class: "bar", style: `width:${100 * now.counts[k] / n}%` })),
+      make("td", {}, percent(METRICS[data.metric](answers, data.truth))));
+  });
+  document.getElementById(id(index, "exits")).replaceChildren(make("caption", {}, "Where samples leave, and what each exit would score on all of them"),
+    make("thead", {}, make("tr", {}, ...["layer", "leave", "", `${data.metric}, all`].map((name) => make("th", { scope: "col" }, name)))),
+    make("tbody", {}, ...rows));
+}
+
+function choice(name, label, values, chosen) {
+  const select = make("select", { id: `filter-${name}`, onchange: (event) => { state[name] = name === "method" ? Number(event.target.value) : event.target.value;
+    if (name === "method") { state.layer = "all"; state.explain = "none"; makeFilters(); } fillSamples(); } },
+    ...values.map(([value, text]) => make("option", String(value) === String(chosen) ? { value, selected: "" } : { value }, text)));
+  return make("div", {}, make("label", { for: `filter-${name}` }, label), select);
+}
+
+function makeFilters() {
+  const method = data.methods[state.method], explained = method.attributions ? Object.keys(method.attributions[0].values) : [];
+  const parts = [choice("method", "method", data.methods.map((each, index) => [index, each.name]), state.method),
+    choice("layer", "leaves after layer", [["all", "any"], ...method.exit_layers.map((layer) => [layer, layer])], state.layer)];
+  if (data.labels) parts.push(choice("right", "answer", [["all", "right or wrong"], ["right", "right"], ["wrong", "wrong"],
+    ["lost", "wrong, right at full depth"], ["won", "right, wrong at full depth"]], state.right));
+  if (explained.length) parts.push(choice("explain", "colour tokens by", [["none", "nothing"], ...explained.map((name) => [name, name])], state.explain));
+  if (data.texts) parts.push(make("div", {}, make("label", { for: "filter-search" }, "text contains"), make("input", { type: "search",
+    id: "filter-search", value: state.search, oninput: (event) => { state.search = event.target.value; fillSamples(); } })));
+  document.getElementById("filters").replaceChildren(...parts);
+}
+
+function textCell(method, sample) {
+  const found = method.attributions && method.attributions[sample];
+  if (found && state.explain !== "none" && found.values[state.explain]) {
+    const values = found.values[state.explain], most = Math.max(...values.map(Math.abs)) || 1;
+    return make("td", { class: "text" }, ...found.tokens.flatMap((token, i) => [make("span", { class: "token",
+      style: `background:rgba(var(--${values[i] < 0 ? "minus" : "plus"}),${(.75 * Math.abs(values[i]) / most).toFixed(3)})`,
+      title: values[i].toPrecision(3) }, token), " "]));
+  }
+  const text = data.texts ? data.texts[sample] : `sample ${sample}`;
+  if (!Array.isArray(text)) return make("td", { class: "text" }, text);
+  return make("td", { class: "text" }, make("div", {}, text[0]), make("div", { class: "pair" }, text[1]));
+}
+
+function fillConfusion(samples, now) {
+  if (!data.labels || data.labels.length > 20) return;
+  const count = (truth, said) => samples.filter((i) => data.truth[i] === truth && now.answers[i] === said).length;
+  document.getElementById("confusion").replaceChildren(
+    make("caption", {}, "Confusion of the samples below: rows are the truth, columns the answers."),
+    make("thead", {}, make("tr", {}, make("th", { scope: "col", class: "name" }, "truth"),
+      ...data.labels.map((name) => make("th", { scope: "col" }, name)))),
+    make("tbody", {}, ...data.labels.map((name, truth) => make("tr", {}, make("th", { scope: "row", class: "name" }, name),
+      ...data.labels.map((_, said) => make("td", { class: truth === said ? "right" : "" }, count(truth, said)))))));
+}
+
+function fillSamples() {
+  const method = data.methods[state.method], now = run(method, method.curve[state.at[state.method]].threshold);
+  const last = method.exit_layers.length - 1, wanted = state.search.toLowerCase();
+  const samples = data.truth.map((_, i) => i).filter((i) => {
+    const right = now.answers[i] === data.truth[i], full = method.answers[i][last] === data.truth[i];
+    return (state.layer === "all" || method.exit_layers[now.exits[i]] === Number(state.layer)) &&
+      ({ all: true, right, wrong: !right, lost: !right && full, won: right && !full })[state.right] &&
+      (!wanted || String(data.texts[i]).toLowerCase().includes(wanted));
+  });
+  const shown = samples.slice(0, data.most_rows);
+  document.getElementById("shown").textContent = `${samples.length} of ${data.truth.length} samples` +
+    (shown.length < samples.length ? `, the first ${shown.length} are shown` : "");
+  fillConfusion(samples, now);
+  const names = [["#", ""], ["text", "text"], ["truth", "name"], ["answer", "name"], ["layer", ""], ["score there", ""], ["at full depth", "name"]];
+  document.getElementById("table").replaceChildren(make("thead", {}, make("tr", {}, ...names.map(([name, kind]) => make("th", { scope: "col", class: kind }, name)))),
+    make("tbody", {}, ...shown.map((i) => {
+      const right = now.answers[i] === data.truth[i], mark = data.labels ? (right ? " \u2713" : " \u2717") : "";
+      const score = method.scores[i][now.exits[i]];
+      return make("tr", {}, make("td", {}, i), textCell(method, i), make("td", { class: "name" }, className(data.truth[i])),
+        make("td", { class: data.labels ? `name ${right ? "right" : "wrong"}` : "name" }, className(now.answers[i]) + mark),
+        make("td", {}, method.exit_layers[now.exits[i]]), make("td", {}, score === null ? "not finite" : number(score)),
+        make("td", { class: "name" }, className(method.answers[i][last])));
+    })));
+}
+
+function update() {
+  drawCurves();
+  data.methods.forEach(fillPanel);
+  fillSamples();
+}
+
+document.getElementById("summary").textContent = `${data.truth.length} samples, ${data.methods.length} ` +
+  `${data.methods.length === 1 ? "method" : "methods"}, ${data.metric}. ${data.note}`;
+makePanels();
+makeFilters();
+update();
+window.addEventListener("resize", drawCurves);
