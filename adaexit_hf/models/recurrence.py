@@ -156,16 +156,18 @@ class Recurrence(ClassifierBase):
             temperatures: one per exit, or None.
             whole: as for `layer_step`.
         """
-        family = family_of(self.encoder.config)
-        layer = family.layers(self.encoder)[number - 1]
+        layer = family_of(self.encoder.config).layers(self.encoder)[number - 1]
         hidden, attention, context = self.layer_step(number - 1, layer, flight.hidden, flight.context, whole)
-        flight = flight._replace(hidden=hidden, context=context)
-        if number not in self.config.exit_layers:
-            return Step(flight._replace(state=self.skip_step(hidden, context, flight.state)), attention)
-        index = self.config.exit_layers.index(number)
-        finished = family.finish(self.encoder, hidden)
-        step = self._run_exit(index, self._pool(finished, context), finished, flight, temperatures)
+        step = self.read(flight._replace(hidden=hidden, context=context), number, temperatures)
         return step._replace(attention=attention)
+
+    def read(self, flight: InFlight, number: int, temperatures: Sequence[float] | None = None) -> Step:
+        """What follows layer `number`, 1..L, which has run: its exit if there is one; arguments as for `advance`."""
+        if number not in self.config.exit_layers:
+            return Step(flight._replace(state=self.skip_step(flight.hidden, flight.context, flight.state)), None)
+        index = self.config.exit_layers.index(number)
+        finished = family_of(self.encoder.config).finish(self.encoder, flight.hidden)
+        return self._run_exit(index, self._pool(finished, flight.context), finished, flight, temperatures)
 
     def _run_exit(
         self, index: int, pooled: Tensor, hidden: Tensor, flight: InFlight, temperatures: Sequence[float] | None
