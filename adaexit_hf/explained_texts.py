@@ -22,6 +22,7 @@ class Texts(NamedTuple):
         words: tokens that are neither pads nor special, (batch, tokens), bool.
         real: tokens that are no pads, (batch, tokens), bool.
         classes: that are explained, (batch,); 0 with one label.
+        ranking: classes of every exit, the likeliest first, (batch, exits, labels).
         exit_layer: layers that were run, 1..L, (batch,).
         names: of all tokens, pads included.
     """
@@ -33,6 +34,7 @@ class Texts(NamedTuple):
     words: Tensor
     real: Tensor
     classes: Tensor
+    ranking: Tensor
     exit_layer: Tensor
     names: list[list[str]]
 
@@ -73,7 +75,8 @@ def texts(
             columns = run.columns(batch)
             ids, mask = cast(Tensor, columns[0]), columns[1]
             with torch.no_grad():
-                output = model(**model_inputs(model, batch), exit_threshold=exit_threshold)
+                inputs = model_inputs(model, batch)
+                output, trace = model(**inputs, exit_threshold=exit_threshold), model(**inputs, early_exit=False)
                 embeddings, base = embed(ids), embed(torch.full_like(ids, baseline_id))
             real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
             words = real & ~torch.isin(ids, special.to(ids.device))
@@ -86,6 +89,7 @@ def texts(
                 words,
                 real,
                 answered if label is None else torch.full_like(answered, label),
+                trace.exit_logits.argsort(dim=-1, descending=True),
                 output.exit_layer,
                 [token_names(row, tokenizer) for row in ids.tolist()],
             )

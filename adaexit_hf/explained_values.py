@@ -22,28 +22,39 @@ COLUMNS = ("input_ids", "attention_mask", "token_type_ids", "token_depths")
 Columns = tuple[Tensor | None, ...]  # one of each, (batch, tokens)
 
 
+# Scores of the probabilities (batch, labels), the class that leads at the text first.
+LEADING: dict[str, Callable[[Tensor], Tensor]] = {
+    "confidence": lambda probabilities: probabilities[:, 0],
+    "margin": lambda probabilities: probabilities[:, 0] - probabilities[:, 1],
+}
+
+
 def answer(config: Any, exit: Exit, classes: Tensor) -> Tensor:
-    """The logit of these classes, (batch,); with one label the number itself."""
-    return exit.logits.float().gather(1, classes[:, None])[:, 0]
+    """The logit of the first of these classes, (batch,); with one label the number itself."""
+    return exit.logits.float().gather(1, classes[:, :1])[:, 0]
 
 
 def probability(config: Any, exit: Exit, classes: Tensor) -> Tensor:
-    """The probability of these classes, (batch,); with one label the number itself."""
+    """The probability of the first of these classes, (batch,); with one label the number itself."""
     if config.num_labels == 1:
         return answer(config, exit, classes)
-    return exit.logits.float().softmax(dim=-1).gather(1, classes[:, None])[:, 0]
+    return exit.logits.float().softmax(dim=-1).gather(1, classes[:, :1])[:, 0]
 
 
 def readiness(config: Any, exit: Exit, classes: Tensor) -> Tensor:
     """The exit's score with its gradient, (batch,); for a method's own score the number that it learned for it.
 
     A learned number is an extra of the exit with one value per row: a certainty, or a halting value, 0 of which stops.
+    Confidence and margin are those of the given classes, whatever the order elsewhere on the path: the score itself
+    has a corner wherever another class takes over, and would call a baseline ready that is sure of something else.
 
     Raises:
         ValueError: the score counts something, and so has no gradient.
     """
     name = config.exit_criterion
     if exit.score is None:
+        if name in LEADING:
+            return LEADING[name](exit.logits.float().softmax(dim=-1).gather(1, classes))
         score = CRITERIA[name].score
         if score is not None:
             return score(exit.logits)
@@ -59,7 +70,7 @@ def readiness(config: Any, exit: Exit, classes: Tensor) -> Tensor:
     )
 
 
-Value = Callable[[Any, Exit, Tensor], Tensor]  # config, exit, classes (batch,) -> (batch,)
+Value = Callable[[Any, Exit, Tensor], Tensor]  # config, exit, classes (batch, 1 or labels) -> (batch,)
 
 
 class Unrolled:
@@ -105,9 +116,10 @@ class Unrolled:
         return found
 
     def of(self, value: Value) -> Callable[..., Tensor]:
-        """As Captum wants it: (embeddings (batch, tokens, hidden), exits, classes (batch,), *columns) -> (batch,).
+        """As Captum wants it: (embeddings (batch, tokens, hidden), exits, classes, *columns) -> (batch,).
 
-        `exits` are those whose value it gives, one index per row, (batch,).
+        `exits` are those whose value it gives, one index per row, (batch,); `classes` (batch, 1 or labels) are for the
+        value.
         """
 
         def forward(embeddings: Tensor, at: Tensor, classes: Tensor, *columns: Tensor | None) -> Tensor:

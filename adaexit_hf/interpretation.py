@@ -52,8 +52,9 @@ class Explanation(NamedTuple):
         layers: after which the explained exits are, 1..L.
         criterion: the config's `exit_criterion`, which says what the score is.
         answer: of the label's logit (DACT-BERT: log-probability; with one label: the number).
-        score: of the exit's readiness; of a method's own criterion of what was learned for it: the certainty of
-            learning to exit, or DACT-BERT's halting value, in [0, 1], where 0 stops. None if it was not asked for.
+        score: of the exit's readiness; confidence and margin are followed for the classes that lead at the text. Of a
+            method's own criterion it is of what was learned for it: the certainty of learning to exit, or DACT-BERT's
+            halting value, in [0, 1], where 0 stops. None if it was not asked for.
     """
 
     tokens: tuple[str, ...]
@@ -209,7 +210,8 @@ def layer_conductance(
     _check_steps(steps)
     for batch in texts(run, dataset, tokenizer, label, exit_threshold, baseline_id, batch_size, desc):
         at = torch.searchsorted(exit_layers, batch.exit_layer.cpu()).to(batch.classes.device)
-        extra = (at, batch.classes, *batch.columns)
+        classes = batch.classes[:, None] if of == "answer" else batch.ranking[torch.arange(len(at)), at]
+        extra = (at, classes, *batch.columns)
         ends = batch.baseline, batch.embeddings
         with torch.no_grad():
             base, text = (forward(end, *extra) for end in ends)
@@ -241,7 +243,8 @@ def _attribute(
     gradients: Any, run: Unrolled, value: Value, measure: Value, batch: Texts, index: int, steps: int, rows: int
 ) -> tuple[Tensor, ...]:
     """The fields of an `Attribution` at exit `index`, each (batch, ...), the first (batch, tokens)."""
-    extra = (torch.full_like(batch.classes, index), batch.classes, *batch.columns)
+    classes = batch.classes[:, None] if value is answer else batch.ranking[:, index]
+    extra = (torch.full_like(batch.classes, index), classes, *batch.columns)
     forward = run.of(value)
     attributions, delta = gradients(forward).attribute(
         batch.embeddings,
