@@ -127,12 +127,9 @@ def workload(
         AnswersDifferError: a planted model does not do as planned, or its stock twin answers otherwise.
     """
     stock, expected = stock_twin(model), expected_answers(model, rows, plan=plan)
-    static = torch.compile(stock) if compile_static else stock
-    work = Workload(model, stock, static, rows, expected, plan, **more)
-    work.static = stock
+    work = Workload(model, stock, stock, rows, expected, plan, **more)
     with torch.inference_mode():
         answer = make_run(work, "static", 32, 0, ready=False)()
-    work.static = static
     try:
         check_answer("static", answer, expected)
     except AnswersDifferError:
@@ -140,6 +137,8 @@ def workload(
             raise
         # Exits with another pooling or head: the stock classifier takes the same time, but has answers of its own.
         work.expected = expected._replace(stock=answer[0])
+    if compile_static:
+        work.static = torch.compile(stock)
     return work
 
 

@@ -5,7 +5,7 @@ exits is Transformers' own, with the same weights and the same attention impleme
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -19,6 +19,7 @@ from .models.batches import full_depth, padded_batch
 from .models.encoder_layers import family_of
 from .models.exit_heads import ExitFeatures, ExitHead, entropy
 from .models.exit_types import EarlyExitOutput, first_ready
+from .row_places import groups
 
 Row = dict[str, list[int]]
 # Logits (texts, labels), float32, and layers run, (texts,), where the run tells them.
@@ -147,27 +148,6 @@ def stock_twin(model: EarlyExitForSequenceClassification) -> PreTrainedModel:
             target = stock.get_submodule(path.format(base=stock.base_model_prefix))
             target.load_state_dict(sources[part].state_dict(), strict=False)
     return cast(PreTrainedModel, stock.to(device=model.device, dtype=model.dtype).eval())
-
-
-def groups(
-    lengths: Sequence[int], batch_size: int = 0, batch_tokens: int = 0, by_length: bool = False
-) -> list[list[int]]:
-    """Which texts make a batch: so many texts, or so many tokens, pads included.
-
-    >>> groups([3, 9, 4, 8], batch_size=2), groups([3, 9, 4, 8], batch_size=2, by_length=True)
-    ([[0, 1], [2, 3]], [[1, 3], [2, 0]])
-    >>> groups([3, 9, 4, 8], batch_tokens=12, by_length=True)
-    [[1], [3], [2, 0]]
-    """
-    order = list(range(len(lengths)))
-    if by_length:
-        order.sort(key=lambda place: lengths[place], reverse=True)
-    found = []
-    while order:
-        size = batch_size or max(1, batch_tokens // lengths[order[0]])
-        found.append(order[:size])
-        order = order[size:]
-    return found
 
 
 def make_run(work: Workload, name: str, batch_size: int, batch_tokens: int, ready: bool) -> Callable[[], Answer]:

@@ -19,7 +19,8 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from .models.batches import model_inputs
-from .row_places import MOST_ROWS, by_length, chunks, fetched, length_of
+from .models.eval_mode import eval_mode
+from .row_places import MOST_ROWS, chunks, fetched, groups, length_of
 
 logger = logging.get_logger(__name__)
 
@@ -140,11 +141,10 @@ def frozen_states(
     weights = lengths if model.reads_all_tokens else [1] * size
     file = file.with_name(f"{file.name}-{accelerator.process_index - accelerator.local_process_index}")
     states = FrozenStates(size, file, memory, accelerator.is_local_main_process, model.reads_all_tokens)
-    training, reserved, began = model.training, False, time.monotonic()
-    model.eval()
+    reserved, began = False, time.monotonic()
     try:
-        with tqdm(total=size, desc="Running the frozen encoder", disable=not progress) as bar:
-            for batches in chunks(by_length(lengths, batch_tokens), accelerator.num_processes):
+        with eval_mode(model), tqdm(total=size, desc="Running the frozen encoder", disable=not progress) as bar:
+            for batches in chunks(groups(lengths, MOST_ROWS, batch_tokens), accelerator.num_processes):
                 found = []
                 if accelerator.process_index < len(batches):
                     places = batches[accelerator.process_index]
@@ -163,8 +163,6 @@ def frozen_states(
     except BaseException:
         states.close()
         raise
-    finally:
-        model.train(training)
     return states
 
 

@@ -16,10 +16,11 @@ from .models.batches import COLUMNS, model_inputs, padded_batch
 from .models.configuration_early_exit import Threshold
 from .models.context import Context
 from .models.encoder_layers import family_of
+from .models.eval_mode import eval_mode
 from .models.in_flight import InFlight, rows_per_batch, trimmed
 from .models.modeling_early_exit import EarlyExitForSequenceClassification, report_not_finite
 from .models.walk import walk
-from .text_rows import DatasetError, Row, RowReader, numbered
+from .text_rows import Row, RowReader, numbered
 
 # A number of tokens to try; no other side of an encoder's tensors is as long.
 TRIED = 61
@@ -72,7 +73,7 @@ def predict(
     batches of similar length. Under Accelerate or torchrun the processes share the texts, and each gets all answers.
 
     Args:
-        model: on any device; its train or eval mode is restored afterwards.
+        model: on any device; the modes of its modules, train or eval, are restored afterwards.
         dataset: texts, pairs of texts, rows `{"text": ..., "text_pair": ...}`, or tokenized rows with `input_ids`: a
             list, a `datasets.Dataset`, or any iterable. Rows need not be padded.
         tokenizer: the model's; not needed for tokenized rows.
@@ -127,7 +128,8 @@ def predict_stream(
 ) -> Iterator[Prediction]:
     """`predict` for data that do not fit into memory: gives the answers in order, window by window.
 
-    Arguments and errors as for `predict`. When the data set raises an error, the texts before it are answered first.
+    Arguments and errors as for `predict`. When the data set raises an error, or an item is bad, the texts before it
+    are answered first.
     Under Accelerate or torchrun each process gives the answers of its share, every n-th text; `place` tells which.
     """
     process, processes = _processes()
@@ -177,7 +179,7 @@ class _Job:
             while True:
                 try:
                     item = next(rows, None)
-                except DatasetError as error:
+                except Exception as error:  # of the data set or of an item
                     item, failure = None, error
                 size = 0 if item is None else self._bytes(item[1])
                 if window and (item is None or memory + size > self.max_memory):
@@ -211,9 +213,7 @@ class _Job:
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         model = self.model
         ordered = sorted(window, key=lambda item: len(item[1]["input_ids"]), reverse=True)
-        training = model.training
-        model.eval()
-        try:
+        with eval_mode(model):
             flights, first, rows = [], 0, [row for _, row in ordered]
             while rows:
                 count = rows_per_batch(self.batch_tokens, len(rows[0]["input_ids"]))
@@ -224,8 +224,6 @@ class _Job:
                 flights.append(flight._replace(rows=flight.rows + first))
                 rows, first = rows[count:], first + count
             answers = walk(model, flights, self.thresholds, model.config.exit_temperatures, self.batch_tokens, tell)
-        finally:
-            model.train(training)
         report_not_finite([answers.all_scores])
         places = torch.tensor([place for place, _ in ordered])
         order = places.argsort()

@@ -7,27 +7,40 @@ import torch
 from torch.utils.data import Dataset
 
 MOST_ROWS = 256  # in a batch, however short
+USUAL_LENGTH = 128  # taken where nobody knows it: batches are neither single rows, nor too large if rows are longer
 
 
 def length_of(row: Any) -> int:
-    """Tokens of a row; 1 where only the collator will know."""
-    return len(row["input_ids"]) if isinstance(row, Mapping) and "input_ids" in row else 1
+    """Tokens of a row; `USUAL_LENGTH` where only the collator will know."""
+    return len(row["input_ids"]) if isinstance(row, Mapping) and "input_ids" in row else USUAL_LENGTH
 
 
-def by_length(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
-    """Places of rows in batches of at most so many tokens, the longest first.
+def groups(
+    lengths: Sequence[int], batch_size: int = 0, batch_tokens: int = 0, by_length: bool = True
+) -> list[list[int]]:
+    """Places of the rows of each batch: at most so many rows, and at most so many tokens, pads included.
 
-    >>> by_length([2, 4, 3, 2], 6)
-    [[1], [2, 0], [3]]
+    Args:
+        batch_size, batch_tokens: 0 for no limit; one row alone may have more tokens.
+        by_length: the longest come first, as a limit of tokens wants it.
+
+    >>> groups([3, 9, 4, 8], batch_size=2, by_length=False), groups([3, 9, 4, 8], batch_size=2)
+    ([[0, 1], [2, 3]], [[1, 3], [2, 0]])
+    >>> groups([3, 9, 4, 8], batch_tokens=12), groups([2, 4, 3, 2], batch_size=2, batch_tokens=9)
+    ([[1], [3], [2, 0]], [[1, 2], [0, 3]])
     """
-    batches: list[list[int]] = []
-    for place in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
-        last = batches[-1] if batches else []
-        if last and (len(last) + 1) * lengths[last[0]] <= batch_tokens and len(last) < MOST_ROWS:
-            last.append(place)
-        else:
-            batches.append([place])
-    return batches
+    order = list(range(len(lengths)))
+    if by_length:
+        order.sort(key=lengths.__getitem__, reverse=True)
+    found: list[list[int]] = []
+    first = 0
+    while first < len(order):
+        size = batch_size or len(order)
+        if batch_tokens:
+            size = min(size, max(1, batch_tokens // max(1, lengths[order[first]])))
+        found.append(order[first : first + size])
+        first += size
+    return found
 
 
 def chunks(items: Sequence[Any], size: int) -> Iterator[Any]:

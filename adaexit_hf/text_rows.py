@@ -7,6 +7,7 @@ from typing import Any
 from .models.batches import COLUMNS, token_column
 
 Row = dict[str, list[int]]
+Texts = tuple[str, str | None]
 # Texts that are tokenized in one call.
 BLOCK = 1000
 
@@ -48,14 +49,14 @@ class RowReader:
         self.truncated = 0
 
     def rows(self, items: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Row]]:
-        """Tokenized rows, each with its place."""
+        """Tokenized rows, each with its place; all that come before an item that raises an error, then the error."""
         failure = None
         while failure is None:
-            block = []
+            block: list[tuple[int, Row | Texts]] = []
             try:
-                for item in islice(items, BLOCK):
-                    block.append(item)
-            except DatasetError as error:
+                for index, item in islice(items, BLOCK):
+                    block.append((index, self._checked_row(index, item) if _is_row(item) else _texts_of(index, item)))
+            except Exception as error:  # what comes before is good
                 failure = error
             if not block:
                 break
@@ -63,27 +64,27 @@ class RowReader:
         if failure is not None:
             raise failure
 
-    def _tokenized(self, block: list[tuple[int, Any]]) -> Iterator[tuple[int, Row]]:
-        texts = {place: _texts_of(index, item) for place, (index, item) in enumerate(block) if not _is_row(item)}
+    def _tokenized(self, block: list[tuple[int, Row | Texts]]) -> Iterator[tuple[int, Row]]:
+        texts = {place: item for place, (_, item) in enumerate(block) if isinstance(item, tuple)}
         rows: dict[int, Row] = {}
         for pairs in (False, True):
             places = [place for place, (_, second) in texts.items() if (second is not None) == pairs]
             found = self._tokenize([texts[place] for place in places]) if places else []
             rows |= dict(zip(places, found, strict=True))
         for place, (index, item) in enumerate(block):
-            row = rows[place] if place in rows else self._checked_row(item)
+            row = rows[place] if isinstance(item, tuple) else item
             if not len(row["input_ids"]):
                 raise ValueError(f"dataset: item {index} has no tokens; drop it, or let the tokenizer add its own")
             yield index, row
 
-    def _tokenize(self, texts: list[tuple[str, str | None]]) -> list[Row]:
+    def _tokenize(self, texts: list[Texts]) -> list[Row]:
         if self.tokenizer is None:
             raise ValueError(
                 "tokenizer: got None for a data set of texts; pass AutoTokenizer.from_pretrained(<the checkpoint>), "
                 "or tokenized rows"
             )
 
-        def call(texts: list[tuple[str, str | None]], **options: Any) -> list[Row]:
+        def call(texts: list[Texts], **options: Any) -> list[Row]:
             first, second = ([text[side] for text in texts] for side in (0, 1))
             columns = self.tokenizer(first, None if second[0] is None else second, verbose=False, **options)
             known = [name for name in COLUMNS if name in columns]
@@ -98,9 +99,12 @@ class RowReader:
             self.truncated += len(long)
         return rows
 
-    def _checked_row(self, item: Mapping[str, Any]) -> Row:
+    def _checked_row(self, index: int, item: Mapping[str, Any]) -> Row:
         """The per-token columns, without pads at the end; a row that is too long keeps its last token."""
-        row = {name: token_column(item, name) for name in COLUMNS if name in item}
+        try:
+            row = {name: token_column(item, name) for name in COLUMNS if name in item}
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"dataset: item {index}: {error}") from error
         mask = row.get("attention_mask")
         if mask and not mask[-1] and any(mask):
             end = len(mask) - mask[::-1].index(1)
@@ -115,7 +119,7 @@ def _is_row(item: Any) -> bool:
     return isinstance(item, Mapping) and "input_ids" in item
 
 
-def _texts_of(index: int, item: Any) -> tuple[str, str | None]:
+def _texts_of(index: int, item: Any) -> Texts:
     """A text, or a pair of texts."""
     texts = item
     if isinstance(item, Mapping):

@@ -142,6 +142,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             while missing > 0:
                 writer.write_table(table := next(tables))
                 missing -= len(table)
+        if missing < 0:  # the next file would lack them
+            raise RuntimeError(f"answers: {-missing} rows more than '{output.name}' has; report it with Ray's version")
         temporary.replace(output)
 
 

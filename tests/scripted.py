@@ -10,12 +10,14 @@ from adaexit_hf.models import EarlyExitForSequenceClassification
 from adaexit_hf.models.exit_types import Exit
 
 
-def scripted(variant: str, answers: Tensor, **kwargs: Any) -> EarlyExitForSequenceClassification:
+def scripted(
+    variant: str, answers: Tensor, encoder: str = "bert", **kwargs: Any
+) -> EarlyExitForSequenceClassification:
     """Exit i says of text t the logits `answers[t, i]`, (texts, exits, labels); the encoder has as many layers.
 
     A method's own score is left out. Inputs come from `texts`.
     """
-    layers = encoder_config("bert", num_hidden_layers=answers.shape[1])
+    layers = encoder_config(encoder, num_hidden_layers=answers.shape[1])
     model = build(variant, encoder_config=layers, num_labels=answers.shape[2], **kwargs)
     embed = model.embed
 

@@ -65,7 +65,7 @@ def count_rows(model: EarlyExitForSequenceClassification) -> list[int]:
 @pytest.fixture(autouse=True)
 def several_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else all rows of a test were one batch."""
-    monkeypatch.setattr("adaexit_hf.row_places.MOST_ROWS", 5)
+    monkeypatch.setattr("adaexit_hf.frozen_states.MOST_ROWS", 5)
 
 
 @pytest.fixture
@@ -288,6 +288,18 @@ def test_rows_of_any_kind(case: str, tmp_path: Path) -> None:
     trainer.data_collator = lambda rows: collate([{"input_ids": ids, "label": label} for ids, label in rows])
     trainer.train(stage=stage)
     assert largest_difference(weights(model), weights(expected)) < 2e-6  # the batches are others
+
+
+def test_rows_whose_length_only_the_collator_knows_do_not_share_one_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adaexit_hf.frozen_states.MOST_ROWS", 256)
+    model = new_model("deebert")
+    trainer = new_trainer(model, tmp_path, rows=Pairs())  # type: ignore[arg-type]
+    trainer.data_collator = lambda rows: collate([{"input_ids": ids, "label": label} for ids, label in rows])
+    seen = count_rows(model)
+    trainer.train(stage="exits")
+    assert seen == [8] * 3
 
 
 def test_texts_without_labels_are_distilled(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from datasets import Dataset
 from scripted import naming, scripted
 from tiny import (
     CLASSES,
+    EAGER_ONLY,
     FAMILIES,
     VARIANTS,
     build,
@@ -23,6 +24,7 @@ from tiny import (
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedTokenizerFast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -255,6 +257,19 @@ def test_one_mask_for_all_rows() -> None:
         assert torch.equal(found.exit_layer, exit_layer)
 
 
+@pytest.mark.parametrize("padding", ["right", "none"])
+def test_positions_may_be_the_same_for_all_rows(padding: str) -> None:
+    model = build("deebert")
+    inputs = inputs_of(model, padding) | {"position_ids": torch.arange(9).flip(0)}
+    trace = trace_of(model, inputs)
+    for threshold in thresholds_between(trace):
+        logits, exit_layer = predicted(model, trace, threshold)
+        with torch.no_grad():
+            found = model(**inputs, exit_threshold=threshold)
+        torch.testing.assert_close(found.logits, logits, atol=1e-5, rtol=1e-5)
+        assert torch.equal(found.exit_layer, exit_layer)
+
+
 def test_rows_of_a_batch_come_in_eights() -> None:
     assert [in_flight.rows_per_batch(1024, width) for width in (10, 100, 200, 2000)] == [96, 8, 5, 1]
 
@@ -302,22 +317,48 @@ def test_flash_attention_keeps_modernberts_windows(method: str, padding: str, mo
     torch.testing.assert_close(trace_of(model, inputs), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_the_host_reads_once_per_layer(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, rows = build("deebert"), rows_of()
-    threshold = splitting_threshold(model, rows)
-    reads = 0
-    listed = Tensor.tolist
+class HostReads(TorchDispatchMode):
+    """Counts what makes the host wait for a device: single values, `nonzero` and masks as indices, and lists."""
 
-    def counted(self: Tensor) -> Any:
-        nonlocal reads
-        reads += 1
-        return listed(self)
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__()
+        self.count, listed = 0, Tensor.tolist
 
-    with torch.inference_mode():
-        flights = [flight_of(model, padded_inputs([3, 9, 3])) for _ in range(4)]
-        monkeypatch.setattr(Tensor, "tolist", counted)
-        walk(model, flights, [threshold] * 3, None)
-    assert reads <= 2
+        def counted(tensor: Tensor) -> Any:
+            self.count += 1
+            return listed(tensor)
+
+        monkeypatch.setattr(Tensor, "tolist", counted)  # on a CPU it calls no operator
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = operator.overloadpacket.__name__
+        by_mask = name == "index" and any(each is not None and each.dtype == torch.bool for each in args[1])
+        self.count += by_mask or name in ("_local_scalar_dense", "is_nonzero", "nonzero")
+        return operator(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("batch_tokens", [0, 24])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_host_reads_once_per_layer(
+    name: str, attention: str, batch_tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if attention == "sdpa" and name in EAGER_ONLY:
+        pytest.skip("has no other attention")
+    answers = naming([[1, 1, 1]] * 60) * 50
+    answers[torch.arange(60) % 3 > 0, 0] = 0.0  # two of three stay after layer 1, all pads or holes
+    model = scripted("deebert", answers, name)
+    model.encoder.set_attn_implementation(attention)
+    moving = []
+    for first in range(5, 60, 5):
+        batch = padded_inputs([9, 7, 5, 5, 3])
+        batch["input_ids"][:, 0] = torch.arange(first, first + 5)
+        flight = flight_of(model, batch)
+        moving.append(flight._replace(rows=flight.rows + first - 5))
+    with torch.inference_mode(), HostReads(monkeypatch) as reads:
+        found = walk(model, moving, [0.5] * 3, None, batch_tokens)
+    assert reads.count == 2
+    assert sorted(set(found.exit_layer.tolist())) == [1, 2]
 
 
 @pytest.mark.parametrize("name", ["bert", "mpnet", "deberta-v2-conv", "modernbert"])
@@ -341,10 +382,12 @@ def test_memory_of_a_window_is_bounded(name: str, monkeypatch: pytest.MonkeyPatc
     torch.testing.assert_close(found, whole, atol=1e-5, rtol=1e-5)
 
 
-def test_mode_and_order_are_restored() -> None:
+def test_the_mode_of_every_module_is_restored() -> None:
     model = build("deebert").train()
+    model.encoder.eval()
+    modes = [module.training for module in model.modules()]
     silent(model, rows_of(5), exit_threshold=0.9)
-    assert model.training
+    assert [module.training for module in model.modules()] == modes
 
 
 # What it takes -------------------------------------------------------------------------------------------------------
@@ -451,6 +494,27 @@ def test_a_data_set_that_fails_midway_is_answered_so_far() -> None:
     with pytest.raises(DatasetError, match="dataset: item 3 raised OSError: disk gone") as raised:
         next(stream)
     assert isinstance(raised.value.__cause__, OSError)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (5, "item 3 is 5; pass texts"),
+        ({"label": 1}, "item 3 is {'label': 1}; pass texts"),
+        ({"input_ids": []}, "item 3 has no tokens"),
+        ({"input_ids": None}, "item 3: 'NoneType' object is not iterable"),
+        ({"input_ids": [7, 8], "attention_mask": [1]}, "item 3: attention_mask: got 1 values for 2 tokens"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["texts", "rows"])
+def test_what_comes_before_a_bad_item_is_answered(
+    kind: str, bad: Any, message: str, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    good: list[Any] = ["w7", "w8 w9", "w10"] if kind == "texts" else rows_of(3)
+    stream = predict_stream(build("deebert"), [*good, bad, *good], tokenizer, exit_threshold=0.9, progress=False)
+    assert [next(stream).place for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ValueError, match=f"dataset: {message}"):
+        next(stream)
 
 
 # Bad input -----------------------------------------------------------------------------------------------------------

@@ -163,6 +163,16 @@ def test_what_is_interrupted_does_not_count(example, run, tmp_path, monkeypatch)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.parquet.tmp"]
 
 
+def test_rows_that_would_land_in_the_wrong_file_are_told(example, run, tmp_path, monkeypatch):
+    def answered(pieces, options):
+        yield example.pa.concat_tables(in_process(example, [])([*pieces[:3], pieces[2]], options))
+
+    monkeypatch.setattr(example, "answered", answered)
+    with pytest.raises(RuntimeError, match=r"answers: 20 rows more than 'a.parquet' has"):
+        run()
+    assert not list((tmp_path / "out").rglob("*.parquet"))
+
+
 def test_outputs_lie_as_the_inputs_do(example, inputs, tmp_path):
     def lie(pattern: Path, output_dir: Path) -> list[str]:
         outputs = example.outputs_of(str(pattern), str(output_dir)).values()

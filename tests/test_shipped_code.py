@@ -87,7 +87,7 @@ def test_methods_do_not_import_each_other() -> None:
 
 
 def test_the_skeleton_does_not_import_methods_or_the_package() -> None:
-    order = ["context", "encoder_layers", "exit_types", "exit_heads", "configuration_early_exit"]
+    order = ["context", "eval_mode", "encoder_layers", "exit_types", "exit_heads", "configuration_early_exit"]
     order += ["pretrained_encoder", "batches", "calibration", "token_depths", "token_layers"]
     order += ["in_flight", "walk", "pipeline_early_exit", "classifier_base", "recurrence", "modeling_early_exit"]
     for path in SHIPPED:

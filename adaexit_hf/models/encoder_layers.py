@@ -50,8 +50,17 @@ class EncoderLayers:
         return encoder.embeddings(**inputs)
 
     @staticmethod
-    def context(encoder: PreTrainedModel, hidden: Tensor, padding: Tensor | None, positions: Tensor | None) -> Context:
-        mask = create_bidirectional_mask(config=encoder.config, inputs_embeds=hidden, attention_mask=padding)
+    def context(
+        encoder: PreTrainedModel, hidden: Tensor, padding: Tensor | None, positions: Tensor | None, pads: bool = False
+    ) -> Context:
+        """What the layers need of a batch besides its states (batch, tokens, hidden).
+
+        Args:
+            padding, positions: as in `Context`.
+            pads: `padding` is known to have some; else the host reads it, to do without a mask where there are none.
+        """
+        arguments = {"config": encoder.config, "inputs_embeds": hidden, "attention_mask": padding}
+        mask = create_bidirectional_mask(**arguments, allow_is_bidirectional_skip=not pads)
         return Context(padding, positions, {"mask": mask})
 
     @staticmethod
@@ -125,8 +134,10 @@ class _MPNet(_Roberta):
     dropout_names = ("hidden_dropout_prob",)
 
     @staticmethod
-    def context(encoder: PreTrainedModel, hidden: Tensor, padding: Tensor | None, positions: Tensor | None) -> Context:
-        context = EncoderLayers.context(encoder, hidden, padding, positions)
+    def context(
+        encoder: PreTrainedModel, hidden: Tensor, padding: Tensor | None, positions: Tensor | None, pads: bool = False
+    ) -> Context:
+        context = EncoderLayers.context(encoder, hidden, padding, positions, pads)
         if torch.is_grad_enabled():  # as in the stock model, to the last bit of the gradients
             bias = encoder.encoder.compute_position_bias(hidden)
             return context._replace(masks=context.masks | {"bias": bias})
@@ -154,7 +165,9 @@ class _DebertaV2(EncoderLayers):
         return encoder.embeddings(**inputs, mask=padding)
 
     @staticmethod
-    def context(encoder: PreTrainedModel, hidden: Tensor, padding: Tensor | None, positions: Tensor | None) -> Context:
+    def context(
+        encoder: PreTrainedModel, hidden: Tensor, padding: Tensor | None, positions: Tensor | None, pads: bool = False
+    ) -> Context:
         ones = hidden.new_ones(hidden.shape[:2]) if padding is None else padding
         relative = {
             "relative_pos": encoder.encoder.get_rel_pos(hidden),
@@ -194,8 +207,11 @@ class _ModernBert(EncoderLayers):
         return encoder.embeddings(input_ids=inputs["input_ids"], inputs_embeds=inputs["inputs_embeds"])
 
     @staticmethod
-    def context(encoder: PreTrainedModel, hidden: Tensor, padding: Tensor | None, positions: Tensor | None) -> Context:
+    def context(
+        encoder: PreTrainedModel, hidden: Tensor, padding: Tensor | None, positions: Tensor | None, pads: bool = False
+    ) -> Context:
         arguments = {"config": encoder.config, "inputs_embeds": hidden, "attention_mask": padding}
+        arguments["allow_is_bidirectional_skip"] = not pads
         masks = {
             "full_attention": create_bidirectional_mask(**arguments),
             "sliding_attention": create_bidirectional_sliding_window_mask(**arguments),

@@ -56,6 +56,9 @@ def trimmed(inputs: dict[str, Tensor | None]) -> tuple[dict[str, Tensor | None],
     >>> inputs["input_ids"].shape, inputs["attention_mask"], extents
     (torch.Size([2, 2]), None, [(2, 2), (2, 2)])
     """
+    positions = inputs.get("position_ids")
+    if positions is not None and positions.dim() == 1:  # embeddings take them, too
+        inputs = inputs | {"position_ids": positions[None]}
     mask, given = inputs["attention_mask"], [value for value in inputs.values() if value is not None]
     # Where shapes do not match, the error is to name what was passed.
     if mask is None or mask.dim() != 2 or {value.shape[1] for value in given if value.dim() > 1} != {mask.shape[1]}:
@@ -122,7 +125,7 @@ def _batch(encoder: Any, pieces: Sequence[tuple[InFlight, list[int]]]) -> InFlig
         width = min(width, max(end for end, _ in extents) or width)
     if len(pieces) == 1 and len(pieces[0][1]) == first.shape[0] and width == first.shape[1]:
         return first
-    places = [_places(rows, flight.rows) for flight, rows in pieces]
+    places = [index_of(rows, flight.rows) for flight, rows in pieces]
 
     def chosen(values: Sequence[Tensor]) -> Tensor:
         """Of tensors (batch, ...)."""
@@ -158,7 +161,8 @@ def _batch(encoder: Any, pieces: Sequence[tuple[InFlight, list[int]]]) -> InFlig
         positions = contexts[0].positions  # of several batches there are none
         if positions is not None:
             positions = (positions[places[0]] if len(positions) > 1 else positions)[:, :width]
-        made = family_of(encoder.config).context(encoder, hidden, padding, positions)
+        # Where no row had a pad, `padding` is None.
+        made = family_of(encoder.config).context(encoder, hidden, padding, positions, pads=padding is not None)
         names = contexts[0].per_token
         context = made._replace(
             per_row={name: chosen([each.per_row[name] for each in contexts]) for name in contexts[0].per_row},
@@ -171,8 +175,8 @@ def _batch(encoder: Any, pieces: Sequence[tuple[InFlight, list[int]]]) -> InFlig
     return InFlight(chosen([flight.rows for flight in flights]), hidden, context, extents, state, memory)
 
 
-def _places(rows: list[int], like: Tensor) -> slice | Tensor:
-    """An index of these rows; neighbours need no copy."""
+def index_of(rows: list[int], like: Tensor) -> slice | Tensor:
+    """An index of these rows, ascending, on the device of `like`; neighbours need no copy."""
     if rows[-1] - rows[0] + 1 == len(rows):
         return slice(rows[0], rows[-1] + 1)
-    return torch.tensor(rows, device=like.device)
+    return torch.tensor(rows).to(like.device, non_blocking=True)  # with `device=` the host would wait

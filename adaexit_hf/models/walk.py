@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .exit_types import Exit
 from .in_flight import InFlight
+from .in_flight import index_of
 from .in_flight import packed
 
 
@@ -89,7 +90,7 @@ def walk(
             stay = [row for row, flag in enumerate(flags) if flag]
             if len(stay) < len(flags):
                 leave = [row for row, flag in enumerate(flags) if not flag]
-                left.append(_leaving(step, number, torch.tensor(leave, device=step.flight.rows.device)))
+                left.append(_leaving(step, number, index_of(leave, step.flight.rows)))
                 if tell is not None:
                     tell(len(leave))
             if stay:
@@ -102,7 +103,7 @@ def walk(
     return Answers(logits[order], layers[order], score[order], torch.cat(scores))
 
 
-def _leaving(step: Step, number: int, places: Tensor | None = None) -> tuple[Tensor, ...]:
+def _leaving(step: Step, number: int, places: Tensor | slice | None = None) -> tuple[Tensor, ...]:
     """Rows, answers, layers and scores of those that leave."""
     rows, exit = step.flight.rows, cast(Exit, step.exit)
     parts = (rows, exit.logits, torch.full_like(rows, number), cast(Tensor, step.score))
