@@ -15,9 +15,9 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
     >>> model = nn.Sequential(nn.Dropout(), nn.Dropout().eval())
     >>> with eval_mode(model):
-    ...     print([part.training for part in model], end=" ")
-    >>> print([part.training for part in model])
-    [False, False] [True, False]
+    ...     inside = [part.training for part in model]
+    >>> inside, [part.training for part in model]
+    ([False, False], [True, False])
     """
     training = [module for module in model.modules() if module.training]
     model.eval()
