@@ -1,97 +1,43 @@
-"""One full-depth pass, every threshold: traces, trade-off curves, and the choice of a threshold."""
+"""What a trace says: the curve over all thresholds, who leaves where, what every exit is worth, an oracle's bound."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .models.batches import checked_rows, full_depth, row_labels
-from .models.exit_types import first_ready
-from .models.modeling_early_exit import EarlyExitForSequenceClassification
+from .curves import CurvePoint, PairwiseAreas, area_under_curve, areas_between, choose_threshold
+from .traces import ExitTrace, collect_trace, predictions
+
+__all__ = [
+    "CurvePoint",
+    "ExitTrace",
+    "OracleBound",
+    "PairwiseAreas",
+    "area_under_curve",
+    "areas_between",
+    "choose_threshold",
+    "collect_trace",
+    "exit_histogram",
+    "expected_saving",
+    "layer_scores",
+    "oracle_bound",
+    "oracle_exits",
+    "predictions",
+    "spread_thresholds",
+    "tradeoff_curve",
+]
 
 Metric = Callable[[Tensor, Tensor], float]
-_COMPARISONS = {"lt": torch.lt, "le": torch.le, "gt": torch.gt, "ge": torch.ge}
 
 
-@dataclass(frozen=True)
-class ExitTrace:
-    """What every exit said about every sample of a data set.
+class OracleBound(NamedTuple):
+    """What the best possible choice of exits would reach, as in a `CurvePoint`."""
 
-    Args:
-        logits: (samples, exits, labels).
-        scores: readiness, (samples, exits), in the method's own unit.
-        labels: (samples,), or None for an unlabelled set.
-        exit_layers: layers run at each exit, 1..L, ascending, one per exit.
-        ready: how a score is compared with the threshold: "lt", "le", "gt" or "ge".
-    """
-
-    logits: Tensor
-    scores: Tensor
-    labels: Tensor | None
-    exit_layers: tuple[int, ...]
-    ready: str
-
-    def exits_at(self, threshold: float | list[float] | None) -> Tensor:
-        """Index of the exit that each sample takes, (samples,); thresholds as in a config, None for full depth."""
-        if threshold is None:
-            return torch.full((len(self.scores),), len(self.exit_layers) - 1)
-        return first_ready(_COMPARISONS[self.ready](self.scores, self.scores.new_tensor(threshold)))
-
-    def at(self, threshold: float | list[float] | None) -> tuple[Tensor, Tensor]:
-        """Answers (samples, labels) and layers run (samples,) at one threshold."""
-        chosen = self.exits_at(threshold)
-        return self.logits[torch.arange(len(chosen)), chosen], torch.tensor(self.exit_layers)[chosen]
-
-
-class CurvePoint(NamedTuple):
-    """Quality and cost at one threshold.
-
-    Args:
-        threshold: in the method's own unit; None is full depth.
-        score: the metric's value, in its own unit.
-        mean_layers: layers run per sample, in [1, L].
-        saving: fraction of layer executions saved, in [0, 1) (DeeBERT, Eq. 2).
-    """
-
-    threshold: float | None
     score: float
     mean_layers: float
     saving: float
-
-
-def collect_trace(
-    model: EarlyExitForSequenceClassification,
-    dataset: Iterable[Mapping[str, Any]],
-    batch_size: int = 32,
-    progress: bool = True,
-) -> ExitTrace:
-    """Run a tokenized data set once at full depth and keep what every exit said.
-
-    Args:
-        model: on any device; its train or eval mode is restored afterwards.
-        dataset: rows with `input_ids`, optionally `attention_mask`, `token_type_ids`, and `label` or `labels`; other
-            columns are left out. Rows need not be padded; batches are made of rows of similar length.
-        batch_size: rows per forward pass.
-        progress: show a bar.
-
-    Returns:
-        the trace, in the order of the data set, on the CPU in float32.
-
-    Raises:
-        ValueError: the data set is empty, or has no `input_ids`; a method whose `ready` is no plain comparison.
-    """
-    rows = checked_rows(dataset)
-    labels = row_labels(rows, model.config.num_labels)
-    comparison = next((name for name, function in _COMPARISONS.items() if function is model.ready), None)
-    if comparison is None:
-        raise ValueError(
-            f"model: its `ready` is {model.ready}; a trace knows torch.lt, torch.le, torch.gt and torch.ge"
-        )
-    logits, scores = full_depth(model, rows, batch_size, "Tracing exits" if progress else None)
-    return ExitTrace(logits, scores, labels, tuple(model.config.exit_layers), comparison)
 
 
 def expected_saving(exit_layer: Tensor, depth: int) -> float:
@@ -111,20 +57,34 @@ def tradeoff_curve(trace: ExitTrace, metric: Metric, thresholds: Sequence[float]
         metric: (predictions (samples,), labels (samples,)) -> score; predictions are classes, with one label numbers.
         thresholds: which ones; default a hundred, spread over the scores that occur. Full depth is always added.
 
+    >>> scores, labels = torch.tensor([[0.9, 0.0], [0.4, 0.0]]), torch.tensor([1, 1])
+    >>> logits = torch.tensor([[[0.0, 1.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 1.0]]])
+    >>> trace = ExitTrace(logits, scores, labels, (3, 12), "gt")
+    >>> for point in tradeoff_curve(trace, lambda given, wanted: (given == wanted).double().mean().item(), [0.3, 0.6]):
+    ...     print(point.threshold, point.score, point.mean_layers, point.saving)
+    0.3 0.5 3.0 0.75
+    0.6 1.0 7.5 0.375
+    None 1.0 12.0 0.0
+
     Raises:
-        ValueError: the trace has no labels.
+        ValueError: the trace has no labels, or a threshold is outside of its bounds.
     """
-    if trace.labels is None:
-        raise ValueError("trace: has no labels; collect it on a data set with a 'label' column")
+    labels = trace.known_labels()
     if thresholds is None:
         thresholds = spread_thresholds(trace)
     points = []
     for threshold in [*thresholds, None]:
-        logits, exit_layer = trace.at(threshold)
-        layers = exit_layer.double().mean().item()
-        saving = expected_saving(exit_layer, trace.exit_layers[-1])
-        points.append(CurvePoint(threshold, float(metric(predictions(logits), trace.labels)), layers, saving))
+        chosen = trace.exits_at(threshold)
+        score = float(metric(predictions(trace.answers(chosen)), labels))
+        flops = None if trace.flops is None else trace.flops.gather(1, chosen[:, None]).double().mean().item()
+        points.append(CurvePoint(threshold, score, *_layers(trace, chosen), flops))
     return sorted(points, key=lambda point: (point.mean_layers, point.threshold is None))
+
+
+def _layers(trace: ExitTrace, chosen: Tensor) -> tuple[float, float]:
+    """Mean layers and saving of the exits with these indices, (samples,)."""
+    exit_layer = torch.tensor(trace.exit_layers)[chosen]
+    return exit_layer.double().mean().item(), expected_saving(exit_layer, trace.depth)
 
 
 def spread_thresholds(trace: ExitTrace, count: int = 100) -> list[float]:
@@ -140,53 +100,91 @@ def spread_thresholds(trace: ExitTrace, count: int = 100) -> list[float]:
     ranks = torch.linspace(0, len(scores) - 2, min(count, len(scores) - 1)).round().long()
     if trace.ready in ("ge", "lt") and bool((scores == scores.round()).all()):
         return scores[ranks + 1].tolist()
-    return ((scores[ranks] + scores[ranks + 1]) / 2).tolist()
+    low, high = trace.bounds or (-math.inf, math.inf)
+    # A score may lie a rounding error outside of its own bounds.
+    return ((scores[ranks] + scores[ranks + 1]) / 2).clamp(low, high).unique().tolist()
 
 
-def predictions(logits: Tensor) -> Tensor:
-    """The class, or the number with one label: (samples, labels) -> (samples,)."""
-    return logits.squeeze(-1) if logits.shape[-1] == 1 else logits.argmax(dim=-1)
+def exit_histogram(trace: ExitTrace, threshold: float | list[float] | None) -> dict[int, int]:
+    """How many samples leave after each exit layer; errors as for `ExitTrace.exits_at`.
+
+    Args:
+        trace: with or without labels.
+        threshold: as in a config; None is full depth.
+
+    >>> scores = torch.tensor([[0.9, 0.0], [0.4, 0.0], [0.2, 0.0]])
+    >>> trace = ExitTrace(torch.zeros(3, 2, 2), scores, None, (3, 12), "gt")
+    >>> exit_histogram(trace, 0.6)
+    {3: 1, 12: 2}
+    """
+    counts = torch.bincount(trace.exits_at(threshold), minlength=len(trace.exit_layers))
+    return dict(zip(trace.exit_layers, counts.tolist(), strict=True))
 
 
-def area_under_curve(curve: Sequence[CurvePoint], depth: int) -> float:
-    """Mean score of the curve: integrated over the fraction of layers run, by trapezoids, and divided by the width.
+def layer_scores(trace: ExitTrace, metric: Metric) -> dict[int, float]:
+    """The metric's value at every exit layer if all samples left there; errors as for `ExitTrace.known_labels`.
 
-    The unit is the metric's. Compare methods over the same range of layers only. DACT-BERT, section 4.3.
+    Args:
+        trace: with labels.
+        metric: as for `tradeoff_curve`.
 
-    >>> area_under_curve([CurvePoint(0.5, 0.6, 3.0, 0.75), CurvePoint(None, 0.8, 12.0, 0.0)], depth=12)
-    0.7
+    >>> logits = torch.tensor([[[0.0, 1.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 1.0]]])
+    >>> trace = ExitTrace(logits, torch.zeros(2, 2), torch.tensor([1, 1]), (3, 12), "gt")
+    >>> layer_scores(trace, lambda given, wanted: (given == wanted).double().mean().item())
+    {3: 0.5, 12: 1.0}
+    """
+    labels = trace.known_labels()
+    answers = trace.logits.unbind(dim=1)
+    return {
+        layer: float(metric(predictions(logits), labels))
+        for layer, logits in zip(trace.exit_layers, answers, strict=True)
+    }
+
+
+def oracle_exits(trace: ExitTrace, tolerance: float | None = None) -> Tensor:
+    """Index of the best possible exit of each sample, (samples,): the earliest that is right.
+
+    Where none is right: the earliest of all, since there is nothing to gain; in regression the nearest answer.
+
+    Args:
+        trace: with labels.
+        tolerance: for regression, and only there: the largest absolute error that counts as right, >= 0, in the unit
+            of the labels.
 
     Raises:
-        ValueError: fewer than two different depths.
+        ValueError: no labels; regression without a tolerance, classes with one, or a negative one.
     """
-    best: dict[float, float] = {}
-    for point in curve:
-        cost = point.mean_layers / depth
-        best[cost] = max(point.score, best.get(cost, point.score))
-    if len(best) < 2:
-        raise ValueError(f"curve: got points at {len(best)} depth; an area needs at least two, pass more thresholds")
-    costs, scores = torch.tensor(sorted(best.items()), dtype=torch.float64).unbind(dim=1)
-    return round((torch.trapezoid(scores, costs) / (costs[-1] - costs[0])).item(), 12)
-
-
-def choose_threshold(curve: Sequence[CurvePoint], max_drop: float = 0.01) -> CurvePoint:
-    """The point with the largest saving whose score is at most `max_drop` below full depth, relative to it.
-
-    >>> full, half = CurvePoint(None, 0.80, 12.0, 0.0), CurvePoint(0.3, 0.795, 6.0, 0.5)
-    >>> choose_threshold([half, full]).threshold, choose_threshold([half, full], max_drop=0.001).threshold
-    (0.3, None)
-
-    Raises:
-        ValueError: `max_drop` is negative, or the curve lacks the point of full depth or a score there.
-    """
-    if not max_drop >= 0:
-        raise ValueError(f"max_drop: got {max_drop}; pass a fraction >= 0, e.g. 0.01 for one percent")
-    full = next((point for point in curve if point.threshold is None), None)
-    if full is None:
-        raise ValueError("curve: has no point of full depth (threshold None); use tradeoff_curve")
-    if math.isnan(full.score):
+    labels = trace.known_labels()
+    answers = predictions(trace.logits)  # (samples, exits)
+    if trace.logits.shape[-1] > 1:
+        if tolerance is not None:
+            raise ValueError(f"tolerance: got {tolerance} for classes, which are right or wrong; leave it out")
+        return (answers == labels[:, None]).long().argmax(dim=1)  # the first of equals
+    if tolerance is None or not tolerance >= 0:
         raise ValueError(
-            "curve: the score at full depth is nan; use a metric that is defined there, or a better model"
+            f"tolerance: got {tolerance}, but numbers are never quite right; pass the largest absolute error that "
+            "counts as right, e.g. tolerance=0.5"
         )
-    floor = full.score - max_drop * abs(full.score)
-    return max((point for point in curve if point.score >= floor), key=lambda point: (point.saving, point.score))
+    errors = (answers - labels[:, None]).abs().nan_to_num(math.inf)
+    right = errors <= tolerance
+    return torch.where(right.any(dim=1), right.long().argmax(dim=1), errors.argmin(dim=1))
+
+
+def oracle_bound(trace: ExitTrace, metric: Metric, tolerance: float | None = None) -> OracleBound:
+    """Score and cost if every sample left at its best possible exit: no threshold can be better.
+
+    A bound of what counts right answers, as accuracy; of other metrics it is what they give for those exits.
+
+    Args:
+        trace: with labels.
+        metric: as for `tradeoff_curve`.
+        tolerance: for regression; as for `oracle_exits`, and so are the errors.
+
+    >>> logits = torch.tensor([[[0.0, 1.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 1.0]]])
+    >>> trace = ExitTrace(logits, torch.zeros(2, 2), torch.tensor([1, 1]), (3, 12), "gt")
+    >>> oracle_bound(trace, lambda given, wanted: (given == wanted).double().mean().item())
+    OracleBound(score=1.0, mean_layers=7.5, saving=0.375)
+    """
+    chosen = oracle_exits(trace, tolerance)
+    score = float(metric(predictions(trace.answers(chosen)), trace.known_labels()))
+    return OracleBound(score, *_layers(trace, chosen))

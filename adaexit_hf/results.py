@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from .evaluation import CurvePoint, ExitTrace, expected_saving, predictions
+from .evaluation import CurvePoint, ExitTrace, exit_histogram, expected_saving, predictions
 from .tasks import compute_score
 
 
@@ -12,11 +12,9 @@ def report(trace: ExitTrace, metrics: tuple[str, ...], threshold: float | list[f
     """All metrics at full depth, at the threshold, and at every exit.
 
     Raises:
-        ValueError: the trace has no labels.
+        ValueError: the trace has no labels, or only such as a metric is not defined for.
     """
-    if trace.labels is None:
-        raise ValueError("trace: has no labels; collect it on a data set with a 'label' column")
-    labels = trace.labels.numpy()
+    labels = trace.known_labels().numpy()
 
     def scores(logits: torch.Tensor) -> dict[str, float]:
         return {name: compute_score(name, predictions(logits).numpy(), labels) for name in metrics}
@@ -30,7 +28,7 @@ def report(trace: ExitTrace, metrics: tuple[str, ...], threshold: float | list[f
         "mean_exit_layer": exit_layer.double().mean().item(),
         "saving": expected_saving(exit_layer, trace.exit_layers[-1]),
         "by_exit": {str(layer): scores(trace.logits[:, k]) for k, layer in enumerate(trace.exit_layers)},
-        "exit_histogram": {str(layer): int((exit_layer == layer).sum()) for layer in trace.exit_layers},
+        "exit_histogram": {str(layer): count for layer, count in exit_histogram(trace, threshold).items()},
         "not_finite": int((~trace.logits.isfinite()).any(dim=-1).sum()),
     }
 

@@ -4,12 +4,14 @@ This file travels inside checkpoints: see CONTRIBUTING.md, "The shipped folder".
 """
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
+
+from .eval_mode import eval_mode
 
 Row = Mapping[str, Any]
 # Per-token columns, and what pads them; `None` is the encoder's padding token.
@@ -61,31 +63,52 @@ def checked_rows(dataset: Iterable[Row]) -> list[Row]:
     Raises:
         ValueError: it is empty, has no `input_ids`, or is several splits.
     """
+    return list(stream_rows(dataset))
+
+
+def stream_rows(dataset: Iterable[Row]) -> Iterator[Row]:
+    """The same one by one, for data sets that need not fit into memory.
+
+    Raises:
+        ValueError: as `checked_rows`.
+    """
     if isinstance(dataset, Mapping):
         raise ValueError(f"dataset: got the splits {', '.join(dataset)}; pass one of them, e.g. dataset['train']")
     # In another format tokens would be tensors, which equal nothing but themselves.
-    rows = list(dataset.with_format(None) if hasattr(dataset, "with_format") else dataset)
-    if not rows:
+    rows = iter(dataset.with_format(None) if hasattr(dataset, "with_format") else dataset)
+    first = next(rows, None)
+    if first is None:
         raise ValueError("dataset: got no rows; pass at least one")
-    if "input_ids" not in rows[0]:
+    if "input_ids" not in first:
         raise ValueError(
-            f"dataset: rows have {', '.join(rows[0])}, but no input_ids; call "
+            f"dataset: rows have {', '.join(first)}, but no input_ids; call "
             "dataset.map(lambda row: tokenizer(row['text'], truncation=True)) first"
         )
-    return rows
+    yield first
+    yield from rows
 
 
-def row_labels(rows: Sequence[Row], num_labels: int) -> Tensor | None:
-    """The column `labels` or `label`, (rows,); None where there is none, or where it says -1, as GLUE's test sets.
+def label_column(row: Row) -> str | None:
+    """The column that holds the label, `labels` or `label`; None where there is none."""
+    return next((name for name in ("labels", "label") if row.get(name) is not None), None)
+
+
+def row_labels(rows: Sequence[Row], num_labels: int, column: str | None = None, start: int = 0) -> Tensor | None:
+    """The labels, (rows,); None where there are none, or where one is -1, as in GLUE's test sets.
+
+    Args:
+        num_labels: 1 for regression, where -1 is a number like others.
+        column: default: that of the first row.
+        start: the place of the first row in its data set, for errors.
 
     Raises:
         ValueError: a label that is no number.
     """
-    name = next((name for name in ("labels", "label") if rows[0].get(name) is not None), None)
+    name = column or label_column(rows[0])
     if name is None:
         return None
     values = [row.get(name) for row in rows]
-    for place, value in enumerate(values):
+    for place, value in enumerate(values, start):
         if value is None or isinstance(value, str):
             raise ValueError(
                 f"{name}: got {value!r} in row {place}; pass class indices, dataset.class_encode_column('{name}'), or "
@@ -121,21 +144,30 @@ def model_inputs(model: Any, batch: Mapping[str, Tensor | None]) -> dict[str, Te
 
 
 @torch.inference_mode()
-def full_depth(model: Any, rows: Sequence[Row], batch_size: int, desc: str | None = None) -> tuple[Tensor, Tensor]:
+def full_depth(
+    model: Any,
+    rows: Sequence[Row],
+    batch_size: int,
+    desc: str | None = None,
+    tell: Callable[[int], Any] | None = None,
+) -> tuple[Tensor, Tensor]:
     """Logits (rows, exits, labels) and scores (rows, exits) of every exit, in the order of the rows, on the CPU.
 
-    Runs in eval mode and restores the model's mode afterwards; arguments as in `by_length`.
+    Runs in eval mode and restores the modes of its modules afterwards.
+
+    Args:
+        model, rows, batch_size, desc: as in `by_length`.
+        tell: called after every batch with the number of its rows, for a progress bar of the caller's.
     """
     order: list[int] = []
-    logits, scores, training = [], [], model.training
-    model.eval()
-    try:
+    logits, scores = [], []
+    with eval_mode(model):
         for places, batch in by_length(rows, batch_size, model.config.encoder_config, desc):
             output = model(**model_inputs(model, batch), early_exit=False)
             order += places
             logits.append(output.exit_logits.float().cpu())
             scores.append(output.exit_scores.float().cpu())
-    finally:
-        model.train(training)
+            if tell is not None:
+                tell(len(places))
     place = torch.tensor(order).argsort()
     return torch.cat(logits)[place], torch.cat(scores)[place]

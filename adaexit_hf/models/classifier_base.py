@@ -66,6 +66,8 @@ class EarlyExitPreTrainedModel(PreTrainedModel):
 class ClassifierBase(EarlyExitPreTrainedModel):
     """What `EarlyExitForSequenceClassification` has besides the recurrence."""
 
+    spares_tokens: ClassVar[bool] = False  # may tokens skip layers, so that what a text costs depends on its words?
+
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """As in Transformers; the checkpoint also carries its code and its pipeline, and needs no package to load."""
         if self._auto_class is not None:

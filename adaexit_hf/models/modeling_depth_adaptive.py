@@ -129,6 +129,7 @@ class DepthAdaptiveForSequenceClassification(EarlyExitForSequenceClassification)
     config_class = DepthAdaptiveConfig
     own_ready = torch.ge
     reads_all_tokens = True
+    spares_tokens = True
     paper: ClassVar[Paper] = Paper(
         title="Faster Depth-Adaptive Transformers",
         authors="Yijin Liu, Fandong Meng, Jie Zhou, Yufeng Chen, Jinan Xu",

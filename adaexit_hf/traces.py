@@ -1,0 +1,286 @@
+"""What every exit of a model says about every sample of a data set: collected in one pass, kept in one file."""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .flops import RowFlops
+from .models.batches import full_depth, label_column, row_labels, stream_rows
+from .models.exit_types import first_ready
+from .models.modeling_early_exit import EarlyExitForSequenceClassification
+
+_COMPARISONS = {"lt": torch.lt, "le": torch.le, "gt": torch.gt, "ge": torch.ge}
+_TENSORS = ("logits", "scores", "labels", "lengths", "flops")
+_KEY = "adaexit_hf_trace"
+# So many batches are read ahead, and sorted by length.
+_WINDOW = 32
+
+
+@dataclass(frozen=True, eq=False)
+class ExitTrace:
+    """What every exit said about every sample of a data set.
+
+    Args:
+        logits: (samples, exits, labels).
+        scores: readiness, (samples, exits), in the unit of `criterion`.
+        labels: (samples,), or None for an unlabelled set.
+        exit_layers: layers run at each exit, 1..L, ascending, one per exit.
+        ready: how a score is compared with the threshold: "lt", "le", "gt" or "ge".
+        criterion: what the scores are, a config's `exit_criterion`; None where it is not known.
+        bounds: lowest and highest threshold in that unit; None allows any number.
+        method: the model's `model_type`; None where it is not known.
+        label_names: of the classes, in order; None for regression, or where they are not known.
+        lengths: tokens of each sample up to the last that is no pad, (samples,), or None.
+        flops: floating-point operations until each exit has answered, (samples, exits), or None; see
+            `collect_trace(..., count_flops=True)`.
+        about: anything else that JSON can hold: data set, split, seed.
+
+    Raises:
+        ValueError: no samples; shapes that do not fit each other; exit layers that do not ascend; an unknown `ready`.
+    """
+
+    logits: Tensor
+    scores: Tensor
+    labels: Tensor | None
+    exit_layers: tuple[int, ...]
+    ready: str
+    criterion: str | None = None
+    bounds: tuple[float, float] | None = None
+    method: str | None = None
+    label_names: tuple[str, ...] | None = None
+    lengths: Tensor | None = None
+    flops: Tensor | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.logits.dim() != 3 or not self.logits.numel():
+            raise ValueError(
+                f"logits: got shape {tuple(self.logits.shape)}; a trace needs at least one sample, exit and label, "
+                "shape (samples, exits, labels)"
+            )
+        samples, exits, labels = self.logits.shape
+        shapes = {"scores": (samples, exits), "labels": (samples,), "lengths": (samples,), "flops": (samples, exits)}
+        for name, shape in shapes.items():
+            value = getattr(self, name)
+            if value is not None and tuple(value.shape) != shape:
+                raise ValueError(
+                    f"{name}: got shape {tuple(value.shape)}; {samples} samples with {exits} exits need {shape}"
+                )
+        layers = list(self.exit_layers)
+        if len(layers) != exits or layers != sorted(set(layers)) or layers[0] < 1:
+            raise ValueError(
+                f"exit_layers: got {self.exit_layers}; pass {exits} ascending layer numbers from 1, one per exit"
+            )
+        if self.ready not in _COMPARISONS:
+            raise ValueError(f"ready: got {self.ready!r}; choose one of {', '.join(map(repr, _COMPARISONS))}")
+        if self.label_names is not None and len(self.label_names) != labels:
+            raise ValueError(f"label_names: got {len(self.label_names)} names for {labels} labels; pass one per label")
+
+    @property
+    def depth(self) -> int:
+        """Layers run at full depth."""
+        return self.exit_layers[-1]
+
+    def known_labels(self) -> Tensor:
+        """The labels, (samples,).
+
+        Raises:
+            ValueError: the trace has none.
+        """
+        if self.labels is None:
+            raise ValueError("trace: has no labels; collect it on a data set with a 'label' column")
+        return self.labels
+
+    def exits_at(self, threshold: float | list[float] | None) -> Tensor:
+        """Index of the exit that each sample takes, (samples,); thresholds as in a config, None for full depth.
+
+        Raises:
+            ValueError: NaN, a number outside of `bounds`, or a list whose length is not the number of exits.
+        """
+        # Patience 0 is full depth, as in a config.
+        if threshold is None or (self.criterion == "patience" and threshold == 0):
+            return torch.full((len(self.scores),), len(self.exit_layers) - 1)
+        exits = len(self.exit_layers)
+        values = list(threshold) if isinstance(threshold, list | tuple) else [threshold] * exits
+        if len(values) != exits:
+            raise ValueError(
+                f"threshold: got {len(values)} numbers for {exits} exits; pass one number, or one per exit"
+            )
+        low, high = self.bounds or (-torch.inf, torch.inf)
+        for value in values:
+            if not low <= value <= high:  # NaN too
+                unit = self.criterion or "this trace"
+                raise ValueError(
+                    f"threshold: got {value}; {unit} takes numbers in [{low:.4g}, {high:.4g}], or None for full depth"
+                )
+        return first_ready(_COMPARISONS[self.ready](self.scores, self.scores.new_tensor(values)))
+
+    def at(self, threshold: float | list[float] | None) -> tuple[Tensor, Tensor]:
+        """Answers (samples, labels) and layers run (samples,) at one threshold; errors as for `exits_at`."""
+        return self.answers(chosen := self.exits_at(threshold)), torch.tensor(self.exit_layers)[chosen]
+
+    def answers(self, chosen: Tensor) -> Tensor:
+        """What the exit with index `chosen`, (samples,), answers to each sample, (samples, labels)."""
+        return self.logits[torch.arange(len(chosen)), chosen]
+
+    def take(self, samples: Tensor) -> "ExitTrace":
+        """The trace of some samples only, by their places, (taken,); a place may come more than once."""
+        tensors = {name: value for name in _TENSORS if (value := getattr(self, name)) is not None}
+        taken: dict[str, Any] = {name: value[samples] for name, value in tensors.items()}
+        return dataclasses.replace(self, **taken)
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file; `ExitTrace.load` reads it, and any safetensors reader its tensors.
+
+        Args:
+            path: of the file; its folder is made, and a file that is there is overwritten.
+
+        Raises:
+            TypeError: `about` holds what JSON cannot.
+        """
+        facts = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
+        tensors = {name: value.contiguous() for name in _TENSORS if (value := facts.pop(name)) is not None}
+        try:
+            text = json.dumps(facts)
+        except TypeError as error:
+            raise TypeError(f"about: {error}; keep to dicts, lists, strings, numbers, booleans and None") from error
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, path, metadata={"format": "pt", _KEY: text})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "ExitTrace":
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file; ValueError: it is no saved trace.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                facts = json.loads((file.metadata() or {}).get(_KEY, "null"))
+                tensors: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise ValueError(f"path: '{path}' is no safetensors file ({error}); pass one that save() wrote") from error
+        if facts is None:
+            raise ValueError(f"path: '{path}' holds tensors, but no trace; pass a file that ExitTrace.save wrote")
+        for name in ("exit_layers", "bounds", "label_names"):
+            facts[name] = None if facts[name] is None else tuple(facts[name])
+        return cls(**{"labels": None} | tensors | facts)
+
+
+def collect_trace(
+    model: EarlyExitForSequenceClassification,
+    dataset: Iterable[Mapping[str, Any]],
+    batch_size: int = 32,
+    progress: bool = True,
+    count_flops: bool = False,
+    about: Mapping[str, Any] | None = None,
+) -> ExitTrace:
+    """Run a tokenized data set once at full depth and keep what every exit said.
+
+    The data set is read once, a few batches at a time, so memory holds little more than the trace.
+
+    Args:
+        model: on any device; its train or eval mode is restored afterwards.
+        dataset: rows with `input_ids`, optionally `attention_mask`, `token_type_ids`, and `label` or `labels`; other
+            columns are left out. Rows need not be padded; batches are made of rows of similar length.
+        batch_size: rows per forward pass.
+        progress: show a bar.
+        count_flops: also count what each sample costs, as `flops_per_exit` does; one more pass for every length that
+            occurs, and for every sample where what a text costs depends on its words.
+        about: what the trace shall say of itself besides, e.g. `{"dataset": "mrpc", "seed": 1}`.
+
+    Returns:
+        the trace, in the order of the data set, on the CPU in float32.
+
+    Raises:
+        ValueError: the data set is empty, or has no `input_ids`; a label that is no number; a method whose `ready` is
+            no plain comparison.
+    """
+    config = model.config
+    comparison = next((name for name, function in _COMPARISONS.items() if function is model.ready), None)
+    if comparison is None:
+        raise ValueError(
+            f"model: its `ready` is {model.ready}; a trace knows torch.lt, torch.le, torch.gt and torch.ge"
+        )
+    stream, parts, flops = stream_rows(dataset), [], []
+    labels: list[Tensor | None] = []
+    lengths: list[int] = []
+    column, counter = None, RowFlops(model) if count_flops else None
+    total = len(dataset) if isinstance(dataset, Sized) else None
+    with tqdm(total=total, desc="Tracing exits", unit=" rows", disable=not progress) as bar:
+        while window := list(islice(stream, _WINDOW * batch_size)):
+            column = label_column(window[0]) if not lengths else column
+            labels.append(row_labels(window, config.num_labels, column, len(lengths)) if column else None)
+            lengths += [text_length(row) for row in window]
+            parts.append(full_depth(model, window, batch_size, tell=bar.update))
+            if counter is not None:
+                flops += [counter.of(row, text_length(row)) for row in window]
+    logits, scores = (torch.cat(each) for each in zip(*parts, strict=True))
+    known = [each for each in labels if each is not None]
+    return ExitTrace(
+        logits,
+        scores,
+        torch.cat(known) if len(known) == len(labels) else None,
+        tuple(config.exit_layers),
+        comparison,
+        criterion=config.exit_criterion,
+        bounds=config.threshold_bounds,
+        method=config.model_type,
+        label_names=tuple(config.id2label[index] for index in range(config.num_labels))
+        if config.num_labels > 1
+        else None,
+        lengths=torch.tensor(lengths),
+        flops=torch.stack(flops) if flops else None,
+        about=dict(about or {}),
+    )
+
+
+def text_length(row: Mapping[str, Any]) -> int:
+    """Tokens of a row up to the last that is no pad; all of them where every one is a pad.
+
+    >>> text_length({"input_ids": [1, 7, 2, 0], "attention_mask": [1, 1, 1, 0]}), text_length({"input_ids": [1, 2]})
+    (3, 2)
+    """
+    tokens = len(row["input_ids"])
+    mask = row.get("attention_mask")
+    return tokens if mask is None else next((place for place in range(tokens, 0, -1) if mask[place - 1]), tokens)
+
+
+def check_same_data(traces: Sequence[ExitTrace]) -> None:
+    """Refuse traces that are not of the same samples with the same labels; their exits may differ.
+
+    Raises:
+        ValueError: no traces, or other samples, labels or label names.
+    """
+    if not traces:
+        raise ValueError("traces: got none; pass at least one")
+    first = traces[0]
+    for number, trace in enumerate(traces[1:], 1):
+        if len(trace.logits) != len(first.logits):
+            what = f"{len(trace.logits)} samples, trace 0 has {len(first.logits)}"
+        elif trace.logits.shape[2] != first.logits.shape[2]:
+            what = f"{trace.logits.shape[2]} labels, trace 0 has {first.logits.shape[2]}"
+        elif None not in (trace.label_names, first.label_names) and trace.label_names != first.label_names:
+            what = f"the classes {trace.label_names}, trace 0 has {first.label_names}"
+        elif (trace.labels is None) != (first.labels is None) or (
+            trace.labels is not None and first.labels is not None and not torch.equal(trace.labels, first.labels)
+        ):
+            what = "other labels than trace 0"
+        else:
+            continue
+        raise ValueError(f"traces: trace {number} has {what}; collect all of them on the same data, in the same order")
+
+
+def predictions(logits: Tensor) -> Tensor:
+    """The class, or the number with one label: (samples, ..., labels) -> (samples, ...)."""
+    return logits.squeeze(-1) if logits.shape[-1] == 1 else logits.argmax(dim=-1)
