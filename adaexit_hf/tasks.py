@@ -6,9 +6,12 @@ from typing import Any, NamedTuple
 
 import datasets
 import evaluate
+import numpy as np
 import torch
 from scipy.stats import ConstantInputWarning, pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+METRICS = ("accuracy", "f1", "matthews_correlation", "pearson", "spearmanr")
 
 
 class Task(NamedTuple):
@@ -48,8 +51,17 @@ def compute_score(metric: str, predictions: Any, references: Any) -> float:
     (0.5, 0.981981)
 
     Raises:
-        ValueError: an unknown metric.
+        ValueError: an unknown metric; references that are all the same, or for F1 have no class 1, where the metric is
+            not defined.
     """
+    wanted = np.asarray(references)
+    one_class = not bool((wanted == 1).any()) if metric == "f1" else bool((wanted == wanted[:1]).all())
+    if one_class and metric in METRICS and metric != "accuracy":
+        what = "have no class 1" if metric == "f1" else "are all the same"
+        raise ValueError(
+            f"references: the {len(wanted)} labels {what}, where {metric} is not defined; pass data with other "
+            "labels, too, or another metric"
+        )
     if metric == "accuracy":
         return float(accuracy_score(references, predictions))
     if metric == "f1":
@@ -62,7 +74,7 @@ def compute_score(metric: str, predictions: Any, references: Any) -> float:
             correlations: dict[str, Callable[..., Any]] = {"pearson": pearsonr, "spearmanr": spearmanr}
             value = float(correlations[metric](predictions, references)[0])
         return 0.0 if value != value else value
-    raise ValueError(f"metric: got {metric!r}; choose accuracy, f1, matthews_correlation, pearson or spearmanr")
+    raise ValueError(f"metric: got {metric!r}; choose {', '.join(METRICS[:-1])} or {METRICS[-1]}")
 
 
 class GlueMetric(evaluate.Metric):

@@ -35,6 +35,29 @@ def test_constant_predictions_correlate_with_nothing(metric):
     assert compute_score(metric, [1, 1, 1], [0, 1, 1]) == 0.0
 
 
+@pytest.mark.parametrize(
+    ("metric", "references", "message"),
+    [
+        ("f1", [0, 0, 0], "references: the 3 labels have no class 1, where f1 is not defined; pass data with other"),
+        (
+            "matthews_correlation",
+            [1, 1, 1],
+            "references: the 3 labels are all the same, where matthews_correlation is",
+        ),
+        ("pearson", [0.5, 0.5], "references: the 2 labels are all the same, where pearson is not defined"),
+        ("spearmanr", [2.0], "references: the 1 labels are all the same, where spearmanr is not defined"),
+    ],
+)
+def test_a_metric_that_is_not_defined_is_not_zero(metric, references, message):
+    with pytest.raises(ValueError, match=message):
+        compute_score(metric, np.arange(len(references)) % 2, references)
+
+
+def test_one_class_is_enough_where_the_metric_is_defined():
+    assert compute_score("accuracy", [0, 1, 0], [0, 0, 0]) == pytest.approx(2 / 3)
+    assert compute_score("f1", [0, 1, 1], [1, 1, 1]) == pytest.approx(0.8)
+
+
 def test_unknown_metric():
     with pytest.raises(ValueError, match="metric: got 'bleu'; choose accuracy"):
         compute_score("bleu", [1], [1])
