@@ -315,6 +315,10 @@ class EarlyExitConfig(PreTrainedConfig):
             )
         return self.thresholds(self.exit_threshold)
 
+    def kept_when_cut(self) -> dict[str, Any]:
+        """Arguments by which exits say what they say now once those above them are taken away."""
+        return {}
+
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
         """The encoder's config: it owns vocabulary size, initializer range and special tokens."""
         return self.encoder_config

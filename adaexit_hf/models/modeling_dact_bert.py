@@ -72,7 +72,7 @@ class DactBertConfig(EarlyExitConfig):
     Args:
         exit_threshold: least margin at which to stop. 0 is the sound rule: the class is that of full depth. Below 0 a
             sample stops earlier at the risk of another class; above 0 later. Range: [-1, 1], and for the paper's bound
-            [-number of exits, 1]. "default" is 0, and None with another `exit_criterion` than "dact".
+            [-N, 1]. "default" is 0, and None with another `exit_criterion` than "dact".
         ponder_cost: tau >= 0 of Eq. 1, the price of going on; the trade-off is set here, at training time.
         halting_bias: initial bias b of every halting unit, so that h starts near sigmoid(b), with "entropy" in the
             middle of its range: large values start near full depth, 0 starts with almost no weight on the last
@@ -83,6 +83,8 @@ class DactBertConfig(EarlyExitConfig):
         fine_tuning: "joint", the two steps above; "three_stage": the encoder with y_N, the other y_n on the frozen
             encoder as in DeeBERT, the halting units alone; or "three_stage_distilled", whose second stage is
             FastBERT's, sum_{n<N} KL(y_N || y_n), and needs no labels.
+        bound_exits: N of either bound, for a model whose last exits were cut off: so it stops where the whole model
+            did, later than it could, and no less soundly. Default: the number of exits.
 
     >>> DactBertConfig(halting_input="entropy", tied_halting=True, fine_tuning="three_stage").exit_threshold
     0.0
@@ -103,11 +105,13 @@ class DactBertConfig(EarlyExitConfig):
         halting_input: str = "state",
         tied_halting: bool = False,
         fine_tuning: str = "joint",
+        bound_exits: int | None = None,
         **kwargs: Any,
     ) -> None:
         self.ponder_cost = ponder_cost
         self.halting_bias = halting_bias
         self.halting_bound = halting_bound
+        self.bound_exits = bound_exits
         self.halting_input = halting_input
         self.tied_halting = tied_halting
         self.fine_tuning = fine_tuning
@@ -118,6 +122,12 @@ class DactBertConfig(EarlyExitConfig):
         check_number("ponder_cost", self.ponder_cost, low=0.0)
         check_number("halting_bias", self.halting_bias)
         check_choice("halting_bound", self.halting_bound, ("tight", "paper"))
+        exits = len(self.exit_layers)
+        if self.bound_exits is not None and (type(self.bound_exits) is not int or self.bound_exits < exits):
+            raise ValueError(
+                f"bound_exits: got {self.bound_exits!r}; pass a whole number from {exits}, the number of exits, or "
+                "leave it out"
+            )
         check_choice("halting_input", self.halting_input, ("state", "entropy"))
         check_choice("fine_tuning", self.fine_tuning, ("joint", "three_stage", "three_stage_distilled"))
         if not isinstance(self.tied_halting, bool):
@@ -126,7 +136,16 @@ class DactBertConfig(EarlyExitConfig):
 
     @property
     def own_bounds(self) -> tuple[float, float]:
-        return (-1.0 if self.halting_bound == "tight" else -float(len(self.exit_layers)), 1.0)
+        return (-1.0 if self.halting_bound == "tight" else -float(self.steps), 1.0)
+
+    @property
+    def steps(self) -> int:
+        """N of the bounds."""
+        return self.bound_exits or len(self.exit_layers)
+
+    def kept_when_cut(self) -> dict[str, Any]:
+        """As in the base: the bounds go on to count what was cut off."""
+        return {"bound_exits": self.steps} if self.exit_criterion == self.own_criterion else {}
 
 
 class DactBertModel(EarlyExitModel):
@@ -236,7 +255,7 @@ class DactBertForSequenceClassification(EarlyExitForSequenceClassification):
         answer, remaining = dact_combine(answer, remaining, output, halting)
         score = None
         if self.config.exit_criterion == "dact":
-            steps_left = len(self.exits) - 1 - index
+            steps_left = self.config.steps - 1 - index
             score = dact_margin(answer.detach(), remaining.detach(), steps_left, self.config.halting_bound)
         logits = answer.clamp_min(torch.finfo(answer.dtype).tiny).log()
         return Exit(logits, score, (own, halting)), (answer, remaining)

@@ -42,7 +42,7 @@ def load_encoder(model_class: Any, name_or_path: str, options: dict[str, Any]) -
             "AutoModelForSequenceClassification.from_pretrained"
         )
     family = family_of(config)
-    _cut(config, loading.pop("num_hidden_layers", None))
+    cut_layers(config, loading.pop("num_hidden_layers", None))
     fine_tuned = any(name.endswith("ForSequenceClassification") for name in config.architectures or [])
     loader = AutoModelForSequenceClassification if fine_tuned else AutoModel
     source, report = loader.from_pretrained(
@@ -92,8 +92,12 @@ def load_encoder(model_class: Any, name_or_path: str, options: dict[str, Any]) -
     return model
 
 
-def _cut(config: PreTrainedConfig, layers: int | None) -> None:
-    """Keep the first layers of an encoder; None keeps all."""
+def cut_layers(config: PreTrainedConfig, layers: int | None) -> None:
+    """Let an encoder's config keep the first layers only; None keeps all.
+
+    Raises:
+        ValueError: a number of layers that it does not have, or an ALBERT of several groups of layers.
+    """
     if layers is None:
         return
     depth = config.num_hidden_layers
