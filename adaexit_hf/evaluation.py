@@ -126,7 +126,7 @@ def layer_scores(trace: ExitTrace, metric: Metric) -> dict[int, float]:
 
     Args:
         trace: with labels.
-        metric: as for `tradeoff_curve`.
+        metric: (predictions (samples,), labels (samples,)) -> score, as for `tradeoff_curve`.
 
     >>> logits = torch.tensor([[[0.0, 1.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 1.0]]])
     >>> trace = ExitTrace(logits, torch.zeros(2, 2), torch.tensor([1, 1]), (3, 12), "gt")
@@ -177,7 +177,7 @@ def oracle_bound(trace: ExitTrace, metric: Metric, tolerance: float | None = Non
 
     Args:
         trace: with labels.
-        metric: as for `tradeoff_curve`.
+        metric: (predictions (samples,), labels (samples,)) -> score, as for `tradeoff_curve`.
         tolerance: for regression; as for `oracle_exits`, and so are the errors.
 
     >>> logits = torch.tensor([[[0.0, 1.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 1.0]]])
