@@ -19,9 +19,19 @@ if TYPE_CHECKING:
     )
     from .html_report import Report, TokenAttributions, build_report, write_report
     from .inference import Prediction, Predictions, predict, predict_stream
+    from .interpretation import Attribution, Conductance, Explanation, explain, layer_conductance
     from .model_card import write_model_card
     from .models import *
     from .models import METHODS
+    from .probes import (
+        AttentionEntropy,
+        BleuCorrelation,
+        GoneOn,
+        as_json,
+        attention_entropy,
+        confidence_bleu_correlation,
+        had_they_gone_on,
+    )
     from .reconstruction import DataCollatorWithTokenDepths, anytime_masked_lm, estimate_depths_by_reconstruction
     from .text_rows import DatasetError
     from .training import EarlyExitTrainer, EarlyExitTrainingArguments
@@ -53,10 +63,20 @@ _NAMES = {
     ],
     "html_report": ["Report", "TokenAttributions", "build_report", "write_report"],
     "inference": ["Prediction", "Predictions", "predict", "predict_stream"],
+    "interpretation": ["Attribution", "Conductance", "Explanation", "explain", "layer_conductance"],
     "model_card": ["write_model_card"],
     "models": [
         "METHODS",
         *(stem + suffix for stem in _STEMS.values() for suffix in ("Config", "ForSequenceClassification")),
+    ],
+    "probes": [
+        "AttentionEntropy",
+        "BleuCorrelation",
+        "GoneOn",
+        "as_json",
+        "attention_entropy",
+        "confidence_bleu_correlation",
+        "had_they_gone_on",
     ],
     "reconstruction": ["DataCollatorWithTokenDepths", "anytime_masked_lm", "estimate_depths_by_reconstruction"],
     "text_rows": ["DatasetError"],

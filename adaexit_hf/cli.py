@@ -47,6 +47,8 @@ def run(command: str, argv: Sequence[str]) -> None:
     options, positionals, unknown = parser.parse_args_into_dataclasses(
         list(argv), look_for_args_file=False, return_remaining_strings=True
     )
+    if "texts" in options_type.positionals and not any(each.startswith("-") for each in unknown):
+        positionals.texts, unknown = [*positionals.texts, *unknown], []  # argparse takes none behind a flag
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     function(options, positionals)
@@ -76,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         needed = f"needs '{error.name}', which is not installed: pip install 'adaexit_hf[train]'"
         print(f"adaexit {command}: {needed}", file=sys.stderr)
         return 1
-    except (ValueError, OSError, ImportError, RuntimeError) as error:
+    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
         if os.environ.get("ADAEXIT_TRACEBACK"):
             raise
         print(f"adaexit {command}: {error} [{type(error).__name__}; ADAEXIT_TRACEBACK=1 shows where]", file=sys.stderr)

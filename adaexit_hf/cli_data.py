@@ -96,6 +96,8 @@ def calibrate(options: CalibrationOptions, given: Any) -> None:
     Only exit_threshold, and with --temperatures exit_temperatures, change in the folder's config.json. Prints what was
     chosen as a JSON object.
     """
+    if options.exit_threshold is not None:
+        raise ValueError(f"exit_threshold: got {options.exit_threshold}, but calibrate chooses it; leave it out")
     path = Path(given.checkpoint) / "config.json"
     if not path.is_file():
         raise ValueError(
@@ -117,7 +119,10 @@ def calibrate(options: CalibrationOptions, given: Any) -> None:
         changed["exit_temperatures"] = model.config.exit_temperatures
     replace_text(path, json.dumps(json.loads(path.read_text()) | changed, indent=2, sort_keys=True) + "\n")
     full = next(point for point in curve if point.threshold is None)
-    print_json({"split": split, "metric": metrics[0], "full_depth": full.score} | chosen._asdict())
+    print_json({"split": split, "metric": metrics[0], "full_depth": full.score} | chosen._asdict() | changed)
+    if (path.parent / "README.md").exists():
+        what = "README.md and metrics.json tell of the old threshold; adaexit report and adaexit card renew them"
+        print(f"adaexit calibrate: {what}", file=sys.stderr)
 
 
 def report(options: ReportOptions, given: Any) -> None:

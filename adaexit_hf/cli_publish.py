@@ -40,6 +40,8 @@ def card(options: CardOptions, given: Any) -> None:
     `adaexit train` writes a card by itself; `adaexit report` measures a model anew for this command.
     """
     folder = Path(given.folder)
+    if not folder.is_dir():
+        raise ValueError(f"folder: there is no '{folder}'; pass one that is there")
     for name in ("config.json", "metrics.json", "curve.json"):
         if not (folder / name).is_file():
             raise ValueError(
@@ -129,6 +131,14 @@ def push(options: PushOptions, given: Any) -> None:
         raise ValueError(f"folder: '{folder}' holds no model (config.json and *.safetensors); pass one that does")
     if not (folder / "README.md").exists():
         print(f"adaexit push: without a card; adaexit card {folder} writes one", file=sys.stderr)
+    measured, config = folder / "metrics.json", json.loads((folder / "config.json").read_text())
+    if measured.is_file():
+        for split, result in json.loads(measured.read_text())["results"].items():
+            if result["exit_threshold"] != config["exit_threshold"]:
+                raise ValueError(
+                    f"folder: '{split}' was measured at exit_threshold {result['exit_threshold']}, the model's is"
+                    f" {config['exit_threshold']}; run adaexit report {folder} ... and adaexit card {folder} first"
+                )
     api = HfApi()
     repo = api.create_repo(given.repo_id, private=options.private or None, exist_ok=True)
     commit = api.upload_folder(

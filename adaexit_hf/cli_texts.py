@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from .benchmark import cells, machine, measure, trained_workload
 from .inference import predict_stream
 from .models import METHODS
-from .text_files import Text, plain_lines, read_texts
+from .text_files import Text, check_file, plain_lines, read_texts
 
 Positionals = dict[str, dict[str, Any]]
 CHECKPOINT: Positionals = {"checkpoint": {"help": "Folder or Hub name of a model with exits."}}
@@ -60,9 +61,10 @@ def load(checkpoint: str, options: ModelOptions) -> tuple[Any, Any]:
     """Model, on its device, and tokenizer.
 
     Raises:
-        ValueError: no such folder, a checkpoint without exits, or an unknown dtype.
+        ValueError: no such folder, a checkpoint without exits or with weights missing or broken, a dtype, device or
+            threshold that is none.
     """
-    if checkpoint.startswith((".", "/", "~")) and not Path(checkpoint).is_dir():
+    if not Path(checkpoint).is_dir() and checkpoint.count("/") != 1:
         raise ValueError(f"checkpoint: no folder '{checkpoint}'; pass one that is there, or a name on the Hub")
     config = AutoConfig.from_pretrained(checkpoint, revision=options.revision)
     if config.model_type not in {each.model_type for each, _, _ in METHODS}:
@@ -73,26 +75,41 @@ def load(checkpoint: str, options: ModelOptions) -> tuple[Any, Any]:
     dtypes = ("auto", "float32", "bfloat16", "float16")
     if options.dtype not in dtypes:
         raise ValueError(f"dtype: got '{options.dtype}'; choose one of {', '.join(dtypes)}")
-    model = AutoModelForSequenceClassification.from_pretrained(
-        checkpoint, dtype=options.dtype, revision=options.revision
-    )
+    cuda = torch.cuda.is_available()
+    device = options.device if options.device != "auto" else "cuda" if cuda else "cpu"
+    if device.startswith("cuda") and not cuda:
+        raise ValueError(f"device: got '{device}', but torch finds no GPU; pass cpu")
+    if options.exit_threshold is not None:
+        config.thresholds(options.exit_threshold)  # raises where it is none
+    try:
+        model, found = AutoModelForSequenceClassification.from_pretrained(
+            checkpoint, dtype=options.dtype, revision=options.revision, output_loading_info=True
+        )
+    except SafetensorError as error:
+        raise ValueError(f"checkpoint: the weights of '{checkpoint}' cannot be read ({error})") from error
+    if found["missing_keys"]:
+        missing = sorted(found["missing_keys"])
+        raise ValueError(
+            f"checkpoint: '{checkpoint}' lacks {len(missing)} weights, {', '.join(missing[:3])}, ..., and would "
+            "answer by chance; copy it again, or train it"
+        )
     if options.exit_threshold is not None:
         model.config.exit_threshold = options.exit_threshold
-    device = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     return model.eval().to(device), AutoTokenizer.from_pretrained(checkpoint, revision=options.revision)
 
 
 def print_json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False), flush=True)
+    print(json.dumps(value, ensure_ascii=False, allow_nan=False), flush=True)
 
 
 def predict(options: PredictOptions, given: Any) -> None:
     """Classify texts: arguments, a file, or the lines of stdin. Prints one JSON object a line, in their order."""
+    source = texts_given(options, given.texts)
     model, tokenizer = load(given.checkpoint, options)
     pending: deque[Text] = deque()
 
     def texts() -> Iterator[Text]:
-        for text in texts_given(options, given.texts):
+        for text in source:
             pending.append(text)
             yield text
 
@@ -114,6 +131,7 @@ def texts_given(options: PredictOptions, texts: Sequence[str]) -> Iterable[Text]
     if texts:
         return texts
     if options.file:
+        check_file(Path(options.file), options.text_columns)
         return read_texts(Path(options.file), options.text_columns)
     if sys.stdin.isatty():
         raise ValueError("texts: got none; pass them as arguments, by --file, or on stdin, one a line")
@@ -126,6 +144,7 @@ def benchmark(options: BenchmarkOptions, given: Any) -> None:
     Prints one JSON object for every pair of runs: speed-up and eta (speed-up on the clock over that in layers), each
     as lower quartile, median and upper quartile over the rounds. All answers are checked.
     """
+    check_file(Path(given.file), options.text_columns)
     model, tokenizer = load(given.checkpoint, options)
     texts = list(islice(read_texts(Path(given.file), options.text_columns), options.max_texts))
     tokens = 1024 if model.device.type == "cpu" else 16384

@@ -88,7 +88,10 @@ class Arguments(DataArguments):
 
     def __post_init__(self) -> None:
         if self.method_config is None or isinstance(self.method_config, str):  # the parser's forms of a dict
-            self.method_config = json.loads(self.method_config or "{}")
+            try:
+                self.method_config = json.loads(self.method_config or "{}")
+            except json.JSONDecodeError as error:
+                raise ValueError(f"method_config: got {self.method_config!r}, which is no JSON ({error})") from None
         if self.train_file and not self.validation_file:
             raise ValueError(
                 "validation_file: missing; --train_file needs --validation_file, to choose the threshold on"
@@ -279,5 +282,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     trainer.save_model(_internal_call=True)  # else it would push a model without its card
     if trainer.is_world_process_zero() and arguments.method != "plain":
         trainer.create_model_card(curve=curve, metrics=results, dataset=dataset)
+    if trainer.is_world_process_zero():
+        print(f"\nsaved in {training.output_dir}")
     if training.push_to_hub:
         trainer.push_to_hub()

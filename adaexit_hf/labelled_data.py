@@ -43,6 +43,10 @@ class DataArguments:
         """The columns of the texts, one or two."""
         task = TASKS.get(self.task_name or "")
         columns = self.text_columns or (task.text_columns if task else None)
+        if self.task_name and task is None and not columns:
+            raise ValueError(
+                f"task_name: got '{self.task_name}'; choose one of {', '.join(TASKS)}, or pass --text_columns"
+            )
         if not columns or len(columns) > 2:
             raise ValueError(f"text_columns: got {columns}; pass one or two column names, or a --task_name of GLUE")
         return tuple(columns)

@@ -27,24 +27,55 @@ def decoded(stream: Iterable[bytes], name: str) -> Iterator[str]:
 
 
 def plain_lines(stream: Iterable[bytes], name: str) -> Iterator[str]:
-    """One text a line; empty lines are left out."""
-    return (line.rstrip("\r\n") for line in decoded(stream, name) if line.strip())
+    """One text a line, empty ones included, so that answers and lines have the same numbers."""
+    return (line.rstrip("\r\n") for line in decoded(stream, name))
 
 
 def records(stream: IO[bytes], kind: str, name: str) -> Iterator[Any]:
-    """Rows of a file with columns."""
+    """Rows of a file with columns.
+
+    Raises:
+        ValueError: a file that is not of its kind.
+    """
     lines = decoded(stream, name)
-    if kind == ".csv":
-        yield from csv.DictReader(lines)
-    elif kind == ".tsv":  # as GLUE's: a quote is a quote
-        yield from csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-    elif kind == ".jsonl":
-        yield from (json.loads(line) for line in lines if line.strip())
-    else:
-        rows = json.loads("".join(lines))
-        if not isinstance(rows, list):
-            raise ValueError(f"{name}: holds no list of rows; pass [{{...}}, ...], or a .jsonl file")
-        yield from rows
+    try:
+        if kind == ".csv":
+            yield from csv.DictReader(lines, strict=True)
+        elif kind == ".tsv":  # as GLUE's: a quote is a quote
+            yield from csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+        elif kind == ".jsonl":
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield parsed(line, f"{name}: line {number}")
+        else:
+            rows = parsed("".join(lines), name)
+            if not isinstance(rows, list):
+                raise ValueError(f"{name}: holds no list of rows; pass [{{...}}, ...], or a .jsonl file")
+            yield from rows
+    except csv.Error as error:
+        raise ValueError(f"{name}: is no {kind} file ({error}); is a quote left open?") from error
+
+
+def parsed(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where} is no JSON ({error})") from None
+
+
+def check_file(path: Path, columns: Sequence[str]) -> None:
+    """Refuse what `read_texts` cannot read, before anything else is done.
+
+    Raises:
+        ValueError: a file that is not there or of another kind, or too many columns.
+    """
+    if path.suffix not in KINDS or len(columns) not in (1, 2):
+        raise ValueError(
+            f"file: got '{path}' and text_columns {list(columns)}; pass one of {', '.join(KINDS)}, and one or two "
+            "columns"
+        )
+    if not path.is_file():
+        raise ValueError(f"file: there is no '{path}'; pass one that is there")
 
 
 def read_texts(path: Path, columns: Sequence[str]) -> Iterator[Text]:
@@ -56,12 +87,8 @@ def read_texts(path: Path, columns: Sequence[str]) -> Iterator[Text]:
     Raises:
         ValueError: a file of another kind, a row without these columns, or what is not UTF-8.
     """
+    check_file(path, columns)
     kind = path.suffix
-    if kind not in KINDS or len(columns) not in (1, 2):
-        raise ValueError(
-            f"file: got '{path}' and text_columns {list(columns)}; pass one of {', '.join(KINDS)}, and one or two "
-            "columns"
-        )
     with path.open("rb") as stream:
         if kind == ".txt":
             yield from plain_lines(stream, str(path))
@@ -71,7 +98,7 @@ def read_texts(path: Path, columns: Sequence[str]) -> Iterator[Text]:
             if len(texts) < len(columns):
                 known = ", ".join(map(str, row)) if isinstance(row, dict) else "none"
                 raise ValueError(
-                    f"text_columns: row {number} of '{path}' has no text in {' or '.join(columns)}, its columns are "
-                    f"{known}; pass --text_columns <one or two of them>"
+                    f"text_columns: row {number} of '{path}' has no text in {' or '.join(columns)}, it is {row!r:.80};"
+                    f" its columns are {known}: pass --text_columns <one or two with texts>"
                 )
             yield texts[0] if len(columns) == 1 else (texts[0], texts[1])

@@ -9,6 +9,7 @@ from pathlib import Path
 import datasets
 import pytest
 import test_run_glue_exit
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from adaexit_hf import BerxitForSequenceClassification, __version__, cli, cli_data
@@ -136,7 +137,8 @@ def test_answers_before_a_bad_line_are_printed(capsys, checkpoint, monkeypatch) 
     ("more", "message"),
     [
         (["a text", "--file", "x.txt"], "file: got 'x.txt' and texts as arguments"),
-        (["--file", "missing.txt"], "missing.txt"),
+        (["--file", "missing.txt"], "file: there is no 'missing.txt'"),
+        (["good", "--device", "cuda"], "device: got 'cuda', but torch finds no GPU"),
         (["good", "--exit_threshold", "nan"], "exit_threshold: got nan"),
         (["good", "--dtype", "int3"], "dtype: got 'int3'; choose one of auto, float32"),
         (["good", "--device", "toaster"], "toaster"),
@@ -156,7 +158,8 @@ def test_what_is_no_checkpoint_of_ours(capsys, start, tmp_path) -> None:
         capsys, "predict", start, "good"
     )
     assert str(tmp_path) in refused(capsys, "predict", str(tmp_path), "good")
-    assert "no folder './nowhere'" in refused(capsys, "predict", "./nowhere", "good")
+    assert "no folder 'nowhere'" in refused(capsys, "predict", "nowhere", "good")
+    assert "no folder './nowhere/at/all'" in refused(capsys, "predict", "./nowhere/at/all", "good")
 
 
 def test_an_extra_that_is_not_installed(capsys, monkeypatch) -> None:
@@ -165,6 +168,30 @@ def test_an_extra_that_is_not_installed(capsys, monkeypatch) -> None:
     assert "needs 'datasets', which is not installed: pip install 'adaexit_hf[train]'" in refused(
         capsys, "evaluate", "out"
     )
+
+
+def test_texts_may_stand_behind_flags(capsys, checkpoint) -> None:
+    (answer,) = answers(called(capsys, "predict", checkpoint, "--exit_threshold", "0.9", "very good film"))
+    assert answer["text"] == "very good film"
+
+
+def test_weights_that_are_missing_or_broken_are_no_answer(capsys, checkpoint) -> None:
+    path = Path(checkpoint, "model.safetensors")
+    tensors = load_file(path)
+    save_file({name: value for name, value in tensors.items() if "exits.2" not in name}, path, {"format": "pt"})
+    assert (
+        "lacks 4 weights, exits.2.classifier.bias" in refused(capsys, "predict", checkpoint, "good").splitlines()[-1]
+    )
+    path.write_bytes(path.read_bytes()[:5000])
+    assert "cannot be read" in refused(capsys, "predict", checkpoint, "good")
+
+
+def test_calibrate_takes_no_threshold_and_push_no_stale_numbers(capsys, checkpoint, labelled) -> None:
+    message = refused(capsys, "calibrate", checkpoint, *labelled, "--exit_threshold", "0.9")
+    assert "exit_threshold: got 0.9, but calibrate chooses it" in message
+    called(capsys, "report", checkpoint, *labelled)
+    called(capsys, "calibrate", checkpoint, *labelled, "--max_drop", "1")
+    assert "was measured at exit_threshold 0.5" in refused(capsys, "push", checkpoint, "you/model")
 
 
 def test_wrong_flags_are_usage_errors(capsys, checkpoint) -> None:

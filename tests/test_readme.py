@@ -106,7 +106,7 @@ def test_the_command_line_works(workshop: None, capsys: pytest.CaptureFixture[st
         assert code == 0, printed.err
         if file:
             Path(file).write_text(printed.out)
-    assert "you/berxit-mrpc" in Path("out", "README.md").read_text()
+    assert "you/berxit-sst2" in Path("out", "README.md").read_text()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

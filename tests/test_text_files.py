@@ -29,9 +29,9 @@ def test_one_column_is_texts_and_two_are_pairs(tmp_path: Path, kind: str) -> Non
     assert list(read_texts(path, ["b", "a"])) == [(row["b"], row["a"]) for row in ROWS]
 
 
-def test_lines_are_texts_and_empty_ones_are_none(tmp_path: Path) -> None:
+def test_lines_are_texts_empty_ones_too(tmp_path: Path) -> None:
     (tmp_path / "texts.txt").write_bytes("\ufeffone\r\n\n  two \n".encode())
-    assert list(read_texts(tmp_path / "texts.txt", ["text"])) == ["one", "  two "]
+    assert list(read_texts(tmp_path / "texts.txt", ["text"])) == ["one", "", "  two "]
 
 
 def test_a_csv_field_may_hold_a_line_break(tmp_path: Path) -> None:
@@ -51,10 +51,12 @@ def test_a_line_that_is_not_utf8_is_named() -> None:
     [
         ("texts.xml", "", ["text"], r"file: got '.*texts.xml'.*pass one of .txt"),
         ("texts.txt", "", ["a", "b", "c"], r"text_columns \['a', 'b', 'c'\]; .*one or two columns"),
-        ("texts.csv", "a\n1\n", ["b"], r"row 0 of .* has no text in b, its columns are a;"),
+        ("texts.csv", "a\n1\n", ["b"], r"row 0 of .* has no text in b, it is .*; its columns are a:"),
         ("texts.jsonl", '{"a": 1}', ["a"], r"row 0 of .* has no text in a"),
         ("texts.jsonl", "[1]", ["a"], r"its columns are none"),
         ("texts.json", '{"a": "b"}', ["a"], r"holds no list of rows"),
+        ("texts.jsonl", '{"a": "b"}\n{"a', ["a"], r"texts.jsonl: line 2 is no JSON"),
+        ("texts.csv", 'a\n"good\nbad', ["a"], r"is no .csv file .*quote left open"),
     ],
 )
 def test_what_cannot_be_read_says_why(tmp_path: Path, name: str, text: str, columns: list[str], message: str) -> None:
