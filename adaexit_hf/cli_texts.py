@@ -86,7 +86,9 @@ def load(checkpoint: str, options: ModelOptions) -> tuple[Any, Any]:
             checkpoint, dtype=options.dtype, revision=options.revision, output_loading_info=True
         )
     except SafetensorError as error:
-        raise ValueError(f"checkpoint: the weights of '{checkpoint}' cannot be read ({error})") from error
+        raise ValueError(
+            f"checkpoint: the weights of '{checkpoint}' cannot be read; copy them again ({error})"
+        ) from error
     if found["missing_keys"]:
         missing = sorted(found["missing_keys"])
         raise ValueError(
