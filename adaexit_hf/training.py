@@ -33,9 +33,14 @@ RUN_WIDE = """
     output_dir stage_overrides label_smoothing_factor label_names report_to disable_tqdm log_level log_level_replica
     neftune_noise_alpha push_to_hub hub_model_id hub_strategy hub_token hub_private_repo hub_always_push hub_revision
     enable_jit_checkpoint use_cpu full_determinism skip_memory_metrics torch_compile torch_compile_backend
-    torch_compile_mode ddp_backend ddp_timeout fsdp fsdp_config deepspeed parallelism_config gradient_checkpointing
-    gradient_checkpointing_kwargs
+    torch_compile_mode ddp_backend ddp_timeout fsdp fsdp_config deepspeed parallelism_config
 """
+
+# Up to Transformers 5.22 activation checkpointing is called gradient checkpointing, which later is a deprecated alias.
+CHECKPOINTING = "gradient_checkpointing"
+if hasattr(TrainingArguments, "activation_checkpointing"):
+    CHECKPOINTING = "activation_checkpointing"
+    RUN_WIDE += "gradient_checkpointing gradient_checkpointing_kwargs"
 
 
 @dataclass
@@ -221,7 +226,7 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
         self.optimizer, self.lr_scheduler = self._given
         for callback in self._early_stopping():
             callback.early_stopping_patience_counter = 0
-        trainable, checkpointing = _trainable(self.model, stage), self.model.is_activation_checkpointing
+        trainable, checkpointing = _trainable(self.model, stage), getattr(self.model, f"is_{CHECKPOINTING}")
         before = {name: parameter.requires_grad for name, parameter in self.model.named_parameters()}
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(trainable[name] and before[name])
@@ -231,8 +236,8 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
         finally:
             for name, parameter in self.model.named_parameters():
                 parameter.requires_grad_(before[name])
-            if self.model.is_activation_checkpointing and not checkpointing:
-                self.model.activation_checkpointing_disable()
+            if getattr(self.model, f"is_{CHECKPOINTING}") and not checkpointing:
+                getattr(self.model, f"{CHECKPOINTING}_disable")()
             if self._states is not None:
                 self._states.close()
             self.stage = self._states = None

@@ -15,6 +15,7 @@ from runs import METHODS, At, History, interrupted, largest_difference, new_mode
 from safetensors.torch import save_file
 
 from adaexit_hf import row_places
+from adaexit_hf.training import CHECKPOINTING
 
 # Adam with its usual epsilon makes whole steps of the rounding noise that is the gradient of a key's bias.
 SETTINGS: dict[str, Any] = {"max_steps": 5, "adam_epsilon": 1e-4, "weight_decay": 0.1}
@@ -36,9 +37,8 @@ def ranks_agree(model: torch.nn.Module) -> bool:
 
 def trained(method: str, checkpointing: bool, folder: Path) -> dict[str, Any]:
     history, model = History(), new_model(method)
-    trainer = new_trainer(
-        model, folder, [history], per_device_train_batch_size=2, activation_checkpointing=checkpointing, **SETTINGS
-    )
+    settings = {"per_device_train_batch_size": 2, CHECKPOINTING: checkpointing} | SETTINGS
+    trainer = new_trainer(model, folder, [history], **settings)
     trainer.train()
     if trainer.is_world_process_zero():
         save_file(weights(model), f"{folder}.safetensors")

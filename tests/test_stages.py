@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from transformers import set_seed
 
 from adaexit_hf.models.encoder_layers import family_of
+from adaexit_hf.training import CHECKPOINTING
 
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
 
@@ -73,7 +74,7 @@ def test_training_without_a_plan_uses_the_first_objective(variant: str) -> None:
 def test_activation_checkpointing_gives_equal_gradients(method: str, encoder: str) -> None:
     model = build(method, encoder)
     plain = run(model, model.objectives[0])
-    model.activation_checkpointing_enable()
+    getattr(model, f"{CHECKPOINTING}_enable")()
     checkpointed = run(model, model.objectives[0])
     assert all(torch.equal(value, checkpointed[name]) for name, value in plain.items() if value is not None)
 
@@ -84,6 +85,6 @@ def test_activation_checkpointing_runs_a_layer_again(encoder: str) -> None:
     layer = family_of(model.encoder.config).layers(model.encoder)[0]
     attention = next(module for name, module in layer.named_modules() if name.endswith("attention"))
     attention.register_forward_hook(lambda *_: calls.append(1))
-    model.activation_checkpointing_enable()
+    getattr(model, f"{CHECKPOINTING}_enable")()
     run(model, "joint")
     assert len(calls) == 2 * (3 if encoder == "albert" else 1)  # ALBERT's layers are one

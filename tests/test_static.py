@@ -10,6 +10,7 @@ from transformers import AutoModelForSequenceClassification, GPT2Config
 from adaexit_hf.models.encoder_layers import family_of, run_layer
 from adaexit_hf.models.encoder_layers import start as embed
 from adaexit_hf.static import evenly_spaced, keep_layers, layer_drop, only_layers
+from adaexit_hf.training import CHECKPOINTING
 
 ENCODERS = [*FAMILIES, "deberta-v2-conv", "albert-inner", "modernbert-mean"]
 DEEP = [name for name in ENCODERS if name != "albert-inner"]  # one with several groups cannot lose single layers
@@ -108,7 +109,7 @@ def test_under_gradient_checkpointing_the_same_layers_are_dropped_again(name):
     inputs = batch(model.config)
     layer_drop(model, 0.5)
     plain = copy.deepcopy(model)
-    model.activation_checkpointing_enable()
+    getattr(model, f"{CHECKPOINTING}_enable")()
     for seed in range(4):
         for one in (plain, model):
             one.zero_grad()

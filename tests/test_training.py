@@ -22,6 +22,8 @@ from runs import (
 )
 from transformers import EarlyStoppingCallback, EvalPrediction
 
+from adaexit_hf.training import CHECKPOINTING
+
 TWO_STAGES = [method for method in METHODS if len(new_model(method).stages) == 2]
 
 
@@ -140,7 +142,7 @@ def test_the_model_and_trainer_are_left_as_they_were(error: Any, stage: int, tmp
     model = new_model("deebert")
     callbacks = [At("on_step_end", error, stage)] if error else []
     trained = [value.requires_grad for value in model.parameters()]
-    trainer = new_trainer(model, tmp_path, callbacks, max_steps=2, bf16=True, activation_checkpointing=True)
+    trainer = new_trainer(model, tmp_path, callbacks, max_steps=2, bf16=True, **{CHECKPOINTING: True})
     args = trainer.args
     if error:
         with pytest.raises((KeyboardInterrupt, RuntimeError)):
@@ -149,7 +151,7 @@ def test_the_model_and_trainer_are_left_as_they_were(error: Any, stage: int, tmp
         trainer.train()
     assert [value.requires_grad for value in model.parameters()] == trained
     assert trainer.args is args and trainer.stage is None and trainer.model_wrapped is model
-    assert not model.is_activation_checkpointing
+    assert not getattr(model, f"is_{CHECKPOINTING}")
     assert autocast_in(model) == [False]
 
 
