@@ -8,18 +8,26 @@ from .registration import register_when_needed
 if TYPE_CHECKING:
     from .card_facts import CardDataset, MeasuredSpeed
     from .conversion import convert_checkpoint
+    from .curves import PairwiseAreas, areas_between
     from .evaluation import (
         CurvePoint,
         ExitTrace,
+        OracleBound,
         area_under_curve,
         choose_threshold,
         collect_trace,
+        exit_histogram,
         expected_saving,
+        layer_scores,
+        oracle_bound,
+        oracle_exits,
         tradeoff_curve,
     )
+    from .flops import flops_per_exit
     from .html_report import Report, TokenAttributions, build_report, write_report
     from .inference import Prediction, Predictions, predict, predict_stream
     from .interpretation import Attribution, Conductance, Explanation, explain, layer_conductance
+    from .intervals import Interval, bootstrap_samples, bootstrap_seeds
     from .model_card import write_model_card
     from .models import *
     from .models import METHODS
@@ -32,6 +40,7 @@ if TYPE_CHECKING:
         confidence_bleu_correlation,
         had_they_gone_on,
     )
+    from .pruning import prune_unused_layers
     from .reconstruction import DataCollatorWithTokenDepths, anytime_masked_lm, estimate_depths_by_reconstruction
     from .text_rows import DatasetError
     from .training import EarlyExitTrainer, EarlyExitTrainingArguments
@@ -52,18 +61,26 @@ _STEMS = {
 _NAMES = {
     "card_facts": ["CardDataset", "MeasuredSpeed"],
     "conversion": ["convert_checkpoint"],
+    "curves": ["PairwiseAreas", "areas_between"],
     "evaluation": [
         "CurvePoint",
         "ExitTrace",
+        "OracleBound",
         "area_under_curve",
         "choose_threshold",
         "collect_trace",
+        "exit_histogram",
         "expected_saving",
+        "layer_scores",
+        "oracle_bound",
+        "oracle_exits",
         "tradeoff_curve",
     ],
+    "flops": ["flops_per_exit"],
     "html_report": ["Report", "TokenAttributions", "build_report", "write_report"],
     "inference": ["Prediction", "Predictions", "predict", "predict_stream"],
     "interpretation": ["Attribution", "Conductance", "Explanation", "explain", "layer_conductance"],
+    "intervals": ["Interval", "bootstrap_samples", "bootstrap_seeds"],
     "model_card": ["write_model_card"],
     "models": [
         "METHODS",
@@ -78,6 +95,7 @@ _NAMES = {
         "confidence_bleu_correlation",
         "had_they_gone_on",
     ],
+    "pruning": ["prune_unused_layers"],
     "reconstruction": ["DataCollatorWithTokenDepths", "anytime_masked_lm", "estimate_depths_by_reconstruction"],
     "text_rows": ["DatasetError"],
     "training": ["EarlyExitTrainer", "EarlyExitTrainingArguments"],
