@@ -2,6 +2,7 @@
 #
 #   make demo    trains, evaluates, saves, reloads and predicts, on data that it makes itself
 #   make test    the whole test-suite
+#   make test-oldest   the same with the oldest Transformers that is supported, in .venv-oldest
 #   make lint    ruff: rules and format
 #   make types   mypy --strict
 #   make peer    Transformers' own model tests, on our models
@@ -15,7 +16,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: venv demo test lint types peer
+.PHONY: venv demo test test-oldest lint types peer
 
 venv: $(INSTALLED)
 
@@ -32,6 +33,13 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+# Before Transformers 5.23, its DeBERTa calls a function of which torch warns, and here warnings are errors.
+test-oldest:
+	$(MAKE) venv VENV=.venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet $(PIP_OPTIONS) -r constraints-oldest.txt
+	.venv-oldest/bin/python -m pytest -n auto --dist loadfile \
+		-W 'ignore:`torch.jit.script` is deprecated:DeprecationWarning'
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
