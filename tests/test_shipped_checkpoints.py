@@ -65,7 +65,7 @@ def test_saving_there_and_reloading_gives_the_same(folder: Path, name: str) -> N
 def test_saving_there_writes_the_same_config(folder: Path, name: str) -> None:
     before, after = (json.loads((folder / name / place / "config.json").read_text()) for place in ("", "again"))
     for config in (before, after):
-        config["encoder_config"].pop("dtype")  # loading fills it in
+        config["encoder_config"].pop("dtype", None)  # loading may fill it in
     assert after == before
 
 
