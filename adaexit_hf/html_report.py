@@ -86,7 +86,7 @@ def build_report(
         most_rows: so many samples are shown at once.
 
     Raises:
-        ValueError: no trace or an empty one, no labels, traces of different data sets or numbers of labels, a metric
+        ValueError: no trace, no labels, traces of different data sets or numbers of labels, a metric
             that does not fit the labels or is unknown, or a number of texts, labels or attributions that does not fit.
     """
     named = {"model": traces} if isinstance(traces, ExitTrace) else dict(traces)
@@ -134,9 +134,8 @@ def _check(
         raise ValueError(f"metric: got {metric!r}; choose one of {', '.join(METRICS)}")
     first_name, first = next(iter(traces.items()))
     for name, trace in traces.items():
-        if trace.labels is None or not len(trace.logits):
-            what = "no labels" if trace.labels is None else "no samples"
-            raise ValueError(f"traces: '{name}' has {what}; collect it on a data set with a 'label' column")
+        if trace.labels is None:
+            raise ValueError(f"traces: '{name}' has no labels; collect it on a data set with a 'label' column")
         if trace.logits.shape[-1] != first.logits.shape[-1]:
             raise ValueError(
                 f"traces: '{name}' has {trace.logits.shape[-1]} labels, '{first_name}' {first.logits.shape[-1]}; pass "

@@ -14,7 +14,7 @@ from accelerate.utils import gather_object
 from runs import METHODS, At, History, interrupted, largest_difference, new_model, new_trainer, weights
 from safetensors.torch import save_file
 
-from adaexit_hf import row_places
+from adaexit_hf import frozen_states
 from adaexit_hf.training import CHECKPOINTING
 
 # Adam with its usual epsilon makes whole steps of the rounding noise that is the gradient of a key's bias.
@@ -66,7 +66,7 @@ def resumed(method: str, stage: int, folder: Path) -> dict[str, Any]:
 
 def filed(method: str, folder: Path) -> dict[str, Any]:
     """A run whose frozen encoder leaves its states in a file, and the rows for which each process ran it."""
-    row_places.MOST_ROWS = 5  # else all rows were one batch
+    frozen_states.MOST_ROWS = 5  # else all rows were one batch
     model, rows = new_model(method), 0
     stage = model.stages[-1].name
 

@@ -58,7 +58,6 @@ def test_a_notebook_shows_the_page() -> None:
     ("traces", "options", "message"),
     [
         ({}, {}, "traces: got none"),
-        (made_trace(samples=0), {}, "'model' has no samples"),
         (None, {}, "'model' has no labels"),
         ({"a": made_trace(3), "b": made_trace(2)}, {}, "'b' has 2 labels, 'a' 3"),
         ({"a": made_trace(samples=20), "b": made_trace(samples=19)}, {}, "'b' and 'a' are of different samples"),

@@ -46,6 +46,7 @@ class Context(NamedTuple):
 def mean_pool(hidden: Tensor, padding: Tensor | None) -> Tensor:
     """Mean state of the tokens, pads left out: (batch, tokens, hidden), (batch, tokens) -> (batch, hidden).
 
+    >>> import torch
     >>> hidden, padding = torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[1, 1, 0]])
     >>> mean_pool(hidden, padding).tolist(), mean_pool(hidden[:, :2], None).tolist()
     ([[2.0]], [[2.0]])
