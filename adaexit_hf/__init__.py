@@ -43,7 +43,8 @@ if TYPE_CHECKING:
     from .pruning import prune_unused_layers
     from .reconstruction import DataCollatorWithTokenDepths, anytime_masked_lm, estimate_depths_by_reconstruction
     from .text_rows import DatasetError
-    from .training import EarlyExitTrainer, EarlyExitTrainingArguments
+    from .training import EarlyExitTrainer
+    from .training_arguments import EarlyExitTrainingArguments
 
 __version__ = "0.1.0.dev0"
 
@@ -98,7 +99,8 @@ _NAMES = {
     "pruning": ["prune_unused_layers"],
     "reconstruction": ["DataCollatorWithTokenDepths", "anytime_masked_lm", "estimate_depths_by_reconstruction"],
     "text_rows": ["DatasetError"],
-    "training": ["EarlyExitTrainer", "EarlyExitTrainingArguments"],
+    "training": ["EarlyExitTrainer"],
+    "training_arguments": ["EarlyExitTrainingArguments"],
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 

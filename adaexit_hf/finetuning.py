@@ -43,7 +43,8 @@ from .reconstruction import DataCollatorWithTokenDepths, estimate_depths_by_reco
 from .results import print_curve, print_results, report
 from .static import evenly_spaced, layer_drop, only_layers
 from .tasks import Labels, check_columns, compute_score, labels_of, metric_function, tokenize
-from .training import EarlyExitTrainer, EarlyExitTrainingArguments
+from .training import EarlyExitTrainer
+from .training_arguments import EarlyExitTrainingArguments
 
 
 @dataclass(kw_only=True)
@@ -84,6 +85,10 @@ class Arguments(DataArguments):
     )
     max_train_samples: int | None = field(
         default=None, metadata={"help": "Train on the first so many, after a shuffle."}
+    )
+    save_traces: str | None = field(
+        default=None,
+        metadata={"help": "Folder: keep what every exit answered, one file per split, for ExitTrace.load."},
     )
 
     def __post_init__(self) -> None:
@@ -259,6 +264,9 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         traces = {
             name: trace_of(trainer.model, rows, tokenizer, size, dropping is not None) for name, rows in sets.items()
         }
+        if arguments.save_traces:
+            for name, trace in traces.items():
+                trace.save(Path(arguments.save_traces, f"{name}.safetensors"))
         first = traces[evaluation[0]]
         thresholds = first.scores[0, :-1].tolist() if dropping else spread_thresholds(first)
         if arguments.method != "plain" and isinstance(trainer.model.config.exit_threshold, float):

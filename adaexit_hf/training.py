@@ -1,11 +1,8 @@
 """One Trainer for every method: runs the stages that the model prescribes, one after the other, in one call."""
 
 import dataclasses
-import difflib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +10,7 @@ import torch
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
-from transformers import DataCollatorWithPadding, EarlyStoppingCallback, TrainingArguments
+from transformers import DataCollatorWithPadding, EarlyStoppingCallback
 from transformers.trainer_utils import HubStrategy, TrainOutput, has_length, set_seed
 from transformers.utils import logging
 
@@ -25,73 +22,9 @@ from .pushing import PushesFinishedModel
 from .reconstruction import DataCollatorWithTokenDepths
 from .row_places import CollatorWithPlaces, RowsWithPlaces
 from .trainer_card import WritesModelCard
+from .training_arguments import CHECKPOINTING, EarlyExitTrainingArguments, checked_overrides
 
 logger = logging.get_logger(__name__)
-
-# Trainer reads these once, for the whole run, or only keeps them for old scripts: a stage's value would be ignored.
-RUN_WIDE = """
-    output_dir stage_overrides label_smoothing_factor label_names report_to disable_tqdm log_level log_level_replica
-    neftune_noise_alpha push_to_hub hub_model_id hub_strategy hub_token hub_private_repo hub_always_push hub_revision
-    enable_jit_checkpoint use_cpu full_determinism skip_memory_metrics torch_compile torch_compile_backend
-    torch_compile_mode ddp_backend ddp_timeout fsdp fsdp_config deepspeed parallelism_config
-"""
-
-# Up to Transformers 5.22 activation checkpointing is called gradient checkpointing, which later is a deprecated alias.
-CHECKPOINTING = "gradient_checkpointing"
-if hasattr(TrainingArguments, "activation_checkpointing"):
-    CHECKPOINTING = "activation_checkpointing"
-    RUN_WIDE += "gradient_checkpointing gradient_checkpointing_kwargs"
-
-
-@dataclass
-class EarlyExitTrainingArguments(TrainingArguments):
-    """Transformers' arguments, which hold for every stage, and what is different in single stages.
-
-    With `push_to_hub`, the model is pushed when the last stage is done, not before: exits that no stage has trained
-    answer by chance. With `hub_strategy="end"`, only the trainer's `push_to_hub` and `save_model` push it.
-
-    Args:
-        stage_overrides: stage name -> argument -> value, e.g. `{"exits": {"learning_rate": 1e-3, "max_steps": 100}}`.
-        reuse_frozen_states: where a stage freezes the whole encoder, run it over the training set once, before the
-            first step, and train the exits on the states that it gave. It then runs without the dropout that the
-            papers' authors have in a frozen encoder, too; the exits keep theirs. False runs it in every step, as they
-            do. Rows must be the same whenever they are read, and be found by number: an iterable data set is not
-            reused. FastBERT's exits need the states of all tokens, which can be many.
-        frozen_states_memory: bytes. More states than that go to a file in the stage's folder, as long as it lasts.
-    """
-
-    stage_overrides: dict[str, dict[str, Any]] | str | None = field(
-        default_factory=dict,
-        metadata={"help": 'JSON: training arguments of single stages, e.g. \'{"exits": {"num_train_epochs": 1}}\'.'},
-    )
-
-    reuse_frozen_states: bool = field(
-        default=True,
-        metadata={"help": "Run a wholly frozen encoder once instead of in every step; it then has no dropout."},
-    )
-    frozen_states_memory: int = field(
-        default=2**30, metadata={"help": "Bytes of such states to keep in memory; more of them go to a file."}
-    )
-
-    # An objective may leave exits unused; by default DDP waits for their gradients once activations are checkpointed.
-    ddp_find_unused_parameters: bool | None = field(
-        default=True,
-        metadata={"help": "Let DDP look for parameters without a gradient; some objectives leave exits out."},
-    )
-
-    def __post_init__(self) -> None:
-        if self.stage_overrides is None or isinstance(self.stage_overrides, str):
-            self.stage_overrides = json.loads(self.stage_overrides or "{}")
-        if self.frozen_states_memory < 0:
-            raise ValueError(
-                f"frozen_states_memory: got {self.frozen_states_memory}; pass a number of bytes, 0 for always a file"
-            )
-        super().__post_init__()
-        if self.push_to_hub and self.hub_strategy not in (HubStrategy.END, HubStrategy.EVERY_SAVE):
-            raise ValueError(
-                f"hub_strategy: got '{self.hub_strategy.value}'; checkpoints of stages are not pushed, the finished "
-                "model is; pass 'every_save' or 'end'"
-            )
 
 
 class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
@@ -162,7 +95,7 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
         """
         base, plan = self.args, self.model.stages
         names = [each.name for each in plan]
-        overrides = _checked_overrides(base, names)
+        overrides = checked_overrides(base, names)
         if stage is not None and stage not in names:
             raise ValueError(f"stage: got {stage!r}; {type(self.model).__name__} has {', '.join(names)}")
         if any(self._given) and stage is None and len(plan) > 1:
@@ -301,6 +234,30 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
             )
             return None
 
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """As in Transformers; with `exits_learning_rate`, what is outside of the encoder is in groups of its own.
+
+        Raises:
+            ValueError: the optimizer was given, or DeepSpeed makes it, and its rates are not this trainer's to set.
+        """
+        rate = self.args.exits_learning_rate
+        if rate is None:
+            return super().create_optimizer(*args, **kwargs)
+        if self.optimizer is not None or self.is_deepspeed_enabled:
+            raise ValueError(
+                f"exits_learning_rate: got {rate} with an optimizer that was given, or DeepSpeed's; set the rates of "
+                "its parameter groups, and leave exits_learning_rate out"
+            )
+        optimizer = super().create_optimizer(*args, **kwargs)
+        encoder = {id(parameter) for parameter in self.model.encoder.parameters()}
+        groups = []
+        for group in optimizer.param_groups:
+            inside = [parameter for parameter in group["params"] if id(parameter) in encoder]
+            outside = [parameter for parameter in group["params"] if id(parameter) not in encoder]
+            groups += [group | {"params": inside}, group | {"params": outside, "lr": rate}]
+        optimizer.param_groups[:] = [group for group in groups if group["params"]]
+        return optimizer
+
     def _drop_temperatures(self) -> None:
         if self.model.config.exit_temperatures is not None:
             self.model.config.exit_temperatures = None
@@ -431,21 +388,3 @@ def _trainable(model: nn.Module, stage: Stage) -> dict[str, bool]:
 
 def _belongs(name: str, prefix: str) -> bool:
     return name == prefix or name.startswith(f"{prefix}.")  # 'exits.1' is not 'exits.10'
-
-
-def _checked_overrides(args: EarlyExitTrainingArguments, stages: list[str]) -> dict[str, dict[str, Any]]:
-    overrides = args.stage_overrides
-    if not isinstance(overrides, dict):
-        raise TypeError(
-            f"stage_overrides: got {overrides!r}; pass a dict, e.g. {{'{stages[-1]}': {{'learning_rate': 1e-3}}}}"
-        )
-    known = {each.name for each in dataclasses.fields(args)} - set(RUN_WIDE.split())
-    for stage, changes in overrides.items():
-        if stage not in stages:
-            raise ValueError(f"stage_overrides: got stage {stage!r}; this model has {', '.join(stages)}")
-        for name in changes:
-            if name not in known:
-                close = difflib.get_close_matches(name, known, n=1)
-                hint = f"; did you mean '{close[0]}'?" if close else "; see EarlyExitTrainingArguments"
-                raise ValueError(f"stage_overrides: stage '{stage}' sets '{name}', which stages do not have{hint}")
-    return overrides

@@ -12,6 +12,7 @@ say `-`. Besides the methods of the package there are `plain` (no exits), `limit
 `plain@distilbert/distilbert-base-uncased` one on another encoder. For depths by reconstruction,
 `'depth-adaptive:{"depth_source": "reconstruction"}'`, train a masked language model on each data set's texts before
 (`depths_by_reconstruction.py --work_dir FOLDER/mrpc --masked_lm_only`), and pass `--token_depths FOLDER`.
+`--traces FOLDER` also keeps what every exit of every run answered, for `ExitTrace.load` and `adaexit report`.
 """
 
 import argparse
@@ -84,6 +85,8 @@ VARIANTS = {
     # Ten times the teacher's, as its authors.
     "fastbert": Variant("fastbert", flags='--stage_overrides {"distil":{"learning_rate":5e-4}}'),
     "right-tool": Variant("right-tool", flags="--calibrate"),
+    # What the package recommends to who has no wish of their own; see model_cards/RESULTS.md.
+    "recommended": Variant("berxit", flags="--exits_learning_rate 1e-3"),
 }
 
 
@@ -200,6 +203,9 @@ def cells_of(options: argparse.Namespace, more: Sequence[str] = ()) -> list[Cell
             places = places_of(dataset, encoder, options.data_root)
             if by_reconstruction(variant):
                 places += ("--token_depths_model", str(Path(options.token_depths, dataset, "masked-lm")))
+            if options.traces:
+                name_of_run = re.sub(r"[^\w.-]+", "-", f"{dataset} {name} {seed}")
+                places += ("--save_traces", str(Path(options.traces, name_of_run)))
             model = "/".join(Path(encoder).parts[-2:])
             cells.append(Cell(dataset, name, seed, model, settings, places))
     return cells
@@ -319,6 +325,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--results", type=Path, required=True, help="One JSON line for every finished cell.")
     parser.add_argument("--data_root", help="Folder with glue/ (laid out as nyu-mll/glue) and trec/, mr/, ...")
     parser.add_argument("--token_depths", help="Folder with mrpc/masked-lm/, ..., for depths by reconstruction.")
+    parser.add_argument("--traces", help="Folder: keep every run's trace in it.")
     parser.add_argument("--exit_pooling", choices=["first", "mean"], help="For every method with exits.")
     parser.add_argument("--jobs", type=int, default=1, help="How many run at a time.")
     parser.add_argument(
@@ -326,7 +333,15 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("--table_only", action="store_true", help="Run nothing.")
     options = parser.parse_args(own)
-    own_flags = {"--method", "--method_config", "--seed", "--output_dir", "--task_name", "--dataset_name"}
+    own_flags = {
+        "--method",
+        "--method_config",
+        "--seed",
+        "--output_dir",
+        "--task_name",
+        "--dataset_name",
+        "--save_traces",
+    }
     try:
         for name, dataset in itertools.product(options.methods, options.datasets):
             variant = variant_of(name, options.exit_pooling)

@@ -271,6 +271,16 @@ def test_depths_by_reconstruction_come_from_a_masked_language_model_per_data_set
     assert "--token_depths_model" not in rows["plain"]
 
 
+def test_every_run_keeps_its_traces_in_a_folder_of_its_own(ran, tmp_path):
+    methods = ("berxit", 'berxit:{"fine_tuning": "joint"}')
+    assert main([*flags(tmp_path, methods=methods), "--traces", "kept"]) == 0
+    rows = read_results(tmp_path / "results.jsonl").values()
+    folders = {row["places"][row["places"].index("--save_traces") + 1] for row in rows}
+    assert len(folders) == len(rows) and "kept/mrpc-berxit-0" in folders
+    assert main([*flags(tmp_path, methods=methods)]) == 0  # where traces are kept is no setting
+    assert len(read_results(tmp_path / "results.jsonl")) == len(rows)
+
+
 def test_folders_in_place_of_the_hub():
     assert compare_methods.places_of("mrpc", "m", "data")[-2:] == ("--dataset_name", "data/glue")
     assert compare_methods.places_of("sick", "m", "data")[2:] == ("--task_name", "sick", "--dataset_name", "data/sick")

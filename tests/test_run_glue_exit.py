@@ -14,7 +14,7 @@ from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassificatio
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import run_glue_exit
 
-from adaexit_hf import RightToolForSequenceClassification, finetuning
+from adaexit_hf import ExitTrace, RightToolForSequenceClassification, finetuning
 from adaexit_hf.static import keep_layers
 from adaexit_hf.tasks import tokenize
 
@@ -102,6 +102,13 @@ def test_the_saved_model_answers_as_the_table_says(flags, start):
         (output.logits.argmax(dim=-1) == torch.tensor([label == "good" for label in rows["label"]])).double().mean()
     )
     assert right.item() == pytest.approx(result["at_threshold"]["accuracy"])
+
+
+def test_traces_are_kept_on_request(flags, tmp_path):
+    out = flags("--method", "berxit", "--save_traces", str(tmp_path / "traces"))
+    trace = ExitTrace.load(tmp_path / "traces" / "validation.safetensors")
+    result = json.loads((out / "metrics.json").read_text())["results"]["validation"]
+    assert trace.at(result["exit_threshold"])[1].double().mean().item() == pytest.approx(result["mean_exit_layer"])
 
 
 def test_settings_of_the_method_come_as_json(flags):
