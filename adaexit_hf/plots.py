@@ -11,6 +11,11 @@ if TYPE_CHECKING:
 
 # Told apart by colour-blind readers, too, and by lightness alone.
 LINE, CHOSEN, INK, FAINT = "#2166ac", "#b84a00", "#24292f", "#d8dee4"
+# Of several lines: colours that colour-blind readers tell apart (Okabe and Ito), and dashes where they come close.
+STYLES: tuple[tuple[str, Any], ...] = (
+    ("#0072b2", "-"), ("#d55e00", "-"), ("#009e73", "-"), ("#7f7f7f", (0, (1, 1))), ("#cc79a7", "-"),
+    ("#e69f00", (0, (5, 2))), ("#56b4e9", (0, (5, 2))), ("#000000", "-"),
+)  # fmt: skip
 SIZE = (7.5, 3.6)  # inches; with DPI twice the pixels of a page's column
 DPI = 200
 SMALL, NORMAL = 9.5, 11  # points
@@ -52,6 +57,50 @@ def tradeoff_figure(
     axes.margins(y=0.22)  # room for what is written at the points
     axes.set_xlim(min(1.0, *layers) - 0.02 * depth, 1.02 * depth)
     axes.set_xticks(range(depth, 0, -(1 + depth // 13)))
+    axes.set_xlabel(f"mean layers run per text, of {depth}")
+    axes.set_ylabel(metric)
+    return figure
+
+
+def comparison_figure(
+    curves: Mapping[str, Sequence[CurvePoint]],
+    metric: str,
+    depth: int,
+    fixed: Mapping[str, tuple[float, float]] | None = None,
+    on: str = "",
+    lowest: float | None = None,
+) -> "Figure":
+    """Score against layers run, a line per method; save it as SVG or PDF for a paper, as PNG for a page.
+
+    Args:
+        curves: by name of the method; at most eight, more cannot be told apart. Their places give them their
+            colours: an empty curve is not drawn and leaves the others theirs.
+        metric: name of the score.
+        depth: number of layers, L.
+        fixed: (layers, score) of models without exits, by name; marked and named at their points.
+        on: what it was measured on.
+        lowest: score at which the axis begins; lines below it leave the picture. Default: all is shown.
+
+    Raises:
+        ValueError: no curve, or more than eight.
+    """
+    if not 1 <= len(curves) <= len(STYLES):
+        raise ValueError(f"curves: got {len(curves)}; pass 1 to {len(STYLES)}, or draw several figures")
+    figure, axes = _canvas(f"{metric[:1].upper()}{metric[1:]} and layers run{on and f': {on}'}")
+    axes.grid(axis="y", color=FAINT, linewidth=0.8)
+    for (name, curve), (color, dashes) in zip(curves.items(), STYLES, strict=False):
+        if curve:
+            points = sorted((point.mean_layers, point.score) for point in curve)
+            axes.plot(*zip(*points, strict=True), color=color, linestyle=dashes, linewidth=1.6, label=name)
+    for name, point in (fixed or {}).items():
+        axes.plot(*point, "D", color=INK, markersize=5, zorder=4)
+        axes.annotate(
+            name, point, (8, 0), textcoords="offset points", fontsize=SMALL, color=INK, zorder=4, va="center",
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+        )  # fmt: skip
+    if lowest is not None:
+        axes.set_ylim(bottom=lowest)
+    axes.legend(loc="center left", bbox_to_anchor=(1.06, 0.5), frameon=False, fontsize=SMALL, labelcolor=INK)
     axes.set_xlabel(f"mean layers run per text, of {depth}")
     axes.set_ylabel(metric)
     return figure

@@ -125,6 +125,15 @@ def table(
             column.append(describe(runs, depth, note_of(keys, rows, failed)))
         columns.append(column)
     body = [[method, *[text for column in columns for text in column[index]]] for index, method in enumerate(methods)]
+    return markdown(head, body)
+
+
+def markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table.
+
+    >>> markdown(["a", "b"], [["1", "2"]])
+    ['| a | b |', '| --- | --- |', '| 1 | 2 |']
+    """
     return ["| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *body]]
 
 

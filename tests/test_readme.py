@@ -19,8 +19,9 @@ from transformers import BertForSequenceClassification, BertModel, PreTrainedTok
 from adaexit_hf import BerxitConfig, BerxitForSequenceClassification, cli
 
 ROOT = Path(__file__).parent.parent
-CARDS = sorted((ROOT / "model_cards").glob("*.md"))
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *CARDS]
+RESULTS = ROOT / "model_cards" / "RESULTS.md"
+CARDS = sorted(set((ROOT / "model_cards").glob("*.md")) - {RESULTS})
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", RESULTS, *CARDS]
 SECTIONS = [
     "Use", "Recommended settings", "How it works", "When it helps, and when not", "Measured results", "Reference",
 ]  # fmt: skip

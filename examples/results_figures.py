@@ -1,0 +1,108 @@
+"""Curves of several runs as one line, and what lies under and between them, from the lines of `compare_methods.py`."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from comparison_tables import figures
+
+from adaexit_hf.curves import CurvePoint, area_under_curve, areas_between
+
+Row = Mapping[str, Any]
+Runs = Mapping[tuple[str, str], Sequence[Row]]  # one line per seed, by (data set, method)
+
+
+# In this order in tables and figures; whatever else was run follows.
+METHODS = [
+    "plain", "limit-3", "layerdrop", "deebert", "berxit", "dact-bert", "pabee", "fastbert", "right-tool",
+    "depth-adaptive", "recommended",
+]  # fmt: skip
+NAMES = {
+    "deebert": "DeeBERT", "berxit": "BERxiT", "dact-bert": "DACT-BERT", "pabee": "PABEE", "fastbert": "FastBERT",
+    "right-tool": "Right Tool", "depth-adaptive": "Depth-Adaptive",
+}  # fmt: skip
+DATASETS = ["mrpc", "rte", "sst2", "trec", "stsb", "sick", "cola", "mr", "imdb"]
+
+
+def in_order(found: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Those that are known first, in their order.
+
+    >>> in_order(["x", "pabee", "plain"], METHODS)
+    ['plain', 'pabee', 'x']
+    """
+    return [name for name in known if name in found] + [name for name in found if name not in known]
+
+
+def names_of(runs: Runs) -> tuple[list[str], list[str]]:
+    """Data sets and methods that were run."""
+    datasets, methods = (list(dict.fromkeys(each)) for each in zip(*runs, strict=True))
+    return in_order(datasets, DATASETS), in_order(methods, METHODS)
+
+
+def by_method(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
+    """The lines of every (data set, method), one per seed, the latest where there are several.
+
+    >>> line = {"dataset": "rte", "method": "pabee"}
+    >>> lines = [line | {"seed": seed, "of": of} for seed, of in ((1, "a"), (0, "b"), (0, "c"))]
+    >>> [line["of"] for line in by_method(lines)["rte", "pabee"]]
+    ['c', 'a']
+    """
+    found: dict[tuple[str, str], dict[int, Row]] = {}
+    for row in rows:
+        found.setdefault((row["dataset"], row["method"]), {})[row["seed"]] = row
+    return {key: [runs[seed] for seed in sorted(runs)] for key, runs in found.items()}
+
+
+def curve_of(row: Row) -> list[CurvePoint]:
+    """What the exits of a run cost and reach at every threshold; empty where it has none."""
+    points = [CurvePoint(**point) for point in row.get("curve", [])]
+    return points if len({point.mean_layers for point in points}) > 1 else []
+
+
+def fixed_layers(row: Row) -> list[CurvePoint]:
+    """The same model when every text leaves at the same exit: a curve with a point per exit."""
+    metric, result = row["metric"], row["results"][next(iter(row["results"]))]
+    depth = figures(row)["validation"].depth
+    return [
+        CurvePoint(None, scores[metric], float(layer), 1 - int(layer) / depth)
+        for layer, scores in result["by_exit"].items()
+    ]
+
+
+def area(row: Row, start: float) -> float | None:
+    """Mean score in percent from `start` layers to full depth; None where the curve does not begin there."""
+    curve, depth = curve_of(row), figures(row)["validation"].depth
+    if not curve or min(point.mean_layers for point in curve) > start:
+        return None
+    return 100 * area_under_curve(curve, depth, between=(start, float(depth)))
+
+
+def above(first: Sequence[CurvePoint], second: Sequence[CurvePoint]) -> float:
+    """By how many points of percent the first curve lies above the second, in the mean over the layers both have.
+
+    >>> high, low = ([CurvePoint(None, score, layers, 0.0) for layers in (1.0, 3.0)] for score in (0.9, 0.85))
+    >>> round(above(high, low), 6), round(above(low, high), 6)
+    (5.0, -5.0)
+    """
+    areas = areas_between(first, second)
+    return 100 * (areas.first_above - areas.second_above) / (areas.end - areas.start)
+
+
+def mean_curve(curves: Sequence[Sequence[CurvePoint]], count: int = 100) -> list[CurvePoint]:
+    """The mean score over runs at the layers that all of them have; it has no thresholds.
+
+    >>> runs = [[CurvePoint(None, score, layers, 0.0) for layers in (1.0, 3.0)] for score in (0.5, 0.7)]
+    >>> [(point.mean_layers, round(point.score, 6)) for point in mean_curve(runs, count=3)]
+    [(1.0, 0.6), (2.0, 0.6), (3.0, 0.6)]
+    """
+    best: list[dict[float, float]] = []  # score by layers: where several points have the same, the best
+    for curve in curves:
+        ranked = sorted(curve, key=lambda point: (point.mean_layers, point.score))
+        best.append({point.mean_layers: point.score for point in ranked})
+    start, end = max(map(min, best)), min(map(max, best))
+    grid = np.linspace(start, end, count)
+    scores = np.mean([np.interp(grid, list(each), list(each.values())) for each in best], axis=0)
+    return [
+        CurvePoint(None, float(score), float(layers), 1 - float(layers) / end)
+        for layers, score in zip(grid, scores, strict=True)
+    ]

@@ -1,0 +1,165 @@
+"""Write model_cards/RESULTS.md and its figures: what the runs of `compare_methods.py` say, in numbers that are theirs.
+
+    python examples/results_page.py model_cards/comparison.jsonl --speed model_cards/inference_speed.jsonl
+
+Every number and every verdict on the page is computed from the lines of those files, so the page is written anew,
+whole, whenever there are more of them. It is compared by seed: two methods differ where the 95 % interval of their
+differences (Student's t, the same seeds) leaves out zero.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from string import Template
+
+import results_claims as claims
+from compare_methods import applies, variant_of
+from comparison_tables import LEGEND, figures, markdown, measured, tables
+from matplotlib import rc_context
+from results_figures import METHODS, NAMES, Row, Runs, area, by_method, curve_of, mean_curve, names_of
+
+from adaexit_hf.curves import CurvePoint
+from adaexit_hf.plots import comparison_figure
+
+SHOWN = 0.15  # of the score, below the best
+TEMPLATE = Path(__file__).with_name("results_template.md")
+
+
+def setting(rows: Sequence[Row]) -> list[str]:
+    """What ran where: encoder, versions, machines, seeds, hours."""
+    models = sorted({row["model"] for row in rows})
+    versions = sorted({", ".join(f"{name} {number}" for name, number in row["versions"].items()) for row in rows})
+    machines = sorted(
+        {f"{row['machine']['processor']} ({row['machine']['threads']} threads a run), GPU: {row['machine']['gpu']}"
+         for row in rows}
+    )  # fmt: skip
+    hours = sum(row["seconds"] for row in rows) / 3600
+    return [
+        f"- Encoder: {', '.join(models)}.",
+        f"- {len(rows)} runs, seeds {min(row['seed'] for row in rows)} to {max(row['seed'] for row in rows)}, "
+        f"{hours:.1f} hours of runs.",
+        f"- Machine: {'; '.join(machines)}.",
+        f"- Versions: {'; '.join(versions)}.",
+    ]
+
+
+def areas(runs: Runs, share: float) -> list[str]:
+    """Table of the mean score between a share of the layers and all of them."""
+    datasets, methods = names_of(runs)
+    body = []
+    for method in methods:
+        cells = []
+        for dataset in datasets:
+            rows = [row for row in runs.get((dataset, method), []) if curve_of(row)]
+            values = [area(row, share * figures(row)["validation"].depth) for row in rows]
+            known = [value for value in values if value is not None]
+            few = f" ({len(known)} seed{'s' * (len(known) > 1)})" if known and len(known) < 3 else ""
+            missing = "starts later" if rows else ""
+            cells.append(measured(known, 1) + few if known else missing)
+        if any(cells):
+            body.append([NAMES.get(method, method), *cells])
+    return markdown(["method", *datasets], body)
+
+
+def draw(runs: Runs, folder: Path) -> list[str]:
+    """A figure per data set; returns the lines that show them."""
+    datasets, methods = names_of(runs)
+    lines = []
+    for dataset in datasets:
+        curves: dict[str, list[CurvePoint]] = {NAMES.get(method, method): [] for method in [*NAMES, "recommended"]}
+        fixed: dict[str, tuple[float, float]] = {}
+        count: set[int] = set()
+        for method in filter(METHODS.__contains__, methods):
+            rows, name = runs.get((dataset, method), []), NAMES.get(method, method)
+            if name not in curves and rows:  # a model without exits
+                told = [figures(row)["validation"] for row in rows]
+                fixed[name] = (told[0].layer, sum(run.full for run in told) / len(told))
+            elif with_curve := [curve for row in rows if (curve := curve_of(row))]:
+                curves[name] = mean_curve(with_curve)
+                count.add(len(with_curve))
+        if not count:
+            continue
+        everything = [row for method in methods for row in runs.get((dataset, method), [])]
+        metric, depth = everything[0]["metric"], max(figures(row)["validation"].depth for row in everything)
+        picture = f"results_{dataset}.svg"
+        scores = [point.score for curve in curves.values() for point in curve]
+        lowest = max(scores) - SHOWN if min(scores) < max(scores) - SHOWN else None
+        figure = comparison_figure(curves, metric, depth, fixed, f"{dataset}, validation, mean of seeds", lowest)
+        with rc_context({"svg.hashsalt": picture}):  # else every drawing has other names inside
+            figure.savefig(folder / picture, metadata={"Date": None})
+        seeds = " to ".join(map(str, sorted({min(count), max(count)})))
+        lines += [
+            f"![{metric} over layers run on {dataset}, one line per method]({picture})",
+            "",
+            f"*{dataset}: {metric} on the validation set against mean layers run per text, at every threshold; mean "
+            f"of {seeds} seeds a method. What is {100 * SHOWN:.0f} points below the best is cut off. Diamonds: models "
+            "without exits.*",
+            "",
+        ]
+    return lines
+
+
+def page(runs: Runs, speed: Sequence[Row], folder: Path) -> str:
+    """The whole page."""
+    datasets, methods = names_of(runs)
+    rows = [row for each in runs.values() for row in each]
+    seeds = sorted({row["seed"] for row in rows})
+    keys = {
+        (dataset, method): [(dataset, method, seed) for seed in seeds if applies(variant_of(method), dataset)]
+        for dataset in datasets
+        for method in methods
+    }
+    by_key = {(row["dataset"], row["method"], row["seed"]): row for row in rows}
+    told = tables(keys, by_key).removeprefix(LEGEND).strip().splitlines()
+    headed = [
+        line if line.startswith("|") or not line else f"### {line[:1].upper()}{line[1:]}" for line in told
+    ]  # what the tables call themselves
+    command = [
+        f"python examples/compare_methods.py --datasets {' '.join(datasets)} --seeds 3 --jobs 2 \\",
+        f"    --methods {shlex.join(methods)} \\",
+        "    --model_name_or_path sentence-transformers/all-MiniLM-L6-v2 --exit_pooling mean \\",
+        "    --results model_cards/comparison.jsonl -- --bf16 --use_cpu  # runs what is missing",
+        "python examples/results_page.py model_cards/comparison.jsonl --speed model_cards/inference_speed.jsonl",
+    ]
+    parts = {
+        "setting": setting(rows),
+        "command": command,
+        "legend": [f"{LEGEND[:1].upper()}{LEGEND[1:]}"],
+        "tables": headed,
+        "pictures": draw(runs, folder),
+        "areas_from_a_third": areas(runs, 1 / 3),
+        "areas_from_half": areas(runs, 1 / 2),
+        "saving_on_the_clock": claims.saving_on_the_clock(speed),
+        "heads": claims.heads(),
+    }
+    parts |= {claim.__name__: claim(runs) for claim in claims.OF_RUNS}
+    return Template(TEMPLATE.read_text()).substitute({name: "\n".join(lines) for name, lines in parts.items()})
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path, help="JSON lines of compare_methods.py.")
+    parser.add_argument("--speed", type=Path, help="JSON lines of benchmark_inference.py.")
+    parser.add_argument("--output", type=Path, help="Folder. Default: that of the results.")
+    options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
+    for path in filter(None, (options.results, options.speed)):
+        if not path.is_file():
+            parser.error(f"{path}: no such file; run compare_methods.py --results {path}")
+    rows, speed = (
+        [json.loads(line) for line in path.read_text().splitlines()] if path else []
+        for path in (options.results, options.speed)
+    )
+    if not rows:
+        parser.error(f"{options.results}: has no lines; run compare_methods.py --results {options.results}")
+    folder = options.output or options.results.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "RESULTS.md").write_text(page(by_method(rows), speed, folder).rstrip() + "\n")
+    print(folder / "RESULTS.md")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

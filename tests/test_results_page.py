@@ -1,0 +1,144 @@
+"""The page of results: its numbers are those of the runs, and the one in the repository is up to date."""
+
+import doctest
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+import results_claims
+import results_figures
+import results_page
+from results_figures import by_method
+
+from adaexit_hf.curves import CurvePoint
+from adaexit_hf.plots import comparison_figure
+
+CARDS = Path(__file__).parents[1] / "model_cards"
+
+
+def line(method: str, seed: int, curve: list[tuple[float | None, float, float]], dataset: str = "trec") -> dict:
+    """A run of two layers: its curve as (threshold, score, mean layers); it exits at the first of them."""
+    (threshold, score, layers), (_, full, _) = curve[0], curve[-1]
+    result = {
+        "full_depth": {"accuracy": full}, "at_threshold": {"accuracy": score}, "mean_exit_layer": layers,
+        "exit_threshold": threshold, "by_exit": {"1": {"accuracy": 0.5}, "2": {"accuracy": full}},
+        "exit_histogram": {"1": 1, "2": 1},
+    }  # fmt: skip
+    points = [CurvePoint(threshold, score, layers, 1 - layers / 2)._asdict() for threshold, score, layers in curve]
+    return {
+        "dataset": dataset, "method": method, "seed": seed, "model": "some/encoder", "metric": "accuracy",
+        "results": {"validation": result, "test": result}, "curve": points, "seconds": 60.0,
+        "versions": {"torch": "2"}, "machine": {"processor": "one", "threads": "1", "gpu": "none"},
+    }  # fmt: skip
+
+
+def exits(method: str, gain: float = 0.0, **options: str) -> list[dict]:
+    """Three seeds, a curve from 1 to 2 layers that rises from 60 % + gain to 80 % + gain + seed."""
+    return [
+        line(method, seed, [(0.5, 0.6 + gain, 1.0), (None, 0.8 + gain + seed / 100, 2.0)], **options)
+        for seed in range(3)
+    ]
+
+
+def written(folder: Path, lines: list[dict], *more: str) -> str:
+    folder.mkdir(exist_ok=True)
+    (folder / "lines.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
+    assert results_page.main([str(folder / "lines.jsonl"), *more]) == 0
+    return (folder / "RESULTS.md").read_text()
+
+
+@pytest.mark.parametrize("module", [results_claims, results_figures])
+def test_the_examples_in_the_docstrings(module):
+    tested = doctest.testmod(module)
+    assert (tested.failed, tested.attempted > 0) == (0, True)
+
+
+def test_the_page_in_the_repository_is_up_to_date(tmp_path):
+    for name in ("comparison.jsonl", "inference_speed.jsonl"):
+        shutil.copy(CARDS / name, tmp_path)
+    speed = tmp_path / "inference_speed.jsonl"
+    assert results_page.main([str(tmp_path / "comparison.jsonl"), "--speed", str(speed)]) == 0
+    assert (tmp_path / "RESULTS.md").read_text() == (CARDS / "RESULTS.md").read_text(), (
+        "run: python examples/results_page.py model_cards/comparison.jsonl --speed model_cards/inference_speed.jsonl"
+    )
+    assert {path.name for path in tmp_path.glob("*.svg")} == {path.name for path in CARDS.glob("results_*.svg")}
+
+
+def test_the_area_by_hand(tmp_path):
+    # Straight lines: their means are 70, 70.5 and 71.
+    assert "| DeeBERT | 70.5 ± 1.2 |" in written(tmp_path, exits("deebert"))
+
+
+def test_a_curve_that_starts_later_has_no_area(tmp_path):
+    late = [line("pabee", seed, [(2.0, 0.8, 1.5), (None, 0.9, 2.0)]) for seed in range(3)]
+    assert "| PABEE | starts later |" in written(tmp_path, [*exits("deebert"), *late])
+
+
+def test_what_was_not_run_is_told_from_what_is_not_defined(tmp_path):
+    page = written(tmp_path, [*exits("berxit"), *exits("deebert"), *exits("berxit", dataset="sst2")])
+    assert "| deebert | not run |" in page and "| deebert | - |" not in page
+
+
+def test_fewer_seeds_say_so(tmp_path):
+    assert "| DeeBERT | 70.2 ± 3.2 (2 seeds) |" in written(tmp_path, exits("deebert")[:2])
+
+
+def test_the_recipe_is_compared_with_the_best_of_the_papers_seed_by_seed(tmp_path):
+    page = written(tmp_path, [*exits("deebert"), *exits("berxit", gain=0.03), *exits("recommended", gain=0.05)])
+    assert "| trec | berxit | 2.00 ± 0.00 | higher | 2.00 ± 0.00 | higher |" in page
+    assert "above the best of the papers' recipes on 1 of 1 data sets" in page
+
+
+def test_a_recipe_that_loses_is_not_praised(tmp_path):
+    page = written(tmp_path, [*exits("deebert"), *exits("recommended", gain=-0.05)])
+    assert "| trec | deebert | -5.00 ± 0.00 | lower |" in page
+    assert "above the best of the papers' recipes on 0 of 1 data sets" in page
+
+
+def test_what_exits_gain_over_fixed_layers_by_hand():
+    # The fixed layers rise from 50 to 80 %, the exits from 60 to 80 %: 10 points more at one end, none at the other.
+    (row,) = results_claims.against_fixed_layers(by_method(exits("deebert")))[2:]
+    assert row == "| deebert | 5.00 ± 0.00 (higher) |"
+
+
+def test_the_threshold_of_another_seed_by_hand():
+    chosen = [[(0.2, 0.7, 1.0), (0.4, 0.75, 1.5), (None, 0.8, 2.0)], [(0.41, 0.5, 1.2), (None, 0.9, 2.0)]]
+    runs = by_method([line("deebert", seed, chosen[seed % 2]) for seed in range(3)])
+    (row,) = results_claims.threshold_sensitivity(runs)[2:]
+    # 0.41 is nearest to 0.4 of seeds 0 and 2, which then lose 5 points; 0.2 costs seed 1 40, and the others 10.
+    assert row == "| deebert | trec | 0.2, 0.41, 0.2 | 1.00 to 1.50 | 18.3 (40.0) |"
+
+
+def test_figures_are_the_same_whenever_they_are_drawn(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        written(folder, exits("deebert"))
+    assert (first / "results_trec.svg").read_bytes() == (second / "results_trec.svg").read_bytes()
+
+
+@pytest.mark.parametrize("text", [None, ""])
+def test_no_results_is_an_error_that_says_what_to_run(tmp_path, text, capsys):
+    path = tmp_path / "none.jsonl"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(SystemExit):
+        results_page.main([str(path)])
+    assert f"run compare_methods.py --results {path}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("count", [0, 9])
+def test_too_many_lines_for_one_figure(count):
+    curves = {str(index): [CurvePoint(None, 0.5, 1.0, 0.0)] for index in range(count)}
+    with pytest.raises(ValueError, match=f"curves: got {count}; pass 1 to 8, or draw several figures"):
+        comparison_figure(curves, "f1", 6)
+
+
+def test_a_method_keeps_its_colour_where_another_is_missing():
+    curve = [CurvePoint(0.5, 0.6, 1.0, 0.5), CurvePoint(None, 0.8, 2.0, 0.0)]
+    both, one = (comparison_figure({"a": each, "b": curve}, "f1", 2) for each in (curve, []))
+    assert one.axes[0].lines[-1].get_color() == both.axes[0].lines[-1].get_color()
+    assert [text.get_text() for text in one.axes[0].get_legend().get_texts()] == ["b"]
