@@ -21,6 +21,7 @@ NAMES = {
     "deebert": "DeeBERT", "berxit": "BERxiT", "dact-bert": "DACT-BERT", "pabee": "PABEE", "fastbert": "FastBERT",
     "right-tool": "Right Tool", "depth-adaptive": "Depth-Adaptive",
 }  # fmt: skip
+OURS = [*NAMES, "recommended"]
 DATASETS = ["mrpc", "rte", "sst2", "trec", "stsb", "sick", "cola", "mr", "imdb"]
 
 

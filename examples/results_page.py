@@ -1,6 +1,7 @@
-"""Write model_cards/RESULTS.md and its figures: what the runs of `compare_methods.py` say, in numbers that are theirs.
+r"""Write model_cards/RESULTS.md and its figures: what the runs of `compare_methods.py` say, in numbers of their own.
 
-    python examples/results_page.py model_cards/comparison.jsonl --speed model_cards/inference_speed.jsonl
+    python examples/results_page.py model_cards/comparison.jsonl --speed model_cards/inference_speed.jsonl \
+        --readme README.md
 
 Every number and every verdict on the page is computed from the lines of those files, so the page is written anew,
 whole, whenever there are more of them. It is compared by seed: two methods differ where the 95 % interval of their
@@ -10,6 +11,7 @@ differences (Student's t, the same seeds) leaves out zero.
 import argparse
 import json
 import shlex
+import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,11 +21,12 @@ import results_claims as claims
 from compare_methods import applies, variant_of
 from comparison_tables import LEGEND, figures, markdown, measured, tables
 from matplotlib import rc_context
-from results_figures import METHODS, NAMES, Row, Runs, area, by_method, curve_of, mean_curve, names_of
+from results_figures import METHODS, NAMES, OURS, Row, Runs, area, by_method, curve_of, mean_curve, names_of
 
 from adaexit_hf.curves import CurvePoint
 from adaexit_hf.plots import comparison_figure
 
+MARK = "<!-- written by examples/results_page.py -->"
 SHOWN = 0.15  # of the score, below the best
 TEMPLATE = Path(__file__).with_name("results_template.md")
 
@@ -64,12 +67,50 @@ def areas(runs: Runs, share: float) -> list[str]:
     return markdown(["method", *datasets], body)
 
 
+def summary(runs: Runs) -> list[str]:
+    """One table of everything: score at full depth -> with exits, and mean layers with exits."""
+    datasets, methods = names_of(runs)
+    metrics = {
+        dataset: next(rows[0]["metric"] for (name, _), rows in runs.items() if name == dataset) for dataset in datasets
+    }
+    body = []
+    for method in methods:
+        cells = []
+        for dataset in datasets:
+            told = [figures(row)["validation"] for row in runs.get((dataset, method), [])]
+            if not told:
+                cells.append("" if applies(variant_of(method), dataset) else "-")
+                continue
+            full, exits, layer = (
+                statistics.fmean(getattr(run, name) for run in told) for name in ("full", "exits", "layer")
+            )
+            score = f"{100 * full:.1f}" + (
+                f" -> {100 * exits:.1f}, {layer:.2f}" if method in OURS else f", {layer:.0f}"
+            )
+            cells.append(score + ("" if len(told) > 2 else f" ({len(told)} seed{'s' * (len(told) > 1)})"))
+        body.append([NAMES.get(method, method), *cells])
+    return markdown(["method", *[f"{dataset} ({metrics[dataset]})" for dataset in datasets]], body)
+
+
+def replace_summary(readme: Path, runs: Runs) -> None:
+    """Write the summary anew where a page has it.
+
+    Raises:
+        ValueError: it has no place for it.
+    """
+    parts = readme.read_text().split(MARK)
+    if len(parts) != 3:
+        raise ValueError(f"readme: {readme} has no two lines '{MARK}', between which the summary goes; add them")
+    parts[1] = "\n".join(["\n", *summary(runs), "\n"])
+    readme.write_text(MARK.join(parts))
+
+
 def draw(runs: Runs, folder: Path) -> list[str]:
     """A figure per data set; returns the lines that show them."""
     datasets, methods = names_of(runs)
     lines = []
     for dataset in datasets:
-        curves: dict[str, list[CurvePoint]] = {NAMES.get(method, method): [] for method in [*NAMES, "recommended"]}
+        curves: dict[str, list[CurvePoint]] = {NAMES.get(method, method): [] for method in OURS}
         fixed: dict[str, tuple[float, float]] = {}
         count: set[int] = set()
         for method in filter(METHODS.__contains__, methods):
@@ -122,7 +163,8 @@ def page(runs: Runs, speed: Sequence[Row], folder: Path) -> str:
         f"    --methods {shlex.join(methods)} \\",
         "    --model_name_or_path sentence-transformers/all-MiniLM-L6-v2 --exit_pooling mean \\",
         "    --results model_cards/comparison.jsonl -- --bf16 --use_cpu  # runs what is missing",
-        "python examples/results_page.py model_cards/comparison.jsonl --speed model_cards/inference_speed.jsonl",
+        "python examples/results_page.py model_cards/comparison.jsonl --speed model_cards/inference_speed.jsonl \\",
+        "    --readme README.md",
     ]
     parts = {
         "setting": setting(rows),
@@ -144,10 +186,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("results", type=Path, help="JSON lines of compare_methods.py.")
     parser.add_argument("--speed", type=Path, help="JSON lines of benchmark_inference.py.")
     parser.add_argument("--output", type=Path, help="Folder. Default: that of the results.")
+    parser.add_argument("--readme", type=Path, help="Also write the summary anew that this page has.")
     options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
     for path in filter(None, (options.results, options.speed)):
         if not path.is_file():
-            parser.error(f"{path}: no such file; run compare_methods.py --results {path}")
+            maker = "compare_methods.py --results" if path == options.results else "benchmark_inference.py --output"
+            parser.error(f"{path}: no such file; run {maker} {path}")
     rows, speed = (
         [json.loads(line) for line in path.read_text().splitlines()] if path else []
         for path in (options.results, options.speed)
@@ -156,7 +200,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"{options.results}: has no lines; run compare_methods.py --results {options.results}")
     folder = options.output or options.results.parent
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "RESULTS.md").write_text(page(by_method(rows), speed, folder).rstrip() + "\n")
+    runs = by_method(rows)
+    (folder / "RESULTS.md").write_text(page(runs, speed, folder).rstrip() + "\n")
+    if options.readme:
+        replace_summary(options.readme, runs)
     print(folder / "RESULTS.md")
     return 0
 

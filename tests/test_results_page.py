@@ -60,11 +60,12 @@ def test_the_examples_in_the_docstrings(module):
 def test_the_page_in_the_repository_is_up_to_date(tmp_path):
     for name in ("comparison.jsonl", "inference_speed.jsonl"):
         shutil.copy(CARDS / name, tmp_path)
-    speed = tmp_path / "inference_speed.jsonl"
-    assert results_page.main([str(tmp_path / "comparison.jsonl"), "--speed", str(speed)]) == 0
-    assert (tmp_path / "RESULTS.md").read_text() == (CARDS / "RESULTS.md").read_text(), (
-        "run: python examples/results_page.py model_cards/comparison.jsonl --speed model_cards/inference_speed.jsonl"
-    )
+    shutil.copy(CARDS.parent / "README.md", tmp_path)
+    speed, readme = tmp_path / "inference_speed.jsonl", tmp_path / "README.md"
+    arguments = [str(tmp_path / "comparison.jsonl"), "--speed", str(speed), "--readme", str(readme)]
+    assert results_page.main(arguments) == 0
+    for page in (CARDS / "RESULTS.md", CARDS.parent / "README.md"):
+        assert (tmp_path / page.name).read_text() == page.read_text(), "run the command in examples/results_page.py"
     assert {path.name for path in tmp_path.glob("*.svg")} == {path.name for path in CARDS.glob("results_*.svg")}
 
 
@@ -111,6 +112,24 @@ def test_the_threshold_of_another_seed_by_hand():
     (row,) = results_claims.threshold_sensitivity(runs)[2:]
     # 0.41 is nearest to 0.4 of seeds 0 and 2, which then lose 5 points; 0.2 costs seed 1 40, and the others 10.
     assert row == "| deebert | trec | 0.2, 0.41, 0.2 | 1.00 to 1.50 | 18.3 (40.0) |"
+
+
+def test_the_summary_goes_where_a_page_has_it(tmp_path):
+    page = tmp_path / "README.md"
+    page.write_text(f"before\n{results_page.MARK}\nold\n{results_page.MARK}\nafter\n")
+    for _ in range(2):  # anew, not once more
+        written(tmp_path, exits("deebert"), "--readme", str(page))
+        before, table, after = page.read_text().split(results_page.MARK)
+        assert (before, after) == ("before\n", "\nafter\n")
+        assert "| DeeBERT | 81.0 -> 60.0, 1.00 |" in table and "old" not in table
+
+
+def test_a_page_without_a_place_for_the_summary(tmp_path):
+    page = tmp_path / "README.md"
+    page.write_text("nothing\n")
+    with pytest.raises(ValueError, match="readme: .* has no two lines"):
+        written(tmp_path, exits("deebert"), "--readme", str(page))
+    assert page.read_text() == "nothing\n"
 
 
 def test_figures_are_the_same_whenever_they_are_drawn(tmp_path):
