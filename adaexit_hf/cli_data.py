@@ -10,9 +10,21 @@ from typing import Any
 import datasets
 
 from .cli_texts import ModelOptions, load, print_json
-from .evaluation import CurvePoint, ExitTrace, choose_threshold, collect_trace, spread_thresholds, tradeoff_curve
-from .html_report import build_report
+from .evaluation import (
+    CurvePoint,
+    ExitTrace,
+    choose_threshold,
+    collect_trace,
+    predictions,
+    spread_thresholds,
+    tradeoff_curve,
+)
+from .explained_values import NoGradientError
+from .html_report import TokenAttributions, build_report, token_attributions
+from .interpretation import explain
+from .intervals import bootstrap_samples
 from .labelled_data import DataArguments, evaluation_splits, first_rows, load_splits
+from .probes import needed
 from .results import print_curve, print_results
 from .results import report as numbers
 from .tasks import Labels, check_columns, metric_function, tokenize
@@ -40,11 +52,24 @@ class CalibrationOptions(EvaluationOptions):
 
 @dataclass(kw_only=True)
 class ReportOptions(EvaluationOptions):
-    """Where to."""
+    """Where to, and what besides."""
 
-    output: str | None = field(default=None, metadata={"help": "Folder. Default: the checkpoint's."})
+    output: str | None = field(
+        default=None, metadata={"help": "Folder, made if there is none. Default: the checkpoint's."}
+    )
+    explain: int = field(
+        default=0,
+        metadata={
+            "help": "Say which words of the first so many samples made each exit answer as it did, and made it ready: "
+            "integrated gradients (extra interpret), hundreds of passes for each sample."
+        },
+    )
+    flops: bool = field(
+        default=False, metadata={"help": "Also count floating-point operations; a pass for every length of text."}
+    )
 
 
+LEAVES = {"lt": "below", "le": "at or below", "gt": "above", "ge": "at or above"}
 Texts = list[str] | list[list[str]]
 
 
@@ -78,16 +103,30 @@ def labelled(
     return found, texts, metrics
 
 
-def trace_all(model: Any, sets: dict[str, datasets.Dataset], batch_size: int) -> dict[str, ExitTrace]:
-    return {name: collect_trace(model, rows, batch_size, sys.stderr.isatty()) for name, rows in sets.items()}
+def trace_all(
+    model: Any, sets: dict[str, datasets.Dataset], batch_size: int, flops: bool = False
+) -> dict[str, ExitTrace]:
+    return {name: collect_trace(model, rows, batch_size, sys.stderr.isatty(), flops) for name, rows in sets.items()}
+
+
+def measured(trace: ExitTrace, metrics: tuple[str, ...], threshold: float | list[float] | None) -> dict[str, Any]:
+    """All numbers, and between which the first metric at the threshold lies: 95 %, bootstrap over samples."""
+    headline = metric_function(metrics[0])
+    found = bootstrap_samples(
+        [trace], lambda drawn: headline(predictions(drawn.at(threshold)[0]), drawn.known_labels())
+    )
+    return numbers(trace, metrics, threshold) | {"intervals": {metrics[0]: [found.low, found.high]}}
 
 
 def evaluate(options: EvaluationOptions, given: Any) -> None:
-    """Score a checkpoint on labelled texts: at full depth, at its threshold, at every exit. Prints a JSON object."""
+    """Score a checkpoint on labelled texts: at full depth, at its threshold, at every exit. Prints a JSON object.
+
+    `intervals` has the 95 % bootstrap interval over samples of the first metric at the threshold.
+    """
     model, tokenizer = load(given.checkpoint, options)
     sets, _, metrics = labelled(model, tokenizer, options)
     traces, threshold = trace_all(model, sets, options.batch_size), model.config.exit_threshold
-    print_json({name: numbers(trace, metrics, threshold) for name, trace in traces.items()})
+    print_json({name: measured(trace, metrics, threshold) for name, trace in traces.items()})
 
 
 def calibrate(options: CalibrationOptions, given: Any) -> None:
@@ -128,32 +167,57 @@ def calibrate(options: CalibrationOptions, given: Any) -> None:
 def report(options: ReportOptions, given: Any) -> None:
     """What every threshold would cost and save: a table, report.html to look at, and files for `adaexit card`."""
     output = Path(options.output or given.checkpoint)
-    if not output.is_dir():
-        raise ValueError(f"output: '{output}' is no folder; pass --output with one that is there")
+    if not output.is_dir() and (options.output is None or output.exists()):
+        raise ValueError(f"output: '{output}' is no folder; pass --output with one, which is made if there is none")
+    if options.explain < 0:
+        raise ValueError(
+            f"explain: got {options.explain}; pass how many samples to explain, from 0, e.g. --explain 20"
+        )
+    if options.explain:
+        needed("captum.attr")  # before everything else takes its time
     model, tokenizer = load(given.checkpoint, options)
+    output.mkdir(parents=True, exist_ok=True)
     sets, texts, metrics = labelled(model, tokenizer, options)
-    traces, threshold = trace_all(model, sets, options.batch_size), model.config.exit_threshold
+    traces, threshold = trace_all(model, sets, options.batch_size, options.flops), model.config.exit_threshold
     split, trace = next(iter(traces.items()))
     curve = curve_of(trace, metrics[0], threshold)
-    results = {name: numbers(each, metrics, threshold) for name, each in traces.items()}
+    results = {name: measured(each, metrics, threshold) for name, each in traces.items()}
     print_curve(curve, f"{split} {metrics[0]}", threshold)
     print_results(results, metrics[0])
     everything = {"settings": options.published(), "dataset": options.for_card()._asdict(), "results": results}
     replace_text(output / "metrics.json", json.dumps(everything, indent=2))
     replace_text(output / "curve.json", json.dumps([point._asdict() for point in curve], indent=2))
-    config = model.config
-    name = config.model_type
+    folder = Path(given.checkpoint).resolve()
+    config, note = model.config, f"Split {split}; {folder.name if folder.is_dir() else given.checkpoint}."
+    name, attributions = config.model_type, None
+    if options.explain:
+        rows = sets[split].select(range(min(options.explain, len(trace.logits))))
+        attributions = {name: explained(model, tokenizer, rows, texts[split][: len(rows)])}
+        note += " Colours are integrated gradients of the answer at the model's own threshold, and of the scores."
     page = build_report(
         {name: trace},
         metric=metrics[0],
         thresholds={name: threshold},
-        criteria={name: f"score: {config.exit_criterion}"},
+        criteria={name: f"score: {config.exit_criterion}, leaves {LEAVES[trace.ready]} the threshold"},
         texts=texts[split],
         labels=None if config.num_labels == 1 else [config.id2label[number] for number in range(config.num_labels)],
         title=f"Early exit on {options.for_card().name}",
-        note=f"Split {split}; {given.checkpoint}.",
+        attributions=attributions,
+        note=note,
     ).page
     replace_text(output / "report.html", page)
+
+
+def explained(model: Any, tokenizer: Any, rows: datasets.Dataset, texts: Texts) -> list[TokenAttributions]:
+    """Which words made every exit answer, and made it ready; the answer alone where readiness has no gradient."""
+    progress = sys.stderr.isatty()
+    try:
+        found = explain(model, rows, tokenizer, progress=progress)
+    except NoGradientError as error:
+        why = str(error).partition(";")[0]
+        print(f"adaexit report: explains the answers alone, not what made exits ready: {why}", file=sys.stderr)
+        found = explain(model, rows, tokenizer, scores=False, progress=progress)
+    return [token_attributions(one, text, tokenizer) for one, text in zip(found, texts, strict=True)]
 
 
 def curve_of(trace: ExitTrace, metric: str, threshold: float | list[float] | None) -> list[CurvePoint]:

@@ -29,6 +29,10 @@ LEADING: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+class NoGradientError(ValueError):
+    """A score counts something, so that no gradient says what it depends on."""
+
+
 def answer(config: Any, exit: Exit, classes: Tensor) -> Tensor:
     """The logit of the first of these classes, (batch,); with one label the number itself."""
     return exit.logits.float().gather(1, classes[:, :1])[:, 0]
@@ -49,7 +53,7 @@ def readiness(config: Any, exit: Exit, classes: Tensor) -> Tensor:
     has a corner wherever another class takes over, and would call a baseline ready that is sure of something else.
 
     Raises:
-        ValueError: the score counts something, and so has no gradient.
+        NoGradientError: the score counts something.
     """
     name = config.exit_criterion
     if exit.score is None:
@@ -64,7 +68,7 @@ def readiness(config: Any, exit: Exit, classes: Tensor) -> Tensor:
             return learned[-1]
     smooth = [repr(known) for known, criterion in CRITERIA.items() if criterion.score is not None]
     other = "" if config.num_labels == 1 else f", or load the model with exit_criterion={' or '.join(smooth)}"
-    raise ValueError(
+    raise NoGradientError(
         f"exit_criterion: '{name}' counts, so its score has no gradient to explain; explain the answer alone, with "
         f"scores=False (of='answer' in layer_conductance){other}"
     )

@@ -3,6 +3,7 @@
 import html
 import json
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from string import Template
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy
 
 from .evaluation import ExitTrace, predictions, spread_thresholds
+from .interpretation import Explanation
 
 HERE = Path(__file__).parent
 METRICS = ("accuracy", "f1", "matthews_correlation", "pearson", "spearmanr")
@@ -20,11 +22,14 @@ class TokenAttributions(NamedTuple):
 
     Args:
         tokens: the words of the sample, in order.
-        values: what is explained, e.g. "answer at layer 3" -> one number per token, of either sign.
+        values: what is explained, e.g. "answer at layer 3" -> one number per token, of either sign. What ends in
+            " at layer ..." can also be shown for the layer where each sample leaves.
+        separator: what stands between tokens; "" where they have their own spaces.
     """
 
     tokens: Sequence[str]
     values: Mapping[str, Sequence[float]]
+    separator: str = " "
 
 
 class Report(NamedTuple):
@@ -44,6 +49,54 @@ class Report(NamedTuple):
 
     def _repr_html_(self) -> str:
         return f'<iframe srcdoc="{html.escape(self.page)}" style="width:100%;height:900px;border:0"></iframe>'
+
+
+def token_attributions(explanation: Explanation, text: str | Sequence[str], tokenizer: Any) -> TokenAttributions:
+    """An explanation, over the text as it was written.
+
+    Special tokens, which have no attributions, are left out, and what the model did not read has none. Where the
+    tokenizer does not know where in the text its tokens are (`is_fast`), they are shown as it names them.
+
+    Args:
+        explanation: of the text, from `explain`.
+        text: that was explained, or the pair.
+        tokenizer: that made its row.
+
+    Raises:
+        ValueError: the tokenizer makes other tokens of the text than were explained.
+    """
+    values = explanation.named_values()
+    if not tokenizer.is_fast:
+        return TokenAttributions(explanation.tokens, values)
+    sides, count = [text] if isinstance(text, str) else list(text), len(explanation.tokens)
+    # As long as what was explained, so that it is cut where that was.
+    found = tokenizer(*sides, truncation=True, max_length=count, return_offsets_mapping=True)
+    if tokenizer.convert_ids_to_tokens(found["input_ids"]) != list(explanation.tokens):
+        raise ValueError(
+            f"text: {text!r} has other tokens than the {count} that were explained; pass the text and the tokenizer "
+            "of the row that explain() got"
+        )
+    pieces: list[tuple[str, list[int]]] = []
+    for side, whole in enumerate(sides):
+        spans = [(*found["offset_mapping"][k], k) for k, of in enumerate(found.sequence_ids()) if of == side]
+        pieces += [("\n", [])] * (side > 0) + _pieces(whole, spans)
+    summed = {name: [sum(row[k] for k in tokens) for _, tokens in pieces] for name, row in values.items()}
+    return TokenAttributions([piece for piece, _ in pieces], summed, separator="")
+
+
+def _pieces(text: str, spans: list[tuple[int, int, int]]) -> list[tuple[str, list[int]]]:
+    """A text, cut before each token, with the tokens of each piece: bytes of one character share theirs.
+
+    Args:
+        spans: start and end of each token in the text, and its number.
+    """
+    tokens: dict[int, list[int]] = {}
+    for start, _, number in sorted(spans):
+        tokens.setdefault(start, []).append(number)
+    read = max((end for _, end, _ in spans), default=0)
+    cuts = pairwise([0, *list(tokens)[1:], read])
+    pieces = [(text[start:end], numbers) for (start, end), numbers in zip(cuts, tokens.values(), strict=False)]
+    return pieces + [(text[read:], [])] * (read < len(text))
 
 
 def write_report(traces: ExitTrace | Mapping[str, ExitTrace], path: str | Path, **options: Any) -> Path:
@@ -81,7 +134,7 @@ def build_report(
         criteria: what the scores are, by name, e.g. "entropy (nats), exits below".
         texts: of the samples, or pairs of texts.
         labels: names of the classes, in order. Default: their numbers.
-        attributions: by name, of every sample.
+        attributions: by name, of every sample or of the first ones; `token_attributions` makes them.
         title, note: what the page says at its head.
         most_rows: so many samples are shown at once.
 
@@ -107,6 +160,7 @@ def build_report(
                 "answers": [[_exact(value) for value in row] for row in _answers(trace)],
                 "thresholds": [_rounded(each) for each in [*spread_thresholds(trace), start, None]],
                 "start": _rounded(start),
+                "flops": _flops(trace),
                 "attributions": _attributions((attributions or {}).get(name)),
             }
         )
@@ -151,10 +205,14 @@ def _check(
         raise ValueError(f"metric: got '{metric}' for {first.logits.shape[-1]} labels; pass {fitting}")
     if labels is not None and len(labels) != first.logits.shape[-1]:
         raise ValueError(f"labels: got {len(labels)} names for {first.logits.shape[-1]} labels; pass one for each")
-    explained = {f"attributions['{name}']": rows for name, rows in (attributions or {}).items()}
-    for what, rows in ({"texts": texts} | explained).items():
-        if rows is not None and len(rows) != len(first.logits):
-            raise ValueError(f"{what}: got {len(rows)} for {len(first.logits)} samples; pass one for each")
+    samples = len(first.logits)
+    if texts is not None and len(texts) != samples:
+        raise ValueError(f"texts: got {len(texts)} for {samples} samples; pass one for each")
+    for name, rows in (attributions or {}).items():
+        if not 0 < len(rows) <= samples:
+            raise ValueError(
+                f"attributions['{name}']: got {len(rows)} for {samples} samples; pass one for each, or for the first"
+            )
     unknown = sorted(set(attributions or {}) - set(traces))
     if unknown:
         raise ValueError(f"attributions: got '{unknown[0]}'; the traces are {', '.join(traces)}")
@@ -176,6 +234,14 @@ def _answers(trace: ExitTrace) -> list[list[float]]:
     return [list(row) for row in predictions(trace.logits).tolist()]
 
 
+def _flops(trace: ExitTrace) -> Any:
+    """FLOPs (costs, exits), and which costs each sample has: texts of one length cost the same."""
+    if trace.flops is None:
+        return None
+    costs, which = trace.flops.unique(dim=0, return_inverse=True)
+    return {"costs": costs.tolist(), "which": which.tolist()}
+
+
 def _attributions(found: Sequence[TokenAttributions] | None) -> Any:
     if found is None:
         return None
@@ -183,6 +249,7 @@ def _attributions(found: Sequence[TokenAttributions] | None) -> Any:
         {
             "tokens": list(each.tokens),
             "values": {name: [round(v, 5) for v in row] for name, row in each.values.items()},
+            "separator": each.separator,
         }
         for each in found
     ]

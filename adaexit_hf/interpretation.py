@@ -139,7 +139,7 @@ def explain(
     Raises:
         ImportError: captum is not installed.
         ValueError: no rows; `layers`, `label`, `steps` or `baseline_id` out of range; a criterion whose score counts,
-            such as patience, and so has no gradient.
+            such as patience (NoGradientError).
     """
     known, run = list(model.config.exit_layers), Unrolled(model)
     chosen = known if layers is None else list(layers)

@@ -53,11 +53,14 @@ const METRICS = {
   spearmanr: (answers, truth) => correlation(ranks(answers), ranks(truth)),
 };
 
+const spent = (method, exits) => mean(exits.map((exit, sample) => method.flops.costs[method.flops.which[sample]][exit]));
+
 function run(method, threshold) {
   const exits = data.truth.map((_, sample) => exitOf(method, sample, threshold));
   const answers = exits.map((exit, sample) => method.answers[sample][exit]);
   const layers = exits.map((exit) => method.exit_layers[exit]), depth = method.exit_layers[method.exit_layers.length - 1];
   return { exits, answers, score: METRICS[data.metric](answers, data.truth), layers: mean(layers),
+    flops: method.flops && 1 - spent(method, exits) / spent(method, exits.map(() => method.exit_layers.length - 1)),
     saving: 1 - mean(layers) / depth, counts: method.exit_layers.map((_, k) => exits.filter((exit) => exit === k).length) };
 }
 
@@ -119,7 +122,7 @@ function drawCurves() {
     const full = curve.find((point) => point.threshold === null);
     const line = curve.map((point, i) => `${i ? "L" : "M"}${x(point.mean_layers).toFixed(1)} ${y(point.score).toFixed(1)}`).join("");
     if (full) svg.append(make("line", { x1: pad.left, x2: width - pad.right, y1: y(full.score), y2: y(full.score),
-      stroke: colour, "stroke-dasharray": "1 5", opacity: .8 }));
+      stroke: colour, "stroke-dasharray": "2 4" }));
     svg.append(make("path", { d: line, fill: "none", stroke: colour, "stroke-width": 2.5, "stroke-dasharray": dash }));
     const now = run(method, method.curve[state.at[index]].threshold);
     if (now.score !== null) svg.append(make("circle", { id: id(index, "dot"), cx: x(now.layers), cy: y(now.score), r: 7, fill: colour,
@@ -134,8 +137,9 @@ function makePanels() {
   document.getElementById("methods").replaceChildren(...data.methods.map((method, index) => {
     const slider = make("input", { type: "range", id: id(index, "slider"), min: 0, max: method.curve.length - 1, step: 1,
       value: state.at[index], oninput: (event) => { state.at[index] = Number(event.target.value); update(); } });
-    const figures = make("dl", { class: "figures" }, ...[["threshold", "threshold"], ["score", data.metric],
-      ["layers", "mean layers run"], ["saving", "layers saved"]].map(([key, name]) => make("div", {},
+    const names = { threshold: "threshold", score: data.metric, layers: "mean layers run", saving: "layers saved",
+      ...(method.flops ? { flops: "FLOPs saved" } : {}) };
+    const figures = make("dl", { class: "figures" }, ...Object.entries(names).map(([key, name]) => make("div", {},
       make("dt", {}, name), make("dd", { id: id(index, key) }))));
     const dot = make("span", { style: `background:${COLOURS[index % COLOURS.length]}`, "aria-hidden": "true" });
     return make("article", { class: "panel", "aria-labelledby": id(index, "name") },
@@ -147,7 +151,8 @@ function makePanels() {
 
 function fillPanel(method, index) {
   const point = method.curve[state.at[index]], now = run(method, point.threshold), n = data.truth.length;
-  const show = { threshold: thresholdName(point.threshold), score: percent(now.score, 2), layers: now.layers.toFixed(2), saving: percent(now.saving) };
+  const show = { threshold: thresholdName(point.threshold), score: percent(now.score, 2), layers: now.layers.toFixed(2), saving: percent(now.saving),
+    ...(method.flops ? { flops: percent(now.flops) } : {}) };
   for (const [key, value] of Object.entries(show)) document.getElementById(id(index, key)).textContent = value;
   document.getElementById(id(index, "slider")).setAttribute("aria-valuetext",
     `threshold ${show.threshold}: ${data.metric} ${show.score}, ${show.layers} layers`);
@@ -169,25 +174,33 @@ function choice(name, label, values, chosen) {
   return make("div", {}, make("label", { for: `filter-${name}` }, label), select);
 }
 
+// Names of values that there are at layers; they can be shown for the layer where each sample leaves.
+const AT_LAYER = / at layer \d+$/;
 function makeFilters() {
   const method = data.methods[state.method], explained = method.attributions ? Object.keys(method.attributions[0].values) : [];
-  const parts = [choice("method", "method", data.methods.map((each, index) => [index, each.name]), state.method),
-    choice("layer", "leaves after layer", [["all", "any"], ...method.exit_layers.map((layer) => [layer, layer])], state.layer)];
+  const everywhere = new Set(explained.filter((name) => AT_LAYER.test(name)).map((name) => name.replace(AT_LAYER, "")));
+  const values = [...[...everywhere].map((name) => [name, `${name}, where each leaves`]), ...explained.map((name) => [name, name])];
+  const parts = [choice("layer", "leaves after layer", [["all", "any"], ...method.exit_layers.map((layer) => [layer, layer])], state.layer)];
+  if (data.methods.length > 1) parts.unshift(choice("method", "method", data.methods.map((each, index) => [index, each.name]), state.method));
   if (data.labels) parts.push(choice("right", "answer", [["all", "right or wrong"], ["right", "right"], ["wrong", "wrong"],
     ["lost", "wrong, right at full depth"], ["won", "right, wrong at full depth"]], state.right));
-  if (explained.length) parts.push(choice("explain", "colour tokens by", [["none", "nothing"], ...explained.map((name) => [name, name])], state.explain));
+  if (explained.length) parts.push(choice("explain", "colour tokens by", [["none", "nothing"], ...values], state.explain));
   if (data.texts) parts.push(make("div", {}, make("label", { for: "filter-search" }, "text contains"), make("input", { type: "search",
     id: "filter-search", value: state.search, oninput: (event) => { state.search = event.target.value; fillSamples(); } })));
   document.getElementById("filters").replaceChildren(...parts);
 }
 
-function textCell(method, sample) {
+function textCell(method, sample, layer) {
   const found = method.attributions && method.attributions[sample];
-  if (found && state.explain !== "none" && found.values[state.explain]) {
-    const values = found.values[state.explain], most = Math.max(...values.map(Math.abs)) || 1;
-    return make("td", { class: "text" }, ...found.tokens.flatMap((token, i) => [make("span", { class: "token",
-      style: `background:rgba(var(--${values[i] < 0 ? "minus" : "plus"}),${(.75 * Math.abs(values[i]) / most).toFixed(3)})`,
-      title: values[i].toPrecision(3) }, token), " "]));
+  const values = found && (found.values[state.explain] || found.values[`${state.explain} at layer ${layer}`]);
+  if (values) {
+    const most = Math.max(...values.map(Math.abs)) || 1;
+    return make("td", { class: "text explained" }, ...found.tokens.flatMap((token, i) => {
+      const [, before, word, after] = token.match(/^(\s*)(.*?)(\s*)$/s); // spaces have no colour
+      return [before, make("span", { class: "token", title: values[i].toPrecision(3),
+        style: `background:rgba(var(--${values[i] < 0 ? "minus" : "plus"}),${(.75 * Math.abs(values[i]) / most).toFixed(3)})` }, word),
+      after + found.separator];
+    }));
   }
   const text = data.texts ? data.texts[sample] : `sample ${sample}`;
   if (!Array.isArray(text)) return make("td", { class: "text" }, text);
@@ -217,13 +230,16 @@ function fillSamples() {
   const shown = samples.slice(0, data.most_rows);
   document.getElementById("shown").textContent = `${samples.length} of ${data.truth.length} samples` +
     (shown.length < samples.length ? `, the first ${shown.length} are shown` : "");
+  document.getElementById("colours").hidden = state.explain === "none";
+  const explained = (method.attributions || []).length;
+  document.getElementById("explained").textContent = explained < data.truth.length ? `The first ${explained} samples are explained.` : "";
   fillConfusion(samples, now);
   const names = [["#", ""], ["text", "text"], ["truth", "name"], ["answer", "name"], ["layer", ""], ["score there", ""], ["at full depth", "name"]];
   document.getElementById("table").replaceChildren(make("thead", {}, make("tr", {}, ...names.map(([name, kind]) => make("th", { scope: "col", class: kind }, name)))),
     make("tbody", {}, ...shown.map((i) => {
       const right = now.answers[i] === data.truth[i], mark = data.labels ? (right ? " \u2713" : " \u2717") : "";
       const score = method.scores[i][now.exits[i]];
-      return make("tr", {}, make("td", {}, i), textCell(method, i), make("td", { class: "name" }, className(data.truth[i])),
+      return make("tr", {}, make("td", {}, i), textCell(method, i, method.exit_layers[now.exits[i]]), make("td", { class: "name" }, className(data.truth[i])),
         make("td", { class: data.labels ? `name ${right ? "right" : "wrong"}` : "name" }, className(now.answers[i]) + mark),
         make("td", {}, method.exit_layers[now.exits[i]]), make("td", {}, score === null ? "not finite" : number(score)),
         make("td", { class: "name" }, className(method.answers[i][last])));

@@ -34,12 +34,15 @@ def report(trace: ExitTrace, metrics: tuple[str, ...], threshold: float | list[f
 
 
 def print_curve(points: list[CurvePoint], metric: str, chosen: float | list[float] | None) -> None:
-    print(f"\n{'threshold':>12} {metric:>20} {'mean exit layer':>16} {'saved':>7}")
+    full = next(point.flops for point in points if point.threshold is None)
+    more = "" if full is None else f" {'FLOPs saved':>12}"
+    print(f"\n{'threshold':>12} {metric:>20} {'mean exit layer':>16} {'saved':>7}{more}")
     shown = points[:: max(1, len(points) // 12)]
     for point in sorted({*shown, *[p for p in points if p.threshold in (chosen, None)]}, key=lambda p: p.mean_layers):
         name = "full depth" if point.threshold is None else f"{point.threshold:.6g}"
         mark = " <- chosen" if point.threshold == chosen else ""
-        print(f"{name:>12} {point.score:>20.4f} {point.mean_layers:>16.2f} {point.saving:>7.1%}{mark}")
+        more = "" if full is None or point.flops is None else f" {1 - point.flops / full:>12.1%}"
+        print(f"{name:>12} {point.score:>20.4f} {point.mean_layers:>16.2f} {point.saving:>7.1%}{more}{mark}")
 
 
 def print_results(results: dict[str, Any], metric: str) -> None:
@@ -47,7 +50,9 @@ def print_results(results: dict[str, Any], metric: str) -> None:
         full, exits = result["full_depth"], result["at_threshold"]
         print(f"\n{split}, {result['samples']} samples: mean exit layer {result['mean_exit_layer']:.2f}")
         for name in full:
-            print(f"  {name}: {full[name]:.4f} at full depth, {exits[name]:.4f} with exits")
+            low, high = result.get("intervals", {}).get(name, (None, None))
+            sure = "" if low is None else f" (95 % interval over samples: {low:.4f} to {high:.4f})"
+            print(f"  {name}: {full[name]:.4f} at full depth, {exits[name]:.4f} with exits{sure}")
         print(
             "  exit by layer:  " + "  ".join(f"{layer}: {count}" for layer, count in result["exit_histogram"].items())
         )

@@ -10,6 +10,7 @@ import datasets
 import pytest
 import test_run_glue_exit
 from safetensors.torch import load_file, save_file
+from test_html_report import embedded
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from adaexit_hf import BerxitForSequenceClassification, __version__, cli, cli_data
@@ -261,7 +262,72 @@ def test_report_prints_the_curve_and_keeps_it(capsys, checkpoint, labelled, tmp_
     at_threshold = next(point for point in curve if point["threshold"] == 0.5)
     assert results["validation"]["at_threshold"]["accuracy"] == pytest.approx(at_threshold["score"])
     assert "very very bad film" in Path(checkpoint, "report.html").read_text()
-    assert "is no folder" in refused(capsys, "report", checkpoint, *labelled, "--output", str(tmp_path / "no"))
+
+
+def test_report_makes_its_folder(capsys, checkpoint, labelled, tmp_path) -> None:
+    called(capsys, "report", checkpoint, *labelled, "--output", str(tmp_path / "made" / "too"))
+    assert Path(tmp_path, "made", "too", "report.html").is_file()
+
+
+def test_report_has_somewhere_to_write(capsys, checkpoint, labelled, tmp_path) -> None:
+    (tmp_path / "file").touch()
+    message = refused(capsys, "report", checkpoint, *labelled, "--output", str(tmp_path / "file"))
+    assert "file' is no folder; pass --output with one, which is made if there is none" in message
+    assert "output: 'you/model' is no folder" in refused(capsys, "report", "you/model", *labelled)
+
+
+def test_report_does_not_tell_where_the_checkpoint_lies(capsys, checkpoint, labelled, tmp_path) -> None:
+    called(capsys, "report", checkpoint, *labelled)
+    assert str(tmp_path) not in Path(checkpoint, "report.html").read_text()
+
+
+def attributions(folder: str) -> list[dict]:
+    return embedded(Path(folder, "report.html").read_text())["methods"][0]["attributions"]
+
+
+def test_report_explains_the_first_samples(capsys, checkpoint, labelled) -> None:
+    called(capsys, "report", checkpoint, *labelled, "--explain", "2")
+    found = attributions(checkpoint)
+    assert ["".join(each["tokens"]) for each in found] == TEXTS[:2]
+    layers = AutoModelForSequenceClassification.from_pretrained(checkpoint).config.exit_layers
+    names = [f"{what} at layer {layer}" for what in ("answer", "confidence") for layer in layers]
+    assert [list(each["values"]) for each in found] == [names, names]
+
+
+def test_report_explains_answers_where_readiness_has_no_gradient(capsys, checkpoint, labelled) -> None:
+    patient = {"exit_criterion": "patience", "exit_threshold": 1}
+    AutoModelForSequenceClassification.from_pretrained(checkpoint, **patient).save_pretrained(checkpoint)
+    assert cli.main(["report", checkpoint, *labelled, "--explain", "1"]) == 0
+    assert (
+        "explains the answers alone, not what made exits ready: exit_criterion: 'patience' counts, so its score "
+        in (capsys.readouterr().err)
+    )
+    assert {name.partition(" ")[0] for name in attributions(checkpoint)[0]["values"]} == {"answer"}
+
+
+def test_report_without_captum_says_how_to_get_it(capsys, labelled, checkpoint, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "captum.attr", None)
+    message = refused(capsys, "report", checkpoint, *labelled, "--explain", "1")
+    assert "pip install adaexit_hf[interpret]" in message
+
+
+def test_report_explains_no_negative_number(capsys, checkpoint, labelled) -> None:
+    message = refused(capsys, "report", checkpoint, *labelled, "--explain", "-1")
+    assert "explain: got -1; pass how many samples to explain, from 0" in message
+
+
+def test_report_counts_flops(capsys, checkpoint, labelled) -> None:
+    assert "FLOPs saved" not in called(capsys, "report", checkpoint, *labelled)
+    assert "FLOPs saved" in called(capsys, "report", checkpoint, *labelled, "--flops")
+    curve = json.loads(Path(checkpoint, "curve.json").read_text())
+    assert all(point["flops"] > 0 for point in curve)
+
+
+def test_how_sure_the_score_is(capsys, checkpoint, labelled) -> None:
+    (found,) = answers(called(capsys, "evaluate", checkpoint, *labelled))
+    low, high = found["validation"]["intervals"]["accuracy"]
+    assert low < found["validation"]["at_threshold"]["accuracy"] < high
+    assert f"interval over samples: {low:.4f} to {high:.4f}" in called(capsys, "report", checkpoint, *labelled)
 
 
 def test_benchmark_prints_ratios(capsys, checkpoint, tmp_path) -> None:

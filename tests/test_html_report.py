@@ -1,5 +1,6 @@
 """The HTML report: what it embeds and refuses, and what a real browser makes of it."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -9,9 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+from words import new_tokenizer
 
-from adaexit_hf.evaluation import ExitTrace, predictions
-from adaexit_hf.html_report import TokenAttributions, build_report, write_report
+from adaexit_hf.evaluation import ExitTrace, predictions, tradeoff_curve
+from adaexit_hf.html_report import TokenAttributions, build_report, token_attributions, write_report
+from adaexit_hf.interpretation import Attribution, Explanation
 from adaexit_hf.tasks import compute_score
 
 TEXTS = ["</script><b>bold</b>", "not so bad", "good", "bad & worse"] * 5
@@ -24,6 +29,13 @@ def made_trace(labels: int = 3, samples: int = 20, exits: tuple[int, ...] = (1, 
     scores = torch.rand(samples, len(exits), generator=generator)
     scores[:1, 0] = float("nan")
     return ExitTrace(logits, scores, truth if labels > 1 else truth / 7, exits, "gt")
+
+
+def explanation(tokens: list[str]) -> Explanation:
+    """Of the answer after layer 1; the number of a token is its place."""
+    numbers = [torch.zeros(1)] * 5
+    values = Attribution(torch.arange(len(tokens))[None].float(), *numbers)
+    return Explanation(tuple(tokens), torch.zeros(len(tokens), dtype=torch.bool), 1, 0, (1,), "margin", values, None)
 
 
 def embedded(page: str) -> dict[str, Any]:
@@ -67,6 +79,7 @@ def test_a_notebook_shows_the_page() -> None:
         (made_trace(), {"texts": TEXTS[1:]}, "texts: got 19 for 20 samples"),
         (made_trace(), {"labels": ["a"]}, "labels: got 1 names for 3 labels"),
         (made_trace(), {"attributions": {"model": []}}, r"attributions\['model'\]: got 0 for 20 samples"),
+        (made_trace(), {"attributions": {"model": [TokenAttributions([], {})] * 21}}, "got 21 for 20 samples"),
         (made_trace(), {"attributions": {"b": [TokenAttributions([], {})] * 20}}, "got 'b'; the traces are model"),
     ],
 )
@@ -76,6 +89,30 @@ def test_what_does_not_fit_together_is_refused(traces: Any, options: dict[str, A
         traces = ExitTrace(whole.logits, whole.scores, None, whole.exit_layers, whole.ready)
     with pytest.raises(ValueError, match=message):
         build_report(traces, **options)
+
+
+def test_attributions_stand_over_the_text_as_it_was_written() -> None:
+    tokenizer, pair = new_tokenizer(), ["w5  w6 w7", "w8\tw9"]
+    tokens = tokenizer.convert_ids_to_tokens(tokenizer(*pair, truncation=True, max_length=7)["input_ids"])
+    assert tokens == ["[CLS]", "w5", "w6", "[SEP]", "w8", "w9", "[SEP]"]
+    found = token_attributions(explanation(tokens), pair, tokenizer)
+    assert found == (["w5  ", "w6", " w7", "\n", "w8\t", "w9"], {"answer at layer 1": [1, 2, 0, 0, 4, 5]}, "")
+
+
+def test_bytes_of_one_character_are_added_up() -> None:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    made = Tokenizer(models.BPE({byte: number for number, byte in enumerate(alphabet)}, []))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made)
+    tokens = tokenizer.tokenize("n\u00e9e")
+    assert len(tokens) == 4
+    found = token_attributions(explanation(tokens), "n\u00e9e", tokenizer)
+    assert found == (["n", "\u00e9", "e"], {"answer at layer 1": [0, 3, 3]}, "")
+
+
+def test_attributions_of_another_text_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"text: 'w5' has other tokens than the 3 that were explained; pass the text"):
+        token_attributions(explanation(["[CLS]", "w6", "[SEP]"]), "w5", new_tokenizer())
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +190,34 @@ def test_samples_are_filtered_and_tokens_coloured(browser: Any, tmp_path: Path) 
     assert "rgba(var(--plus)" in page.locator("#table .token").first.get_attribute("style")
     page.locator("#filter-search").fill("WORSE")
     assert page.locator("#table tbody tr").count() == 5
+
+
+@pytest.mark.slow
+def test_colours_are_those_of_the_layer_where_a_sample_leaves(browser: Any, tmp_path: Path) -> None:
+    trace = made_trace(2)
+    values = {"answer at layer 1": [1.0, 0.0], "answer at layer 4": [0.0, -1.0]}
+    found = {"model": [TokenAttributions(["not ", "bad"], values, separator="")]}
+    page = opened(browser, write_report(trace, tmp_path / "report.html", texts=TEXTS, attributions=found))
+    page.locator("#filter-explain").select_option("answer")
+    assert page.locator("#table .token").all_inner_texts() == ["not", "bad"]  # of the first sample, and no other
+    assert page.locator("#table .explained").inner_text() == "not bad"
+    last = page.evaluate("data.methods[0].curve.length") - 1
+    for place in range(last + 1):
+        slide(page, place)
+        layer = trace.at(page.evaluate(f"data.methods[0].curve[{place}].threshold"))[1][0].item()
+        styles = [word.get_attribute("style") for word in page.locator("#table .token").all()]
+        expected = {1: ["plus),0.750", "plus),0.000"], 2: [], 4: ["plus),0.000", "minus),0.750"]}[layer]
+        assert len(styles) == len(expected)
+        assert all(end in style for end, style in zip(expected, styles, strict=True))
+
+
+@pytest.mark.slow
+def test_the_slider_tells_the_flops_of_the_trace(browser: Any, tmp_path: Path) -> None:
+    flops = torch.tensor([[10, 25, 50], [30, 70, 130]]).repeat(10, 1)
+    trace = dataclasses.replace(made_trace(), flops=flops)
+    page = opened(browser, write_report(trace, tmp_path / "report.html", thresholds={"model": 0.5}))
+    point = next(each for each in tradeoff_curve(trace, lambda given, wanted: 0.0, [0.5]) if each.threshold == 0.5)
+    assert page.locator("#m0-flops").inner_text() == f"{100 * (1 - point.flops / 90):.1f} %"
 
 
 @pytest.mark.slow
