@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         tradeoff_curve,
     )
     from .flops import flops_per_exit
-    from .html_report import Report, TokenAttributions, build_report, write_report
+    from .html_report import Report, TokenAttributions, build_report, token_attributions, write_report
     from .inference import Prediction, Predictions, predict, predict_stream
     from .interpretation import Attribution, Conductance, Explanation, explain, layer_conductance
     from .intervals import Interval, bootstrap_samples, bootstrap_seeds
@@ -78,7 +78,7 @@ _NAMES = {
         "tradeoff_curve",
     ],
     "flops": ["flops_per_exit"],
-    "html_report": ["Report", "TokenAttributions", "build_report", "write_report"],
+    "html_report": ["Report", "TokenAttributions", "build_report", "token_attributions", "write_report"],
     "inference": ["Prediction", "Predictions", "predict", "predict_stream"],
     "interpretation": ["Attribution", "Conductance", "Explanation", "explain", "layer_conductance"],
     "intervals": ["Interval", "bootstrap_samples", "bootstrap_seeds"],
