@@ -1,9 +1,11 @@
 """Curves of several runs as one line, and what lies under and between them, from the lines of `compare_methods.py`."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from compare_methods import grouped
 from comparison_tables import figures
 
 from adaexit_hf.curves import CurvePoint, area_under_curve, areas_between
@@ -41,17 +43,22 @@ def names_of(runs: Runs) -> tuple[list[str], list[str]]:
 
 
 def by_method(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
-    """The lines of every (data set, method), one per seed, the latest where there are several.
+    """The lines of every (data set, method), one per seed. Of several recipes of one method the latest counts, alone.
 
-    >>> line = {"dataset": "rte", "method": "pabee"}
-    >>> lines = [line | {"seed": seed, "of": of} for seed, of in ((1, "a"), (0, "b"), (0, "c"))]
-    >>> [line["of"] for line in by_method(lines)["rte", "pabee"]]
-    ['c', 'a']
+    >>> rows = [
+    ...     {"dataset": "rte", "method": "pabee", "model": "m", "seed": seed, "settings": [*rate, "--seed", str(seed)]}
+    ...     for rate, seed in ((["--lr", "1"], 2), (["--lr", "2"], 1), (["--lr", "2"], 0))
+    ... ]
+    >>> [row["seed"] for row in by_method(rows)["rte", "pabee"]]
+    [0, 1]
     """
-    found: dict[tuple[str, str], dict[int, Row]] = {}
+    found: dict[tuple[str, str], dict[Any, dict[int, Row]]] = {}
     for row in rows:
-        found.setdefault((row["dataset"], row["method"]), {})[row["seed"]] = row
-    return {key: [runs[seed] for seed in sorted(runs)] for key, runs in found.items()}
+        flags = grouped(row["settings"]) | {"--seed": []}
+        recipe = row["model"], json.dumps(flags, sort_keys=True)
+        recipes = found.setdefault((row["dataset"], row["method"]), {})
+        recipes[recipe] = recipes.pop(recipe, {}) | {row["seed"]: row}  # the latest recipe stands last
+    return {key: [row for _, row in sorted(list(recipes.values())[-1].items())] for key, recipes in found.items()}
 
 
 def curve_of(row: Row) -> list[CurvePoint]:

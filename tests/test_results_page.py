@@ -31,6 +31,7 @@ def line(method: str, seed: int, curve: list[tuple[float | None, float, float]],
     points = [CurvePoint(threshold, score, layers, 1 - layers / 2)._asdict() for threshold, score, layers in curve]
     return {
         "dataset": dataset, "method": method, "seed": seed, "model": "some/encoder", "metric": "accuracy",
+        "settings": ["--method", method, "--seed", str(seed)],
         "results": {"validation": result, "test": result}, "curve": points, "seconds": 60.0,
         "versions": {"torch": "2"}, "machine": {"processor": "one", "threads": "1", "gpu": "none"},
     }  # fmt: skip
