@@ -1,7 +1,7 @@
 r"""Write model_cards/RESULTS.md and its figures: what the runs of `compare_methods.py` say, in numbers of their own.
 
     python examples/results_page.py model_cards/comparison.jsonl --speed model_cards/inference_speed.jsonl \
-        --readme README.md
+        --pages README.md model_cards/[a-z]*.md
 
 Every number and every verdict on the page is computed from the lines of those files, so the page is written anew,
 whole, whenever there are more of them. It is compared by seed: two methods differ where the 95 % interval of their
@@ -92,17 +92,37 @@ def summary(runs: Runs) -> list[str]:
     return markdown(["method", *[f"{dataset} ({metrics[dataset]})" for dataset in datasets]], body)
 
 
-def replace_summary(readme: Path, runs: Runs) -> None:
-    """Write the summary anew where a page has it.
+def card_table(runs: Runs, method: str) -> list[str]:
+    """What a method's card shows: its validation scores beside those of the encoder without exits."""
+    body = []
+    for dataset in names_of(runs)[0]:
+        rows, plain = runs.get((dataset, method), []), runs.get((dataset, "plain"), [])
+        if rows and plain:
+            told, without = ([figures(row)["validation"] for row in each] for each in (rows, plain))
+            layers = [run.layer for run in told]
+            body.append(
+                [f"{dataset} ({rows[0]['metric']})", str(len(rows)),
+                 *(measured([100 * score for score in scores], 1) for scores in (
+                     [run.full for run in without], [run.full for run in told], [run.exits for run in told]
+                 )),
+                 measured(layers, 2), f"{measured([100 * (1 - layer / told[0].depth) for layer in layers], 0)} %"]
+            )  # fmt: skip
+    head = ["task (metric)", "seeds", "plain encoder", "full depth", "with exits", "mean exit layer", "layers saved"]
+    return markdown(head, body)
+
+
+def write_table(page: Path, runs: Runs) -> None:
+    """Write the table anew that a page has: a method's card that of its method, any other page the summary.
 
     Raises:
         ValueError: it has no place for it.
     """
-    parts = readme.read_text().split(MARK)
+    parts = page.read_text().split(MARK)
     if len(parts) != 3:
-        raise ValueError(f"readme: {readme} has no two lines '{MARK}', between which the summary goes; add them")
-    parts[1] = "\n".join(["\n", *summary(runs), "\n"])
-    readme.write_text(MARK.join(parts))
+        raise ValueError(f"pages: {page} has no two lines '{MARK}', between which the table goes; add them")
+    table = card_table(runs, page.stem) if page.stem in NAMES else summary(runs)
+    parts[1] = "\n".join(["\n", *table, "\n"])
+    page.write_text(MARK.join(parts))
 
 
 def draw(runs: Runs, folder: Path) -> list[str]:
@@ -164,7 +184,7 @@ def page(runs: Runs, speed: Sequence[Row], folder: Path) -> str:
         "    --model_name_or_path sentence-transformers/all-MiniLM-L6-v2 --exit_pooling mean \\",
         "    --results model_cards/comparison.jsonl -- --bf16 --use_cpu  # runs what is missing",
         "python examples/results_page.py model_cards/comparison.jsonl --speed model_cards/inference_speed.jsonl \\",
-        "    --readme README.md",
+        "    --pages README.md model_cards/[a-z]*.md",
     ]
     parts = {
         "setting": setting(rows),
@@ -186,7 +206,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("results", type=Path, help="JSON lines of compare_methods.py.")
     parser.add_argument("--speed", type=Path, help="JSON lines of benchmark_inference.py.")
     parser.add_argument("--output", type=Path, help="Folder. Default: that of the results.")
-    parser.add_argument("--readme", type=Path, help="Also write the summary anew that this page has.")
+    parser.add_argument(
+        "--pages", type=Path, nargs="*", default=[], help="Also write the tables of README.md and method cards anew."
+    )
     options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
     for path in filter(None, (options.results, options.speed)):
         if not path.is_file():
@@ -202,8 +224,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     runs = by_method(rows)
     (folder / "RESULTS.md").write_text(page(runs, speed, folder).rstrip() + "\n")
-    if options.readme:
-        replace_summary(options.readme, runs)
+    for path in options.pages:
+        write_table(path, runs)
     print(folder / "RESULTS.md")
     return 0
 

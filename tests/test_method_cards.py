@@ -1,11 +1,11 @@
-"""Method cards are of one kind: what each section holds, and numbers that are those of the recorded runs.
+"""Method cards are of one kind: what each section holds.
 
-That they have the sections in their order, the paper's bibtex and code that runs: test_readme.py.
+That they have the sections in their order, the paper's bibtex and code that runs: test_readme.py; that their numbers
+are those of the recorded runs: test_results_page.py.
 """
 
 import dataclasses
 import inspect
-import json
 import re
 from pathlib import Path
 
@@ -16,8 +16,6 @@ from adaexit_hf import EarlyExitTrainingArguments, reconstruction
 from adaexit_hf.models import token_depths
 
 FOLDER = Path(__file__).parent.parent / "model_cards"
-DATASETS = {"MRPC": "mrpc", "SST-2": "sst2", "RTE": "rte", "TREC": "trec", "STS-B": "stsb"}
-RESULTS = ["task (metric)", "plain encoder", "full depth", "with exits", "mean exit layer of 6", "layers saved"]
 every_method = pytest.mark.parametrize("method", sorted(CLASSES))
 
 
@@ -77,23 +75,6 @@ def test_it_says_when_it_helps_and_when_not(method: str) -> None:
     assert not re.sub(r"^(- .*|  .*|)\n", "", text, flags=re.MULTILINE)  # nothing but the list
     if not CLASSES[method].config_class.supports_regression:
         assert any(point.startswith("Not for regression") for point in points)
-
-
-@every_method
-def test_measured_results_are_those_of_the_recorded_runs(method: str) -> None:
-    text = sections(method)["Measured results"]
-    header, *rows = first_table(text)
-    assert header == RESULTS
-    assert "(../README.md#measured)" in text
-    lines = (FOLDER / "comparison.jsonl").read_text().splitlines()
-    runs = {(run["dataset"], run["method"]): run for run in map(json.loads, lines) if run["seed"] == 0}
-    for row in rows:
-        dataset = DATASETS[row[0].split(" (")[0]]
-        run, plain = runs[dataset, method], runs[dataset, "plain"]
-        found, metric = run["results"]["validation"], run["metric"]
-        scores = [plain["results"]["validation"]["full_depth"], found["full_depth"], found["at_threshold"]]
-        depth = [f"{found['mean_exit_layer']:.2f}", f"{found['saving']:.0%}".replace("%", " %")]
-        assert row[1:] == [*(f"{100 * each[metric]:.1f}" for each in scores), *depth]
 
 
 @every_method

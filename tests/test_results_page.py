@@ -58,14 +58,12 @@ def test_the_examples_in_the_docstrings(module):
     assert (tested.failed, tested.attempted > 0) == (0, True)
 
 
-def test_the_page_in_the_repository_is_up_to_date(tmp_path):
-    for name in ("comparison.jsonl", "inference_speed.jsonl"):
-        shutil.copy(CARDS / name, tmp_path)
-    shutil.copy(CARDS.parent / "README.md", tmp_path)
-    speed, readme = tmp_path / "inference_speed.jsonl", tmp_path / "README.md"
-    arguments = [str(tmp_path / "comparison.jsonl"), "--speed", str(speed), "--readme", str(readme)]
-    assert results_page.main(arguments) == 0
-    for page in (CARDS / "RESULTS.md", CARDS.parent / "README.md"):
+def test_the_pages_in_the_repository_are_up_to_date(tmp_path):
+    pages = [CARDS.parent / "README.md", *(CARDS / f"{method}.md" for method in results_figures.NAMES)]
+    copies = [Path(shutil.copy(page, tmp_path)) for page in pages]
+    runs, speed = (shutil.copy(CARDS / name, tmp_path) for name in ("comparison.jsonl", "inference_speed.jsonl"))
+    assert results_page.main([str(runs), "--speed", str(speed), "--pages", *map(str, copies)]) == 0
+    for page in [CARDS / "RESULTS.md", *pages]:
         assert (tmp_path / page.name).read_text() == page.read_text(), "run the command in examples/results_page.py"
     assert {path.name for path in tmp_path.glob("*.svg")} == {path.name for path in CARDS.glob("results_*.svg")}
 
@@ -119,17 +117,25 @@ def test_the_summary_goes_where_a_page_has_it(tmp_path):
     page = tmp_path / "README.md"
     page.write_text(f"before\n{results_page.MARK}\nold\n{results_page.MARK}\nafter\n")
     for _ in range(2):  # anew, not once more
-        written(tmp_path, exits("deebert"), "--readme", str(page))
+        written(tmp_path, exits("deebert"), "--pages", str(page))
         before, table, after = page.read_text().split(results_page.MARK)
         assert (before, after) == ("before\n", "\nafter\n")
         assert "| DeeBERT | 81.0 -> 60.0, 1.00 |" in table and "old" not in table
 
 
+def test_a_card_has_its_own_table(tmp_path):
+    card = tmp_path / "deebert.md"
+    card.write_text(f"{results_page.MARK}{results_page.MARK}")
+    written(tmp_path, [*exits("plain", gain=0.1), *exits("deebert"), *exits("berxit")], "--pages", str(card))
+    (row,) = (line for line in card.read_text().splitlines() if line.startswith("| trec"))
+    assert row == "| trec (accuracy) | 3 | 91.0 ± 2.5 | 81.0 ± 2.5 | 60.0 ± 0.0 | 1.00 ± 0.00 | 50 ± 0 % |"
+
+
 def test_a_page_without_a_place_for_the_summary(tmp_path):
     page = tmp_path / "README.md"
     page.write_text("nothing\n")
-    with pytest.raises(ValueError, match="readme: .* has no two lines"):
-        written(tmp_path, exits("deebert"), "--readme", str(page))
+    with pytest.raises(ValueError, match="pages: .* has no two lines"):
+        written(tmp_path, exits("deebert"), "--pages", str(page))
     assert page.read_text() == "nothing\n"
 
 
