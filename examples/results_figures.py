@@ -17,13 +17,12 @@ Runs = Mapping[tuple[str, str], Sequence[Row]]  # one line per seed, by (data se
 # In this order in tables and figures; whatever else was run follows.
 METHODS = [
     "plain", "limit-3", "layerdrop", "deebert", "berxit", "dact-bert", "pabee", "fastbert", "right-tool",
-    "depth-adaptive", "recommended",
+    "depth-adaptive", "berxit-exits-1e-3",
 ]  # fmt: skip
 NAMES = {
     "deebert": "DeeBERT", "berxit": "BERxiT", "dact-bert": "DACT-BERT", "pabee": "PABEE", "fastbert": "FastBERT",
-    "right-tool": "Right Tool", "depth-adaptive": "Depth-Adaptive",
+    "right-tool": "Right Tool", "depth-adaptive": "Depth-Adaptive", "berxit-exits-1e-3": "BERxiT, exits 1e-3",
 }  # fmt: skip
-OURS = [*NAMES, "recommended"]
 DATASETS = ["mrpc", "rte", "sst2", "trec", "stsb", "sick", "cola", "mr", "imdb"]
 
 

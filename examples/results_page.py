@@ -21,7 +21,7 @@ import results_claims as claims
 from compare_methods import applies, variant_of
 from comparison_tables import LEGEND, figures, markdown, measured, tables
 from matplotlib import rc_context
-from results_figures import METHODS, NAMES, OURS, Row, Runs, area, by_method, curve_of, mean_curve, names_of
+from results_figures import METHODS, NAMES, Row, Runs, area, by_method, curve_of, mean_curve, names_of
 
 from adaexit_hf.curves import CurvePoint
 from adaexit_hf.plots import comparison_figure
@@ -85,7 +85,7 @@ def summary(runs: Runs) -> list[str]:
                 statistics.fmean(getattr(run, name) for run in told) for name in ("full", "exits", "layer")
             )
             score = f"{100 * full:.1f}" + (
-                f" -> {100 * exits:.1f}, {layer:.2f}" if method in OURS else f", {layer:.0f}"
+                f" -> {100 * exits:.1f}, {layer:.2f}" if method in NAMES else f", {layer:.0f}"
             )
             cells.append(score + ("" if len(told) > 2 else f" ({len(told)} seed{'s' * (len(told) > 1)})"))
         body.append([NAMES.get(method, method), *cells])
@@ -130,7 +130,7 @@ def draw(runs: Runs, folder: Path) -> list[str]:
     datasets, methods = names_of(runs)
     lines = []
     for dataset in datasets:
-        curves: dict[str, list[CurvePoint]] = {NAMES.get(method, method): [] for method in OURS}
+        curves: dict[str, list[CurvePoint]] = {NAMES.get(method, method): [] for method in NAMES}
         fixed: dict[str, tuple[float, float]] = {}
         count: set[int] = set()
         for method in filter(METHODS.__contains__, methods):

@@ -290,7 +290,7 @@ def test_folders_in_place_of_the_hub():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--methods", "bertxit"], "methods: got 'bertxit'; choose from berxit, dact-bert, deebert"),
+        (["--methods", "bertxit"], "methods: got 'bertxit'; choose from berxit, berxit-exits-1e-3, dact-bert"),
         (["--", "--seed", "3"], "flags after --: got --seed, which this script sets itself"),
         (["--", "3"], "flags after --: got '3' first; start with a flag"),
         (["--jobs", "0"], "seeds, jobs: got 2, 0; pass 1 or more"),
