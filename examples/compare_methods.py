@@ -16,6 +16,7 @@ say `-`. Besides the methods of the package there are `plain` (no exits), `limit
 """
 
 import argparse
+import hashlib
 import itertools
 import json
 import os
@@ -85,6 +86,7 @@ VARIANTS = {
     # Ten times the teacher's, as its authors.
     "fastbert": Variant("fastbert", flags='--stage_overrides {"distil":{"learning_rate":5e-4}}'),
     "right-tool": Variant("right-tool", flags="--calibrate"),
+    "berxit-joint": Variant("berxit", {"fine_tuning": "joint"}),
     # Our own try at a better default; see model_cards/RESULTS.md.
     "berxit-exits-1e-3": Variant("berxit", flags="--exits_learning_rate 1e-3"),
 }
@@ -204,7 +206,8 @@ def cells_of(options: argparse.Namespace, more: Sequence[str] = ()) -> list[Cell
             if by_reconstruction(variant):
                 places += ("--token_depths_model", str(Path(options.token_depths, dataset, "masked-lm")))
             if options.traces:
-                name_of_run = re.sub(r"[^\w.-]+", "-", f"{dataset} {name} {seed}")
+                recipe = hashlib.sha256(" ".join((encoder, *settings)).encode()).hexdigest()[:8]
+                name_of_run = re.sub(r"[^\w.-]+", "-", f"{dataset} {name} {seed} {recipe}")
                 places += ("--save_traces", str(Path(options.traces, name_of_run)))
             model = "/".join(Path(encoder).parts[-2:])
             cells.append(Cell(dataset, name, seed, model, settings, places))

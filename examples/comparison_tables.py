@@ -121,7 +121,7 @@ def table(
         column = []
         for method in methods:
             keys = cells[dataset, method]
-            runs = [figures(rows[key])[split] for key in keys if key in rows]
+            runs = [told[split] for key in keys if key in rows and split in (told := figures(rows[key]))]
             column.append(describe(runs, depth, note_of(keys, rows, failed)))
         columns.append(column)
     body = [[method, *[text for column in columns for text in column[index]]] for index, method in enumerate(methods)]

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Callable, Sequence
 
 from comparison_tables import figures, interval, is_regression, markdown, measured
-from results_figures import Row, Runs, above, area, curve_of, fixed_layers, names_of
+from results_figures import Row, Runs, above, area, curve_of, fixed_layers, names_of, validation_of
 from transformers import BertConfig
 
 from adaexit_hf import METHODS
@@ -16,8 +16,9 @@ OURS = "berxit-exits-1e-3"
 PAPERS = ["deebert", "berxit", "dact-bert", "pabee", "fastbert", "right-tool", "depth-adaptive"]
 # How their classifiers are trained.
 TRAINED = {
-    "deebert": "two-stage", "fastbert": "two-stage, distilled", "berxit": "alternating", "right-tool": "joint",
-    "pabee": "joint, weighted by depth", OURS: "alternating",
+    "deebert": "two-stage, exits at 1e-3", "fastbert": "two-stage, distilled at 5e-4", "berxit-joint": "joint",
+    "berxit": "alternating", OURS: "alternating, exits at 1e-3", "right-tool": "joint",
+    "pabee": "joint, weighted by depth",
 }  # fmt: skip
 
 
@@ -33,83 +34,79 @@ def differences(first: Sequence[Row], second: Sequence[Row], of: Callable[[Row],
 
 
 def verdict(values: Sequence[float]) -> str:
-    """Are differences above zero, below, or neither, with 95 % confidence?
+    """Are differences above zero, below, or neither, with 95 % confidence? Nothing is said of fewer than three.
 
-    >>> verdict([1.0, 1.1, 0.9]), verdict([-0.2, 0.3, 0.1]), verdict([1.0])
-    ('higher', 'no difference seen', 'one seed')
+    >>> verdict([1.0, 1.1, 0.9]), verdict([-0.2, 0.3, 0.1]), verdict([1.0, 1.0])
+    ('higher', 'no difference seen', '')
     """
-    if len(values) < 2:
-        return "one seed" if values else "not run"
+    if len(values) < 3:
+        return ""
     mean, half = interval(values)
     if abs(mean) <= half:
         return "no difference seen"
     return "higher" if mean > 0 else "lower"
 
 
+def compared(values: Sequence[float]) -> str:
+    """Mean of differences with its interval and verdict, or the number of seeds where they are few.
+
+    >>> compared([1.0, 1.1, 0.9]), compared([1.0, 2.0]), compared([])
+    ('1.00 ± 0.25, higher', '1.50 (2 seeds)', '')
+    """
+    if len(values) < 3:
+        return f"{statistics.fmean(values):.2f} ({len(values)} seed{'s' * (len(values) > 1)})" if values else ""
+    return f"{measured(values, 2)}, {verdict(values)}"
+
+
+def half_area(row: Row) -> float | None:
+    return area(row, figures(row)["validation"].depth / 2)
+
+
 def better_default(runs: Runs) -> list[str]:
     """Does ours beat every paper's own in area, and where?"""
-    body, best = [], []
+    body, above_all = [], []
     for dataset in datasets_of(runs):
         ours = runs.get((dataset, OURS), [])
-        rivals = {method: runs[dataset, method] for method in PAPERS if (dataset, method) in runs}
-
-        def mean_score(row: Row) -> float | None:
-            return area(row, figures(row)["validation"].depth / 2)
-
-        means = {
-            method: statistics.fmean(values)
-            for method, rows in rivals.items()
-            if (values := [value for row in rows if (value := mean_score(row)) is not None])
-        }
-        if not ours or not means:
-            continue
-        strongest = max(means, key=lambda method: means[method])
-        found = differences(ours, rivals[strongest], mean_score)
-        same = differences(ours, rivals.get("berxit", []), mean_score)
-        best.append(bool(found) and statistics.fmean(found) > 0)
-        body.append(
-            [dataset, strongest, measured(found, 2) if found else "", verdict(found),
-             measured(same, 2) if same else "", verdict(same)]
-        )  # fmt: skip
-    table = markdown(["data set", "best of the papers", "ours minus it", "verdict", "minus BERxiT", "verdict"], body)
-    above_all = (
-        f"Ours is above the best of the papers' recipes on {sum(best)} of {len(best)} data sets, in the mean over"
-    )
-    return [*table, "", f"{above_all} seeds."]
+        found = {method: differences(ours, runs.get((dataset, method), []), half_area) for method in PAPERS}
+        least = min(
+            (method for method in PAPERS if found[method]), key=lambda m: statistics.fmean(found[m]), default=""
+        )
+        if least:
+            above_all.append(statistics.fmean(found[least]) > 0)
+            body.append([dataset, least, compared(found[least]), compared(found["berxit"])])
+    table = markdown(["data set", "best of the papers", "ours minus it", "ours minus BERxiT"], body)
+    count = f"{sum(above_all)} of {len(above_all)}"
+    return [*table, "", f"In the mean over seeds ours is above the best of the papers' recipes on {count} data sets."]
 
 
 def fine_tuning(runs: Runs) -> list[str]:
-    """BERxiT, Figs. 2 to 5: every layer's score by how the exits were trained."""
+    """BERxiT, Figs. 2 and 3: every layer's score by how the exits were trained."""
     lines = []
     for dataset in datasets_of(runs):
         body = []
         for method, how in TRAINED.items():
-            rows = runs.get((dataset, method), [])
-            if not rows:
-                continue
-            layers = [[100 * point.score for point in fixed_layers(row)] for row in rows]
-            if len(set(map(len, layers))) == 1 and len(layers[0]) > 1:
+            layers = [[100 * point.score for point in fixed_layers(row)] for row in runs.get((dataset, method), [])]
+            if layers:
                 scores = [f"{statistics.fmean(values):.1f}" for values in zip(*layers, strict=True)]
-                body.append([f"{method} ({how}), {len(rows)} seed(s)", *scores])
+                body.append([f"{method}: {how}", str(len(layers)), *scores])
         if len(body) > 1:
-            lines += [*markdown([dataset, *map(str, range(1, len(body[0])))], body), ""]
-    counts = []
-    for first, second in (("berxit", "deebert"), (OURS, "deebert"), (OURS, "berxit")):
+            lines += [*markdown([dataset, "seeds", *map(str, range(1, len(body[0]) - 1))], body), ""]
+    body = []
+    for first, second in (("berxit", "berxit-joint"), ("berxit", "deebert"), (OURS, "deebert"), (OURS, "berxit")):
         for name, place in (("first", 0), ("last", -1)):
-            found = [
-                differences(
-                    runs[dataset, first], runs[dataset, second], lambda row, at=place: fixed_layers(row)[at].score
+            cells = [
+                compared(
+                    differences(
+                        runs.get((dataset, first), []),
+                        runs.get((dataset, second), []),
+                        lambda row, at=place: 100 * fixed_layers(row)[at].score,
+                    )
                 )
                 for dataset in datasets_of(runs)
-                if (dataset, first) in runs and (dataset, second) in runs
             ]
-            better = sum(statistics.fmean(values) > 0 for values in found if values)
-            sure = sum(verdict(values) == "higher" for values in found)
-            counts.append(
-                f"- {first} against {second}, {name} exit: better in the mean on {better} of {len(found)} data sets, "
-                f"beyond the seeds' spread on {sure}."
-            )
-    return [*lines, *counts]
+            if any(cells):
+                body.append([f"{first} minus {second}, {name} exit", *cells])
+    return [*lines, *markdown(["points", *datasets_of(runs)], body)]
 
 
 def regression(runs: Runs) -> list[str]:
@@ -123,9 +120,8 @@ def regression(runs: Runs) -> list[str]:
             for row, other in itertools.product(ours, theirs)
             if row["seed"] == other["seed"] and curve_of(row) and curve_of(other)
         ]
-        for name, values in (("fixed layers of the same model", static), ("PABEE", pabee)):
-            body.append([dataset, name, measured(values, 2) if values else "", verdict(values)])
-    return markdown(["data set", "against", "points above", "verdict"], body)
+        body += [[dataset, "fixed layers of the same model", compared(static)], [dataset, "PABEE", compared(pabee)]]
+    return markdown(["data set", "against", "points above"], body)
 
 
 def against_fixed_layers(runs: Runs) -> list[str]:
@@ -138,7 +134,7 @@ def against_fixed_layers(runs: Runs) -> list[str]:
             values = [
                 above(curve_of(row), fixed_layers(row)) for row in runs.get((dataset, method), []) if curve_of(row)
             ]
-            cells.append(f"{measured(values, 2)} ({verdict(values)})" if values else "")
+            cells.append(compared(values))
         if any(cells):
             body.append([method, *cells])
     return markdown(["method", *datasets], body)
@@ -170,46 +166,59 @@ def at_threshold(row: Row, threshold: float) -> CurvePoint:
 
 
 def threshold_sensitivity(runs: Runs) -> list[str]:
-    """DACT-BERT's criticism of entropy: the right threshold differs from run to run."""
+    """Is the threshold that one seed's validation chose right for the models of other seeds?"""
     body = []
     for method in [*PAPERS, OURS]:
         for dataset in datasets_of(runs):
             rows = [row for row in runs.get((dataset, method), []) if curve_of(row)]
-            taken = [row["results"][next(iter(row["results"]))]["exit_threshold"] for row in rows]
+            taken = [validation_of(row)["exit_threshold"] for row in rows]
+            if len(rows) < 3 or None in taken:
+                continue
+            own = [figures(row)["validation"].layer for row in rows]
             pairs = [
                 (other, at_threshold(other, threshold))
                 for (row, threshold), other in itertools.product(zip(rows, taken, strict=True), rows)
-                if row is not other and threshold is not None
+                if row is not other
             ]
-            if len(rows) < 3 or not pairs:
-                continue
             losses = [100 * (figures(other)["validation"].full - point.score) for other, point in pairs]
             layers = [point.mean_layers for _, point in pairs]
-            shown = [f"{threshold:.3g}" for threshold in taken if threshold is not None]
             body.append(
-                [method, dataset, ", ".join(shown), f"{min(layers):.2f} to {max(layers):.2f}",
+                [method, dataset, ", ".join(f"{threshold:.3g}" for threshold in taken),
+                 f"{min(own):.2f} to {max(own):.2f}", f"{min(layers):.2f} to {max(layers):.2f}",
                  f"{statistics.fmean(losses):.1f} ({max(losses):.1f})"]
             )  # fmt: skip
-    head = ["method", "data set", "thresholds chosen", "layers with another seed's", "points lost"]
+    head = [
+        "method",
+        "data set",
+        "thresholds chosen",
+        "layers with its own",
+        "with another seed's",
+        "points lost then",
+    ]
     return markdown(head, body)
 
 
 def last_layers(runs: Runs) -> list[str]:
-    """DACT-BERT, Figs. 2 and 3: are the last layers used?"""
-    body = []
-    for (dataset, method), rows in runs.items():
-        if method.split(":")[0] != "dact-bert":
-            continue
-        deepest, sound = [], []
-        for row in rows:
-            histogram = row["results"][next(iter(row["results"]))]["exit_histogram"]
-            deepest.append(max(int(layer) for layer, count in histogram.items() if count))
-            sound += [point.mean_layers for point in curve_of(row) if point.threshold == 0]
-        depth = figures(rows[0])["validation"].depth
-        body.append(
-            [method, dataset, f"{', '.join(map(str, deepest))} of {depth}", measured(sound, 2) if sound else ""]
-        )
-    return markdown(["method", "data set", "deepest layer, by seed", "mean layer of the sound rule"], body)
+    """DACT-BERT, Fig. 3: how many texts still run the last layer, and how deep its sound rule goes."""
+    body, datasets = [], datasets_of(runs)
+    for method in [*PAPERS, OURS]:
+        shares = [
+            [100 * histogram_of(row)[-1] / sum(histogram_of(row)) for row in runs.get((dataset, method), [])]
+            for dataset in datasets
+        ]
+        body.append([method, *(f"{statistics.fmean(each):.0f} %" if each else "" for each in shares)])
+    sound = [
+        [point.mean_layers for row in runs.get((dataset, "dact-bert"), []) for point in curve_of(row)
+         if point.threshold == 0]
+        for dataset in datasets
+    ]  # fmt: skip
+    body.append(["dact-bert, threshold 0: mean layers", *(measured(each, 2) if each else "" for each in sound)])
+    return markdown(["texts at the last layer", *datasets], body)
+
+
+def histogram_of(row: Row) -> list[int]:
+    """Validation texts by exit, in the order of the layers."""
+    return [count for _, count in sorted((int(layer), n) for layer, n in validation_of(row)["exit_histogram"].items())]
 
 
 def saving_on_the_clock(speed: Sequence[Row]) -> list[str]:
@@ -218,7 +227,7 @@ def saving_on_the_clock(speed: Sequence[Row]) -> list[str]:
         [row["candidate"], row["baseline"], str(row["batch_size"]), f"{1 - 1 / row['layer_speed_up']:.0%}",
          f"{1 - 1 / statistics.median(row['speed_up']):.0%}"]
         for row in speed
-        if row.get("weights") == "random" and "speed_up" in row
+        if (row["device"], row["weights"], row.get("hidden_size")) == ("cpu", "random", 768) and "speed_up" in row
     ]  # fmt: skip
     return markdown(["run", "against", "batch", "layers saved", "time saved"], body)
 
@@ -230,7 +239,7 @@ def heads() -> list[str]:
     )
     body = []
     for config, model, _ in METHODS:
-        if config.model_type != "depth-adaptive":  # its cost depends on the words
+        if config.model_type != "depth-adaptive":
             settings = {"encoder_config": encoder, "num_labels": 2, "exit_pooling": "mean"}
             every, last = (
                 flops_per_exit(model(config(**settings, exit_layers=layers)), tokens=32)[-1].item()
@@ -244,16 +253,19 @@ def depth_sources(runs: Runs) -> list[str]:
     """Faster Depth-Adaptive Transformers, Table 3: where tokens get their depths from."""
     body = []
     for (dataset, method), rows in runs.items():
-        if method.split(":")[0] != "depth-adaptive":
-            continue
-        plain = runs.get((dataset, "plain"), [])
-        lost = differences(rows, plain, lambda row: 100 * figures(row)["validation"].full)
-        full, layers = ([getattr(figures(row)["validation"], name) for row in rows] for name in ("full", "layer"))
-        body.append(
-            [method, dataset, measured([100 * score for score in full], 1), measured(lost, 1), verdict(lost),
-             measured(layers, 2)]
-        )  # fmt: skip
-    return markdown(["method", "data set", "full depth", "minus plain", "verdict", "layers at the threshold"], body)
+        if method.split(":")[0] == "depth-adaptive":
+            usual = differences(runs.get((dataset, "depth-adaptive"), []), rows, full_score)
+            told = [figures(row)["validation"] for row in rows]
+            body.append(
+                [dataset, method, str(len(rows)), measured([100 * run.full for run in told], 1),
+                 measured([run.layer for run in told], 2), compared(usual) if method != "depth-adaptive" else ""]
+            )  # fmt: skip
+    head = ["data set", "method", "seeds", "full depth", "layers at the threshold", "mutual information minus it"]
+    return markdown(head, sorted(body))
+
+
+def full_score(row: Row) -> float:
+    return 100 * figures(row)["validation"].full
 
 
 OF_RUNS = (

@@ -17,7 +17,8 @@ Runs = Mapping[tuple[str, str], Sequence[Row]]  # one line per seed, by (data se
 # In this order in tables and figures; whatever else was run follows.
 METHODS = [
     "plain", "limit-3", "layerdrop", "deebert", "berxit", "dact-bert", "pabee", "fastbert", "right-tool",
-    "depth-adaptive", "berxit-exits-1e-3",
+    "depth-adaptive", "berxit-joint",
+    "berxit-exits-1e-3",
 ]  # fmt: skip
 NAMES = {
     "deebert": "DeeBERT", "berxit": "BERxiT", "dact-bert": "DACT-BERT", "pabee": "PABEE", "fastbert": "FastBERT",
@@ -60,6 +61,11 @@ def by_method(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
     return {key: [row for _, row in sorted(list(recipes.values())[-1].items())] for key, recipes in found.items()}
 
 
+def validation_of(row: Row) -> dict[str, Any]:
+    """What a run measured on the set that its threshold was chosen on."""
+    return next(iter(row["results"].values()))
+
+
 def curve_of(row: Row) -> list[CurvePoint]:
     """What the exits of a run cost and reach at every threshold; empty where it has none."""
     points = [CurvePoint(**point) for point in row.get("curve", [])]
@@ -68,11 +74,10 @@ def curve_of(row: Row) -> list[CurvePoint]:
 
 def fixed_layers(row: Row) -> list[CurvePoint]:
     """The same model when every text leaves at the same exit: a curve with a point per exit."""
-    metric, result = row["metric"], row["results"][next(iter(row["results"]))]
-    depth = figures(row)["validation"].depth
+    metric, depth = row["metric"], figures(row)["validation"].depth
     return [
         CurvePoint(None, scores[metric], float(layer), 1 - int(layer) / depth)
-        for layer, scores in result["by_exit"].items()
+        for layer, scores in validation_of(row)["by_exit"].items()
     ]
 
 

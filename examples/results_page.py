@@ -3,9 +3,9 @@ r"""Write model_cards/RESULTS.md and its figures: what the runs of `compare_meth
     python examples/results_page.py model_cards/comparison.jsonl --speed model_cards/inference_speed.jsonl \
         --pages README.md model_cards/[a-z]*.md
 
-Every number and every verdict on the page is computed from the lines of those files, so the page is written anew,
-whole, whenever there are more of them. It is compared by seed: two methods differ where the 95 % interval of their
-differences (Student's t, the same seeds) leaves out zero.
+Every result and every verdict on the page is computed from the lines of those files, so the page is written anew,
+whole, whenever there are more of them; the words around them are those of results_template.md. Methods are compared by
+seed: two differ where the 95 % interval of their differences (Student's t) leaves out zero.
 """
 
 import argparse
@@ -16,12 +16,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from string import Template
+from typing import Any
 
 import results_claims as claims
 from compare_methods import applies, variant_of
 from comparison_tables import LEGEND, figures, markdown, measured, tables
 from matplotlib import rc_context
-from results_figures import METHODS, NAMES, Row, Runs, area, by_method, curve_of, mean_curve, names_of
+from results_figures import NAMES, Row, Runs, area, by_method, curve_of, mean_curve, names_of
 
 from adaexit_hf.curves import CurvePoint
 from adaexit_hf.plots import comparison_figure
@@ -57,14 +58,24 @@ def areas(runs: Runs, share: float) -> list[str]:
         cells = []
         for dataset in datasets:
             rows = [row for row in runs.get((dataset, method), []) if curve_of(row)]
-            values = [area(row, share * figures(row)["validation"].depth) for row in rows]
-            known = [value for value in values if value is not None]
-            few = f" ({len(known)} seed{'s' * (len(known) > 1)})" if known and len(known) < 3 else ""
-            missing = "starts later" if rows else ""
-            cells.append(measured(known, 1) + few if known else missing)
+            found = [area(row, share * figures(row)["validation"].depth) for row in rows]
+            values = [value for value in found if value is not None]
+            if len(values) < len(found):
+                cells.append(f"starts later ({len(found) - len(values)} of {len(found)} seeds)")
+            else:
+                cells.append(measured(values, 1) + seeds_if_few(values) if values else "")
         if any(cells):
             body.append([NAMES.get(method, method), *cells])
     return markdown(["method", *datasets], body)
+
+
+def seeds_if_few(values: Sequence[Any]) -> str:
+    """How many seeds stand behind a figure, where they are not three.
+
+    >>> seeds_if_few([1.0]), seeds_if_few([1.0, 2.0]), seeds_if_few([1.0, 2.0, 3.0])
+    (' (1 seed)', ' (2 seeds)', '')
+    """
+    return "" if len(values) > 2 else f" ({len(values)} seed{'s' * (len(values) > 1)})"
 
 
 def summary(runs: Runs) -> list[str]:
@@ -85,27 +96,32 @@ def summary(runs: Runs) -> list[str]:
                 statistics.fmean(getattr(run, name) for run in told) for name in ("full", "exits", "layer")
             )
             score = f"{100 * full:.1f}" + (
-                f" -> {100 * exits:.1f}, {layer:.2f}" if method in NAMES else f", {layer:.0f}"
+                f" -> {100 * exits:.1f}, {layer:.2f}" if has_exits(method) else f", {layer:.0f}"
             )
-            cells.append(score + ("" if len(told) > 2 else f" ({len(told)} seed{'s' * (len(told) > 1)})"))
+            cells.append(score + seeds_if_few(told))
         body.append([NAMES.get(method, method), *cells])
     return markdown(["method", *[f"{dataset} ({metrics[dataset]})" for dataset in datasets]], body)
+
+
+def has_exits(method: str) -> bool:
+    return variant_of(method).method != "plain"
 
 
 def card_table(runs: Runs, method: str) -> list[str]:
     """What a method's card shows: its validation scores beside those of the encoder without exits."""
     body = []
     for dataset in names_of(runs)[0]:
-        rows, plain = runs.get((dataset, method), []), runs.get((dataset, "plain"), [])
-        if rows and plain:
+        rows = runs.get((dataset, method), [])
+        seeds = {row["seed"] for row in rows}
+        plain = [row for row in runs.get((dataset, "plain"), []) if row["seed"] in seeds]
+        if len(plain) == len(rows) > 0:
             told, without = ([figures(row)["validation"] for row in each] for each in (rows, plain))
+            scores = [[run.full for run in without], [run.full for run in told], [run.exits for run in told]]
             layers = [run.layer for run in told]
+            saved = measured([100 * (1 - layer / told[0].depth) for layer in layers], 0)
             body.append(
                 [f"{dataset} ({rows[0]['metric']})", str(len(rows)),
-                 *(measured([100 * score for score in scores], 1) for scores in (
-                     [run.full for run in without], [run.full for run in told], [run.exits for run in told]
-                 )),
-                 measured(layers, 2), f"{measured([100 * (1 - layer / told[0].depth) for layer in layers], 0)} %"]
+                 *(measured([100 * score for score in each], 1) for each in scores), measured(layers, 2), f"{saved} %"]
             )  # fmt: skip
     head = ["task (metric)", "seeds", "plain encoder", "full depth", "with exits", "mean exit layer", "layers saved"]
     return markdown(head, body)
@@ -133,12 +149,12 @@ def draw(runs: Runs, folder: Path) -> list[str]:
         curves: dict[str, list[CurvePoint]] = {NAMES.get(method, method): [] for method in NAMES}
         fixed: dict[str, tuple[float, float]] = {}
         count: set[int] = set()
-        for method in filter(METHODS.__contains__, methods):
+        for method in methods:
             rows, name = runs.get((dataset, method), []), NAMES.get(method, method)
-            if name not in curves and rows:  # a model without exits
+            if rows and not has_exits(method):
                 told = [figures(row)["validation"] for row in rows]
-                fixed[name] = (told[0].layer, sum(run.full for run in told) / len(told))
-            elif with_curve := [curve for row in rows if (curve := curve_of(row))]:
+                fixed[name] = (told[0].layer, statistics.fmean(run.full for run in told))
+            elif name in curves and (with_curve := [curve for row in rows if (curve := curve_of(row))]):
                 curves[name] = mean_curve(with_curve)
                 count.add(len(with_curve))
         if not count:
@@ -147,8 +163,11 @@ def draw(runs: Runs, folder: Path) -> list[str]:
         metric, depth = everything[0]["metric"], max(figures(row)["validation"].depth for row in everything)
         picture = f"results_{dataset}.svg"
         scores = [point.score for curve in curves.values() for point in curve]
-        lowest = max(scores) - SHOWN if min(scores) < max(scores) - SHOWN else None
-        figure = comparison_figure(curves, metric, depth, fixed, f"{dataset}, validation, mean of seeds", lowest)
+        lowest = max(scores) - SHOWN
+        cut = f" What is {100 * SHOWN:.0f} points below the best is cut off." if min(scores) < lowest else ""
+        figure = comparison_figure(
+            curves, metric, depth, fixed, f"{dataset}, validation, mean of seeds", lowest if cut else None
+        )
         with rc_context({"svg.hashsalt": picture}):  # else every drawing has other names inside
             figure.savefig(folder / picture, metadata={"Date": None})
         seeds = " to ".join(map(str, sorted({min(count), max(count)})))
@@ -156,8 +175,7 @@ def draw(runs: Runs, folder: Path) -> list[str]:
             f"![{metric} over layers run on {dataset}, one line per method]({picture})",
             "",
             f"*{dataset}: {metric} on the validation set against mean layers run per text, at every threshold; mean "
-            f"of {seeds} seeds a method. What is {100 * SHOWN:.0f} points below the best is cut off. Diamonds: models "
-            "without exits.*",
+            f"of {seeds} seeds a method.{cut} Diamonds: models without exits.*",
             "",
         ]
     return lines
@@ -220,9 +238,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     if not rows:
         parser.error(f"{options.results}: has no lines; run compare_methods.py --results {options.results}")
+    encoders = {row["model"] for row in rows if "@" not in row["method"]}
+    if len(encoders) > 1:
+        parser.error(
+            f"{options.results}: has runs of {', '.join(sorted(encoders))}; a page compares methods on one encoder, "
+            "pass lines of one"
+        )
     folder = options.output or options.results.parent
     folder.mkdir(parents=True, exist_ok=True)
     runs = by_method(rows)
+    left_out = len(rows) - sum(map(len, runs.values()))
+    if left_out:
+        print(f"{left_out} lines of earlier recipes left out", file=sys.stderr)
     (folder / "RESULTS.md").write_text(page(runs, speed, folder).rstrip() + "\n")
     for path in options.pages:
         write_table(path, runs)
