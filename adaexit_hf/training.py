@@ -238,17 +238,27 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
         """As in Transformers; with `exits_learning_rate`, what is outside of the encoder is in groups of its own.
 
         Raises:
-            ValueError: the optimizer was given, or DeepSpeed makes it, and its rates are not this trainer's to set.
+            ValueError: the optimizer was given, or DeepSpeed makes it, and its rates are not this trainer's to set; or
+                it holds other tensors than the model's parameters, as layer-wise GaLore's and FSDP's flattened ones.
         """
         rate = self.args.exits_learning_rate
         if rate is None:
             return super().create_optimizer(*args, **kwargs)
-        if self.optimizer is not None or self.is_deepspeed_enabled:
+        if self._given[0] is not None or self.is_deepspeed_enabled:
             raise ValueError(
                 f"exits_learning_rate: got {rate} with an optimizer that was given, or DeepSpeed's; set the rates of "
                 "its parameter groups, and leave exits_learning_rate out"
             )
+        if self.optimizer is not None:  # made when a larger batch was tried (auto_find_batch_size)
+            return super().create_optimizer(*args, **kwargs)
         optimizer = super().create_optimizer(*args, **kwargs)
+        known = {id(parameter) for parameter in self.model.parameters()}
+        if any(id(held) not in known for group in optimizer.param_groups for held in group["params"]):
+            raise ValueError(
+                f"exits_learning_rate: got {rate}, but {type(optimizer).__name__} holds tensors that are not the "
+                "model's own parameters, so that encoder and exits cannot be told apart; leave exits_learning_rate "
+                "out, or pass another optim, e.g. 'adamw_torch', and to FSDP use_orig_params"
+            )
         encoder = {id(parameter) for parameter in self.model.encoder.parameters()}
         groups = []
         for group in optimizer.param_groups:

@@ -34,7 +34,8 @@ class EarlyExitTrainingArguments(TrainingArguments):
 
     Args:
         exits_learning_rate: of everything outside of the encoder: exits start from random weights, and at a rate that
-            suits a pretrained encoder three epochs leave them half trained. Default: `learning_rate`.
+            suits a pretrained encoder three epochs leave them half trained. Default: `learning_rate`. Where it is set,
+            a stage whose overrides have a `learning_rate` must say its `exits_learning_rate`, too.
         stage_overrides: stage name -> argument -> value, e.g. `{"exits": {"learning_rate": 1e-3, "max_steps": 100}}`.
         reuse_frozen_states: where a stage freezes the whole encoder, run it over the training set once, before the
             first step, and train the exits on the states that it gave. It then runs without the dropout that the
@@ -102,4 +103,12 @@ def checked_overrides(args: EarlyExitTrainingArguments, stages: list[str]) -> di
                 close = difflib.get_close_matches(name, known, n=1)
                 hint = f"; did you mean '{close[0]}'?" if close else "; see EarlyExitTrainingArguments"
                 raise ValueError(f"stage_overrides: stage '{stage}' sets '{name}', which stages do not have{hint}")
+        run_wide = args.exits_learning_rate
+        if run_wide is not None and "learning_rate" in changes and "exits_learning_rate" not in changes:
+            rate = changes["learning_rate"]
+            raise ValueError(
+                f"stage_overrides: stage '{stage}' sets learning_rate to {rate}, but its exits would learn at the "
+                f"exits_learning_rate {run_wide} of the run; say which it is to be, e.g. "
+                f"{{'{stage}': {{'learning_rate': {rate}, 'exits_learning_rate': {rate}}}}}"
+            )
     return overrides

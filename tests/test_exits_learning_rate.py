@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from runs import At, interrupted, new_model, new_trainer, weights
+from transformers.trainer_pt_utils import LayerWiseDummyOptimizer
 
 from adaexit_hf import EarlyExitTrainingArguments
 
@@ -78,6 +79,44 @@ def test_a_given_optimizer_keeps_its_own_rates(tmp_path: Path) -> None:
     trainer = new_trainer(model, tmp_path, trainer_options={"optimizers": (optimizer, None)}, **RATES)
     with pytest.raises(ValueError, match="exits_learning_rate: got 0.25 with an optimizer that was given"):
         trainer.train()
+
+
+def test_a_smaller_batch_keeps_optimizer_and_rates(tmp_path: Path) -> None:
+    model, sizes, rates = new_model("berxit"), [], set()
+
+    def full(module: Any, args: Any, kwargs: dict[str, torch.Tensor]) -> None:
+        sizes.append(len(kwargs["input_ids"]))
+        if len(sizes) == 1:
+            raise RuntimeError("CUDA out of memory.")
+
+    def look(args: Any, optimizer: Any, **kwargs: Any) -> None:
+        rates.update(group["lr"] for group in optimizer.param_groups)
+
+    model.register_forward_pre_hook(full, with_kwargs=True)
+    new_trainer(model, tmp_path, [At("on_step_end", look)], auto_find_batch_size=True, max_steps=1, **RATES).train()
+    assert sizes[0] > sizes[-1]
+    assert rates == {1e-3, 0.25}
+
+
+def test_an_optimizer_without_the_parameters_of_the_model(tmp_path: Path) -> None:
+    options = {"optimizer_cls_and_kwargs": (LayerWiseDummyOptimizer, {"optimizer_dict": {}})}
+    trainer = new_trainer(new_model("berxit"), tmp_path, trainer_options=options, **RATES)
+    with pytest.raises(ValueError, match=r"exits_learning_rate: got 0\.25, but LayerWiseDummyOptimizer holds tensors"):
+        trainer.train()
+
+
+def test_the_rate_of_a_stage_comes_with_that_of_its_exits(tmp_path: Path) -> None:
+    overrides: dict[str, Any] = {"exits": {"learning_rate": 0.5}}
+    message = r"stage 'exits' sets learning_rate to 0\.5, but its exits would learn at the exits_learning_rate 0\.25"
+    with pytest.raises(ValueError, match=message):
+        rates_by_name("deebert", tmp_path / "left", "exits", stage_overrides=overrides)
+    for number, (own, expected) in enumerate([(0.125, 0.125), (None, 0.5)]):
+        overrides["exits"]["exits_learning_rate"] = own
+        found = rates_by_name("deebert", tmp_path / str(number), "exits", stage_overrides=overrides)
+        assert {rate for rate, _ in found.values()} == {expected}
+    del overrides["exits"]["exits_learning_rate"]
+    found = rates_by_name("deebert", tmp_path / "none", "exits", stage_overrides=overrides, exits_learning_rate=None)
+    assert {rate for rate, _ in found.values()} == {0.5}
 
 
 @pytest.mark.parametrize("rate", [0, -1e-3, float("nan"), float("inf")])
