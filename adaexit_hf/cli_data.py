@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import torch
 
 from .cli_texts import ModelOptions, load, print_json
 from .evaluation import (
@@ -22,7 +23,7 @@ from .evaluation import (
 from .explained_values import NoGradientError
 from .html_report import TokenAttributions, build_report, token_attributions
 from .interpretation import explain
-from .intervals import bootstrap_samples
+from .intervals import UndefinedResamplesError, bootstrap_samples
 from .labelled_data import DataArguments, evaluation_splits, first_rows, load_splits
 from .probes import needed
 from .results import print_curve, print_results
@@ -64,6 +65,7 @@ class ReportOptions(EvaluationOptions):
             "integrated gradients (extra interpret), hundreds of passes for each sample."
         },
     )
+    explain_steps: int = field(default=64, metadata={"help": "Of each integral: more take longer and err less."})
     flops: bool = field(
         default=False, metadata={"help": "Also count floating-point operations; a pass for every length of text."}
     )
@@ -109,24 +111,41 @@ def trace_all(
     return {name: collect_trace(model, rows, batch_size, sys.stderr.isatty(), flops) for name, rows in sets.items()}
 
 
-def measured(trace: ExitTrace, metrics: tuple[str, ...], threshold: float | list[float] | None) -> dict[str, Any]:
-    """All numbers, and between which the first metric at the threshold lies: 95 %, bootstrap over samples."""
-    headline = metric_function(metrics[0])
-    found = bootstrap_samples(
-        [trace], lambda drawn: headline(predictions(drawn.at(threshold)[0]), drawn.known_labels())
-    )
-    return numbers(trace, metrics, threshold) | {"intervals": {metrics[0]: [found.low, found.high]}}
+def results_with_intervals(
+    traces: dict[str, ExitTrace], metrics: tuple[str, ...], threshold: float | list[float] | None
+) -> dict[str, dict[str, Any]]:
+    """Of every split all numbers, and between which the first metric at the threshold lies.
+
+    95 %, bootstrap over samples; None, and a word on stderr, where the metric is not defined on each resample.
+    """
+    headline, results = metric_function(metrics[0]), {}
+    for split, trace in traces.items():
+        results[split] = numbers(trace, metrics, threshold)
+        # Only what is answered at the threshold: to resample all exits takes many times as long.
+        answers = trace.at(threshold)[0][:, None]
+        answered = ExitTrace(answers, torch.zeros(answers.shape[:2]), trace.labels, (trace.depth,), trace.ready)
+        try:
+            found = bootstrap_samples(
+                [answered], lambda drawn: headline(predictions(drawn.logits[:, 0]), drawn.known_labels())
+            )
+            interval = [found.low, found.high]
+        except UndefinedResamplesError as error:
+            interval = None
+            print(f"adaexit: {split}: no interval of {metrics[0]}: {error}", file=sys.stderr)
+        results[split]["intervals"] = {metrics[0]: interval}
+    return results
 
 
 def evaluate(options: EvaluationOptions, given: Any) -> None:
     """Score a checkpoint on labelled texts: at full depth, at its threshold, at every exit. Prints a JSON object.
 
-    `intervals` has the 95 % bootstrap interval over samples of the first metric at the threshold.
+    `intervals` has the 95 % bootstrap interval over samples of the first metric at the threshold, or null. It does not
+    cover that the threshold was chosen, if on the same texts.
     """
     model, tokenizer = load(given.checkpoint, options)
     sets, _, metrics = labelled(model, tokenizer, options)
     traces, threshold = trace_all(model, sets, options.batch_size), model.config.exit_threshold
-    print_json({name: measured(trace, metrics, threshold) for name, trace in traces.items()})
+    print_json(results_with_intervals(traces, metrics, threshold))
 
 
 def calibrate(options: CalibrationOptions, given: Any) -> None:
@@ -165,7 +184,10 @@ def calibrate(options: CalibrationOptions, given: Any) -> None:
 
 
 def report(options: ReportOptions, given: Any) -> None:
-    """What every threshold would cost and save: a table, report.html to look at, and files for `adaexit card`."""
+    """What every threshold would cost and save: a table, report.html to look at, and files for `adaexit card`.
+
+    The interval of the score is over samples: it does not cover that the threshold was chosen, if on the same texts.
+    """
     output = Path(options.output or given.checkpoint)
     if not output.is_dir() and (options.output is None or output.exists()):
         raise ValueError(f"output: '{output}' is no folder; pass --output with one, which is made if there is none")
@@ -173,18 +195,20 @@ def report(options: ReportOptions, given: Any) -> None:
         raise ValueError(
             f"explain: got {options.explain}; pass how many samples to explain, from 0, e.g. --explain 20"
         )
+    if options.explain_steps < 2:
+        raise ValueError(f"explain_steps: got {options.explain_steps}; pass a whole number from 2, e.g. 64")
     if options.explain:
         needed("captum.attr")  # before everything else takes its time
     model, tokenizer = load(given.checkpoint, options)
-    output.mkdir(parents=True, exist_ok=True)
     sets, texts, metrics = labelled(model, tokenizer, options)
     traces, threshold = trace_all(model, sets, options.batch_size, options.flops), model.config.exit_threshold
     split, trace = next(iter(traces.items()))
     curve = curve_of(trace, metrics[0], threshold)
-    results = {name: measured(each, metrics, threshold) for name, each in traces.items()}
+    results = results_with_intervals(traces, metrics, threshold)
     print_curve(curve, f"{split} {metrics[0]}", threshold)
     print_results(results, metrics[0])
     everything = {"settings": options.published(), "dataset": options.for_card()._asdict(), "results": results}
+    output.mkdir(parents=True, exist_ok=True)
     replace_text(output / "metrics.json", json.dumps(everything, indent=2))
     replace_text(output / "curve.json", json.dumps([point._asdict() for point in curve], indent=2))
     folder = Path(given.checkpoint).resolve()
@@ -192,7 +216,7 @@ def report(options: ReportOptions, given: Any) -> None:
     name, attributions = config.model_type, None
     if options.explain:
         rows = sets[split].select(range(min(options.explain, len(trace.logits))))
-        attributions = {name: explained(model, tokenizer, rows, texts[split][: len(rows)])}
+        attributions = {name: explained(model, tokenizer, rows, texts[split][: len(rows)], options.explain_steps)}
         note += " Colours are integrated gradients of the answer at the model's own threshold, and of the scores."
     page = build_report(
         {name: trace},
@@ -208,15 +232,15 @@ def report(options: ReportOptions, given: Any) -> None:
     replace_text(output / "report.html", page)
 
 
-def explained(model: Any, tokenizer: Any, rows: datasets.Dataset, texts: Texts) -> list[TokenAttributions]:
+def explained(model: Any, tokenizer: Any, rows: datasets.Dataset, texts: Texts, steps: int) -> list[TokenAttributions]:
     """Which words made every exit answer, and made it ready; the answer alone where readiness has no gradient."""
     progress = sys.stderr.isatty()
     try:
-        found = explain(model, rows, tokenizer, progress=progress)
+        found = explain(model, rows, tokenizer, steps=steps, progress=progress)
     except NoGradientError as error:
         why = str(error).partition(";")[0]
         print(f"adaexit report: explains the answers alone, not what made exits ready: {why}", file=sys.stderr)
-        found = explain(model, rows, tokenizer, scores=False, progress=progress)
+        found = explain(model, rows, tokenizer, scores=False, steps=steps, progress=progress)
     return [token_attributions(one, text, tokenizer) for one, text in zip(found, texts, strict=True)]
 
 

@@ -10,6 +10,10 @@ from torch import Tensor
 from .traces import ExitTrace, check_same_data
 
 
+class UndefinedResamplesError(ValueError):
+    """A statistic that is defined on all samples, but not on each resample."""
+
+
 class Interval(NamedTuple):
     """A number, and between which it lies.
 
@@ -49,7 +53,8 @@ def bootstrap_samples(
     (0.25, 0.17, 0.34)
 
     Raises:
-        ValueError: no traces, or of different data; `resamples` or `level` out of range; a NaN statistic.
+        ValueError: no traces, or of different data; `resamples` or `level` out of range; a NaN statistic, on all
+            samples or on a resample (UndefinedResamplesError).
     """
     check_same_data(traces)
     count, labels = len(traces[0].logits), traces[0].labels
@@ -103,7 +108,7 @@ def _interval(
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.tensor([draw(generator) for _ in range(resamples)], dtype=torch.float64)
     if bool(drawn.isnan().any()):
-        raise ValueError(
+        raise UndefinedResamplesError(
             f"statistic: is nan on {int(drawn.isnan().sum())} of {resamples} resamples; use one that is defined on "
             "all of them"
         )

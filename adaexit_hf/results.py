@@ -50,8 +50,8 @@ def print_results(results: dict[str, Any], metric: str) -> None:
         full, exits = result["full_depth"], result["at_threshold"]
         print(f"\n{split}, {result['samples']} samples: mean exit layer {result['mean_exit_layer']:.2f}")
         for name in full:
-            low, high = result.get("intervals", {}).get(name, (None, None))
-            sure = "" if low is None else f" (95 % interval over samples: {low:.4f} to {high:.4f})"
+            interval = result.get("intervals", {}).get(name)
+            sure = "" if interval is None else " (95 % interval over samples: {:.4f} to {:.4f})".format(*interval)
             print(f"  {name}: {full[name]:.4f} at full depth, {exits[name]:.4f} with exits{sure}")
         print(
             "  exit by layer:  " + "  ".join(f"{layer}: {count}" for layer, count in result["exit_histogram"].items())

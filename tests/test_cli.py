@@ -1,7 +1,9 @@
 """The command `adaexit`, in process, on a tiny checkpoint."""
 
+import inspect
 import io
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -9,11 +11,13 @@ from pathlib import Path
 import datasets
 import pytest
 import test_run_glue_exit
+import torch
 from safetensors.torch import load_file, save_file
 from test_html_report import embedded
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from adaexit_hf import BerxitForSequenceClassification, __version__, cli, cli_data
+from adaexit_hf import BerxitForSequenceClassification, __version__, bootstrap_samples, cli, cli_data, explain
+from adaexit_hf.results import print_results
 
 start = test_run_glue_exit.start  # the fixture
 TEXTS = ["very good film", "bad book", "good", "very very bad film"]
@@ -276,6 +280,12 @@ def test_report_has_somewhere_to_write(capsys, checkpoint, labelled, tmp_path) -
     assert "output: 'you/model' is no folder" in refused(capsys, "report", "you/model", *labelled)
 
 
+def test_report_of_a_wrong_data_set_leaves_no_folder(capsys, checkpoint, labelled, tmp_path) -> None:
+    flags = ["--validation_file", str(tmp_path / "nowhere.csv"), *labelled[2:], "--output", str(tmp_path / "made")]
+    assert "nowhere.csv" in refused(capsys, "report", checkpoint, *flags)
+    assert not (tmp_path / "made").exists()
+
+
 def test_report_does_not_tell_where_the_checkpoint_lies(capsys, checkpoint, labelled, tmp_path) -> None:
     called(capsys, "report", checkpoint, *labelled)
     assert str(tmp_path) not in Path(checkpoint, "report.html").read_text()
@@ -292,6 +302,21 @@ def test_report_explains_the_first_samples(capsys, checkpoint, labelled) -> None
     layers = AutoModelForSequenceClassification.from_pretrained(checkpoint).config.exit_layers
     names = [f"{what} at layer {layer}" for what in ("answer", "confidence") for layer in layers]
     assert [list(each["values"]) for each in found] == [names, names]
+
+
+def test_report_explains_in_more_steps(capsys, checkpoint, labelled, monkeypatch) -> None:
+    steps = []
+
+    def recorded(*given, **options):
+        steps.append(options["steps"])
+        return explain(*given, **options)
+
+    monkeypatch.setattr(cli_data, "explain", recorded)
+    called(capsys, "report", checkpoint, *labelled, "--explain", "1", "--explain_steps", "80")
+    called(capsys, "report", checkpoint, *labelled, "--explain", "1")
+    assert steps == [80, inspect.signature(explain).parameters["steps"].default]
+    message = refused(capsys, "report", checkpoint, *labelled, "--explain", "1", "--explain_steps", "1")
+    assert "explain_steps: got 1; pass a whole number from 2" in message
 
 
 def test_report_explains_answers_where_readiness_has_no_gradient(capsys, checkpoint, labelled) -> None:
@@ -328,6 +353,49 @@ def test_how_sure_the_score_is(capsys, checkpoint, labelled) -> None:
     low, high = found["validation"]["intervals"]["accuracy"]
     assert low < found["validation"]["at_threshold"]["accuracy"] < high
     assert f"interval over samples: {low:.4f} to {high:.4f}" in called(capsys, "report", checkpoint, *labelled)
+
+
+def test_the_interval_is_that_of_the_answers_at_the_threshold(capsys, checkpoint, labelled, monkeypatch) -> None:
+    resampled = []
+
+    def recorded(traces, statistic):
+        resampled.extend(traces)
+        return bootstrap_samples(traces, statistic)
+
+    monkeypatch.setattr(cli_data, "bootstrap_samples", recorded)
+    (found,) = answers(called(capsys, "evaluate", checkpoint, *labelled))
+    predicted = answers(called(capsys, "predict", checkpoint, *(TEXTS * 3)))
+    right = torch.tensor([answer["label"] == ("good" if "good" in answer["text"] else "bad") for answer in predicted])
+    (trace,) = resampled
+    assert trace.logits.shape == (12, 1, 2)  # an exit that nobody takes costs nothing
+    assert torch.equal(trace.logits[:, 0].argmax(-1) == trace.labels, right)
+    expected = bootstrap_samples(
+        [trace], lambda drawn: (drawn.logits[:, 0].argmax(-1) == drawn.labels).double().mean().item()
+    )
+    assert found["validation"]["intervals"]["accuracy"] == pytest.approx([expected.low, expected.high])
+
+
+def test_an_interval_that_is_not_defined_is_null(capsys, checkpoint, labelled, monkeypatch) -> None:
+    scores = iter([0.5])  # of all samples; then come the resamples
+    monkeypatch.setattr(cli_data, "metric_function", lambda name: lambda given, wanted: next(scores, math.nan))
+    assert cli.main(["evaluate", checkpoint, *labelled]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["validation"]["intervals"] == {"accuracy": None}
+    assert "validation: no interval of accuracy: statistic: is nan on 1000 of 1000 resamples" in printed.err
+
+
+def test_results_without_an_interval_are_printed(capsys) -> None:
+    result = {
+        "samples": 2,
+        "mean_exit_layer": 1.5,
+        "exit_histogram": {},
+        "by_exit": {},
+        "intervals": {"accuracy": None},
+    }
+    print_results(
+        {"validation": result | {"full_depth": {"accuracy": 1}, "at_threshold": {"accuracy": 0.5}}}, "accuracy"
+    )
+    assert "accuracy: 1.0000 at full depth, 0.5000 with exits\n" in capsys.readouterr().out
 
 
 def test_benchmark_prints_ratios(capsys, checkpoint, tmp_path) -> None:
