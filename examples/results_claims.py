@@ -1,5 +1,6 @@
 """What the papers claim, looked up in the runs of `compare_methods.py`: sections of the page, with their verdicts."""
 
+import functools
 import itertools
 import statistics
 from collections.abc import Callable, Sequence
@@ -232,6 +233,7 @@ def saving_on_the_clock(speed: Sequence[Row]) -> list[str]:
     return markdown(["run", "against", "batch", "layers saved", "time saved"], body)
 
 
+@functools.cache  # the same on every page
 def heads() -> list[str]:
     """What exits cost, of which the other tables know nothing."""
     encoder = BertConfig(
