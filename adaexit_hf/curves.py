@@ -120,6 +120,32 @@ def areas_between(first: Sequence[CurvePoint], second: Sequence[CurvePoint], cos
     return PairwiseAreas(area(left, right), area(-left, -right), start, end)
 
 
+def mean_curve(curves: Sequence[Sequence[CurvePoint]], count: int = 100) -> list[CurvePoint]:
+    """The mean score of several runs of one method, at `count` depths between those that all of them reach.
+
+    Its points have no thresholds, since runs reach a depth at thresholds of their own.
+
+    Args:
+        curves: from `tradeoff_curve`, one per run.
+        count: of points, 2 or more.
+
+    >>> runs = [[CurvePoint(None, score, layers, 0.0) for layers in (1.0, 3.0)] for score in (0.5, 0.7)]
+    >>> [(point.mean_layers, round(point.score, 6)) for point in mean_curve(runs, count=3)]
+    [(1.0, 0.6), (2.0, 0.6), (3.0, 0.6)]
+
+    Raises:
+        ValueError: a curve with fewer than two different depths or a score that is NaN.
+    """
+    lines = [_line(curve, "layers") for curve in curves]
+    start, end = max(costs[0].item() for costs, _ in lines), min(costs[-1].item() for costs, _ in lines)
+    grid = torch.linspace(start, end, count, dtype=torch.float64)
+    scores = torch.stack([_interpolated(*line, grid) for line in lines]).mean(dim=0)
+    return [
+        CurvePoint(None, score, layers, 1 - layers / end)
+        for layers, score in zip(grid.tolist(), scores.tolist(), strict=True)
+    ]
+
+
 def _line(curve: Sequence[CurvePoint], cost: Cost) -> tuple[Tensor, Tensor]:
     """Different costs, ascending, and the best score at each, (points,) twice, in float64."""
     if cost not in ("layers", "flops"):

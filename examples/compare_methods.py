@@ -29,7 +29,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -214,17 +214,18 @@ def cells_of(options: argparse.Namespace, more: Sequence[str] = ()) -> list[Cell
     return cells
 
 
-def read_results(path: Path) -> dict[Key, dict[str, Any]]:
-    """Every whole line of the results file, by the key of its cell; warns of the others."""
-    rows = {}
+def whole_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Every whole line of a results file, none where there is no file; warns of the others."""
     for number, line in enumerate(path.read_text().splitlines() if path.exists() else [], start=1):
         try:
-            row = json.loads(line)
+            yield json.loads(line)
         except json.JSONDecodeError:
             warnings.warn(f"{path}, line {number}: not a whole line, left out; its cell runs again", stacklevel=2)
-            continue
-        rows[row["dataset"], row["model"], tuple(row["settings"])] = row
-    return rows
+
+
+def read_results(path: Path) -> dict[Key, dict[str, Any]]:
+    """The lines of the results file, by the key of their cell."""
+    return {(row["dataset"], row["model"], tuple(row["settings"])): row for row in whole_lines(path)}
 
 
 def append_line(path: Path, row: dict[str, Any]) -> None:

@@ -57,6 +57,15 @@ def measured(values: Sequence[float], digits: int) -> str:
     return f"{mean:.{digits}f}" + (f" ± {half:.{digits}f}" if len(values) > 1 else "")
 
 
+def seeds_if_few(values: Sequence[Any]) -> str:
+    """How many seeds stand behind a figure, where they are not three.
+
+    >>> seeds_if_few([1.0]), seeds_if_few([1.0, 2.0]), seeds_if_few([1.0, 2.0, 3.0])
+    (' (1 seed)', ' (2 seeds)', '')
+    """
+    return "" if len(values) > 2 else f" ({len(values)} seed{'s' * (len(values) > 1)})"
+
+
 def describe(runs: Sequence[Figures], depth: int, note: str) -> list[str]:
     """Score at full depth -> with exits, mean exit layer, share saved of an encoder with `depth` layers.
 

@@ -5,8 +5,8 @@ import itertools
 import statistics
 from collections.abc import Callable, Sequence
 
-from comparison_tables import figures, interval, is_regression, markdown, measured
-from results_figures import Row, Runs, above, area, curve_of, fixed_layers, names_of, validation_of
+from comparison_tables import figures, interval, is_regression, markdown, measured, seeds_if_few
+from results_figures import NAMES, Row, Runs, above, area, curve_of, fixed_layers, names_of, validation_of
 from transformers import BertConfig
 
 from adaexit_hf import METHODS
@@ -14,7 +14,7 @@ from adaexit_hf.curves import CurvePoint
 from adaexit_hf.flops import flops_per_exit
 
 OURS = "berxit-exits-1e-3"
-PAPERS = ["deebert", "berxit", "dact-bert", "pabee", "fastbert", "right-tool", "depth-adaptive"]
+PAPERS = [method for method in NAMES if method != OURS]
 # How their classifiers are trained.
 TRAINED = {
     "deebert": "two-stage, exits at 1e-3", "fastbert": "two-stage, distilled at 5e-4", "berxit-joint": "joint",
@@ -55,7 +55,7 @@ def compared(values: Sequence[float]) -> str:
     ('1.00 ± 0.25, higher', '1.50 (2 seeds)', '')
     """
     if len(values) < 3:
-        return f"{statistics.fmean(values):.2f} ({len(values)} seed{'s' * (len(values) > 1)})" if values else ""
+        return f"{statistics.fmean(values):.2f}{seeds_if_few(values)}" if values else ""
     return f"{measured(values, 2)}, {verdict(values)}"
 
 

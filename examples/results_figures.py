@@ -1,24 +1,20 @@
-"""Curves of several runs as one line, and what lies under and between them, from the lines of `compare_methods.py`."""
+"""Runs by data set and method, their curves, and what lies under and between these: lines of `compare_methods.py`."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from compare_methods import grouped
-from comparison_tables import figures
+from comparison_tables import Row, figures
 
 from adaexit_hf.curves import CurvePoint, area_under_curve, areas_between
 
-Row = Mapping[str, Any]
 Runs = Mapping[tuple[str, str], Sequence[Row]]  # one line per seed, by (data set, method)
-
 
 # In this order in tables and figures; whatever else was run follows.
 METHODS = [
     "plain", "limit-3", "layerdrop", "deebert", "berxit", "dact-bert", "pabee", "fastbert", "right-tool",
-    "depth-adaptive", "berxit-joint",
-    "berxit-exits-1e-3",
+    "depth-adaptive", "berxit-joint", "berxit-exits-1e-3",
 ]  # fmt: skip
 NAMES = {
     "deebert": "DeeBERT", "berxit": "BERxiT", "dact-bert": "DACT-BERT", "pabee": "PABEE", "fastbert": "FastBERT",
@@ -98,23 +94,3 @@ def above(first: Sequence[CurvePoint], second: Sequence[CurvePoint]) -> float:
     """
     areas = areas_between(first, second)
     return 100 * (areas.first_above - areas.second_above) / (areas.end - areas.start)
-
-
-def mean_curve(curves: Sequence[Sequence[CurvePoint]], count: int = 100) -> list[CurvePoint]:
-    """The mean score over runs at the layers that all of them have; it has no thresholds.
-
-    >>> runs = [[CurvePoint(None, score, layers, 0.0) for layers in (1.0, 3.0)] for score in (0.5, 0.7)]
-    >>> [(point.mean_layers, round(point.score, 6)) for point in mean_curve(runs, count=3)]
-    [(1.0, 0.6), (2.0, 0.6), (3.0, 0.6)]
-    """
-    best: list[dict[float, float]] = []  # score by layers: where several points have the same, the best
-    for curve in curves:
-        ranked = sorted(curve, key=lambda point: (point.mean_layers, point.score))
-        best.append({point.mean_layers: point.score for point in ranked})
-    start, end = max(map(min, best)), min(map(max, best))
-    grid = np.linspace(start, end, count)
-    scores = np.mean([np.interp(grid, list(each), list(each.values())) for each in best], axis=0)
-    return [
-        CurvePoint(None, float(score), float(layers), 1 - float(layers) / end)
-        for layers, score in zip(grid, scores, strict=True)
-    ]

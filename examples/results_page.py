@@ -16,15 +16,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from string import Template
-from typing import Any
 
 import results_claims as claims
-from compare_methods import applies, variant_of
-from comparison_tables import LEGEND, figures, markdown, measured, tables
+from compare_methods import applies, variant_of, whole_lines
+from comparison_tables import LEGEND, figures, markdown, measured, seeds_if_few, tables
 from matplotlib import rc_context
-from results_figures import NAMES, Row, Runs, area, by_method, curve_of, mean_curve, names_of
+from results_figures import NAMES, Row, Runs, area, by_method, curve_of, names_of
 
-from adaexit_hf.curves import CurvePoint
+from adaexit_hf.curves import CurvePoint, mean_curve
 from adaexit_hf.plots import comparison_figure
 
 MARK = "<!-- written by examples/results_page.py -->"
@@ -67,15 +66,6 @@ def areas(runs: Runs, share: float) -> list[str]:
         if any(cells):
             body.append([NAMES.get(method, method), *cells])
     return markdown(["method", *datasets], body)
-
-
-def seeds_if_few(values: Sequence[Any]) -> str:
-    """How many seeds stand behind a figure, where they are not three.
-
-    >>> seeds_if_few([1.0]), seeds_if_few([1.0, 2.0]), seeds_if_few([1.0, 2.0, 3.0])
-    (' (1 seed)', ' (2 seeds)', '')
-    """
-    return "" if len(values) > 2 else f" ({len(values)} seed{'s' * (len(values) > 1)})"
 
 
 def summary(runs: Runs) -> list[str]:
@@ -231,10 +221,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not path.is_file():
             maker = "compare_methods.py --results" if path == options.results else "benchmark_inference.py --output"
             parser.error(f"{path}: no such file; run {maker} {path}")
-    rows, speed = (
-        [json.loads(line) for line in path.read_text().splitlines()] if path else []
-        for path in (options.results, options.speed)
-    )
+    rows = list(whole_lines(options.results))
+    speed = [json.loads(line) for line in options.speed.read_text().splitlines()] if options.speed else []
     if not rows:
         parser.error(f"{options.results}: has no lines; run compare_methods.py --results {options.results}")
     encoders = {row["model"] for row in rows if "@" not in row["method"]}

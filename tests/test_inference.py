@@ -245,9 +245,8 @@ def test_joined_batches_give_what_each_gives(name: str) -> None:
                 torch.testing.assert_close(logits, alone, atol=1e-5, rtol=1e-5)
 
 
-def test_one_mask_for_all_rows() -> None:
-    model = build("deebert")
-    inputs = inputs_of(model, "none") | {"attention_mask": (torch.arange(9) < 6).expand(1, 1, 9, 9)}
+def check_every_threshold(model: Model, inputs: dict[str, Tensor]) -> None:
+    """A batch with early exit is what its trace predicts."""
     trace = trace_of(model, inputs)
     for threshold in thresholds_between(trace):
         logits, exit_layer = predicted(model, trace, threshold)
@@ -255,19 +254,19 @@ def test_one_mask_for_all_rows() -> None:
             found = model(**inputs, exit_threshold=threshold)
         torch.testing.assert_close(found.logits, logits, atol=1e-5, rtol=1e-5)
         assert torch.equal(found.exit_layer, exit_layer)
+
+
+def test_one_mask_for_all_rows() -> None:
+    model = build("deebert")
+    inputs = inputs_of(model, "none") | {"attention_mask": (torch.arange(9) < 6).expand(1, 1, 9, 9)}
+    check_every_threshold(model, inputs)
 
 
 @pytest.mark.parametrize("padding", ["right", "none"])
 def test_positions_may_be_the_same_for_all_rows(padding: str) -> None:
     model = build("deebert")
     inputs = inputs_of(model, padding) | {"position_ids": torch.arange(9).flip(0)}
-    trace = trace_of(model, inputs)
-    for threshold in thresholds_between(trace):
-        logits, exit_layer = predicted(model, trace, threshold)
-        with torch.no_grad():
-            found = model(**inputs, exit_threshold=threshold)
-        torch.testing.assert_close(found.logits, logits, atol=1e-5, rtol=1e-5)
-        assert torch.equal(found.exit_layer, exit_layer)
+    check_every_threshold(model, inputs)
 
 
 def test_rows_of_a_batch_come_in_eights() -> None:

@@ -153,6 +153,14 @@ def test_time_saved_is_that_of_the_shape_it_names():
     assert rows[2:] == ["| predict | static-sorted | 32 | 50% | 38% |"]
 
 
+def test_a_half_written_line_is_left_out(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    path.write_text("".join(json.dumps(each) + "\n" for each in exits("deebert")) + '{"dataset": "tr')
+    with pytest.warns(UserWarning, match="line 4: not a whole line, left out"):
+        assert results_page.main([str(path)]) == 0
+    assert "| DeeBERT | 70.5 ± 1.2 |" in (tmp_path / "RESULTS.md").read_text()
+
+
 def test_runs_of_several_encoders_are_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
         written(tmp_path, [*exits("deebert"), *(row | {"model": "another"} for row in exits("berxit"))])
