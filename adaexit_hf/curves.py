@@ -120,6 +120,28 @@ def areas_between(first: Sequence[CurvePoint], second: Sequence[CurvePoint], cos
     return PairwiseAreas(area(left, right), area(-left, -right), start, end)
 
 
+def score_at(curve: Sequence[CurvePoint], mean_layers: float) -> float:
+    """The score at a depth, on the straight line between the points beside it; of points at one depth the best counts.
+
+    Args:
+        curve: from `tradeoff_curve`.
+        mean_layers: layers run per sample, within what the curve has.
+
+    >>> curve = [CurvePoint(0.5, 0.6, 3.0, 0.75), CurvePoint(None, 0.8, 12.0, 0.0)]
+    >>> round(score_at(curve, 7.5), 6)
+    0.7
+
+    Raises:
+        ValueError: a curve with fewer than two different depths or a score that is NaN; a depth beyond it.
+    """
+    costs, scores = _line(curve, "layers")
+    if not costs[0] <= mean_layers <= costs[-1]:
+        raise ValueError(
+            f"mean_layers: got {mean_layers}; the curve goes from {costs[0]:.6g} to {costs[-1]:.6g}, pass one of these"
+        )
+    return _interpolated(costs, scores, costs.new_tensor([mean_layers])).item()
+
+
 def mean_curve(curves: Sequence[Sequence[CurvePoint]], count: int = 100) -> list[CurvePoint]:
     """The mean score of several runs of one method, at `count` depths between those that all of them reach.
 

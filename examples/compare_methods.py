@@ -7,8 +7,9 @@
 Every cell (data set, method, seed) is one run of `run_glue_exit.py` in a process of its own, and one line in the
 results file. The same command continues where it was stopped: cells that have a line with the same settings are not
 run again. Flags after `--` go to every run and replace the recipe below. Where a method does not apply, the tables
-say `-`. Besides the methods of the package there are `plain` (no exits), `limit-K` (plain, the first K layers) and
-`layerdrop` (plain, any number of layers). `'berxit:{"fine_tuning": "joint"}'` is a method with other settings, and
+say `-`. Besides the methods of the package there are `plain` (no exits), `limit-K` (plain, the first K layers),
+`layerdrop` (plain, any number of layers) and `static-K`, the first K layers with one exit, which reads as the methods
+do (`--exit_pooling`). `'berxit:{"fine_tuning": "joint"}'` is a method with other settings, and
 `plain@distilbert/distilbert-base-uncased` one on another encoder. For depths by reconstruction,
 `'depth-adaptive:{"depth_source": "reconstruction"}'`, train a masked language model on each data set's texts before
 (`depths_by_reconstruction.py --work_dir FOLDER/mrpc --masked_lm_only`), and pass `--token_depths FOLDER`.
@@ -134,15 +135,23 @@ def variant_of(name: str, exit_pooling: str | None = None) -> Variant:
 
     >>> variant_of("limit-3@some/encoder")
     Variant(method='plain', config={'num_hidden_layers': 3}, flags='', encoder='some/encoder')
+    >>> variant_of("static-3", exit_pooling="mean").config
+    {'num_hidden_layers': 3, 'exit_layers': [3], 'fine_tuning': 'joint', 'exit_pooling': 'mean'}
     >>> variant_of('berxit:{"fine_tuning": "joint"}', exit_pooling="mean").config
     {'exit_pooling': 'mean', 'fine_tuning': 'joint'}
     """
     row, _, config = name.partition(":")
     base, _, encoder = row.partition("@")
-    limit = re.fullmatch(r"limit-([1-9]\d*)", base)
-    if not limit and base not in {*VARIANTS, *CONFIGS}:
-        raise ValueError(f"methods: got '{base}'; choose from {', '.join(sorted({*VARIANTS, *CONFIGS}))}, limit-3")
-    known = Variant("plain", {"num_hidden_layers": int(limit[1])}) if limit else VARIANTS.get(base, Variant(base))
+    fixed = re.fullmatch(r"(limit|static)-([1-9]\d*)", base)
+    if fixed:
+        layers = int(fixed[2])
+        one_exit = {"exit_layers": [layers], "fine_tuning": "joint"} if fixed[1] == "static" else {}
+        known = Variant("berxit" if one_exit else "plain", {"num_hidden_layers": layers} | one_exit)
+    elif base in {*VARIANTS, *CONFIGS}:
+        known = VARIANTS.get(base, Variant(base))
+    else:
+        names = ", ".join(sorted({*VARIANTS, *CONFIGS}))
+        raise ValueError(f"methods: got '{base}'; choose from {names}, limit-3, static-3")
     pooling = {"exit_pooling": exit_pooling} if exit_pooling and known.method != "plain" else {}
     return known._replace(config=known.config | pooling | json.loads(config or "{}"), encoder=encoder or None)
 

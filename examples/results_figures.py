@@ -7,19 +7,21 @@ from typing import Any
 from compare_methods import grouped
 from comparison_tables import Row, figures
 
-from adaexit_hf.curves import CurvePoint, area_under_curve, areas_between
+from adaexit_hf.curves import CurvePoint, area_under_curve, areas_between, score_at
 
 Runs = Mapping[tuple[str, str], Sequence[Row]]  # one line per seed, by (data set, method)
 
 # In this order in tables and figures; whatever else was run follows.
 METHODS = [
-    "plain", "limit-3", "layerdrop", "deebert", "berxit", "dact-bert", "pabee", "fastbert", "right-tool",
-    "depth-adaptive", "berxit-joint", "berxit-exits-1e-3",
+    "plain", "limit-3", "layerdrop", "static-6", "static-3", "deebert", "berxit", "dact-bert", "pabee", "fastbert",
+    "right-tool", "depth-adaptive", "berxit-joint", "berxit-exits-1e-3",
 ]  # fmt: skip
 NAMES = {
     "deebert": "DeeBERT", "berxit": "BERxiT", "dact-bert": "DACT-BERT", "pabee": "PABEE", "fastbert": "FastBERT",
     "right-tool": "Right Tool", "depth-adaptive": "Depth-Adaptive", "berxit-exits-1e-3": "BERxiT, exits 1e-3",
 }  # fmt: skip
+OURS = "berxit-exits-1e-3"
+PAPERS = [method for method in NAMES if method != OURS]
 DATASETS = ["mrpc", "rte", "sst2", "trec", "stsb", "sick", "cola", "mr", "imdb"]
 
 
@@ -36,6 +38,10 @@ def names_of(runs: Runs) -> tuple[list[str], list[str]]:
     """Data sets and methods that were run."""
     datasets, methods = (list(dict.fromkeys(each)) for each in zip(*runs, strict=True))
     return in_order(datasets, DATASETS), in_order(methods, METHODS)
+
+
+def datasets_of(runs: Runs) -> list[str]:
+    return names_of(runs)[0]
 
 
 def by_method(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
@@ -83,6 +89,20 @@ def area(row: Row, start: float) -> float | None:
     if not curve or min(point.mean_layers for point in curve) > start:
         return None
     return 100 * area_under_curve(curve, depth, between=(start, float(depth)))
+
+
+def full_score(row: Row) -> float:
+    """In percent."""
+    return 100 * figures(row)["validation"].full
+
+
+def score_after_three_layers(row: Row) -> float | None:
+    """In percent, in the mean over texts; of a model of three layers all it has. None where it is not known."""
+    curve, run = curve_of(row), figures(row)["validation"]
+    if run.layer == run.depth == 3:
+        return full_score(row)
+    layers = [point.mean_layers for point in curve]
+    return 100 * score_at(curve, 3) if curve and min(layers) <= 3 <= max(layers) else None
 
 
 def above(first: Sequence[CurvePoint], second: Sequence[CurvePoint]) -> float:

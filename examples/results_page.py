@@ -18,6 +18,7 @@ from pathlib import Path
 from string import Template
 
 import results_claims as claims
+import results_savings as savings
 from compare_methods import applies, variant_of, whole_lines
 from comparison_tables import LEGEND, figures, markdown, measured, seeds_if_few, tables
 from matplotlib import rc_context
@@ -96,7 +97,10 @@ def summary(runs: Runs) -> list[str]:
 
 
 def has_exits(method: str) -> bool:
-    return variant_of(method).method != "plain"
+    """Exits besides the one at the end."""
+    variant = variant_of(method)
+    layers = variant.config.get("exit_layers")
+    return variant.method != "plain" and (layers is None or len(layers) > 1)
 
 
 def card_table(runs: Runs, method: str) -> list[str]:
@@ -201,10 +205,10 @@ def page(runs: Runs, speed: Sequence[Row], folder: Path) -> str:
         "pictures": draw(runs, folder),
         "areas_from_a_third": areas(runs, 1 / 3),
         "areas_from_half": areas(runs, 1 / 2),
-        "saving_on_the_clock": claims.saving_on_the_clock(speed),
-        "heads": claims.heads(),
+        "saving_on_the_clock": savings.saving_on_the_clock(speed),
+        "heads": savings.heads(),
     }
-    parts |= {claim.__name__: claim(runs) for claim in claims.OF_RUNS}
+    parts |= {claim.__name__: claim(runs) for claim in (*claims.OF_RUNS, *savings.OF_RUNS)}
     return Template(TEMPLATE.read_text()).substitute({name: "\n".join(lines) for name, lines in parts.items()})
 
 

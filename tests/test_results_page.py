@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import results_claims
 import results_figures
 import results_page
+import results_savings
 from results_figures import by_method
 
 from adaexit_hf.curves import CurvePoint
@@ -63,7 +64,7 @@ def test_the_examples_in_the_docstrings(module):
 
 
 def test_the_pages_in_the_repository_are_up_to_date(tmp_path):
-    pages = [CARDS.parent / "README.md", *(CARDS / f"{method}.md" for method in results_claims.PAPERS)]
+    pages = [CARDS.parent / "README.md", *(CARDS / f"{method}.md" for method in results_figures.PAPERS)]
     copies = [Path(shutil.copy(page, tmp_path)) for page in pages]
     runs, speed = (shutil.copy(CARDS / name, tmp_path) for name in ("comparison.jsonl", "inference_speed.jsonl"))
     assert results_page.main([str(runs), "--speed", str(speed), "--pages", *map(str, copies)]) == 0
@@ -116,6 +117,33 @@ def test_every_layer_by_how_it_was_trained():
     assert "| berxit minus deebert, last exit | 2.00 ± 0.00, higher |" in lines
 
 
+def test_exits_against_models_of_their_own():
+    # On the line from 60 % at one layer to 80 % at full depth; the static models are their last points.
+    short = line("static-3", 0, [(None, 0.65, 3.0)])
+    short["results"]["validation"]["by_exit"] = {"3": {"accuracy": 0.65}}
+    deep = line("static-6", 0, [(None, 0.7, 6.0)])
+    run = line("deebert", 0, [(0.5, 0.6, 1.0), (None, 0.8, 5.0)])
+    assert results_claims.against_static(by_method([short, deep, run]))[2:] == [
+        "| deebert minus static-3, after three layers | 5.00 (1 seed) |",
+        "| deebert minus static-6, full depth | 10.00 (1 seed) |",
+    ]
+
+
+def test_a_method_that_runs_more_layers_is_not_compared_with_three():
+    late = line("pabee", 0, [(2.0, 0.8, 4.0), (None, 0.9, 6.0)])
+    assert results_figures.score_after_three_layers(late) is None
+
+
+def test_ponder_costs_in_their_order():
+    other = 'dact-bert:{"ponder_cost": 0.05}'
+    curve = [(0.0, 0.7, 1.5), (None, 0.8, 2.0)]
+    runs = by_method([line(other, 0, curve), line("dact-bert", 0, curve)])
+    assert results_savings.ponder_costs(runs)[2:] == [
+        "| trec | 0.005 | 1 | 80.0 | 1.50 | 70.0 | 1.50 |",
+        "| trec | 0.05 | 1 | 80.0 | 1.50 | 70.0 | 1.50 |",
+    ]
+
+
 def test_learning_to_exit_against_patience_by_hand():
     runs = by_method([*exits("berxit", dataset="stsb"), *exits("pabee", gain=0.04, dataset="stsb")])
     assert results_claims.regression(runs)[2:] == [
@@ -125,19 +153,19 @@ def test_learning_to_exit_against_patience_by_hand():
 
 
 def test_the_test_set_is_the_one_that_counts_for_a_promise():
-    (row,) = results_claims.transfer(by_method(exits("deebert")))[2:]
+    (row,) = results_savings.transfer(by_method(exits("deebert")))[2:]
     assert row == "| deebert | 23.0 (24.0) |"  # 20 to 22 points on validation, 2 more on test
 
 
 def test_texts_at_the_last_layer():
     sound = [line("dact-bert", seed, [(0.0, 0.7, 1.5), (None, 0.8, 2.0)]) for seed in range(3)]
-    rows = results_claims.last_layers(by_method([*sound, *exits("deebert")]))
+    rows = results_savings.last_layers(by_method([*sound, *exits("deebert")]))
     assert "| deebert | 50 % |" in rows and "| dact-bert, threshold 0: mean layers | 1.50 ± 0.00 |" in rows
 
 
 def test_where_depths_come_from():
     halting = 'depth-adaptive:{"depth_source":"halting"}'
-    rows = results_claims.depth_sources(by_method([*exits("depth-adaptive", gain=0.01), *exits(halting)]))
+    rows = results_savings.depth_sources(by_method([*exits("depth-adaptive", gain=0.01), *exits(halting)]))
     assert rows[2:] == [
         "| trec | depth-adaptive | 3 | 82.0 ± 2.5 | 1.00 ± 0.00 |  |",
         f"| trec | {halting} | 3 | 81.0 ± 2.5 | 1.00 ± 0.00 | 1.00 ± 0.00, higher |",
@@ -149,7 +177,7 @@ def test_time_saved_is_that_of_the_shape_it_names():
         "device": "cpu", "weights": "random", "hidden_size": 768, "candidate": "predict", "baseline": "static-sorted",
         "batch_size": 32, "layer_speed_up": 2.0, "speed_up": [1.0, 1.6, 3.0],
     }  # fmt: skip
-    rows = results_claims.saving_on_the_clock([run, run | {"device": "cuda"}, run | {"hidden_size": 128}])
+    rows = results_savings.saving_on_the_clock([run, run | {"device": "cuda"}, run | {"hidden_size": 128}])
     assert rows[2:] == ["| predict | static-sorted | 32 | 50% | 38% |"]
 
 
@@ -183,7 +211,7 @@ def test_a_seed_without_a_test_set_leaves_the_other_seeds(tmp_path):
 def test_the_threshold_of_another_seed_by_hand():
     chosen = [[(0.2, 0.7, 1.0), (0.4, 0.75, 1.5), (None, 0.8, 2.0)], [(0.41, 0.5, 1.2), (None, 0.9, 2.0)]]
     runs = by_method([line("deebert", seed, chosen[seed % 2]) for seed in range(3)])
-    (row,) = results_claims.threshold_sensitivity(runs)[2:]
+    (row,) = results_savings.threshold_sensitivity(runs)[2:]
     # 0.41 is nearest to 0.4 of seeds 0 and 2, which then lose 5 points; 0.2 costs seed 1 40, and the others 10.
     assert row == "| deebert | trec | 0.2, 0.41, 0.2 | 1.00 to 1.20 | 1.00 to 1.50 | 18.3 (40.0) |"
 
