@@ -21,11 +21,11 @@ from .evaluation import (
     tradeoff_curve,
 )
 from .explained_values import NoGradientError
+from .extras import needed
 from .html_report import TokenAttributions, build_report, token_attributions
 from .interpretation import explain
 from .intervals import UndefinedResamplesError, bootstrap_samples
 from .labelled_data import DataArguments, evaluation_splits, first_rows, load_splits
-from .probes import needed
 from .results import print_curve, print_results
 from .results import report as numbers
 from .tasks import Labels, check_columns, metric_function, tokenize
@@ -198,7 +198,7 @@ def report(options: ReportOptions, given: Any) -> None:
     if options.explain_steps < 2:
         raise ValueError(f"explain_steps: got {options.explain_steps}; pass a whole number from 2, e.g. 64")
     if options.explain:
-        needed("captum.attr")  # before everything else takes its time
+        needed("captum.attr", "interpret")  # before everything else takes its time
     model, tokenizer = load(given.checkpoint, options)
     sets, texts, metrics = labelled(model, tokenizer, options)
     traces, threshold = trace_all(model, sets, options.batch_size, options.flops), model.config.exit_threshold

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from .explained_texts import Texts, texts
 from .explained_values import Unrolled, Value, answer, probability, readiness
+from .extras import needed
 from .faithfulness import ROUNDING, completeness_error, faithfulness, warn_of_incomplete
 from .models.configuration_early_exit import Threshold, check_choice
 from .models.modeling_early_exit import EarlyExitForSequenceClassification
-from .probes import needed
 
 
 class Attribution(NamedTuple):
@@ -145,7 +145,7 @@ def explain(
     chosen = known if layers is None else list(layers)
     if not chosen or not set(chosen) <= set(known):
         raise ValueError(f"layers: got {layers}; exits are after layers {known}, pass some of these")
-    gradients = needed("captum.attr").IntegratedGradients
+    gradients = needed("captum.attr", "interpret").IntegratedGradients
     kinds = [(readiness, readiness)] * scores + [(answer, probability)]  # what cannot be explained first, to refuse it
     desc, found = "Explaining" if progress else None, {}
     _check_steps(steps)
@@ -204,7 +204,7 @@ def layer_conductance(
     """
     run = Unrolled(model)
     forward = run.of({"answer": answer, "score": readiness}[check_choice("of", of, ("answer", "score"))])
-    conductance = needed("captum.attr").LayerConductance
+    conductance = needed("captum.attr", "interpret").LayerConductance
     exit_layers, hidden = torch.tensor(model.config.exit_layers), model.config.encoder_config.hidden_size
     desc, found = "Explaining layers" if progress else None, {}
     _check_steps(steps)

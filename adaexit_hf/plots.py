@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .evaluation import CurvePoint
+from .extras import needs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -133,7 +134,8 @@ def exit_figure(histogram: Mapping[int, int], depth: int, on: str = "") -> "Figu
 
 def _canvas(title: str) -> tuple["Figure", "Axes"]:
     """An empty figure with a solid ground, which a page in dark mode does not shine through."""
-    from matplotlib.figure import Figure
+    with needs("plot"):
+        from matplotlib.figure import Figure
 
     figure = Figure(figsize=SIZE, dpi=DPI, facecolor="white", layout="constrained")
     axes = figure.add_subplot()

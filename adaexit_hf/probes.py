@@ -1,6 +1,5 @@
 """What can be seen of a model without gradients: attention, what confidence depends on, and answers not waited for."""
 
-import importlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .evaluation import ExitTrace, predictions
+from .extras import needed
 from .models.batches import by_length, checked_rows, model_inputs
 from .models.configuration_early_exit import Threshold
 from .models.exit_heads import confidence
@@ -132,7 +132,7 @@ def confidence_bleu_correlation(trace: ExitTrace, first: Sequence[str], second: 
     for name, sentences in (("first", first), ("second", second)):
         if len(sentences) != samples:
             raise ValueError(f"{name}: got {len(sentences)} sentences for {samples} samples; pass one for each")
-    score = needed("sacrebleu").sentence_bleu
+    score = needed("sacrebleu", "interpret").sentence_bleu
     pairs = zip(first, second, strict=True)
     bleu = torch.tensor([score(one, [other], use_effective_order=True).score for one, other in pairs])
     sure, said = confidence(trace.logits), trace.logits.argmax(dim=-1)  # (samples, exits)
@@ -215,18 +215,3 @@ def as_json(result: Any, digits: int = 6) -> Any:
     if isinstance(result, float):
         return float(f"{result:.{digits}g}") if result - result == 0 else None
     return result
-
-
-def needed(module: str) -> Any:
-    """A module of the extra `interpret`.
-
-    Raises:
-        ImportError: it is not installed.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(
-            f"explanations need {module.split('.')[0]}, which could not be imported ({error}); call "
-            "pip install adaexit_hf[interpret]"
-        ) from error

@@ -4,12 +4,16 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import datasets
-import evaluate
 import numpy as np
 import torch
-from scipy.stats import ConstantInputWarning, pearsonr, spearmanr
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+from .extras import needs
+
+with needs("train"):
+    import datasets
+    import evaluate
+    from scipy.stats import ConstantInputWarning, pearsonr, spearmanr
+    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 METRICS = ("accuracy", "f1", "matthews_correlation", "pearson", "spearmanr")
 
