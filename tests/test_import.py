@@ -4,20 +4,18 @@ import subprocess
 import sys
 
 import pytest
+from fresh import run
 
 import adaexit_hf
 from adaexit_hf.models import METHODS
 
 
-def run(code: str) -> str:
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert found.returncode == 0, found.stderr
-    return found.stdout.strip()
-
-
 def test_importing_the_package_imports_neither_torch_nor_the_auto_classes() -> None:
     late = {"torch", "transformers.models.auto", "transformers.pipelines", "transformers.trainer"}
-    assert run(f"import sys, adaexit_hf; print({late} & set(sys.modules))") == "set()"
+    code = f"import sys, adaexit_hf; print({late} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.strip() == "set()"
 
 
 @pytest.mark.slow
