@@ -1,6 +1,5 @@
 """GLUE and SICK: which columns, which metric; and any other labelled text, tokenized (extra `train`)."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ from .extras import needs
 with needs("train"):
     import datasets
     import evaluate
-    from scipy.stats import ConstantInputWarning, pearsonr, spearmanr
+    from scipy.stats import pearsonr, spearmanr
     from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 METRICS = ("accuracy", "f1", "matthews_correlation", "pearson", "spearmanr")
@@ -49,16 +48,17 @@ def compute_score(metric: str, predictions: Any, references: Any) -> float:
         references: the same for the truth.
 
     Returns:
-        the score: accuracy and F1 in [0, 1], correlations in [-1, 1]. A correlation with constant predictions is 0.
+        the score: accuracy and F1 in [0, 1], correlations in [-1, 1]. A correlation with constant predictions is 0,
+        and with one that is not finite NaN.
 
     >>> compute_score("f1", [1, 1, 0, 0], [1, 0, 1, 0]), round(compute_score("pearson", [0.1, 0.4, 0.2], [1, 3, 2]), 6)
     (0.5, 0.981981)
 
     Raises:
         ValueError: an unknown metric; references that are all the same, or for F1 have no class 1, where the metric is
-            not defined.
+            not defined; more than two classes for F1.
     """
-    wanted = np.asarray(references)
+    given, wanted = np.asarray(predictions), np.asarray(references)
     one_class = not bool((wanted == 1).any()) if metric == "f1" else bool((wanted == wanted[:1]).all())
     if one_class and metric in METRICS and metric != "accuracy":
         what = "have no class 1" if metric == "f1" else "are all the same"
@@ -69,15 +69,22 @@ def compute_score(metric: str, predictions: Any, references: Any) -> float:
     if metric == "accuracy":
         return float(accuracy_score(references, predictions))
     if metric == "f1":
+        highest = max(given.max(), wanted.max())
+        if highest > 1:
+            raise ValueError(
+                f"metric: f1 is of class 1 of two, and there are classes up to {highest}; pass accuracy or "
+                "matthews_correlation"
+            )
         return float(f1_score(references, predictions))
     if metric == "matthews_correlation":
         return float(matthews_corrcoef(references, predictions))
     if metric in ("pearson", "spearmanr"):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConstantInputWarning)
-            correlations: dict[str, Callable[..., Any]] = {"pearson": pearsonr, "spearmanr": spearmanr}
-            value = float(correlations[metric](predictions, references)[0])
-        return 0.0 if value != value else value
+        if not np.isfinite(given).all():
+            return float("nan")
+        if (given == given[:1]).all():
+            return 0.0
+        correlations: dict[str, Callable[..., Any]] = {"pearson": pearsonr, "spearmanr": spearmanr}
+        return float(correlations[metric](predictions, references)[0])
     raise ValueError(f"metric: got {metric!r}; choose {', '.join(METRICS[:-1])} or {METRICS[-1]}")
 
 

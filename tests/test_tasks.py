@@ -35,6 +35,19 @@ def test_constant_predictions_correlate_with_nothing(metric):
     assert compute_score(metric, [1, 1, 1], [0, 1, 1]) == 0.0
 
 
+@pytest.mark.parametrize("metric", ["pearson", "spearmanr"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_predictions_that_are_not_finite_have_no_correlation(metric, value):
+    assert np.isnan(compute_score(metric, [value, 1.0, 2.0], [1.0, 2.0, 3.0]))
+    assert np.isnan(compute_score(metric, [value] * 3, [1.0, 2.0, 3.0]))
+
+
+@pytest.mark.parametrize(("predictions", "references"), [([0, 1, 2], [0, 1, 1]), ([0, 1, 0], [0, 1, 2])])
+def test_f1_is_of_two_classes(predictions, references):
+    with pytest.raises(ValueError, match="metric: f1 is of class 1 of two, and there are classes up to 2; pass accur"):
+        compute_score("f1", predictions, references)
+
+
 @pytest.mark.parametrize(
     ("metric", "references", "message"),
     [
