@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .flops import RowFlops
-from .models.batches import full_depth, label_column, row_labels, stream_rows
+from .models.batches import full_depth, label_column, row_labels, stream_rows, wrong_labels
 from .models.exit_types import first_ready
 from .models.modeling_early_exit import EarlyExitForSequenceClassification
 
@@ -46,7 +46,8 @@ class ExitTrace:
         about: anything else that JSON can hold: data set, split, seed.
 
     Raises:
-        ValueError: no samples; shapes that do not fit each other; exit layers that do not ascend; an unknown `ready`.
+        ValueError: no samples; shapes that do not fit each other; a label that is no class index, or not finite; exit
+            layers that do not ascend; an unknown `ready`.
     """
 
     logits: Tensor
@@ -76,6 +77,10 @@ class ExitTrace:
                 raise ValueError(
                     f"{name}: got shape {tuple(value.shape)}; {samples} samples with {exits} exits need {shape}"
                 )
+        if self.labels is not None and bool((wrong := wrong_labels(self.labels, labels)).any()):
+            place = int(wrong.nonzero()[0, 0])
+            allowed = "finite numbers" if labels == 1 else f"class indices from 0 to {labels - 1}"
+            raise ValueError(f"labels: got {self.labels[place].item()} for sample {place}; pass {allowed}")
         layers = list(self.exit_layers)
         if len(layers) != exits or layers != sorted(set(layers)) or layers[0] < 1:
             raise ValueError(
@@ -203,8 +208,8 @@ def collect_trace(
         the trace, in the order of the data set, on the CPU in float32.
 
     Raises:
-        ValueError: the data set is empty, or has no `input_ids`; a label that is no number; a method whose `ready` is
-            no plain comparison.
+        ValueError: the data set is empty, or has no `input_ids`; a label that is no class index or no number, or that
+            only some rows have; a method whose `ready` is no plain comparison.
     """
     config = model.config
     comparison = next((name for name, function in _COMPARISONS.items() if function is model.ready), None)
@@ -220,17 +225,17 @@ def collect_trace(
     with tqdm(total=total, desc="Tracing exits", unit=" rows", disable=not progress) as bar:
         while window := list(islice(stream, _WINDOW * batch_size)):
             column = label_column(window[0]) if not lengths else column
-            labels.append(row_labels(window, config.num_labels, column, len(lengths)) if column else None)
+            known = labels[0] is not None if labels else None
+            labels.append(row_labels(window, config.num_labels, column, len(lengths), known) if column else None)
             lengths += [text_length(row) for row in window]
             parts.append(full_depth(model, window, batch_size, tell=bar.update))
             if counter is not None:
                 flops += [counter.of(row, text_length(row)) for row in window]
     logits, scores = (torch.cat(each) for each in zip(*parts, strict=True))
-    known = [each for each in labels if each is not None]
     return ExitTrace(
         logits,
         scores,
-        torch.cat(known) if len(known) == len(labels) else None,
+        torch.cat([each for each in labels if each is not None]) if labels[0] is not None else None,
         tuple(config.exit_layers),
         comparison,
         criterion=config.exit_criterion,
@@ -260,13 +265,16 @@ def check_same_data(traces: Sequence[ExitTrace]) -> None:
     """Refuse traces that are not of the same samples with the same labels; their exits may differ.
 
     Raises:
-        ValueError: no traces, or other samples, labels or label names.
+        ValueError: no traces, or another data set (`about["dataset"]`), other samples, labels or label names.
     """
     if not traces:
         raise ValueError("traces: got none; pass at least one")
     first = traces[0]
     for number, trace in enumerate(traces[1:], 1):
-        if len(trace.logits) != len(first.logits):
+        names = trace.about.get("dataset"), first.about.get("dataset")
+        if None not in names and names[0] != names[1]:
+            what = f"the data set {names[0]!r}, trace 0 has {names[1]!r}"
+        elif len(trace.logits) != len(first.logits):
             what = f"{len(trace.logits)} samples, trace 0 has {len(first.logits)}"
         elif trace.logits.shape[2] != first.logits.shape[2]:
             what = f"{trace.logits.shape[2]} labels, trace 0 has {first.logits.shape[2]}"

@@ -104,6 +104,8 @@ IMPOSSIBLE = [
     pytest.param({"logits": torch.zeros(2, 3)}, r"logits: got shape \(2, 3\); a trace needs at least", id="no labels"),
     pytest.param({"scores": torch.zeros(2, 2)}, r"scores: got shape \(2, 2\); 2 samples with 3 exits", id="scores"),
     pytest.param({"labels": torch.zeros(3)}, r"labels: got shape \(3,\); 2 samples with 3 exits need", id="labels"),
+    pytest.param({"labels": torch.tensor([0, 7])}, "labels: got 7 for sample 1; pass class indices fr", id="label"),
+    pytest.param({"labels": torch.tensor([NAN, 1])}, "labels: got nan for sample 0; pass class", id="nan label"),
     pytest.param({"exit_layers": (1, 2)}, r"exit_layers: got \(1, 2\); pass 3 ascending layer", id="few layers"),
     pytest.param({"exit_layers": (0, 1, 2)}, r"exit_layers: got \(0, 1, 2\); pass 3 ascending", id="layer 0"),
     pytest.param({"exit_layers": (3, 2, 6)}, r"exit_layers: got \(3, 2, 6\); pass 3 ascending", id="descending"),
@@ -147,6 +149,7 @@ def test_spread_thresholds_are_those_of_the_config(name: str) -> None:
 
 OTHER_DATA = [
     pytest.param({"take": [0]}, "traces: trace 1 has 1 samples, trace 0 has 2; collect all of them on", id="samples"),
+    pytest.param({"about": {"dataset": "rte"}}, "traces: trace 1 has the data set 'rte', trace 0", id="name"),
     pytest.param({"logits": torch.zeros(2, 3, 4)}, "traces: trace 1 has 4 labels, trace 0 has 2", id="label count"),
     pytest.param({"label_names": ("a", "b")}, r"traces: trace 1 has the classes \('a', 'b'\), trace", id="classes"),
     pytest.param({"labels": torch.tensor([1, 1])}, "traces: trace 1 has other labels than trace 0", id="labels"),
@@ -159,7 +162,7 @@ def test_traces_of_different_data_side_by_side(changes: dict[str, Any], message:
     taken = changes.get("take", [0, 1])
     other = by_hand(**{key: value for key, value in changes.items() if key != "take"}).take(torch.tensor(taken))
     with pytest.raises(ValueError, match=message):
-        check_same_data([by_hand(label_names=("no", "yes")), other])
+        check_same_data([by_hand(label_names=("no", "yes"), about={"dataset": "mrpc"}), other])
 
 
 def test_other_exits_on_the_same_data_may_stand_side_by_side() -> None:
@@ -201,7 +204,7 @@ def test_windows_change_nothing() -> None:
     assert one.labels is not None and many.labels is not None and torch.equal(one.labels, many.labels)
 
 
-@pytest.mark.parametrize("value", [None, "good"])
+@pytest.mark.parametrize("value", [None, "good", 3, -1, -100, NAN, 0.5])
 def test_a_bad_label_is_found_where_it_is(value: Any) -> None:
     rows = texts(100)
     rows[70] = rows[70] | {"label": value}
@@ -209,10 +212,16 @@ def test_a_bad_label_is_found_where_it_is(value: Any) -> None:
         collect_trace(new_model("deebert"), rows, batch_size=1, progress=False)
 
 
-def test_no_labels_where_one_is_minus_1() -> None:
-    rows = texts(100)
-    rows[70] = rows[70] | {"label": -1}
-    assert collect_trace(new_model("deebert"), rows, batch_size=1, progress=False).labels is None
+def test_a_label_of_a_regression_that_is_not_finite() -> None:
+    rows = [row | {"label": NAN if place == 2 else -1.0} for place, row in enumerate(texts(4))]
+    with pytest.raises(ValueError, match="label: got nan in row 2; pass finite numbers, and drop rows"):
+        collect_trace(new_model("berxit", num_labels=1), rows, progress=False)
+
+
+def test_labels_that_start_after_rows_without() -> None:
+    rows = [row | {"label": -1} for row in texts(70)] + texts(2)
+    with pytest.raises(ValueError, match="label: got . in row 70, but the rows before it have no label; pass class"):
+        collect_trace(new_model("deebert"), rows, batch_size=1, progress=False)
 
 
 def test_pads_do_not_count_as_length() -> None:

@@ -93,16 +93,30 @@ def label_column(row: Row) -> str | None:
     return next((name for name in ("labels", "label") if row.get(name) is not None), None)
 
 
-def row_labels(rows: Sequence[Row], num_labels: int, column: str | None = None, start: int = 0) -> Tensor | None:
-    """The labels, (rows,); None where there are none, or where one is -1, as in GLUE's test sets.
+def wrong_labels(labels: Tensor, num_labels: int) -> Tensor:
+    """Which labels are none: no class index, or with one label no finite number; any shape -> bool.
+
+    >>> wrong_labels(torch.tensor([0, 2, 3, -1]), 3).tolist(), wrong_labels(torch.tensor([0.5, torch.nan]), 1).tolist()
+    ([False, False, True, True], [False, True])
+    """
+    if num_labels == 1:
+        return ~labels.isfinite()
+    return (labels < 0) | (labels >= num_labels) | (labels != labels.round())  # NaN, too, is not itself
+
+
+def row_labels(
+    rows: Sequence[Row], num_labels: int, column: str | None = None, start: int = 0, labelled: bool | None = None
+) -> Tensor | None:
+    """The labels, (rows,); None where there are none, or where all are negative, as in GLUE's test sets.
 
     Args:
         num_labels: 1 for regression, where -1 is a number like others.
         column: default: that of the first row.
         start: the place of the first row in its data set, for errors.
+        labelled: whether the rows before these have labels; None where there are none before.
 
     Raises:
-        ValueError: a label that is no number.
+        ValueError: a label that is no number, no class index, not finite, or missing where other rows have one.
     """
     name = column or label_column(rows[0])
     if name is None:
@@ -115,7 +129,19 @@ def row_labels(rows: Sequence[Row], num_labels: int, column: str | None = None, 
                 "numbers for regression, and drop rows without one"
             )
     labels = torch.tensor(values)
-    return None if num_labels > 1 and bool((labels < 0).any()) else labels
+    missing = (labels < 0) if num_labels > 1 else torch.zeros_like(labels, dtype=torch.bool)
+    if not labelled and bool(missing.all()):
+        return None
+    wrong = ~missing if labelled is False else wrong_labels(labels, num_labels)
+    if bool(wrong.any()):
+        place = int(wrong.nonzero()[0, 0])
+        before = ", but the rows before it have no label" if labelled is False else ""
+        allowed = "finite numbers" if num_labels == 1 else f"class indices from 0 to {num_labels - 1}"
+        raise ValueError(
+            f"{name}: got {values[place]} in row {start + place}{before}; pass {allowed}, and drop rows without a "
+            "label, or the column"
+        )
+    return labels
 
 
 def by_length(
