@@ -45,29 +45,27 @@ class PairwiseAreas(NamedTuple):
 
 
 def area_under_curve(
-    curve: Sequence[CurvePoint], depth: int, between: tuple[float, float] | None = None, cost: Cost = "layers"
+    curve: Sequence[CurvePoint], between: tuple[float, float] | None = None, cost: Cost = "layers"
 ) -> float:
-    """Mean score of the curve: integrated over the fraction of layers run, by trapezoids, and divided by the width.
+    """Mean score of the curve: integrated over the layers run, by trapezoids, and divided by the width.
 
     The unit is the metric's. Where points have the same cost, the best counts. DACT-BERT, section 4.3.
 
     Args:
         curve: from `tradeoff_curve`.
-        depth: layers of the model.
         between: lowest and highest mean layers (or FLOPs), between which to integrate; methods can be compared over
             the same range only. Default: all that the curve has.
-        cost: "layers", or "flops" where the trace has counted them; then `depth` does not matter.
+        cost: "layers", or "flops" where the trace has counted them.
 
-    >>> area_under_curve([CurvePoint(0.5, 0.6, 3.0, 0.75), CurvePoint(None, 0.8, 12.0, 0.0)], depth=12)
+    >>> area_under_curve([CurvePoint(0.5, 0.6, 3.0, 0.75), CurvePoint(None, 0.8, 12.0, 0.0)])
     0.7
-    >>> area_under_curve([CurvePoint(0.5, 0.6, 3.0, 0.75), CurvePoint(None, 0.8, 12.0, 0.0)], 12, between=(3, 7.5))
+    >>> area_under_curve([CurvePoint(0.5, 0.6, 3.0, 0.75), CurvePoint(None, 0.8, 12.0, 0.0)], between=(3, 7.5))
     0.65
 
     Raises:
         ValueError: fewer than two different costs, a score that is NaN, or a range beyond the curve.
     """
     costs, scores = _line(curve, cost)
-    unit = depth if cost == "layers" else costs[-1].item()
     if between is not None:
         low, high = between
         if not costs[0] <= low < high <= costs[-1]:
@@ -77,7 +75,6 @@ def area_under_curve(
             )
         grid = torch.cat([costs[(costs > low) & (costs < high)], costs.new_tensor([low, high])]).sort().values
         costs, scores = grid, _interpolated(costs, scores, grid)
-    costs = costs / unit
     return round((torch.trapezoid(scores, costs) / (costs[-1] - costs[0])).item(), 12)
 
 

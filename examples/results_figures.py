@@ -88,7 +88,7 @@ def area(row: Row, start: float) -> float | None:
     curve, depth = curve_of(row), figures(row)["validation"].depth
     if not curve or min(point.mean_layers for point in curve) > start:
         return None
-    return 100 * area_under_curve(curve, depth, between=(start, float(depth)))
+    return 100 * area_under_curve(curve, between=(start, float(depth)))
 
 
 def full_score(row: Row) -> float:

@@ -73,7 +73,7 @@ def value_at(curve: list[CurvePoint], where: float) -> float:
 
 def test_the_difference_of_the_areas_is_that_of_the_means() -> None:
     found, width = areas_between(FALLING, RISING), 2
-    means = [area_under_curve(curve, depth=12) for curve in (FALLING, RISING)]
+    means = [area_under_curve(curve) for curve in (FALLING, RISING)]
     assert found.first_above - found.second_above == pytest.approx((means[0] - means[1]) * width)
 
 
@@ -82,14 +82,14 @@ def test_the_difference_of_the_areas_is_that_of_the_means() -> None:
     [(None, 0.7), ((3, 12), 0.7), ((3, 7.5), 0.65), ((7.5, 12), 0.75), ((4, 5), 0.6 + 0.2 * 1.5 / 9)],
 )
 def test_the_area_in_a_range(between: Any, area: float) -> None:
-    assert area_under_curve(line((3, 0.6), (12, 0.8)), 12, between) == pytest.approx(area, abs=1e-9)
+    assert area_under_curve(line((3, 0.6), (12, 0.8)), between) == pytest.approx(area, abs=1e-9)
 
 
 def test_flops_are_another_axis() -> None:
     curve = [CurvePoint(0.5, 0.5, 3.0, 0.75, 10.0), CurvePoint(0.2, 1.0, 6.0, 0.5, 40.0)]
     curve.append(CurvePoint(None, 1.0, 12.0, 0.0, 50.0))
-    assert area_under_curve(curve, 12, cost="flops") == pytest.approx((0.75 * 30 + 10) / 40)
-    assert area_under_curve(curve, 12) == pytest.approx((0.75 * 3 + 6) / 9)
+    assert area_under_curve(curve, cost="flops") == pytest.approx((0.75 * 30 + 10) / 40)
+    assert area_under_curve(curve) == pytest.approx((0.75 * 3 + 6) / 9)
     assert areas_between(curve, line((3e-6, 0.5), (5e-5, 0.5)), "flops").first_above == pytest.approx(
         0.25 * 27 + 0.5 * 10, 0.2
     )
@@ -97,15 +97,15 @@ def test_flops_are_another_axis() -> None:
 
 FLAT = [CurvePoint(None, 1.0, 1.0, 0.0)]
 BAD_CURVES: Any = [
-    pytest.param(lambda: area_under_curve(line((3, NAN), (5, 1)), 12), "curve: the score at .* is nan; use", id="nan"),
-    pytest.param(lambda: area_under_curve(FALLING, 12, (1, 3)), r"between: got \(1, 3\); the curve goes", id="beyond"),
-    pytest.param(lambda: area_under_curve(FALLING, 12, (3, 3)), r"between: got \(3, 3\); the curve", id="no width"),
-    pytest.param(lambda: area_under_curve(FALLING, 12, cost="time"), "cost: got 'time'; choose 'layers'", id="cost"),
+    pytest.param(lambda: area_under_curve(line((3, NAN), (5, 1))), "curve: the score at .* is nan; use", id="nan"),
+    pytest.param(lambda: area_under_curve(FALLING, (1, 3)), r"between: got \(1, 3\); the curve goes", id="beyond"),
+    pytest.param(lambda: area_under_curve(FALLING, (3, 3)), r"between: got \(3, 3\); the curve", id="no width"),
+    pytest.param(lambda: area_under_curve(FALLING, cost="time"), "cost: got 'time'; choose 'layers'", id="cost"),
     pytest.param(
         lambda: areas_between(FALLING, line((5, 1), (6, 1))), "curves: go from 2 to 4 and 5 to 6", id="apart"
     ),
     pytest.param(lambda: areas_between(FALLING, line((5, 1))), "curve: got points at 1 depth; an area", id="point"),
-    pytest.param(lambda: area_under_curve(FLAT, 1, cost="flops"), "curve: knows no FLOPs; collect", id="no flops"),
+    pytest.param(lambda: area_under_curve(FLAT, cost="flops"), "curve: knows no FLOPs; collect", id="no flops"),
 ]
 
 

@@ -48,7 +48,7 @@ def test_a_curve_computed_by_hand(by_hand: ExitTrace) -> None:
         CurvePoint(0.7, 1.0, 3.5, pytest.approx(5 / 12)),  # after 2, 3, 6, 3
         CurvePoint(None, 0.5, 6.0, 0.0),
     ]
-    assert area_under_curve(curve, depth=6) == pytest.approx((0.875 * 1 + 0.75 * 2.5) / 3.5)
+    assert area_under_curve(curve) == pytest.approx((0.875 * 1 + 0.75 * 2.5) / 3.5)
 
 
 def test_answers_and_layers_at_one_threshold(by_hand: ExitTrace) -> None:
@@ -215,14 +215,14 @@ def test_expected_saving() -> None:
 def test_the_area_is_the_mean_score_with_the_best_of_equal_depths() -> None:
     curve = [CurvePoint(0.1, 0.6, 3.0, 0.75), CurvePoint(0.2, 0.9, 6.0, 0.5), CurvePoint(0.3, 0.5, 6.0, 0.5)]
     curve.append(CurvePoint(None, 0.8, 12.0, 0.0))
-    assert area_under_curve(curve, depth=12) == pytest.approx((0.75 * 0.25 + 0.85 * 0.5) / 0.75)
+    assert area_under_curve(curve) == pytest.approx((0.75 * 0.25 + 0.85 * 0.5) / 0.75)
 
 
 def test_an_area_needs_two_depths() -> None:
     with pytest.raises(
         ValueError, match="curve: got points at 1 depth; an area needs at least two, pass more thresholds"
     ):
-        area_under_curve([CurvePoint(None, 0.8, 12.0, 0.0)], depth=12)
+        area_under_curve([CurvePoint(None, 0.8, 12.0, 0.0)])
 
 
 CURVE = [
