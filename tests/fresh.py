@@ -4,20 +4,27 @@ What they import of other packages is, once for all calls: that takes most of th
 """
 
 import io
+import os
+import runpy
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stdout
 from multiprocessing import get_context
+from pathlib import Path
 
 OTHERS = ["torch", "torch.distributed.tensor", "torch.distributed.fsdp", "torch._dynamo", "scipy.optimize", "sympy"]
 CONTEXT = get_context("forkserver")
 CONTEXT.set_forkserver_preload(OTHERS)
 
 
-def executed(code: str) -> str:
+def alone() -> None:
     early = {name.split(".")[0] for name in sys.modules} & {"adaexit_hf", "transformers"}
     if early:
         raise RuntimeError(f"a new process has {early} already")
+
+
+def executed(code: str) -> str:
+    alone()
     with redirect_stdout(io.StringIO()) as printed:
         exec(code, {"__name__": "__main__"})
     return printed.getvalue().strip()
@@ -27,3 +34,15 @@ def run(code: str) -> str:
     """What it prints; what it raises is raised here."""
     with ProcessPoolExecutor(1, mp_context=CONTEXT) as pool:
         return pool.submit(executed, code).result()
+
+
+def started(script: Path, arguments: list[str], environment: dict[str, str]) -> None:
+    alone()
+    os.environ.update(environment)
+    sys.argv = [str(script), *arguments]
+    runpy.run_path(str(script), run_name="__main__")
+
+
+def run_script(script: Path, *arguments: str, **environment: str) -> None:
+    with ProcessPoolExecutor(1, mp_context=CONTEXT) as pool:
+        pool.submit(started, script, list(arguments), environment).result()

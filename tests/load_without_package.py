@@ -1,4 +1,4 @@
-"""Run by test_shipped_checkpoints.py where adaexit_hf cannot be imported: python -I load_without_package.py FOLDER.
+"""Run by test_shipped_checkpoints.py where adaexit_hf cannot be imported: load_without_package.py FOLDER.
 
 For every checkpoint below FOLDER: load it by the code that it carries, save what it answers, save it again and reload.
 """

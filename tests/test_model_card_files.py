@@ -2,13 +2,13 @@
 
 import errno
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cards import FILES, NAME, Settings, blocks, facts, two_labels
+from fresh import run
 from huggingface_hub import ModelCard
 from tiny import build
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -95,9 +95,7 @@ def test_without_matplotlib_a_warning_says_so_and_there_are_no_pictures(
 
 
 def test_importing_needs_no_matplotlib() -> None:
-    code = "import sys, adaexit_hf.model_card; print('matplotlib' in sys.modules)"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "False"
+    assert run("import sys, adaexit_hf.model_card; print('matplotlib' in sys.modules)") == "False"
 
 
 def test_pictures_are_wide_and_do_not_let_a_dark_page_through(tmp_path: Path) -> None:
@@ -156,9 +154,8 @@ def test_the_code_without_the_package_runs_where_there_is_none(
     monkeypatch.chdir(tmp_path)
     _, without, in_pipeline = published(two_labels(), pairs=False)
     pipeline = in_pipeline.replace("import adaexit_hf", "").replace(f'="{NAME}"', f'="{NAME}", trust_remote_code=True')
-    code = f"{BLOCKED}\n{without}\nprint(type(model).__module__)\n{pipeline}"
-    environment = os.environ | {"HF_HOME": str(tmp_path / "cache"), "HF_MODULES_CACHE": str(tmp_path / "cache")}
-    found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
-    assert found.returncode == 0, found.stderr[-3000:]
-    assert found.stdout.startswith("transformers_modules.")
-    assert "'score'" in found.stdout
+    environment = {"HF_HOME": str(tmp_path / "cache"), "HF_MODULES_CACHE": str(tmp_path / "cache")}
+    place = f"import os; os.environ |= {environment}; os.chdir({str(tmp_path)!r})"
+    printed = run(f"{place}\n{BLOCKED}\n{without}\nprint(type(model).__module__)\n{pipeline}")
+    assert printed.startswith("transformers_modules.")
+    assert "'score'" in printed

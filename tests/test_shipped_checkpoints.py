@@ -1,14 +1,12 @@
 """A checkpoint loads where this package is not installed, and says exactly the same there."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from fresh import run_script
 from load_without_package import answers
 from tiny import CLASSES, build, inputs_of
 
@@ -27,11 +25,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.save(INPUTS, folder / "inputs.pt")
     for name in CHECKPOINTS:
         build(*name.split(".")).save_pretrained(folder / name, max_shard_size="50KB" if name == SHARDED else "1GB")
-    script = Path(__file__).with_name("load_without_package.py")
-    environment = os.environ | {"HF_HOME": str(folder / "cache"), "HF_MODULES_CACHE": str(folder / "cache")}
-    command = [sys.executable, "-I", str(script), str(folder)]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr[-3000:]
+    script, cache = Path(__file__).with_name("load_without_package.py"), str(folder / "cache")
+    run_script(script, str(folder), HF_HOME=cache, HF_MODULES_CACHE=cache)
     return folder
 
 
