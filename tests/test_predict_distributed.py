@@ -1,33 +1,39 @@
 """Two processes share the texts and both get all answers, in order."""
 
 import json
-import os
-import subprocess
-import sys
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from fresh import CONTEXT, started
 from predict_worker import THRESHOLD
 from test_inference import rows_of, silent
 from tiny import build
 
 
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("localhost", 0))
+        return one.getsockname()[1]
+
+
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Two processes, told what torchrun tells them; `test_training_distributed.py` runs the true one."""
     folder = tmp_path_factory.mktemp("predicted")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "1", "--nproc-per-node", "2"]
     worker = Path(__file__).with_name("predict_worker.py")
-    finished = subprocess.run(
-        [*launch, "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", str(worker), str(folder)],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    told = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port()), "CUDA_VISIBLE_DEVICES": ""}
+    environments = [told | {"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+    processes = [CONTEXT.Process(target=started, args=(worker, [str(folder)], each)) for each in environments]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(300)
+        process.kill()  # one that hangs
     files = sorted(folder.glob("*.json"))
-    assert len(files) == 2, finished.stderr[-3000:]
+    assert len(files) == 2
     return [json.loads(file.read_text()) for file in files]
 
 
