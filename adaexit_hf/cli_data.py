@@ -71,7 +71,6 @@ class ReportOptions(EvaluationOptions):
     )
 
 
-LEAVES = {"lt": "below", "le": "at or below", "gt": "above", "ge": "at or above"}
 Texts = list[str] | list[list[str]]
 
 
@@ -222,9 +221,7 @@ def report(options: ReportOptions, given: Any) -> None:
         {name: trace},
         metric=metrics[0],
         thresholds={name: threshold},
-        criteria={name: f"score: {config.exit_criterion}, leaves {LEAVES[trace.ready]} the threshold"},
         texts=texts[split],
-        labels=None if config.num_labels == 1 else [config.id2label[number] for number in range(config.num_labels)],
         title=f"Early exit on {options.for_card().name}",
         attributions=attributions,
         note=note,

@@ -143,7 +143,7 @@ function makePanels() {
       make("dt", {}, name), make("dd", { id: id(index, key) }))));
     const dot = make("span", { style: `background:${COLOURS[index % COLOURS.length]}`, "aria-hidden": "true" });
     return make("article", { class: "panel", "aria-labelledby": id(index, "name") },
-      make("h3", { id: id(index, "name") }, dot, method.name), make("p", {}, `${method.criterion}; exits after layers ${method.exit_layers.join(", ")}`),
+      make("h3", { id: id(index, "name") }, dot, method.name), make("p", {}, `Exits after layers ${method.exit_layers.join(", ")}; leaves where the ${method.criterion} is ${method.leaves} the threshold.`),
       make("label", { for: id(index, "slider") }, "cheaper \u2194 deeper"), slider, figures,
       make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `exits of ${method.name}` }, make("table", { id: id(index, "exits") })));
   }));
@@ -234,7 +234,7 @@ function fillSamples() {
   const explained = (method.attributions || []).length;
   document.getElementById("explained").textContent = explained < data.truth.length ? `The first ${explained} samples are explained.` : "";
   fillConfusion(samples, now);
-  const names = [["#", ""], ["text", "text"], ["truth", "name"], ["answer", "name"], ["layer", ""], ["score there", ""], ["at full depth", "name"]];
+  const names = [["#", ""], ["text", "text"], ["truth", "name"], ["answer", "name"], ["layer", ""], [`${method.criterion} there`, ""], ["at full depth", "name"]];
   document.getElementById("table").replaceChildren(make("thead", {}, make("tr", {}, ...names.map(([name, kind]) => make("th", { scope: "col", class: kind }, name)))),
     make("tbody", {}, ...shown.map((i) => {
       const right = now.answers[i] === data.truth[i], mark = data.labels ? (right ? " \u2713" : " \u2717") : "";

@@ -22,13 +22,23 @@ from adaexit_hf.tasks import compute_score
 TEXTS = ["</script><b>bold</b>", "not so bad", "good", "bad & worse"] * 5
 
 
-def made_trace(labels: int = 3, samples: int = 20, exits: tuple[int, ...] = (1, 2, 4), seed: int = 0) -> ExitTrace:
+def made_trace(
+    labels: int = 3,
+    samples: int = 20,
+    exits: tuple[int, ...] = (1, 2, 4),
+    seed: int = 0,
+    labelled: bool = True,
+    **facts: Any,
+) -> ExitTrace:
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(samples, len(exits), labels, generator=generator)
     truth = torch.arange(samples) % max(labels, 2)
     scores = torch.rand(samples, len(exits), generator=generator)
     scores[:1, 0] = float("nan")
-    return ExitTrace(logits, scores, truth if labels > 1 else truth / 7, exits, "gt")
+    facts = {"criterion": "confidence", "bounds": (0.0, 1.0), "about": {"dataset": "made"}} | facts
+    if labels > 1:
+        facts = {"label_names": tuple("abcdefgh"[:labels])} | facts
+    return ExitTrace(logits, scores, (truth if labels > 1 else truth / 7) if labelled else None, exits, "gt", **facts)
 
 
 def explanation(tokens: list[str]) -> Explanation:
@@ -61,6 +71,31 @@ def test_200_samples_of_12_layers_are_less_than_a_megabyte() -> None:
     assert len(page.encode()) < 1_000_000
 
 
+def test_the_folder_is_made(tmp_path: Path) -> None:
+    assert write_report(made_trace(), tmp_path / "made" / "too" / "report.html").is_file()
+
+
+def test_the_page_says_what_the_trace_knows() -> None:
+    data = embedded(build_report(made_trace(2, label_names=("bad", "good"))).page)
+    assert (data["labels"], data["methods"][0]["criterion"]) == (["bad", "good"], "confidence")
+    assert data["methods"][0]["leaves"] == "above"
+    data = embedded(build_report(made_trace(2, label_names=None, criterion=None, bounds=None)).page)
+    assert (data["labels"], data["methods"][0]["criterion"]) == (["0", "1"], "score")
+
+
+@pytest.mark.parametrize("threshold", [0.5, (0.1, 0.2, 0.3), [0.1, 0.2, 0.3]])
+def test_a_single_trace_takes_a_threshold_without_its_name(threshold: Any) -> None:
+    start = embedded(build_report(made_trace(), thresholds=threshold).page)["methods"][0]["start"]
+    assert start == (threshold if threshold == 0.5 else [0.1, 0.2, 0.3])
+
+
+def test_patience_0_is_full_depth() -> None:
+    trace = dataclasses.replace(made_trace(), scores=torch.ones(20, 3), ready="ge", criterion="patience", bounds=None)
+    assert trace.at(0)[1].eq(4).all()
+    method = embedded(build_report(trace, thresholds=0).page)["methods"][0]
+    assert (method["start"], 0 in method["thresholds"]) == (None, False)
+
+
 def test_a_notebook_shows_the_page() -> None:
     report = build_report(made_trace())
     assert report._repr_html_().startswith('<iframe srcdoc="&lt;!doctype html&gt;')
@@ -70,23 +105,27 @@ def test_a_notebook_shows_the_page() -> None:
     ("traces", "options", "message"),
     [
         ({}, {}, "traces: got none"),
-        (None, {}, "'model' has no labels"),
-        ({"a": made_trace(3), "b": made_trace(2)}, {}, "'b' has 2 labels, 'a' 3"),
-        ({"a": made_trace(samples=20), "b": made_trace(samples=19)}, {}, "'b' and 'a' are of different samples"),
+        (made_trace(labelled=False), {}, "'model' has no labels"),
+        ({"a": made_trace(3), "b": made_trace(2)}, {}, "trace 1 has 2 labels, trace 0 has 3"),
+        ({"a": made_trace(samples=20), "b": made_trace(samples=19)}, {}, "trace 1 has 19 samples, trace 0 has 20"),
+        ({"a": made_trace(2), "b": made_trace(2, label_names=("no", "yes"))}, {}, r"classes \('no', 'yes'\), trace 0"),
+        ({"a": made_trace(), "b": made_trace(about={"dataset": "rte"})}, {}, "data set 'rte', trace 0 has 'made'"),
         (made_trace(1), {}, "metric: got 'accuracy' for 1 labels; pass pearson or spearmanr"),
         (made_trace(), {"metric": "pearson"}, "metric: got 'pearson' for 3 labels; pass accuracy"),
+        (made_trace(), {"metric": "f1"}, "metric: got 'f1' for 3 labels; pass accuracy or matthews_correlation"),
         (made_trace(), {"metric": "bleu"}, "metric: got 'bleu'; choose one of accuracy"),
         (made_trace(), {"texts": TEXTS[1:]}, "texts: got 19 for 20 samples"),
-        (made_trace(), {"labels": ["a"]}, "labels: got 1 names for 3 labels"),
+        (made_trace(), {"thresholds": 7.0}, r"for 'model', threshold: got 7.0; confidence takes numbers in \[0, 1\]"),
+        (made_trace(), {"thresholds": {"model": [0.5]}}, "threshold: got 1 numbers for 3 exits"),
+        (made_trace(), {"thresholds": {"b": 0.5}}, "thresholds: got 'b'; the traces are model"),
+        (made_trace(), {"thresholds": float("nan")}, "threshold: got nan; confidence takes numbers"),
+        ({"a": made_trace(), "b": made_trace()}, {"thresholds": 0.5}, "thresholds: got 0.5 for 2 traces; pass a dict"),
         (made_trace(), {"attributions": {"model": []}}, r"attributions\['model'\]: got 0 for 20 samples"),
         (made_trace(), {"attributions": {"model": [TokenAttributions([], {})] * 21}}, "got 21 for 20 samples"),
         (made_trace(), {"attributions": {"b": [TokenAttributions([], {})] * 20}}, "got 'b'; the traces are model"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(traces: Any, options: dict[str, Any], message: str) -> None:
-    if traces is None:
-        whole = made_trace()
-        traces = ExitTrace(whole.logits, whole.scores, None, whole.exit_layers, whole.ready)
     with pytest.raises(ValueError, match=message):
         build_report(traces, **options)
 
@@ -163,14 +202,13 @@ def test_the_slider_computes_what_the_trace_says(browser: Any, tmp_path: Path, l
 
 @pytest.mark.slow
 def test_samples_are_filtered_and_tokens_coloured(browser: Any, tmp_path: Path) -> None:
-    trace = made_trace(2)
+    trace = made_trace(2, label_names=("bad", "good"))
     found = [TokenAttributions(text.split(), {"answer": [1.0, -0.5, 0.1][: len(text.split())]}) for text in TEXTS]
     path = write_report(
         trace,
         tmp_path / "report.html",
         texts=TEXTS,
-        labels=["bad", "good"],
-        thresholds={"model": 0.5},
+        thresholds=0.5,
         attributions={"model": found},
     )
     page = opened(browser, path)
