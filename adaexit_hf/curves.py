@@ -99,10 +99,7 @@ def areas_between(first: Sequence[CurvePoint], second: Sequence[CurvePoint], cos
         ValueError: a curve with fewer than two different costs or a score that is NaN; no costs in common.
     """
     lines = [_line(curve, cost) for curve in (first, second)]
-    start, end = max(costs[0].item() for costs, _ in lines), min(costs[-1].item() for costs, _ in lines)
-    if not start < end:
-        ranges = " and ".join(f"{costs[0]:.6g} to {costs[-1]:.6g}" for costs, _ in lines)
-        raise ValueError(f"curves: go from {ranges} {cost}, which have nothing in common; pass more thresholds")
+    start, end = _common(lines, cost)
     grid = torch.cat([costs for costs, _ in lines]).unique()
     grid = grid[(grid >= start) & (grid <= end)]
     above = _interpolated(*lines[0], grid) - _interpolated(*lines[1], grid)
@@ -153,10 +150,12 @@ def mean_curve(curves: Sequence[Sequence[CurvePoint]], count: int = 100) -> list
     [(1.0, 0.6), (2.0, 0.6), (3.0, 0.6)]
 
     Raises:
-        ValueError: a curve with fewer than two different depths or a score that is NaN.
+        ValueError: no curves; a curve with fewer than two different depths or a NaN score; no depths in common.
     """
+    if not curves:
+        raise ValueError("curves: got none; pass at least one")
     lines = [_line(curve, "layers") for curve in curves]
-    start, end = max(costs[0].item() for costs, _ in lines), min(costs[-1].item() for costs, _ in lines)
+    start, end = _common(lines, "layers")
     grid = torch.linspace(start, end, count, dtype=torch.float64)
     scores = torch.stack([_interpolated(*line, grid) for line in lines]).mean(dim=0)
     return [
@@ -184,6 +183,19 @@ def _line(curve: Sequence[CurvePoint], cost: Cost) -> tuple[Tensor, Tensor]:
         raise ValueError(f"curve: got points at {len(best)} {what}; an area needs at least two, pass more thresholds")
     costs, scores = zip(*sorted(best.items()), strict=True)
     return torch.tensor(costs, dtype=torch.float64), torch.tensor(scores, dtype=torch.float64)
+
+
+def _common(lines: Sequence[tuple[Tensor, Tensor]], cost: Cost) -> tuple[float, float]:
+    """From where to where all lines, as `_line` gives them, have costs.
+
+    Raises:
+        ValueError: nowhere.
+    """
+    start, end = max(costs[0].item() for costs, _ in lines), min(costs[-1].item() for costs, _ in lines)
+    if not start < end:
+        ranges = " and ".join(f"{costs[0]:.6g} to {costs[-1]:.6g}" for costs, _ in lines)
+        raise ValueError(f"curves: go from {ranges} {cost}, which have nothing in common; pass more thresholds")
+    return start, end
 
 
 def _interpolated(costs: Tensor, scores: Tensor, wanted: Tensor) -> Tensor:

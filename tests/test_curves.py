@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from adaexit_hf import CurvePoint, ExitTrace, area_under_curve, tradeoff_curve
-from adaexit_hf.curves import areas_between
+from adaexit_hf.curves import areas_between, mean_curve
 from adaexit_hf.evaluation import exit_histogram, layer_scores, oracle_bound, oracle_exits
 from adaexit_hf.intervals import bootstrap_samples, bootstrap_seeds
 from adaexit_hf.tasks import metric_function
@@ -105,6 +105,12 @@ BAD_CURVES: Any = [
         lambda: areas_between(FALLING, line((5, 1), (6, 1))), "curves: go from 2 to 4 and 5 to 6", id="apart"
     ),
     pytest.param(lambda: areas_between(FALLING, line((5, 1))), "curve: got points at 1 depth; an area", id="point"),
+    pytest.param(
+        lambda: mean_curve([line((1, 1), (2, 1)), line((3, 1), (4, 1))]),
+        "curves: go from 1 to 2 and 3 to 4 layers, which have nothing in common",
+        id="means apart",
+    ),
+    pytest.param(lambda: mean_curve([]), "curves: got none; pass at least one", id="no curves"),
     pytest.param(lambda: area_under_curve(FLAT, cost="flops"), "curve: knows no FLOPs; collect", id="no flops"),
 ]
 
