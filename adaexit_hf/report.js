@@ -21,8 +21,13 @@ function correlation(a, b) {
   const x = mean(a), y = mean(b);
   let top = 0, left = 0, right = 0;
   a.forEach((value, i) => { top += (value - x) * (b[i] - y); left += (value - x) ** 2; right += (b[i] - y) ** 2; });
-  return left && right ? top / Math.sqrt(left * right) : null;
+  return top / Math.sqrt(left * right);
 }
+
+const constant = (values) => values.every((value) => value === values[0]);
+// Not defined (null) where all labels are the same or an answer is not finite (null); 0 where all answers are the same.
+const related = (measure) => (answers, truth) =>
+  constant(truth) || answers.includes(null) ? null : constant(answers) ? 0 : measure(answers, truth);
 
 function ranks(values) {
   const order = values.map((value, i) => i).sort((a, b) => values[a] - values[b]), found = new Array(values.length);
@@ -33,24 +38,24 @@ function ranks(values) {
   return found;
 }
 
+// As compute_score; null where it refuses, or gives NaN.
 const METRICS = {
   accuracy: (answers, truth) => mean(answers.map((answer, i) => answer === truth[i] ? 1 : 0)),
   f1: (answers, truth) => {
     let hits = 0, said = 0, there = 0;
     answers.forEach((answer, i) => { hits += answer === 1 && truth[i] === 1; said += answer === 1; there += truth[i] === 1; });
-    return said + there ? 2 * hits / (said + there) : null;
+    return there ? 2 * hits / (said + there) : null;
   },
-  matthews_correlation: (answers, truth) => { // covariances of one-hot answers and labels (Gorodkin, 2004)
+  matthews_correlation: related((answers, truth) => { // covariances of one-hot answers and labels (Gorodkin, 2004)
     const n = answers.length, said = {}, there = {};
     let right = 0;
     answers.forEach((answer, i) => { right += answer === truth[i];
       said[answer] = (said[answer] || 0) + 1; there[truth[i]] = (there[truth[i]] || 0) + 1; });
     const dot = (a, b) => Object.keys(a).reduce((sum, key) => sum + a[key] * (b[key] || 0), 0);
-    const below = Math.sqrt(n * n - dot(said, said)) * Math.sqrt(n * n - dot(there, there));
-    return below ? (right * n - dot(said, there)) / below : null;
-  },
-  pearson: correlation,
-  spearmanr: (answers, truth) => correlation(ranks(answers), ranks(truth)),
+    return (right * n - dot(said, there)) / Math.sqrt(n * n - dot(said, said)) / Math.sqrt(n * n - dot(there, there));
+  }),
+  pearson: related(correlation),
+  spearmanr: related((answers, truth) => correlation(ranks(answers), ranks(truth))),
 };
 
 const spent = (method, exits) => mean(exits.map((exit, sample) => method.flops.costs[method.flops.which[sample]][exit]));
@@ -90,13 +95,17 @@ function make(name, attributes = {}, ...children) {
 const percent = (value, digits = 1) => value === null ? "not defined" : (100 * value).toFixed(digits) + " %";
 const number = (value) => value === null ? "none" : Array.isArray(value) ? value.map(number).join(", ") : Number(value.toPrecision(5)).toString();
 const thresholdName = (threshold) => threshold === null ? "full depth" : number(threshold);
-const className = (value) => data.labels ? data.labels[value] : Number(value.toFixed(3)).toString();
+const className = (value) => value === null ? "not finite" : data.labels ? data.labels[value] : Number(value.toFixed(3)).toString();
 const id = (index, what) => `m${index}-${what}`;
 
 function drawCurves() {
   const place = document.getElementById("curves"), pad = { left: 62, right: 16, top: 14, bottom: 46 };
   const width = Math.max(320, place.clientWidth), height = Math.min(380, Math.max(260, width / 2));
   const points = data.methods.flatMap((method) => method.curve).filter((point) => point.score !== null);
+  if (!points.length) {
+    place.replaceChildren(make("p", {}, `${data.metric} is not defined on these labels and answers.`));
+    return;
+  }
   const depth = Math.max(...data.methods.map((method) => method.exit_layers[method.exit_layers.length - 1]));
   let low = Math.min(...points.map((point) => point.score)), high = Math.max(...points.map((point) => point.score));
   const room = Math.max((high - low) * .08, .005);

@@ -200,6 +200,46 @@ def test_the_slider_computes_what_the_trace_says(browser: Any, tmp_path: Path, l
         assert [int(count) for count in counts] == [int((layers == layer).sum()) for layer in trace.exit_layers]
 
 
+NAN = float("nan")
+
+
+@pytest.mark.slow
+def test_metrics_are_those_of_compute_score(browser: Any, tmp_path: Path) -> None:
+    page = opened(browser, write_report(made_trace(), tmp_path / "report.html"))
+    classes = [
+        ([0, 0], [0, 0]),
+        ([1, 0], [0, 0]),
+        ([0, 0], [0, 1]),
+        ([1, 1], [0, 1]),
+        ([0, 1], [1, 1]),
+        ([1, 0], [1, 0]),
+    ]
+    numbers = [([0.1] * 3, [1.0, 2.0, 4.0]), ([0.1, 0.2, 0.2], [0.3] * 3), ([0.1, 0.1, 0.3], [1.0, 2.0, 2.0])]
+    numbers += [([NAN, 0.2, 0.1], [1.0, 2.0, 4.0]), ([0.3, 0.2, 0.1], [1.0, 2.0, 4.0]), ([0.5], [0.5])]
+    cases = [(name, *case) for name in ("accuracy", "f1", "matthews_correlation") for case in classes]
+    cases += [(name, *case) for name in ("pearson", "spearmanr") for case in numbers]
+    for name, given, wanted in cases:
+        try:
+            expected: float | None = compute_score(name, given, wanted)
+        except ValueError:
+            expected = None  # not defined
+        embeddable = [None if value != value else value for value in given]
+        found = page.evaluate("([name, given, wanted]) => METRICS[name](given, wanted)", [name, embeddable, wanted])
+        same = found is None if expected is None or expected != expected else found == pytest.approx(expected)
+        assert same, (name, given, wanted, found, expected)
+
+
+@pytest.mark.slow
+def test_an_answer_that_is_not_finite_is_no_zero(browser: Any, tmp_path: Path) -> None:
+    trace = made_trace(1)
+    trace.logits[3, -1] = NAN
+    page = opened(browser, write_report(trace, tmp_path / "report.html", metric="pearson"))
+    assert page.locator("#m0-score").inner_text() == "not defined"
+    assert page.locator("#table tbody tr").count() == 20
+    answer = page.locator("#table tbody tr").nth(3).locator("td")
+    assert [answer.nth(place).inner_text() for place in (3, 6)] == ["not finite", "not finite"]
+
+
 @pytest.mark.slow
 def test_samples_are_filtered_and_tokens_coloured(browser: Any, tmp_path: Path) -> None:
     trace = made_trace(2, label_names=("bad", "good"))
@@ -264,6 +304,7 @@ def test_a_score_that_is_not_defined_is_no_zero(browser: Any, tmp_path: Path) ->
     one_class = ExitTrace(whole.logits, whole.scores, torch.zeros(20, dtype=torch.long), whole.exit_layers, "gt")
     page = opened(browser, write_report(one_class, tmp_path / "report.html", metric="matthews_correlation"))
     assert page.locator("#m0-score").inner_text() == "not defined"
+    assert "is not defined" in page.locator("#curves").inner_text()
 
 
 @pytest.mark.slow
