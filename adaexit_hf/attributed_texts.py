@@ -2,9 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from math import isfinite
 from typing import Any, NamedTuple
 
 from .interpretation import Explanation
+
+# The page has a number as one of 91 characters: those that neither JSON nor HTML escapes.
+DIGITS = "".join(chr(code) for code in range(33, 127) if chr(code) not in '"<\\')
+STEPS = len(DIGITS) // 2  # from 0 to the largest of a row
 
 
 class TokenAttributions(NamedTuple):
@@ -70,15 +75,39 @@ def _pieces(text: str, spans: list[tuple[int, int, int]]) -> list[tuple[str, lis
     return pieces + [(text[read:], [])] * (read < len(text))
 
 
-def embedded(found: Sequence[TokenAttributions] | None) -> list[dict[str, Any]] | None:
-    """As the page has them."""
+def embedded(
+    found: Sequence[TokenAttributions] | None, texts: Sequence[str | Sequence[str]] | None
+) -> dict[str, Any] | None:
+    """As the page has them: names once, rows of numbers packed, and tokens as lengths where they spell the text.
+
+    Raises:
+        ValueError: a row has not one finite number per token.
+    """
     if found is None:
         return None
-    return [
-        {
-            "tokens": list(each.tokens),
-            "values": {name: [round(v, 5) for v in row] for name, row in each.values.items()},
-            "separator": each.separator,
-        }
-        for each in found
-    ]
+    names = list(dict.fromkeys(name for each in found for name in each.values))
+    samples: list[dict[str, Any]] = []
+    for place, each in enumerate(found):
+        for name, row in each.values.items():
+            if len(row) != len(each.tokens) or not all(map(isfinite, row)):
+                raise ValueError(
+                    f"attributions: '{name}' of sample {place} are {len(row)} numbers for {len(each.tokens)} tokens; "
+                    "pass a finite one for each"
+                )
+        text = None if texts is None else texts[place]
+        whole = text if text is None or isinstance(text, str) else "\n".join(text)
+        spelled = each.separator.join(each.tokens) == whole
+        tokens = [len(token.encode("utf-16-le")) // 2 for token in each.tokens] if spelled else list(each.tokens)
+        rows = [packed(each.values[name]) if name in each.values else None for name in names]
+        samples.append({"tokens": tokens, "separator": each.separator, "rows": rows})
+    return {"names": names, "samples": samples}
+
+
+def packed(row: Sequence[float]) -> tuple[float, str]:
+    """The size of a step, and a character per number: the middle one of `DIGITS` is 0.
+
+    >>> packed([0.9, -0.9, 0.0, 0.02])
+    (0.02, '~!PQ')
+    """
+    step = float(f"{max(map(abs, row), default=0.0) / STEPS or 1.0:.3g}")
+    return step, "".join(DIGITS[STEPS + round(value / step)] for value in row)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy
 
-from .attributed_texts import TokenAttributions, embedded, token_attributions
+from .attributed_texts import DIGITS, TokenAttributions, embedded, token_attributions
 from .evaluation import ExitTrace, predictions, spread_thresholds
 from .models.configuration_early_exit import Threshold
 from .traces import check_same_data
@@ -96,6 +96,7 @@ def build_report(
             itself. Default: full depth.
         texts: of the samples, or pairs of texts.
         attributions: by name, of every sample or of the first ones; `token_attributions` makes them.
+            Their numbers are rounded, to a 45th of the largest of a row.
         title, note: what the page says at its head.
         most_rows: so many samples are shown at once.
 
@@ -121,7 +122,7 @@ def build_report(
             "thresholds": [*map(_rounded, spread_thresholds(trace)), starts[name], None],
             "start": starts[name],
             "flops": _flops(trace),
-            "attributions": embedded((attributions or {}).get(name)),
+            "attributions": embedded((attributions or {}).get(name), texts),
         }
         for name, trace in named.items()
     ]
@@ -131,6 +132,7 @@ def build_report(
         "labels": None if count == 1 else list(names[0] if names else map(str, range(count))),
         "texts": None if texts is None else [text if isinstance(text, str) else list(text) for text in texts],
         "methods": methods,
+        "digits": DIGITS,
         "note": note,
         "most_rows": most_rows,
     }

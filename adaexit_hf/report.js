@@ -186,7 +186,7 @@ function choice(name, label, values, chosen) {
 // Names of values that there are at layers; they can be shown for the layer where each sample leaves.
 const AT_LAYER = / at layer \d+$/;
 function makeFilters() {
-  const method = data.methods[state.method], explained = method.attributions ? Object.keys(method.attributions[0].values) : [];
+  const method = data.methods[state.method], explained = method.attributions ? method.attributions.names : [];
   const everywhere = new Set(explained.filter((name) => AT_LAYER.test(name)).map((name) => name.replace(AT_LAYER, "")));
   const values = [...[...everywhere].map((name) => [name, `${name}, where each leaves`]), ...explained.map((name) => [name, name])];
   const parts = [choice("layer", "leaves after layer", [["all", "any"], ...method.exit_layers.map((layer) => [layer, layer])], state.layer)];
@@ -199,18 +199,41 @@ function makeFilters() {
   document.getElementById("filters").replaceChildren(...parts);
 }
 
+// Tokens of a sample and their numbers, of what is chosen; null where there are none.
+function explanation(method, sample, layer) {
+  const { names, samples } = method.attributions || { names: [], samples: [] }, found = samples[sample];
+  const at = names.includes(state.explain) ? state.explain : `${state.explain} at layer ${layer}`;
+  const row = found && found.rows[names.indexOf(at)];
+  if (!row) return null;
+  const [step, digits] = row, zero = (data.digits.length - 1) / 2;
+  const whole = data.texts && [].concat(data.texts[sample]).join("\n");
+  let from = 0;
+  return [...digits].map((digit, i) => {
+    let token = found.tokens[i];
+    if (typeof token === "number") { // its length, in the text
+      token = whole.slice(from, from + token);
+      from += token.length + found.separator.length;
+    }
+    return { token, value: step * (data.digits.indexOf(digit) - zero) };
+  });
+}
+
+const signed = (value) => (value < 0 ? "\u2212" : "+") + Number(Math.abs(value).toPrecision(2));
+
+// Coloured tokens, and below them those that count most with their numbers, for whoever sees or points at no colours.
+function explainedCell(tokens, separator) {
+  const most = Math.max(...tokens.map(({ value }) => Math.abs(value))) || 1;
+  const strongest = tokens.filter(({ token, value }) => value && token.trim()).sort((a, b) => Math.abs(b.value) - Math.abs(a.value)).slice(0, 5);
+  return make("td", { class: "text explained" }, ...tokens.flatMap(({ token, value }) => {
+    const [, before, word, after] = token.match(/^(\s*)(.*?)(\s*)$/s); // spaces have no colour
+    return [before, make("span", { class: "token", title: signed(value),
+      style: `background:rgba(var(--${value < 0 ? "minus" : "plus"}),${(.75 * Math.abs(value) / most).toFixed(3)})` }, word), after + separator];
+  }), make("div", { class: "strongest" }, "most: ", strongest.map(({ token, value }) => `${token.trim()} ${signed(value)}`).join(", ") || "none"));
+}
+
 function textCell(method, sample, layer) {
-  const found = method.attributions && method.attributions[sample];
-  const values = found && (found.values[state.explain] || found.values[`${state.explain} at layer ${layer}`]);
-  if (values) {
-    const most = Math.max(...values.map(Math.abs)) || 1;
-    return make("td", { class: "text explained" }, ...found.tokens.flatMap((token, i) => {
-      const [, before, word, after] = token.match(/^(\s*)(.*?)(\s*)$/s); // spaces have no colour
-      return [before, make("span", { class: "token", title: values[i].toPrecision(3),
-        style: `background:rgba(var(--${values[i] < 0 ? "minus" : "plus"}),${(.75 * Math.abs(values[i]) / most).toFixed(3)})` }, word),
-      after + found.separator];
-    }));
-  }
+  const tokens = explanation(method, sample, layer);
+  if (tokens) return explainedCell(tokens, method.attributions.samples[sample].separator);
   const text = data.texts ? data.texts[sample] : `sample ${sample}`;
   if (!Array.isArray(text)) return make("td", { class: "text" }, text);
   return make("td", { class: "text" }, make("div", {}, text[0]), make("div", { class: "pair" }, text[1]));
@@ -240,7 +263,7 @@ function fillSamples() {
   document.getElementById("shown").textContent = `${samples.length} of ${data.truth.length} samples` +
     (shown.length < samples.length ? `, the first ${shown.length} are shown` : "");
   document.getElementById("colours").hidden = state.explain === "none";
-  const explained = (method.attributions || []).length;
+  const explained = method.attributions ? method.attributions.samples.length : 0;
   document.getElementById("explained").textContent = explained < data.truth.length ? `The first ${explained} samples are explained.` : "";
   fillConfusion(samples, now);
   const names = [["#", ""], ["text", "text"], ["truth", "name"], ["answer", "name"], ["layer", ""], [`${method.criterion} there`, ""], ["at full depth", "name"]];

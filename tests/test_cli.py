@@ -291,17 +291,17 @@ def test_report_does_not_tell_where_the_checkpoint_lies(capsys, checkpoint, labe
     assert str(tmp_path) not in Path(checkpoint, "report.html").read_text()
 
 
-def attributions(folder: str) -> list[dict]:
+def attributions(folder: str) -> dict:
     return embedded(Path(folder, "report.html").read_text())["methods"][0]["attributions"]
 
 
 def test_report_explains_the_first_samples(capsys, checkpoint, labelled) -> None:
     called(capsys, "report", checkpoint, *labelled, "--explain", "2")
     found = attributions(checkpoint)
-    assert ["".join(each["tokens"]) for each in found] == TEXTS[:2]
+    assert [sum(each["tokens"]) for each in found["samples"]] == list(map(len, TEXTS[:2]))
     layers = AutoModelForSequenceClassification.from_pretrained(checkpoint).config.exit_layers
     names = [f"{what} at layer {layer}" for what in ("answer", "confidence") for layer in layers]
-    assert [list(each["values"]) for each in found] == [names, names]
+    assert found["names"] == names
 
 
 def test_report_explains_in_more_steps(capsys, checkpoint, labelled, monkeypatch) -> None:
@@ -327,7 +327,7 @@ def test_report_explains_answers_where_readiness_has_no_gradient(capsys, checkpo
         "explains the answers alone, not what made exits ready: exit_criterion: 'patience' counts, so its score "
         in (capsys.readouterr().err)
     )
-    assert {name.partition(" ")[0] for name in attributions(checkpoint)[0]["values"]} == {"answer"}
+    assert {name.partition(" ")[0] for name in attributions(checkpoint)["names"]} == {"answer"}
 
 
 def test_report_without_captum_says_how_to_get_it(capsys, labelled, checkpoint, monkeypatch) -> None:
