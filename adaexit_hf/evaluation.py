@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from numbers import Real
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ __all__ = [
     "tradeoff_curve",
 ]
 
-Metric = Callable[[Tensor, Tensor], float]
+Metric = str | Callable[[Tensor, Tensor], float]
 
 
 class OracleBound(NamedTuple):
@@ -55,30 +56,44 @@ def tradeoff_curve(trace: ExitTrace, metric: Metric, thresholds: Sequence[float]
     Args:
         trace: with labels.
         metric: (predictions (samples,), labels (samples,)) -> score; predictions are classes, with one label numbers.
+            Or the name of a metric of GLUE, as in `tasks.compute_score` (extra `train`): "accuracy", "f1", ...
         thresholds: which ones; default a hundred, spread over the scores that occur. Full depth is always added.
 
     >>> scores, labels = torch.tensor([[0.9, 0.0], [0.4, 0.0]]), torch.tensor([1, 1])
     >>> logits = torch.tensor([[[0.0, 1.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 1.0]]])
     >>> trace = ExitTrace(logits, scores, labels, (3, 12), "gt")
-    >>> for point in tradeoff_curve(trace, lambda given, wanted: (given == wanted).double().mean().item(), [0.3, 0.6]):
+    >>> for point in tradeoff_curve(trace, "accuracy", [0.3, 0.6]):
     ...     print(point.threshold, point.score, point.mean_layers, point.saving)
     0.3 0.5 3.0 0.75
     0.6 1.0 7.5 0.375
     None 1.0 12.0 0.0
 
     Raises:
-        ValueError: the trace has no labels, or a threshold is outside of its bounds.
+        ValueError: the trace has no labels, a threshold is outside of its bounds, or no metric has this name.
+        TypeError: thresholds that are no list; ImportError: the extra `train` is not installed.
     """
-    labels = trace.known_labels()
-    if thresholds is None:
-        thresholds = spread_thresholds(trace)
+    score_of, found = _scorer(trace, metric), spread_thresholds(trace) if thresholds is None else thresholds
+    if isinstance(found, Real | str | Tensor):
+        raise TypeError(f"thresholds: got {found!r}; pass a list of thresholds, e.g. thresholds=[0.5]")
     points = []
-    for threshold in [*thresholds, None]:
+    for threshold in [*found, None]:
         chosen = trace.exits_at(threshold)
-        score = float(metric(predictions(trace.answers(chosen)), labels))
+        score = score_of(chosen)
         flops = None if trace.flops is None else trace.flops.gather(1, chosen[:, None]).double().mean().item()
         points.append(CurvePoint(threshold, score, *_layers(trace, chosen), flops))
     return sorted(points, key=lambda point: (point.mean_layers, point.threshold is None))
+
+
+def _scorer(trace: ExitTrace, metric: Metric) -> Callable[[Tensor], float]:
+    """(index of the exit that each sample takes, (samples,)) -> score of what they answer."""
+    labels, answers = trace.known_labels(), predictions(trace.logits)  # (samples,), (samples, exits)
+    score = metric
+    if isinstance(score, str):
+        from .tasks import metric_function  # here, since it needs the extra `train`
+
+        score = metric_function(score)
+    function = cast(Callable[[Tensor, Tensor], float], score)
+    return lambda chosen: float(function(answers.gather(1, chosen[:, None])[:, 0], labels))
 
 
 def _layers(trace: ExitTrace, chosen: Tensor) -> tuple[float, float]:
@@ -126,19 +141,16 @@ def layer_scores(trace: ExitTrace, metric: Metric) -> dict[int, float]:
 
     Args:
         trace: with labels.
-        metric: (predictions (samples,), labels (samples,)) -> score, as for `tradeoff_curve`.
+        metric: (predictions (samples,), labels (samples,)) -> score, or a name, as for `tradeoff_curve`.
 
     >>> logits = torch.tensor([[[0.0, 1.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 1.0]]])
     >>> trace = ExitTrace(logits, torch.zeros(2, 2), torch.tensor([1, 1]), (3, 12), "gt")
-    >>> layer_scores(trace, lambda given, wanted: (given == wanted).double().mean().item())
+    >>> layer_scores(trace, "accuracy")
     {3: 0.5, 12: 1.0}
     """
-    labels = trace.known_labels()
-    answers = trace.logits.unbind(dim=1)
-    return {
-        layer: float(metric(predictions(logits), labels))
-        for layer, logits in zip(trace.exit_layers, answers, strict=True)
-    }
+    score_of = _scorer(trace, metric)
+    samples = len(trace.logits)
+    return {layer: score_of(torch.full((samples,), index)) for index, layer in enumerate(trace.exit_layers)}
 
 
 def oracle_exits(trace: ExitTrace, tolerance: float | None = None) -> Tensor:
@@ -177,14 +189,13 @@ def oracle_bound(trace: ExitTrace, metric: Metric, tolerance: float | None = Non
 
     Args:
         trace: with labels.
-        metric: (predictions (samples,), labels (samples,)) -> score, as for `tradeoff_curve`.
+        metric: (predictions (samples,), labels (samples,)) -> score, or a name, as for `tradeoff_curve`.
         tolerance: for regression; as for `oracle_exits`, and so are the errors.
 
     >>> logits = torch.tensor([[[0.0, 1.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 1.0]]])
     >>> trace = ExitTrace(logits, torch.zeros(2, 2), torch.tensor([1, 1]), (3, 12), "gt")
-    >>> oracle_bound(trace, lambda given, wanted: (given == wanted).double().mean().item())
+    >>> oracle_bound(trace, "accuracy")
     OracleBound(score=1.0, mean_layers=7.5, saving=0.375)
     """
     chosen = oracle_exits(trace, tolerance)
-    score = float(metric(predictions(trace.answers(chosen)), trace.known_labels()))
-    return OracleBound(score, *_layers(trace, chosen))
+    return OracleBound(_scorer(trace, metric)(chosen), *_layers(trace, chosen))

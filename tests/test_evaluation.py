@@ -17,7 +17,7 @@ from adaexit_hf import (
     expected_saving,
     tradeoff_curve,
 )
-from adaexit_hf.evaluation import predictions, spread_thresholds
+from adaexit_hf.evaluation import layer_scores, oracle_bound, predictions, spread_thresholds
 from adaexit_hf.models import EarlyExitForSequenceClassification
 from adaexit_hf.models.batches import padded_batch
 
@@ -49,6 +49,20 @@ def test_a_curve_computed_by_hand(by_hand: ExitTrace) -> None:
         CurvePoint(None, 0.5, 6.0, 0.0),
     ]
     assert area_under_curve(curve) == pytest.approx((0.875 * 1 + 0.75 * 2.5) / 3.5)
+
+
+def test_a_metric_by_name(by_hand: ExitTrace) -> None:
+    assert tradeoff_curve(by_hand, "accuracy", [0.7, 0.45]) == tradeoff_curve(by_hand, accuracy, [0.7, 0.45])
+    assert layer_scores(by_hand, "f1") == {2: 0.0, 3: 0.5, 6: pytest.approx(2 / 3)}
+    assert oracle_bound(by_hand, "accuracy") == oracle_bound(by_hand, accuracy)
+    with pytest.raises(ValueError, match="metric: got 'acc'; choose accuracy, f1, .* or spearmanr"):
+        layer_scores(by_hand, "acc")
+
+
+@pytest.mark.parametrize("thresholds", [0.5, "0.5", torch.tensor([0.5])], ids=["number", "text", "tensor"])
+def test_thresholds_that_are_no_list(by_hand: ExitTrace, thresholds: Any) -> None:
+    with pytest.raises(TypeError, match=r"thresholds: got .*; pass a list of thresholds, e.g. thresholds=\[0.5\]"):
+        tradeoff_curve(by_hand, accuracy, thresholds)
 
 
 def test_answers_and_layers_at_one_threshold(by_hand: ExitTrace) -> None:
