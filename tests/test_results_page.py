@@ -94,8 +94,9 @@ def test_fewer_seeds_say_so(tmp_path):
 
 def test_the_recipe_is_compared_with_the_best_of_the_papers_seed_by_seed(tmp_path):
     page = written(tmp_path, [*exits("deebert"), *exits("berxit", gain=0.03), *exits("berxit-exits-1e-3", gain=0.05)])
-    assert "| trec | berxit | 2.00 ± 0.00, higher | 2.00 ± 0.00, higher |" in page
-    assert "above the best of the papers' recipes on 1 of 1 data sets" in page
+    # Two layers have a half, and no third.
+    assert page.count("| trec | berxit | 2.00 ± 0.00, higher | 2.00 ± 0.00, higher |") == 1
+    assert page.count("above the best of the papers' recipes on 1 of 1 data sets") == 1
 
 
 def test_a_recipe_that_loses_is_not_praised(tmp_path):
