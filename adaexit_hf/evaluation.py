@@ -1,6 +1,7 @@
 """What a trace says: the curve over all thresholds, who leaves where, what every exit is worth, an oracle's bound."""
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import NamedTuple, cast
@@ -84,9 +85,28 @@ def tradeoff_curve(trace: ExitTrace, metric: Metric, thresholds: Sequence[float]
     return sorted(points, key=lambda point: (point.mean_layers, point.threshold is None))
 
 
+def scored_answers(trace: ExitTrace) -> Tensor:
+    """What every exit answers, as metrics take it, (samples, exits): a class, or the number with one label.
+
+    An answer that is not finite is none: another class than the label stands for it, so that it counts as wrong, and a
+    warning says how many there are.
+    """
+    labels, answers = trace.known_labels(), predictions(trace.logits)
+    lost, classes = ~trace.logits.isfinite().all(dim=-1), trace.logits.shape[-1]
+    if not lost.any():
+        return answers
+    warnings.warn(
+        f"trace: {int(lost.sum())} of {lost.numel()} answers, samples times exits, are not finite"
+        f"{' and count as wrong' if classes > 1 else ''}; collect it again in a wider dtype, e.g. float32",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+    return answers if classes == 1 else torch.where(lost, (labels[:, None].long() + 1) % classes, answers)
+
+
 def _scorer(trace: ExitTrace, metric: Metric) -> Callable[[Tensor], float]:
     """(index of the exit that each sample takes, (samples,)) -> score of what they answer."""
-    labels, answers = trace.known_labels(), predictions(trace.logits)  # (samples,), (samples, exits)
+    labels, answers = trace.known_labels(), scored_answers(trace)
     score = metric
     if isinstance(score, str):
         from .tasks import metric_function  # here, since it needs the extra `train`
@@ -156,7 +176,8 @@ def layer_scores(trace: ExitTrace, metric: Metric) -> dict[int, float]:
 def oracle_exits(trace: ExitTrace, tolerance: float | None = None) -> Tensor:
     """Index of the best possible exit of each sample, (samples,): the earliest that is right.
 
-    Where none is right: the earliest of all, since there is nothing to gain; in regression the nearest answer.
+    Where none is right: the earliest of all, since there is nothing to gain; in regression the nearest answer. An
+    answer that is not finite is not right.
 
     Args:
         trace: with labels.
@@ -171,7 +192,8 @@ def oracle_exits(trace: ExitTrace, tolerance: float | None = None) -> Tensor:
     if trace.logits.shape[-1] > 1:
         if tolerance is not None:
             raise ValueError(f"tolerance: got {tolerance} for classes, which are right or wrong; leave it out")
-        return (answers == labels[:, None]).long().argmax(dim=1)  # the first of equals
+        finite = trace.logits.isfinite().all(dim=-1)
+        return (finite & (answers == labels[:, None])).long().argmax(dim=1)  # the first of equals
     if tolerance is None or not tolerance >= 0:
         raise ValueError(
             f"tolerance: got {tolerance}, but numbers are never quite right; pass the largest absolute error that "

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from .evaluation import CurvePoint, ExitTrace, exit_histogram, expected_saving, predictions
+from .evaluation import CurvePoint, ExitTrace, exit_histogram, expected_saving, scored_answers
 from .tasks import compute_score
 
 
@@ -14,20 +14,20 @@ def report(trace: ExitTrace, metrics: tuple[str, ...], threshold: float | list[f
     Raises:
         ValueError: the trace has no labels, or only such as a metric is not defined for.
     """
-    labels = trace.known_labels().numpy()
+    labels, answers, chosen = trace.known_labels().numpy(), scored_answers(trace), trace.exits_at(threshold)
+    exit_layer = torch.tensor(trace.exit_layers)[chosen]
 
-    def scores(logits: torch.Tensor) -> dict[str, float]:
-        return {name: compute_score(name, predictions(logits).numpy(), labels) for name in metrics}
+    def scores(answers: torch.Tensor) -> dict[str, float]:
+        return {name: compute_score(name, answers.numpy(), labels) for name in metrics}
 
-    logits, exit_layer = trace.at(threshold)
     return {
         "samples": len(trace.logits),
-        "full_depth": scores(trace.logits[:, -1]),
-        "at_threshold": scores(logits),
+        "full_depth": scores(answers[:, -1]),
+        "at_threshold": scores(answers.gather(1, chosen[:, None])[:, 0]),
         "exit_threshold": threshold,
         "mean_exit_layer": exit_layer.double().mean().item(),
-        "saving": expected_saving(exit_layer, trace.exit_layers[-1]),
-        "by_exit": {str(layer): scores(trace.logits[:, k]) for k, layer in enumerate(trace.exit_layers)},
+        "saving": expected_saving(exit_layer, trace.depth),
+        "by_exit": {str(layer): scores(answers[:, k]) for k, layer in enumerate(trace.exit_layers)},
         "exit_histogram": {str(layer): count for layer, count in exit_histogram(trace, threshold).items()},
         "not_finite": int((~trace.logits.isfinite()).any(dim=-1).sum()),
     }

@@ -11,6 +11,7 @@ from adaexit_hf import CurvePoint, ExitTrace, area_under_curve, tradeoff_curve
 from adaexit_hf.curves import areas_between, mean_curve
 from adaexit_hf.evaluation import exit_histogram, layer_scores, oracle_bound, oracle_exits
 from adaexit_hf.intervals import bootstrap_samples, bootstrap_seeds
+from adaexit_hf.results import report
 from adaexit_hf.tasks import metric_function
 
 NAN = math.nan
@@ -162,6 +163,21 @@ def test_no_choice_of_exits_beats_the_oracle() -> None:
         outcomes.append((score, -torch.tensor(trace.exit_layers)[chosen].double().mean().item()))
     bound = oracle_bound(trace, accuracy)
     assert max(outcomes) == (bound.score, -bound.mean_layers)
+
+
+def test_an_answer_that_is_not_finite_is_wrong() -> None:
+    logits = torch.tensor([[[NAN, NAN], [1.0, 0.0]], [[0.0, math.inf], [0.0, math.inf]], [[0.0, 1.0], [1.0, 0.0]]])
+    trace = ExitTrace(logits, torch.ones(3, 2), torch.tensor([0, 1, 1]), (1, 2), "gt")
+    assert oracle_exits(trace).tolist() == [1, 0, 0]
+    message = "trace: 3 of 6 answers, samples times exits, are not finite and count as wrong; collect it again"
+    with pytest.warns(RuntimeWarning, match=message):
+        assert layer_scores(trace, accuracy) == {1: pytest.approx(1 / 3), 2: pytest.approx(1 / 3)}
+    with pytest.warns(RuntimeWarning, match=message):
+        assert oracle_bound(trace, "f1") == (pytest.approx(2 / 3), pytest.approx(4 / 3), pytest.approx(1 / 3))
+    with pytest.warns(RuntimeWarning, match=message):
+        assert [point.score for point in tradeoff_curve(trace, accuracy, [0.5])] == pytest.approx([1 / 3] * 2)
+    with pytest.warns(RuntimeWarning, match=message):
+        assert report(trace, ("accuracy",), 0.5)["at_threshold"] == {"accuracy": pytest.approx(1 / 3)}
 
 
 def test_in_regression_right_is_near_enough() -> None:
