@@ -69,16 +69,24 @@ function run(method, threshold) {
     saving: 1 - mean(layers) / depth, counts: method.exit_layers.map((_, k) => exits.filter((exit) => exit === k).length) };
 }
 
-// Every threshold once, the cheapest first, full depth last among equals.
+// Every threshold once, the cheapest first, full depth last among equals; and what no threshold changes.
 data.methods.forEach((method, index) => {
+  method.rows = []; // of the table, as long as they say what they said
+  method.layer_scores = method.exit_layers.map((_, k) => METRICS[data.metric](method.answers.map((row) => row[k]), data.truth));
   const known = new Map(method.thresholds.map((threshold) => [JSON.stringify(threshold), threshold]));
   method.curve = [...known.values()].map((threshold) => {
     const { score, layers } = run(method, threshold);
     return { threshold, score, mean_layers: layers };
   }).sort((a, b) => a.mean_layers - b.mean_layers || (a.threshold === null) - (b.threshold === null));
   const start = JSON.stringify(method.start);
-  state.at[index] = method.curve.findIndex((point) => JSON.stringify(point.threshold) === start);
+  choose(index, method.curve.findIndex((point) => JSON.stringify(point.threshold) === start));
 });
+
+function choose(index, place) {
+  const method = data.methods[index];
+  state.at[index] = place;
+  method.now = run(method, method.curve[place].threshold);
+}
 
 // An element with attributes and children; text never becomes markup.
 function make(name, attributes = {}, ...children) {
@@ -133,9 +141,14 @@ function drawCurves() {
     if (full) svg.append(make("line", { x1: pad.left, x2: width - pad.right, y1: y(full.score), y2: y(full.score),
       stroke: colour, "stroke-dasharray": "2 4" }));
     svg.append(make("path", { d: line, fill: "none", stroke: colour, "stroke-width": 2.5, "stroke-dasharray": dash }));
-    const now = run(method, method.curve[state.at[index]].threshold);
-    if (now.score !== null) svg.append(make("circle", { id: id(index, "dot"), cx: x(now.layers), cy: y(now.score), r: 7, fill: colour,
-      stroke: "var(--page)", "stroke-width": 2 }));
+    const dot = make("circle", { id: id(index, "dot"), r: 7, fill: colour, stroke: "var(--page)", "stroke-width": 2 });
+    svg.append(dot);
+    method.moveDot = () => {
+      dot.setAttribute("visibility", method.now.score === null ? "hidden" : "visible");
+      dot.setAttribute("cx", x(method.now.layers));
+      dot.setAttribute("cy", y(method.now.score));
+    };
+    method.moveDot();
     legend.append(make("li", {}, make("svg", { viewBox: "0 0 44 10", "aria-hidden": "true" }, make("path",
       { d: "M0 5H44", stroke: colour, "stroke-width": 3, "stroke-dasharray": dash })), method.name));
   });
@@ -145,7 +158,7 @@ function drawCurves() {
 function makePanels() {
   document.getElementById("methods").replaceChildren(...data.methods.map((method, index) => {
     const slider = make("input", { type: "range", id: id(index, "slider"), min: 0, max: method.curve.length - 1, step: 1,
-      value: state.at[index], oninput: (event) => { state.at[index] = Number(event.target.value); update(); } });
+      value: state.at[index], oninput: (event) => moved(index, Number(event.target.value)) });
     const names = { threshold: "threshold", score: data.metric, layers: "mean layers run", saving: "layers saved",
       ...(method.flops ? { flops: "FLOPs saved" } : {}) };
     const figures = make("dl", { class: "figures" }, ...Object.entries(names).map(([key, name]) => make("div", {},
@@ -154,26 +167,29 @@ function makePanels() {
     return make("article", { class: "panel", "aria-labelledby": id(index, "name") },
       make("h3", { id: id(index, "name") }, dot, method.name), make("p", {}, `Exits after layers ${method.exit_layers.join(", ")}; leaves where the ${method.criterion} is ${method.leaves} the threshold.`),
       make("label", { for: id(index, "slider") }, "cheaper \u2194 deeper"), slider, figures,
-      make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `exits of ${method.name}` }, make("table", { id: id(index, "exits") })));
+      make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `exits of ${method.name}` }, exitsTable(method, index)));
   }));
 }
 
+function exitsTable(method, index) {
+  method.bars = method.exit_layers.map(() => ({ count: make("td"), bar: make("div", { class: "bar" }) }));
+  return make("table", { id: id(index, "exits") }, make("caption", {}, "Where samples leave, and what each exit would score on all of them"),
+    make("thead", {}, make("tr", {}, ...["layer", "leave", "", `${data.metric}, all`].map((name) => make("th", { scope: "col" }, name)))),
+    make("tbody", {}, ...method.exit_layers.map((layer, k) => make("tr", {}, make("th", { scope: "row" }, layer), method.bars[k].count,
+      make("td", { class: "wide" }, method.bars[k].bar), make("td", {}, percent(method.layer_scores[k]))))));
+}
+
 function fillPanel(method, index) {
-  const point = method.curve[state.at[index]], now = run(method, point.threshold), n = data.truth.length;
-  const show = { threshold: thresholdName(point.threshold), score: percent(now.score, 2), layers: now.layers.toFixed(2), saving: percent(now.saving),
+  const now = method.now;
+  const show = { threshold: thresholdName(method.curve[state.at[index]].threshold), score: percent(now.score, 2), layers: now.layers.toFixed(2), saving: percent(now.saving),
     ...(method.flops ? { flops: percent(now.flops) } : {}) };
   for (const [key, value] of Object.entries(show)) document.getElementById(id(index, key)).textContent = value;
   document.getElementById(id(index, "slider")).setAttribute("aria-valuetext",
     `threshold ${show.threshold}: ${data.metric} ${show.score}, ${show.layers} layers`);
-  const rows = method.exit_layers.map((layer, k) => {
-    const answers = method.answers.map((row) => row[k]);
-    return make("tr", {}, make("th", { scope: "row" }, layer), make("td", {}, now.counts[k]),
-      make("td", { class: "wide" }, make("div", { class: "bar", style: `width:${100 * now.counts[k] / n}%` })),
-      make("td", {}, percent(METRICS[data.metric](answers, data.truth))));
+  method.bars.forEach(({ count, bar }, k) => {
+    count.textContent = now.counts[k];
+    bar.style.width = `${100 * now.counts[k] / data.truth.length}%`;
   });
-  document.getElementById(id(index, "exits")).replaceChildren(make("caption", {}, "Where samples leave, and what each exit would score on all of them"),
-    make("thead", {}, make("tr", {}, ...["layer", "leave", "", `${data.metric}, all`].map((name) => make("th", { scope: "col" }, name)))),
-    make("tbody", {}, ...rows));
 }
 
 function choice(name, label, values, chosen) {
@@ -224,11 +240,11 @@ const signed = (value) => (value < 0 ? "\u2212" : "+") + Number(Math.abs(value).
 function explainedCell(tokens, separator) {
   const most = Math.max(...tokens.map(({ value }) => Math.abs(value))) || 1;
   const strongest = tokens.filter(({ token, value }) => value && token.trim()).sort((a, b) => Math.abs(b.value) - Math.abs(a.value)).slice(0, 5);
-  return make("td", { class: "text explained" }, ...tokens.flatMap(({ token, value }) => {
+  return make("td", { class: "text" }, make("div", { class: "explained" }, ...tokens.flatMap(({ token, value }) => {
     const [, before, word, after] = token.match(/^(\s*)(.*?)(\s*)$/s); // spaces have no colour
     return [before, make("span", { class: "token", title: signed(value),
       style: `background:rgba(var(--${value < 0 ? "minus" : "plus"}),${(.75 * Math.abs(value) / most).toFixed(3)})` }, word), after + separator];
-  }), make("div", { class: "strongest" }, "most: ", strongest.map(({ token, value }) => `${token.trim()} ${signed(value)}`).join(", ") || "none"));
+  }), make("div", { class: "strongest" }, "most: ", strongest.map(({ token, value }) => `${token.trim()} ${signed(value)}`).join(", ") || "none")));
 }
 
 function textCell(method, sample, layer) {
@@ -251,7 +267,7 @@ function fillConfusion(samples, now) {
 }
 
 function fillSamples() {
-  const method = data.methods[state.method], now = run(method, method.curve[state.at[state.method]].threshold);
+  const method = data.methods[state.method], now = method.now;
   const last = method.exit_layers.length - 1, wanted = state.search.toLowerCase();
   const samples = data.truth.map((_, i) => i).filter((i) => {
     const right = now.answers[i] === data.truth[i], full = method.answers[i][last] === data.truth[i];
@@ -266,27 +282,49 @@ function fillSamples() {
   const explained = method.attributions ? method.attributions.samples.length : 0;
   document.getElementById("explained").textContent = explained < data.truth.length ? `The first ${explained} samples are explained.` : "";
   fillConfusion(samples, now);
+  const rows = shown.map((i) => {
+    const says = `${now.exits[i]} ${state.explain}`;
+    if (!method.rows[i] || method.rows[i].says !== says) method.rows[i] = { says, row: sampleRow(method, i, now.exits[i]) };
+    return method.rows[i].row;
+  });
+  // The browser lays out anew only the rows that change.
+  const table = document.getElementById("table"), same = `${state.method}: ${shown}`;
+  if (table.dataset.shown === same) {
+    rows.forEach((row, k) => { if (table.tBodies[0].rows[k] !== row) table.tBodies[0].rows[k].replaceWith(row); });
+    return;
+  }
+  table.dataset.shown = same;
   const names = [["#", ""], ["text", "text"], ["truth", "name"], ["answer", "name"], ["layer", ""], [`${method.criterion} there`, ""], ["at full depth", "name"]];
-  document.getElementById("table").replaceChildren(make("thead", {}, make("tr", {}, ...names.map(([name, kind]) => make("th", { scope: "col", class: kind }, name)))),
-    make("tbody", {}, ...shown.map((i) => {
-      const right = now.answers[i] === data.truth[i], mark = data.labels ? (right ? " \u2713" : " \u2717") : "";
-      const score = method.scores[i][now.exits[i]];
-      return make("tr", {}, make("td", {}, i), textCell(method, i, method.exit_layers[now.exits[i]]), make("td", { class: "name" }, className(data.truth[i])),
-        make("td", { class: data.labels ? `name ${right ? "right" : "wrong"}` : "name" }, className(now.answers[i]) + mark),
-        make("td", {}, method.exit_layers[now.exits[i]]), make("td", {}, score === null ? "not finite" : number(score)),
-        make("td", { class: "name" }, className(method.answers[i][last])));
-    })));
+  table.replaceChildren(make("thead", {}, make("tr", {}, ...names.map(([name, kind]) => make("th", { scope: "col", class: kind }, name)))),
+    make("tbody", {}, ...rows));
 }
 
-function update() {
-  drawCurves();
-  data.methods.forEach(fillPanel);
-  fillSamples();
+function sampleRow(method, i, exit) {
+  const answer = method.answers[i][exit], score = method.scores[i][exit], layer = method.exit_layers[exit];
+  const right = answer === data.truth[i], mark = data.labels ? (right ? " \u2713" : " \u2717") : "";
+  return make("tr", {}, make("td", {}, i), textCell(method, i, layer), make("td", { class: "name" }, className(data.truth[i])),
+    make("td", { class: data.labels ? `name ${right ? "right" : "wrong"}` : "name" }, className(answer) + mark),
+    make("td", {}, layer), make("td", {}, score === null ? "not finite" : number(score)),
+    make("td", { class: "name" }, className(method.answers[i][method.exit_layers.length - 1])));
+}
+
+// A slider moved: its panel and dot at once, the table when the browser draws next.
+let waiting = false;
+function moved(index, place) {
+  const method = data.methods[index];
+  choose(index, place);
+  fillPanel(method, index);
+  if (method.moveDot) method.moveDot();
+  if (waiting || index !== state.method) return;
+  waiting = true;
+  requestAnimationFrame(() => { waiting = false; fillSamples(); });
 }
 
 document.getElementById("summary").textContent = `${data.truth.length} samples, ${data.methods.length} ` +
   `${data.methods.length === 1 ? "method" : "methods"}, ${data.metric}. ${data.note}`;
 makePanels();
 makeFilters();
-update();
+drawCurves();
+data.methods.forEach(fillPanel);
+fillSamples();
 window.addEventListener("resize", drawCurves);

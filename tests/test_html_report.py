@@ -183,7 +183,12 @@ def opened(browser: Any, path: Path, **context: Any) -> Any:
 
 def slide(page: Any, place: int) -> None:
     page.locator("#m0-slider").evaluate(
-        "(slider, place) => { slider.value = place; slider.dispatchEvent(new Event('input')); }", place
+        """(slider, place) => {
+            slider.value = place;
+            slider.dispatchEvent(new Event('input'));
+            return new Promise(requestAnimationFrame);
+        }""",
+        place,
     )
 
 
@@ -284,7 +289,7 @@ def test_colours_are_those_of_the_layer_where_a_sample_leaves(browser: Any, tmp_
     found = {"model": [TokenAttributions(["not ", "bad"], values, separator="")]}
     page = opened(browser, write_report(trace, tmp_path / "report.html", texts=TEXTS, attributions=found))
     page.locator("#filter-explain").select_option("answer")
-    assert page.locator("#table .token").all_inner_texts() == ["not", "bad"]  # of the first sample, and no other
+    assert page.locator("#table .token").all_text_contents() == ["not", "bad"]  # of the first sample, and no other
     assert page.locator("#table .explained").evaluate("cell => cell.textContent") == "not badmost: bad \u22121"
     last = page.evaluate("data.methods[0].curve.length") - 1
     for place in range(last + 1):
@@ -294,6 +299,25 @@ def test_colours_are_those_of_the_layer_where_a_sample_leaves(browser: Any, tmp_
         expected = {1: ["plus),0.750", "plus),0.000"], 2: [], 4: ["plus),0.000", "minus),0.750"]}[layer]
         assert len(styles) == len(expected)
         assert all(end in style for end, style in zip(expected, styles, strict=True))
+
+
+@pytest.mark.slow
+def test_a_slider_draws_nothing_anew_but_what_it_changes(browser: Any, tmp_path: Path) -> None:
+    traces = {name: made_trace(2, seed=seed) for seed, name in enumerate(["berxit", "deebert"])}
+    page = opened(browser, write_report(traces, tmp_path / "report.html", texts=TEXTS))
+    place = page.evaluate("""() => {
+        window.rows = [...document.querySelectorAll("#table tbody tr")];
+        window.untouched = [...document.querySelectorAll("circle, input, #methods table")];
+        return data.methods[0].curve.length >> 1;
+    }""")
+    deep = page.locator("#m1-layers").inner_text()
+    slide(page, place)
+    assert page.evaluate("untouched.every((each) => each.isConnected)")
+    leave = traces["berxit"].at(page.evaluate(f"data.methods[0].curve[{place}].threshold"))[1]
+    kept = page.evaluate("rows.map((row) => row.isConnected)")
+    assert kept == (leave == 4).tolist()
+    assert 0 < sum(kept) < 20
+    assert page.locator("#m1-layers").inner_text() == deep
 
 
 @pytest.mark.slow
