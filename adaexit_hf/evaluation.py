@@ -123,21 +123,41 @@ def _layers(trace: ExitTrace, chosen: Tensor) -> tuple[float, float]:
 
 
 def spread_thresholds(trace: ExitTrace, count: int = 100) -> list[float]:
-    """At most `count` thresholds that differ in what they do: midpoints between quantiles of the scores that occur.
+    """At most `count` thresholds that differ in what they do, and one at which all scores are ready, if there is one.
 
-    Midpoints, so that no score of the trace lies on a threshold, where rounding could decide; where all scores are
-    whole numbers, as patience is, those numbers from the second on.
+    Midpoints between quantiles of the scores that occur, so that no score of the trace lies on a threshold, where
+    rounding could decide; where all scores are whole numbers, as patience is, those numbers from the second on.
+
+    >>> scores = torch.tensor([[0.5, 0.0], [0.75, 0.0]])
+    >>> spread_thresholds(ExitTrace(torch.zeros(2, 2, 2), scores, None, (1, 2), "gt", bounds=(0.0, 1.0)))
+    [0.25, 0.625]
     """
     scores = trace.scores[:, :-1].flatten().double()
     scores = scores[scores.isfinite()].unique()
-    if len(scores) < 2:
+    if not len(scores):
         return []
-    ranks = torch.linspace(0, len(scores) - 2, min(count, len(scores) - 1)).round().long()
-    if trace.ready in ("ge", "lt") and bool((scores == scores.round()).all()):
-        return scores[ranks + 1].tolist()
     low, high = trace.bounds or (-math.inf, math.inf)
-    # A score may lie a rounding error outside of its own bounds.
-    return ((scores[ranks] + scores[ranks + 1]) / 2).clamp(low, high).unique().tolist()
+    whole = trace.ready in ("ge", "lt") and bool((scores == scores.round()).all())
+    found = _most_eager(trace.ready, scores, low, high, whole)
+    if len(scores) > 1:
+        ranks = torch.linspace(0, len(scores) - 2, min(count, len(scores) - 1)).round().long()
+        # A score may lie a rounding error outside of its own bounds.
+        between = scores[ranks + 1] if whole else ((scores[ranks] + scores[ranks + 1]) / 2).clamp(low, high)
+        found += between.tolist()
+    return sorted(set(found))
+
+
+def _most_eager(ready: str, scores: Tensor, low: float, high: float, whole: bool) -> list[float]:
+    """A threshold at which all scores, ascending, are ready, half-way to the bound; [] if there is none."""
+    rising = ready in ("lt", "le")  # with the threshold, more are ready
+    last = scores[-1 if rising else 0].item()
+    room = high - last if rising else last - low
+    if room < 0 or (room == 0 and ready in ("lt", "gt")):
+        return []
+    if ready == "ge" and whole:
+        return [last]
+    step = min(room / 2, 1 + abs(last))
+    return [last + step if rising else last - step]
 
 
 def exit_histogram(trace: ExitTrace, threshold: float | list[float] | None) -> dict[int, int]:

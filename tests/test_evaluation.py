@@ -205,20 +205,42 @@ def test_rows_that_are_not_tokenized() -> None:
 
 def test_thresholds_differ_in_what_they_do() -> None:
     scores = torch.tensor([[0.1, 0.5, 0.0], [0.3, 0.3, 0.0], [NAN, 0.5, 0.0], [math.inf, 0.1, 0.0]])
-    trace = ExitTrace(torch.zeros(4, 3, 2), scores, None, (1, 2, 3), "lt")
-    assert spread_thresholds(trace) == pytest.approx([0.2, 0.4])
+    trace = ExitTrace(torch.zeros(4, 3, 2), scores, None, (1, 2, 3), "lt", bounds=(0.0, 0.7))
+    assert spread_thresholds(trace) == pytest.approx([0.2, 0.4, 0.6])
 
 
 def test_at_most_as_many_thresholds_as_asked_for() -> None:
     trace = ExitTrace(torch.zeros(500, 2, 2), torch.rand(500, 2), torch.zeros(500), (1, 2), "lt")
     thresholds = spread_thresholds(trace, count=20)
-    assert thresholds == sorted(set(thresholds)) and len(thresholds) == 20
-    assert len(tradeoff_curve(trace, accuracy)) == 101  # and full depth
+    assert thresholds == sorted(set(thresholds)) and len(thresholds) == 21  # and one at which all leave
+    assert len(tradeoff_curve(trace, accuracy)) == 102  # and full depth
 
 
-def test_scores_that_are_all_equal_leave_only_full_depth(by_hand: ExitTrace) -> None:
-    flat = ExitTrace(by_hand.logits, torch.full((4, 3), 0.5), by_hand.labels, by_hand.exit_layers, "gt")
-    assert [point.threshold for point in tradeoff_curve(flat, accuracy)] == [None]
+@pytest.mark.parametrize(
+    ("ready", "bounds", "scores", "thresholds"),
+    [
+        ("gt", (0.0, 1.0), [1.0, 1.0, 1.0], [0.5]),  # saturated
+        ("gt", (0.0, 1.0), [0.0, 0.5, 1.0], [0.25, 0.75]),  # nothing is below 0
+        ("lt", (0.0, 1.0), [0.0, 0.0, 0.0], [0.5]),
+        ("lt", (0.0, 1.0), [0.2, 0.4, 1.0], [0.3, 0.7]),
+        ("le", (0.0, 1.0), [0.2, 0.4, 1.0], [0.3, 0.7, 1.0]),
+        ("ge", (1.0, 4.0), [0.0, 0.0, 0.0], []),  # patience 0 is full depth
+        ("ge", (1.0, 4.0), [0.0, 1.0, 2.0], [1.0, 2.0]),
+        ("ge", (0.0, 1.0), [0.0, 1.0, 1.0], [0.0, 1.0]),
+        ("gt", None, [3.0, 3.0, 3.0], [-1.0]),
+        ("gt", (0.0, 1.0), [NAN, NAN, NAN], []),
+    ],
+)
+def test_the_eager_end(ready: str, bounds: Any, scores: list[float], thresholds: list[float]) -> None:
+    early = torch.tensor(scores)[:, None]
+    trace = ExitTrace(torch.zeros(3, 2, 2), torch.cat([early, early], dim=1), None, (1, 2), ready, bounds=bounds)
+    assert spread_thresholds(trace) == pytest.approx(thresholds)
+
+
+def test_a_curve_starts_where_all_leave_at_the_first_exit() -> None:
+    for name in ("deebert", "berxit", "fastbert", "dact-bert", "right-tool"):
+        trace = collect_trace(new_model(name), texts(20), progress=False)
+        assert tradeoff_curve(trace, accuracy)[0].mean_layers == 1.0
 
 
 def test_expected_saving() -> None:
