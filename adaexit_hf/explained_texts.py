@@ -1,6 +1,7 @@
 """The texts that explanations are for, with a baseline to compare each with."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from numbers import Integral
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -56,7 +57,7 @@ def texts(
     """
     model, rows = run.model, checked_rows(dataset)
     labels, encoder = model.config.num_labels, model.config.encoder_config
-    if label is not None and not 0 <= label < labels:
+    if label is not None and (isinstance(label, bool) or not isinstance(label, Integral) or not 0 <= label < labels):
         raise ValueError(f"label: got {label}; allowed are 0 to {labels - 1}, or None for each text's own answer")
     if baseline_id is None and tokenizer is not None:
         baseline_id = tokenizer.mask_token_id
@@ -78,6 +79,7 @@ def texts(
                 inputs = model_inputs(model, batch)
                 output, trace = model(**inputs, exit_threshold=exit_threshold), model(**inputs, early_exit=False)
                 embeddings, base = embed(ids), embed(torch.full_like(ids, baseline_id))
+                columns = run.at_own_depths(embeddings, columns)
             real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
             words = real & ~torch.isin(ids, special.to(ids.device))
             answered = output.logits.argmax(dim=-1)

@@ -1,7 +1,9 @@
 """A model as a function of its word embeddings, with gradients and a place to look into after every layer.
 
 What explanations differentiate: the answer's logit and the readiness of any exit. The words themselves stay what they
-are, so that positions and depths of tokens do not change along the path from a baseline to the text.
+are, so that positions do not change along the path from a baseline to the text. Nor do the depths of tokens, where a
+method has such: they are those of the text all along, and attributions hold for these depths. A halting unit would
+choose others on the way, an argmax, whose jumps no gradient sees.
 """
 
 from collections.abc import Callable, Iterator
@@ -97,8 +99,16 @@ class Unrolled:
         inputs = model_inputs(self.model, batch)
         return tuple(inputs.get(name) for name in COLUMNS)
 
+    def at_own_depths(self, embeddings: Tensor, columns: Columns) -> Columns:
+        """The columns with the depths that the model gives to these tokens, where it has depths and none are given."""
+        depths = self._run(embeddings, columns, 1)[1].context.per_token.get("depths")
+        return (*columns[:-1], depths)
+
     def exits(self, embeddings: Tensor, columns: Columns, last: int) -> list[Exit]:
         """What the exits up to layer `last` say of word embeddings (batch, tokens, hidden)."""
+        return self._run(embeddings, columns, last)[0]
+
+    def _run(self, embeddings: Tensor, columns: Columns, last: int) -> tuple[list[Exit], InFlight]:
         model, names = self.model, dict.fromkeys(("position_ids", "inputs_embeds"))
         inputs = names | {
             name: value
@@ -117,7 +127,7 @@ class Unrolled:
             flight = step.flight
             if step.exit is not None:
                 found.append(step.exit)
-        return found
+        return found, flight
 
     def of(self, value: Value) -> Callable[..., Tensor]:
         """As Captum wants it: (embeddings (batch, tokens, hidden), exits, classes, *columns) -> (batch,).

@@ -116,7 +116,8 @@ def explain(
     """Integrated gradients over the words of each text: of every exit's answer, and of every exit's readiness.
 
     The path leads from the text with a baseline token in place of each word to the text, through embeddings; special
-    tokens and pads are the same at both ends. Each exit takes 2 * steps passes forward and backward.
+    tokens and pads are the same at both ends, and so are the depths of tokens, where a method has such: attributions
+    hold for those that the text has. Each exit takes 2 * steps passes forward and backward.
 
     Args:
         model: on any device; its train or eval mode is restored afterwards.

@@ -81,6 +81,16 @@ def test_scores_are_explained_where_other_classes_lead_on_the_way(criterion: str
         assert one.score.error.max() < 0.01
 
 
+def test_depths_that_a_halting_unit_chooses_stay_those_of_the_text() -> None:
+    model = build("depth-adaptive-halting")
+    torch.nn.init.normal_(model.halting.weight)  # else all tokens choose one depth
+    rows = rows_of(model)
+    for row, one in zip(rows, run(model, rows, steps=512, scores=False), strict=True):
+        told = trace_of(model, {name: torch.tensor([value]) for name, value in row.items()})
+        torch.testing.assert_close(one.answer.value, told.exit_logits[0, :, one.label], rtol=1e-4, atol=1e-4)
+        assert one.answer.error.max() < 0.05
+
+
 def test_heads_with_corners_want_more_steps() -> None:
     model = build("dact-bert", "distilbert")
     (one,) = run(model, rows_of(model)[-1:], steps=512, scores=False, layers=[3])
@@ -268,6 +278,8 @@ def test_every_method_was_tried() -> None:
         ({"layers": [4]}, r"layers: got \[4\]; exits are after layers \[1, 2, 3\]"),
         ({"layers": []}, r"layers: got \[\]"),
         ({"label": 3}, "label: got 3; allowed are 0 to 2"),
+        ({"label": 0.5}, "label: got 0.5; allowed are 0 to 2"),
+        ({"label": True}, "label: got True; allowed are 0 to 2"),
         ({"steps": 1}, "steps: got 1; pass a whole number >= 2"),
         ({"baseline_id": 64}, "baseline_id: got 64; .* in 0 to 63"),
     ],
