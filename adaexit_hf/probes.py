@@ -114,7 +114,8 @@ def attention_entropy(
 def confidence_bleu_correlation(trace: ExitTrace, first: Sequence[str], second: Sequence[str]) -> BleuCorrelation:
     """Pearson correlation of confidence with BLEU-4 between two sentences, by exit and predicted class; BERxiT, 5.5.
 
-    Sentence BLEU by sacrebleu with effective order, since BLEU-4 of fewer than four words is none; the paper names no
+    Sentence BLEU by sacrebleu with effective order, since BLEU-4 of fewer than four words is none, and its default
+    smoothing, "exp": the k-th order of n-grams without a match counts as 1 / 2^k matches. The paper names no
     implementation, and does not say which sentence is the reference: here the second. Confidence is the largest
     probability, whatever decides about exits.
 
