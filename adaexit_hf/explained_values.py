@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .models.batches import model_inputs
+from .models.batches import check_model, model_inputs
 from .models.encoder_layers import family_of
 from .models.exit_heads import CRITERIA
 from .models.exit_types import Exit
@@ -91,6 +91,7 @@ class Unrolled:
     """
 
     def __init__(self, model: EarlyExitForSequenceClassification) -> None:
+        check_model(model)
         self.model = model
         self.cuts = [nn.Identity() for _ in range(model.config.exit_layers[-1])]
 

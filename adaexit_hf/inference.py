@@ -12,7 +12,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .models.batches import COLUMNS, model_inputs, padded_batch
+from .models.batches import COLUMNS, check_model, model_inputs, padded_batch
 from .models.configuration_early_exit import Threshold
 from .models.context import Context
 from .models.encoder_layers import family_of
@@ -156,6 +156,7 @@ class _Job:
         batch_tokens: int | None,
         max_memory: int,
     ) -> None:
+        check_model(model)
         self.model = model
         self.thresholds = model.thresholds_in_use(exit_threshold, early_exit)
         default = 1024 if model.device.type == "cpu" else 16384

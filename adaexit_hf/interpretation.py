@@ -142,7 +142,7 @@ def explain(
         ValueError: no rows; `layers`, `label`, `steps` or `baseline_id` out of range; a criterion whose score counts,
             such as patience (NoGradientError).
     """
-    known, run = list(model.config.exit_layers), Unrolled(model)
+    run, known = Unrolled(model), list(model.config.exit_layers)
     chosen = known if layers is None else list(layers)
     if not chosen or not set(chosen) <= set(known):
         raise ValueError(f"layers: got {layers}; exits are after layers {known}, pass some of these")

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .evaluation import ExitTrace, predictions
 from .extras import needed
-from .models.batches import by_length, checked_rows, model_inputs
+from .models.batches import by_length, check_model, checked_rows, model_inputs
 from .models.configuration_early_exit import Threshold
 from .models.exit_heads import confidence
 from .models.modeling_early_exit import EarlyExitForSequenceClassification
@@ -86,6 +86,7 @@ def attention_entropy(
     Raises:
         ValueError: no rows; another implementation of attention, which keeps no weights.
     """
+    check_model(model)
     rows, training = checked_rows(dataset), model.training
     found: dict[int, tuple[Tensor, Tensor]] = {}
     model.eval()

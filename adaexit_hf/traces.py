@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from itertools import islice
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,15 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .flops import RowFlops
-from .models.batches import full_depth, label_column, row_labels, stream_rows, wrong_labels
+from .models.batches import (
+    check_batch_size,
+    check_model,
+    full_depth,
+    label_column,
+    row_labels,
+    stream_rows,
+    wrong_labels,
+)
 from .models.exit_types import first_ready
 from .models.modeling_early_exit import EarlyExitForSequenceClassification
 
@@ -110,10 +119,13 @@ class ExitTrace:
         """Index of the exit that each sample takes, (samples,); thresholds as in a config, None for full depth.
 
         Raises:
-            ValueError: NaN, a number outside of `bounds`, or a list whose length is not the number of exits.
+            TypeError: not a number, a list of numbers or None.
+            ValueError: NaN, a number outside of `bounds`, a patience that is not whole, or a list whose length is not
+                the number of exits.
         """
         # Patience 0 is full depth, as in a config.
-        if threshold is None or (self.criterion == "patience" and threshold == 0):
+        zero = isinstance(threshold, Real) and not isinstance(threshold, bool) and threshold == 0
+        if threshold is None or (zero and self.criterion == "patience"):
             return torch.full((len(self.scores),), len(self.exit_layers) - 1)
         exits = len(self.exit_layers)
         values = list(threshold) if isinstance(threshold, list | tuple) else [threshold] * exits
@@ -123,12 +135,18 @@ class ExitTrace:
             )
         low, high = self.bounds or (-torch.inf, torch.inf)
         for value in values:
-            if not low <= value <= high:  # NaN too
-                unit = self.criterion or "this trace"
-                raise ValueError(
-                    f"threshold: got {value}; {unit} takes numbers in [{low:.4g}, {high:.4g}], or None for full depth"
-                )
-        return first_ready(_COMPARISONS[self.ready](self.scores, self.scores.new_tensor(values)))
+            whole = "whole " * (self.criterion == "patience")
+            told = (
+                f"threshold: got {value!r}; {self.criterion or 'this trace'} takes {whole}numbers in [{low:.4g}, "
+                f"{high:.4g}], or None for full depth"
+            )
+            if isinstance(value, bool) or not isinstance(value, Real):
+                raise TypeError(told)
+            if not low <= value <= high or (whole and value != int(value)):  # NaN too
+                raise ValueError(told)
+        # Whole scores would make whole numbers of the thresholds.
+        wide = torch.promote_types(self.scores.dtype, torch.float32)
+        return first_ready(_COMPARISONS[self.ready](self.scores, torch.tensor(values, dtype=wide)))
 
     def at(self, threshold: float | list[float] | None) -> tuple[Tensor, Tensor]:
         """Answers (samples, labels) and layers run (samples,) at one threshold; errors as for `exits_at`."""
@@ -209,8 +227,11 @@ def collect_trace(
 
     Raises:
         ValueError: the data set is empty, or has no `input_ids`; a label that is no class index or no number, or that
-            only some rows have; a method whose `ready` is no plain comparison.
+            only some rows have; no batch size; a method whose `ready` is no plain comparison.
+        TypeError: a model without exits.
     """
+    check_model(model)
+    check_batch_size(batch_size)
     config = model.config
     comparison = next((name for name, function in _COMPARISONS.items() if function is model.ready), None)
     if comparison is None:

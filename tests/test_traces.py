@@ -5,14 +5,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from runs import METHODS, Row, new_model, texts
+from runs import METHODS, Row, encoder_config, new_model, texts
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import BertModel
 
-from adaexit_hf import ExitTrace, collect_trace, tradeoff_curve
+from adaexit_hf import ExitTrace, collect_trace, predict, tradeoff_curve
 from adaexit_hf.evaluation import spread_thresholds
+from adaexit_hf.interpretation import explain, layer_conductance
+from adaexit_hf.probes import attention_entropy
 from adaexit_hf.traces import check_same_data
 
 NAN = float("nan")
@@ -132,6 +136,47 @@ OUTSIDE = [
 def test_thresholds_outside_the_unit(threshold: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         by_hand(**EVERYTHING).exits_at(threshold)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["x", True, [0.5, "x", 0.5], torch.tensor(0.5), np.array([0.5] * 3)],
+    ids=["str", "bool", "list", "t", "a"],
+)
+def test_thresholds_of_the_wrong_type(value: Any) -> None:
+    with pytest.raises(TypeError, match=r"threshold: got .*; confidence takes numbers in \[0, 1\], or None for"):
+        by_hand(**EVERYTHING).exits_at(value)
+
+
+def test_patience_is_whole() -> None:
+    trace = by_hand(ready="ge", criterion="patience", bounds=(1.0, 3.0), scores=torch.tensor([[0, 1, 2], [0, 0, 1]]))
+    assert trace.exits_at(1).tolist() == [1, 2]
+    with pytest.raises(ValueError, match=r"threshold: got 1.5; patience takes whole numbers in \[1, 3\], or None"):
+        trace.exits_at(1.5)
+
+
+def test_whole_scores_do_not_make_whole_thresholds() -> None:
+    assert by_hand(scores=torch.tensor([[1, 2, 3], [2, 1, 3]])).exits_at(1.5).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5, True])
+def test_batches_that_there_are_not(size: Any) -> None:
+    model = new_model("deebert")
+    for call in (collect_trace, attention_entropy, explain):
+        with pytest.raises(
+            ValueError, match=f"batch_size: got {size}; pass a whole number from 1, e.g. batch_size=32"
+        ):
+            call(model, texts(3), batch_size=size, progress=False)
+    with pytest.raises(ValueError, match=f"batch_size: got {size}"):
+        model.calibrate_temperatures(texts(3), batch_size=size)
+
+
+@pytest.mark.parametrize("call", [collect_trace, predict, explain, layer_conductance, attention_entropy])
+def test_a_model_without_exits(call: Any) -> None:
+    with pytest.raises(
+        TypeError, match="model: got BertModel, which has no exits; pass one that AutoModelForSequence"
+    ):
+        call(BertModel(encoder_config()), texts(3))
 
 
 def test_patience_0_is_full_depth_as_in_a_config() -> None:

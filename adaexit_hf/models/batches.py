@@ -144,6 +144,30 @@ def row_labels(
     return labels
 
 
+def check_batch_size(batch_size: int) -> None:
+    """Refuse what is no number of rows.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size: got {batch_size!r}; pass a whole number from 1, e.g. batch_size=32")
+
+
+def check_model(model: Any) -> None:
+    """Refuse a model without exits. Not by its class, which is another one in a checkpoint that carries its code.
+
+    Raises:
+        TypeError: it has none.
+    """
+    if not hasattr(model, "exit_step"):
+        raise TypeError(
+            f"model: got {type(model).__name__}, which has no exits; pass one that AutoModelForSequenceClassification"
+            ".from_pretrained loads from a checkpoint with exits, or train one, e.g. "
+            "BerxitForSequenceClassification.from_encoder_pretrained(...)"
+        )
+
+
 def by_length(
     rows: Sequence[Row], batch_size: int, encoder_config: Any, desc: str | None = None
 ) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
@@ -151,7 +175,11 @@ def by_length(
 
     Args:
         desc: shown at a progress bar; None shows none.
+
+    Raises:
+        ValueError: no batch size.
     """
+    check_batch_size(batch_size)
     order = sorted(range(len(rows)), key=lambda place: len(rows[place]["input_ids"]), reverse=True)
     for first in tqdm(range(0, len(order), batch_size), desc=desc, disable=desc is None):
         places = order[first : first + batch_size]
