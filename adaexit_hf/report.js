@@ -240,11 +240,11 @@ const signed = (value) => (value < 0 ? "\u2212" : "+") + Number(Math.abs(value).
 function explainedCell(tokens, separator) {
   const most = Math.max(...tokens.map(({ value }) => Math.abs(value))) || 1;
   const strongest = tokens.filter(({ token, value }) => value && token.trim()).sort((a, b) => Math.abs(b.value) - Math.abs(a.value)).slice(0, 5);
-  return make("td", { class: "text" }, make("div", { class: "explained" }, ...tokens.flatMap(({ token, value }) => {
+  return make("td", { class: "text explained" }, ...tokens.flatMap(({ token, value }) => {
     const [, before, word, after] = token.match(/^(\s*)(.*?)(\s*)$/s); // spaces have no colour
     return [before, make("span", { class: "token", title: signed(value),
       style: `background:rgba(var(--${value < 0 ? "minus" : "plus"}),${(.75 * Math.abs(value) / most).toFixed(3)})` }, word), after + separator];
-  }), make("div", { class: "strongest" }, "most: ", strongest.map(({ token, value }) => `${token.trim()} ${signed(value)}`).join(", ") || "none")));
+  }), make("div", { class: "strongest" }, "most: ", strongest.map(({ token, value }) => `${token.trim()} ${signed(value)}`).join(" \u00b7 ") || "none"));
 }
 
 function textCell(method, sample, layer) {
@@ -256,9 +256,11 @@ function textCell(method, sample, layer) {
 }
 
 function fillConfusion(samples, now) {
-  if (!data.labels || data.labels.length > 20) return;
+  const table = document.getElementById("confusion");
+  table.parentElement.hidden = !data.labels || data.labels.length > 20;
+  if (table.parentElement.hidden) return;
   const count = (truth, said) => samples.filter((i) => data.truth[i] === truth && now.answers[i] === said).length;
-  document.getElementById("confusion").replaceChildren(
+  table.replaceChildren(
     make("caption", {}, "Confusion of the samples below: rows are the truth, columns the answers."),
     make("thead", {}, make("tr", {}, make("th", { scope: "col", class: "name" }, "truth"),
       ...data.labels.map((name) => make("th", { scope: "col" }, name)))),
@@ -301,7 +303,7 @@ function fillSamples() {
 
 function sampleRow(method, i, exit) {
   const answer = method.answers[i][exit], score = method.scores[i][exit], layer = method.exit_layers[exit];
-  const right = answer === data.truth[i], mark = data.labels ? (right ? " \u2713" : " \u2717") : "";
+  const right = answer === data.truth[i], mark = data.labels ? (right ? "\u00a0\u2713" : "\u00a0\u2717") : "";
   return make("tr", {}, make("td", {}, i), textCell(method, i, layer), make("td", { class: "name" }, className(data.truth[i])),
     make("td", { class: data.labels ? `name ${right ? "right" : "wrong"}` : "name" }, className(answer) + mark),
     make("td", {}, layer), make("td", {}, score === null ? "not finite" : number(score)),
