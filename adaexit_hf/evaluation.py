@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from .curves import CurvePoint, PairwiseAreas, area_under_curve, areas_between, choose_threshold
-from .traces import ExitTrace, collect_trace, predictions
+from .traces import ExitTrace, predictions
+from .tracing import collect_trace
 
 __all__ = [
     "CurvePoint",

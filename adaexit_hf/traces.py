@@ -1,10 +1,9 @@
-"""What every exit of a model says about every sample of a data set: collected in one pass, kept in one file."""
+"""What every exit of a model says about every sample of a data set, kept in one file."""
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -13,26 +12,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from .flops import RowFlops
-from .models.batches import (
-    check_batch_size,
-    check_model,
-    full_depth,
-    label_column,
-    row_labels,
-    stream_rows,
-    wrong_labels,
-)
+from .models.batches import wrong_labels
 from .models.exit_types import first_ready
-from .models.modeling_early_exit import EarlyExitForSequenceClassification
 
-_COMPARISONS = {"lt": torch.lt, "le": torch.le, "gt": torch.gt, "ge": torch.ge}
+COMPARISONS = {"lt": torch.lt, "le": torch.le, "gt": torch.gt, "ge": torch.ge}
 _TENSORS = ("logits", "scores", "labels", "lengths", "flops")
 _KEY = "adaexit_hf_trace"
-# So many batches are read ahead, and sorted by length.
-_WINDOW = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,8 +81,8 @@ class ExitTrace:
             raise ValueError(
                 f"exit_layers: got {self.exit_layers}; pass {exits} ascending layer numbers from 1, one per exit"
             )
-        if self.ready not in _COMPARISONS:
-            raise ValueError(f"ready: got {self.ready!r}; choose one of {', '.join(map(repr, _COMPARISONS))}")
+        if self.ready not in COMPARISONS:
+            raise ValueError(f"ready: got {self.ready!r}; choose one of {', '.join(map(repr, COMPARISONS))}")
         if self.label_names is not None and len(self.label_names) != labels:
             raise ValueError(f"label_names: got {len(self.label_names)} names for {labels} labels; pass one per label")
 
@@ -146,7 +132,7 @@ class ExitTrace:
                 raise ValueError(told)
         # Whole scores would make whole numbers of the thresholds.
         wide = torch.promote_types(self.scores.dtype, torch.float32)
-        return first_ready(_COMPARISONS[self.ready](self.scores, torch.tensor(values, dtype=wide)))
+        return first_ready(COMPARISONS[self.ready](self.scores, torch.tensor(values, dtype=wide)))
 
     def at(self, threshold: float | list[float] | None) -> tuple[Tensor, Tensor]:
         """Answers (samples, labels) and layers run (samples,) at one threshold; errors as for `exits_at`."""
@@ -198,88 +184,6 @@ class ExitTrace:
         for name in ("exit_layers", "bounds", "label_names"):
             facts[name] = None if facts[name] is None else tuple(facts[name])
         return cls(**{"labels": None} | tensors | facts)
-
-
-def collect_trace(
-    model: EarlyExitForSequenceClassification,
-    dataset: Iterable[Mapping[str, Any]],
-    batch_size: int = 32,
-    progress: bool = True,
-    count_flops: bool = False,
-    about: Mapping[str, Any] | None = None,
-) -> ExitTrace:
-    """Run a tokenized data set once at full depth and keep what every exit said.
-
-    The data set is read once, a few batches at a time, so memory holds little more than the trace.
-
-    Args:
-        model: on any device; its train or eval mode is restored afterwards.
-        dataset: rows with `input_ids`, optionally `attention_mask`, `token_type_ids`, and `label` or `labels`; other
-            columns are left out. Rows need not be padded; batches are made of rows of similar length.
-        batch_size: rows per forward pass.
-        progress: show a bar.
-        count_flops: also count what each sample costs, as `flops_per_exit` does; one more pass for every length that
-            occurs, and for every sample where what a text costs depends on its words.
-        about: what the trace shall say of itself besides, e.g. `{"dataset": "mrpc", "seed": 1}`.
-
-    Returns:
-        the trace, in the order of the data set, on the CPU in float32.
-
-    Raises:
-        ValueError: the data set is empty, or has no `input_ids`; a label that is no class index or no number, or that
-            only some rows have; no batch size; a method whose `ready` is no plain comparison.
-        TypeError: a model without exits.
-    """
-    check_model(model)
-    check_batch_size(batch_size)
-    config = model.config
-    comparison = next((name for name, function in _COMPARISONS.items() if function is model.ready), None)
-    if comparison is None:
-        raise ValueError(
-            f"model: its `ready` is {model.ready}; a trace knows torch.lt, torch.le, torch.gt and torch.ge"
-        )
-    stream, parts, flops = stream_rows(dataset), [], []
-    labels: list[Tensor | None] = []
-    lengths: list[int] = []
-    column, counter = None, RowFlops(model) if count_flops else None
-    total = len(dataset) if isinstance(dataset, Sized) else None
-    with tqdm(total=total, desc="Tracing exits", unit=" rows", disable=not progress) as bar:
-        while window := list(islice(stream, _WINDOW * batch_size)):
-            column = label_column(window[0]) if not lengths else column
-            known = labels[0] is not None if labels else None
-            labels.append(row_labels(window, config.num_labels, column, len(lengths), known) if column else None)
-            lengths += [text_length(row) for row in window]
-            parts.append(full_depth(model, window, batch_size, tell=bar.update))
-            if counter is not None:
-                flops += [counter.of(row, text_length(row)) for row in window]
-    logits, scores = (torch.cat(each) for each in zip(*parts, strict=True))
-    return ExitTrace(
-        logits,
-        scores,
-        torch.cat([each for each in labels if each is not None]) if labels[0] is not None else None,
-        tuple(config.exit_layers),
-        comparison,
-        criterion=config.exit_criterion,
-        bounds=config.threshold_bounds,
-        method=config.model_type,
-        label_names=tuple(config.id2label[index] for index in range(config.num_labels))
-        if config.num_labels > 1
-        else None,
-        lengths=torch.tensor(lengths),
-        flops=torch.stack(flops) if flops else None,
-        about=dict(about or {}),
-    )
-
-
-def text_length(row: Mapping[str, Any]) -> int:
-    """Tokens of a row up to the last that is no pad; all of them where every one is a pad.
-
-    >>> text_length({"input_ids": [1, 7, 2, 0], "attention_mask": [1, 1, 1, 0]}), text_length({"input_ids": [1, 2]})
-    (3, 2)
-    """
-    tokens = len(row["input_ids"])
-    mask = row.get("attention_mask")
-    return tokens if mask is None else next((place for place in range(tokens, 0, -1) if mask[place - 1]), tokens)
 
 
 def check_same_data(traces: Sequence[ExitTrace]) -> None:
