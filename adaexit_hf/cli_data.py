@@ -1,6 +1,7 @@
 """What `adaexit evaluate`, `calibrate` and `report` do: they need labelled texts (extra `train`)."""
 
 import json
+import math
 import os
 import sys
 from dataclasses import dataclass, field
@@ -115,11 +116,15 @@ def results_with_intervals(
 ) -> dict[str, dict[str, Any]]:
     """Of every split all numbers, and between which the first metric at the threshold lies.
 
-    95 %, bootstrap over samples; None, and a word on stderr, where the metric is not defined on each resample.
+    95 %, bootstrap over samples; None, and a word on stderr, where the metric is NaN, or not defined on each resample.
     """
     headline, results = metric_function(metrics[0]), {}
     for split, trace in traces.items():
         results[split] = numbers(trace, metrics, threshold)
+        results[split]["intervals"] = {metrics[0]: None}
+        if math.isnan(results[split]["at_threshold"][metrics[0]]):
+            print(f"adaexit: {split}: answers that are not finite have no {metrics[0]}", file=sys.stderr)
+            continue
         # Only what is answered at the threshold: to resample all exits takes many times as long.
         answers = trace.at(threshold)[0][:, None]
         answered = ExitTrace(answers, torch.zeros(answers.shape[:2]), trace.labels, (trace.depth,), trace.ready)
@@ -127,11 +132,9 @@ def results_with_intervals(
             found = bootstrap_samples(
                 [answered], lambda drawn: headline(predictions(drawn.logits[:, 0]), drawn.known_labels())
             )
-            interval = [found.low, found.high]
+            results[split]["intervals"] = {metrics[0]: [found.low, found.high]}
         except UndefinedResamplesError as error:
-            interval = None
             print(f"adaexit: {split}: no interval of {metrics[0]}: {error}", file=sys.stderr)
-        results[split]["intervals"] = {metrics[0]: interval}
     return results
 
 
@@ -144,7 +147,8 @@ def evaluate(options: EvaluationOptions, given: Any) -> None:
     model, tokenizer = load(given.checkpoint, options)
     sets, _, metrics = labelled(model, tokenizer, options)
     traces, threshold = trace_all(model, sets, options.batch_size), model.config.exit_threshold
-    print_json(results_with_intervals(traces, metrics, threshold))
+    results = results_with_intervals(traces, metrics, threshold)
+    print_json(json.loads(json.dumps(results), parse_constant=lambda _: None))  # JSON has no NaN
 
 
 def calibrate(options: CalibrationOptions, given: Any) -> None:

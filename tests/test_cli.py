@@ -384,6 +384,22 @@ def test_an_interval_that_is_not_defined_is_null(capsys, checkpoint, labelled, m
     assert "validation: no interval of accuracy: statistic: is nan on 1000 of 1000 resamples" in printed.err
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # that there are such numbers
+def test_numbers_that_are_not_finite_have_no_score(capsys, start, tmp_path, labelled) -> None:
+    model = BerxitForSequenceClassification.from_encoder_pretrained(start, num_labels=1)
+    for parameter in model.exits.parameters():
+        torch.nn.init.constant_(parameter, math.nan)
+    model.save_pretrained(tmp_path / "broken")
+    AutoTokenizer.from_pretrained(start).save_pretrained(tmp_path / "broken")
+    Path(labelled[1]).write_text("text,label\ngood,1.5\nbad,0.5\nvery good,2.0\n")
+    assert cli.main(["evaluate", str(tmp_path / "broken"), *labelled]) == 0
+    printed = capsys.readouterr()
+    found = json.loads(printed.out)["validation"]
+    assert (found["at_threshold"], found["not_finite"]) == ({"pearson": None, "spearmanr": None}, 3)
+    assert "validation: answers that are not finite have no pearson" in printed.err
+    called(capsys, "report", str(tmp_path / "broken"), *labelled)
+
+
 def test_results_without_an_interval_are_printed(capsys) -> None:
     result = {
         "samples": 2,
