@@ -395,8 +395,8 @@ def test_numbers_that_are_not_finite_have_no_score(capsys, start, tmp_path, labe
     assert cli.main(["evaluate", str(tmp_path / "broken"), *labelled]) == 0
     printed = capsys.readouterr()
     found = json.loads(printed.out)["validation"]
-    assert (found["at_threshold"], found["not_finite"]) == ({"pearson": None, "spearmanr": None}, 3)
-    assert "validation: answers that are not finite have no pearson" in printed.err
+    assert (found["at_threshold"], found["not_finite"]) == ({"spearmanr": None, "pearson": None}, 9)
+    assert "validation: answers that are not finite have no spearmanr" in printed.err
     called(capsys, "report", str(tmp_path / "broken"), *labelled)
 
 
