@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+from datasets.exceptions import DatasetGenerationError
 
 from .card_facts import CardDataset
 from .tasks import TASKS, Labels
@@ -90,15 +91,19 @@ def load_splits(arguments: DataArguments, train_file: str | None = None) -> data
     """The splits of a data set, or of files.
 
     Raises:
-        ValueError: neither is named, or a file of an unknown kind.
+        ValueError: neither is named, a file of an unknown kind, or one without rows.
     """
     files = {"train": train_file, "validation": arguments.validation_file}
     if any(files.values()):
         kinds = {Path(file).suffix.lstrip(".").replace("jsonl", "json") for file in files.values() if file}
+        named = " and ".join(f"{name}_file '{file}'" for name, file in files.items() if file)
         if len(kinds) > 1 or not kinds <= {"csv", "json", "parquet"}:
-            named = " and ".join(f"{name}_file '{file}'" for name, file in files.items() if file)
             raise ValueError(f"got {named}; pass .csv, .json, .jsonl or .parquet files, all of one kind")
-        return datasets.load_dataset(kinds.pop(), data_files={name: file for name, file in files.items() if file})
+        try:
+            return datasets.load_dataset(kinds.pop(), data_files={name: file for name, file in files.items() if file})
+        except (ValueError, StopIteration, DatasetGenerationError) as error:  # what an empty file gives, by its kind
+            why = error.__cause__ or error
+            raise ValueError(f"got {named}, of which no rows could be read ({why}); pass files with rows") from error
     name = arguments.dataset_name or GLUE
     glue = arguments.task_name in TASKS and arguments.task_name != "sick"
     if arguments.dataset_name is None and not glue:
