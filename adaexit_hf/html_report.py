@@ -138,7 +138,8 @@ def build_report(
     }
     # "<" would end the element that holds the data, were "</script>" in a text.
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-    parts = {"title": html.escape(title), "data": text, "script": (HERE / "report.js").read_text(encoding="utf-8")}
+    script = "".join((HERE / name).read_text(encoding="utf-8") for name in ("report_runs.js", "report.js"))
+    parts = {"title": html.escape(title), "data": text, "script": script}
     return Report(Template((HERE / "report_template.html").read_text(encoding="utf-8")).substitute(parts))
 
 

@@ -1,0 +1,89 @@
+"use strict";
+// What an early-exit run would do at any threshold, computed from what every exit said (a trace).
+const data = JSON.parse(document.getElementById("data").textContent);
+const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b58900", "#56b4e9", "#8a6fd1", "#7f7f7f"];
+const DASHES = ["", "7 4", "2 3", "10 3 2 3", "4 2", "12 4"];
+const state = { at: [], method: 0, layer: "all", right: "all", search: "", explain: "none" };
+
+const READY = { lt: (s, t) => s < t, le: (s, t) => s <= t, gt: (s, t) => s > t, ge: (s, t) => s >= t };
+const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+
+// Index of the exit that a sample takes; a score that is no number (null) is never ready, the last exit always.
+function exitOf(method, sample, threshold) {
+  const scores = method.scores[sample], last = method.exit_layers.length - 1;
+  if (threshold === null) return last;
+  const found = scores.findIndex((score, k) => k < last && score !== null &&
+    READY[method.ready](score, Array.isArray(threshold) ? threshold[k] : threshold));
+  return found < 0 ? last : found;
+}
+
+function correlation(a, b) {
+  const x = mean(a), y = mean(b);
+  let top = 0, left = 0, right = 0;
+  a.forEach((value, i) => { top += (value - x) * (b[i] - y); left += (value - x) ** 2; right += (b[i] - y) ** 2; });
+  return top / Math.sqrt(left * right);
+}
+
+const constant = (values) => values.every((value) => value === values[0]);
+// Not defined (null) where all labels are the same or an answer is not finite (null); 0 where all answers are the same.
+const related = (measure) => (answers, truth) =>
+  constant(truth) || answers.includes(null) ? null : constant(answers) ? 0 : measure(answers, truth);
+
+function ranks(values) {
+  const order = values.map((value, i) => i).sort((a, b) => values[a] - values[b]), found = new Array(values.length);
+  for (let i = 0, j; i < order.length; i = j) {
+    for (j = i; j < order.length && values[order[j]] === values[order[i]];) j++;
+    for (let k = i; k < j; k++) found[order[k]] = (i + j - 1) / 2;
+  }
+  return found;
+}
+
+// As compute_score; null where it refuses, or gives NaN.
+const METRICS = {
+  accuracy: (answers, truth) => mean(answers.map((answer, i) => answer === truth[i] ? 1 : 0)),
+  f1: (answers, truth) => {
+    let hits = 0, said = 0, there = 0;
+    answers.forEach((answer, i) => { hits += answer === 1 && truth[i] === 1; said += answer === 1; there += truth[i] === 1; });
+    return there ? 2 * hits / (said + there) : null;
+  },
+  matthews_correlation: related((answers, truth) => { // covariances of one-hot answers and labels (Gorodkin, 2004)
+    const n = answers.length, said = {}, there = {};
+    let right = 0;
+    answers.forEach((answer, i) => { right += answer === truth[i];
+      said[answer] = (said[answer] || 0) + 1; there[truth[i]] = (there[truth[i]] || 0) + 1; });
+    const dot = (a, b) => Object.keys(a).reduce((sum, key) => sum + a[key] * (b[key] || 0), 0);
+    return (right * n - dot(said, there)) / Math.sqrt(n * n - dot(said, said)) / Math.sqrt(n * n - dot(there, there));
+  }),
+  pearson: related(correlation),
+  spearmanr: related((answers, truth) => correlation(ranks(answers), ranks(truth))),
+};
+
+const spent = (method, exits) => mean(exits.map((exit, sample) => method.flops.costs[method.flops.which[sample]][exit]));
+
+function run(method, threshold) {
+  const exits = data.truth.map((_, sample) => exitOf(method, sample, threshold));
+  const answers = exits.map((exit, sample) => method.answers[sample][exit]);
+  const layers = exits.map((exit) => method.exit_layers[exit]), depth = method.exit_layers[method.exit_layers.length - 1];
+  return { exits, answers, score: METRICS[data.metric](answers, data.truth), layers: mean(layers),
+    flops: method.flops && 1 - spent(method, exits) / spent(method, exits.map(() => method.exit_layers.length - 1)),
+    saving: 1 - mean(layers) / depth, counts: method.exit_layers.map((_, k) => exits.filter((exit) => exit === k).length) };
+}
+
+// Every threshold once, the cheapest first, full depth last among equals; and what no threshold changes.
+data.methods.forEach((method, index) => {
+  method.rows = []; // of the table, as long as they say what they said
+  method.layer_scores = method.exit_layers.map((_, k) => METRICS[data.metric](method.answers.map((row) => row[k]), data.truth));
+  const known = new Map(method.thresholds.map((threshold) => [JSON.stringify(threshold), threshold]));
+  method.curve = [...known.values()].map((threshold) => {
+    const { score, layers } = run(method, threshold);
+    return { threshold, score, mean_layers: layers };
+  }).sort((a, b) => a.mean_layers - b.mean_layers || (a.threshold === null) - (b.threshold === null));
+  const start = JSON.stringify(method.start);
+  choose(index, method.curve.findIndex((point) => JSON.stringify(point.threshold) === start));
+});
+
+function choose(index, place) {
+  const method = data.methods[index];
+  state.at[index] = place;
+  method.now = run(method, method.curve[place].threshold);
+}
