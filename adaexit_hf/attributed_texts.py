@@ -43,7 +43,9 @@ def token_attributions(explanation: Explanation, text: str | Sequence[str], toke
     """
     values = explanation.named_values()
     if not tokenizer.is_fast:
-        return TokenAttributions(explanation.tokens, values)
+        words = [k for k, special in enumerate(explanation.special.tolist()) if not special]
+        named = {name: [row[k] for k in words] for name, row in values.items()}
+        return TokenAttributions([explanation.tokens[k] for k in words], named)
     sides, count = [text] if isinstance(text, str) else list(text), len(explanation.tokens)
     # As long as what was explained, so that it is cut where that was.
     found = tokenizer(*sides, truncation=True, max_length=count, return_offsets_mapping=True)

@@ -1,7 +1,6 @@
 """What `adaexit evaluate`, `calibrate` and `report` do: they need labelled texts (extra `train`)."""
 
 import json
-import math
 import os
 import sys
 from dataclasses import dataclass, field
@@ -116,17 +115,18 @@ def results_with_intervals(
 ) -> dict[str, dict[str, Any]]:
     """Of every split all numbers, and between which the first metric at the threshold lies.
 
-    95 %, bootstrap over samples; None, and a word on stderr, where the metric is NaN, or not defined on each resample.
+    95 %, bootstrap over samples; None, and a word on stderr, where an answer is not finite or the metric is not defined
+    on each resample.
     """
     headline, results = metric_function(metrics[0]), {}
     for split, trace in traces.items():
         results[split] = numbers(trace, metrics, threshold)
         results[split]["intervals"] = {metrics[0]: None}
-        if math.isnan(results[split]["at_threshold"][metrics[0]]):
-            print(f"adaexit: {split}: answers that are not finite have no {metrics[0]}", file=sys.stderr)
-            continue
         # Only what is answered at the threshold: to resample all exits takes many times as long.
         answers = trace.at(threshold)[0][:, None]
+        if not answers.isfinite().all():
+            print(f"adaexit: {split}: no interval of {metrics[0]}: some answers are not finite", file=sys.stderr)
+            continue
         answered = ExitTrace(answers, torch.zeros(answers.shape[:2]), trace.labels, (trace.depth,), trace.ready)
         try:
             found = bootstrap_samples(

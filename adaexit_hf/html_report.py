@@ -118,7 +118,7 @@ def build_report(
             "exit_layers": trace.exit_layers,
             "ready": trace.ready,
             "scores": [[_exact(score) for score in row] for row in trace.scores.float().tolist()],
-            "answers": [[_exact(value) for value in row] for row in predictions(trace.logits).tolist()],
+            "answers": _answers(trace),
             "thresholds": [*map(_rounded, spread_thresholds(trace)), starts[name], None],
             "start": starts[name],
             "flops": _flops(trace),
@@ -196,6 +196,15 @@ def _rounded(threshold: Threshold) -> Any:
         return [_rounded(each) for each in threshold]
     largest = float(numpy.finfo(numpy.float32).max)
     return None if threshold is None else _exact(min(max(float(threshold), -largest), largest))
+
+
+def _answers(trace: ExitTrace) -> list[list[float | int | None]]:
+    """Classes or numbers, [sample][exit]; None for what is not finite."""
+    answers, finite = predictions(trace.logits).tolist(), trace.logits.isfinite().all(dim=-1).tolist()
+    return [
+        [_exact(value) if known else None for value, known in zip(*row, strict=True)]
+        for row in zip(answers, finite, strict=True)
+    ]
 
 
 def _exact(value: float) -> float | int | None:

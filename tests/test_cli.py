@@ -396,7 +396,7 @@ def test_numbers_that_are_not_finite_have_no_score(capsys, start, tmp_path, labe
     printed = capsys.readouterr()
     found = json.loads(printed.out)["validation"]
     assert (found["at_threshold"], found["not_finite"]) == ({"spearmanr": None, "pearson": None}, 9)
-    assert "validation: answers that are not finite have no spearmanr" in printed.err
+    assert "validation: no interval of spearmanr: some answers are not finite" in printed.err
     called(capsys, "report", str(tmp_path / "broken"), *labelled)
 
 

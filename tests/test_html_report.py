@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -45,7 +46,8 @@ def explanation(tokens: list[str]) -> Explanation:
     """Of the answer after layer 1; the number of a token is its place."""
     numbers = [torch.zeros(1)] * 5
     values = Attribution(torch.arange(len(tokens))[None].float(), *numbers)
-    return Explanation(tuple(tokens), torch.zeros(len(tokens), dtype=torch.bool), 1, 0, (1,), "margin", values, None)
+    special = torch.tensor([token.startswith("[") for token in tokens])
+    return Explanation(tuple(tokens), special, 1, 0, (1,), "margin", values, None)
 
 
 def embedded(page: str) -> dict[str, Any]:
@@ -154,6 +156,18 @@ def test_bytes_of_one_character_are_added_up() -> None:
     assert len(tokens) == 4
     found = token_attributions(explanation(tokens), "n\u00e9e", tokenizer)
     assert found == (["n", "\u00e9", "e"], {"answer at layer 1": [0, 3, 3]}, "")
+
+
+def test_special_tokens_are_left_out_where_the_tokenizer_knows_no_places() -> None:
+    found = token_attributions(explanation(["[CLS]", "w5", "[SEP]"]), "w5", SimpleNamespace(is_fast=False))
+    assert found == (["w5"], {"answer at layer 1": [1]}, " ")
+
+
+def test_an_answer_that_is_not_finite_is_none_of_the_classes() -> None:
+    trace = made_trace()
+    trace.logits[0, 1] = float("nan")
+    (method,) = embedded(build_report(trace).page)["methods"]
+    assert [answer is None for answer in method["answers"][0]] == [False, True, False]
 
 
 def test_attributions_of_another_text_are_refused() -> None:
