@@ -115,8 +115,8 @@ def results_with_intervals(
 ) -> dict[str, dict[str, Any]]:
     """Of every split all numbers, and between which the first metric at the threshold lies.
 
-    95 %, bootstrap over samples; None, and a word on stderr, where an answer is not finite or the metric not defined on
-    each resample.
+    95 %, bootstrap over samples; None, and a word on stderr, where an answer is not finite or the metric is not
+    defined on each resample.
     """
     headline, results = metric_function(metrics[0]), {}
     for split, trace in traces.items():
