@@ -1,6 +1,7 @@
 """Code in a process of its own, where neither this package nor Transformers is imported yet.
 
-What they import of other packages is, once for all calls: that takes most of the seconds of a new process.
+What they import of other packages is, once for all calls: that takes most of the seconds of a new process. So it has
+the environment and the folder that there were at the first call, other than what a call passes.
 """
 
 import io
@@ -9,12 +10,16 @@ import runpy
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stdout
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
 
 OTHERS = ["torch", "torch.distributed.tensor", "torch.distributed.fsdp", "torch._dynamo", "scipy.optimize", "sympy"]
-CONTEXT = get_context("forkserver")
-CONTEXT.set_forkserver_preload(OTHERS)
+if "forkserver" in get_all_start_methods():
+    CONTEXT = get_context("forkserver")
+    CONTEXT.set_forkserver_preload(OTHERS)
+else:  # Windows, where every process imports everything anew
+    CONTEXT = get_context("spawn")
+SECONDS = 300
 
 
 def alone() -> None:
@@ -31,9 +36,9 @@ def executed(code: str) -> str:
 
 
 def run(code: str) -> str:
-    """What it prints; what it raises is raised here."""
+    """What it prints; an error that other modules know is raised here."""
     with ProcessPoolExecutor(1, mp_context=CONTEXT) as pool:
-        return pool.submit(executed, code).result()
+        return pool.submit(executed, code).result(SECONDS)
 
 
 def started(script: Path, arguments: list[str], environment: dict[str, str]) -> None:
@@ -45,4 +50,4 @@ def started(script: Path, arguments: list[str], environment: dict[str, str]) -> 
 
 def run_script(script: Path, *arguments: str, **environment: str) -> None:
     with ProcessPoolExecutor(1, mp_context=CONTEXT) as pool:
-        pool.submit(started, script, list(arguments), environment).result()
+        pool.submit(started, script, list(arguments), environment).result(SECONDS)

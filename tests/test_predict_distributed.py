@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from fresh import CONTEXT, started
+from fresh import CONTEXT, SECONDS, started
 from predict_worker import THRESHOLD
 from test_inference import rows_of, silent
 from tiny import build
@@ -30,11 +30,11 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     for process in processes:
         process.start()
     for process in processes:
-        process.join(300)
+        process.join(SECONDS)
         process.kill()  # one that hangs
-    files = sorted(folder.glob("*.json"))
-    assert len(files) == 2
-    return [json.loads(file.read_text()) for file in files]
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]  # what went wrong is on stderr
+    return [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
 
 
 def test_both_have_all_answers_in_order(outcomes: list[dict[str, Any]]) -> None:
