@@ -4,6 +4,7 @@ What they import of other packages is, once for all calls: that takes most of th
 the environment and the folder that there were at the first call, other than what a call passes.
 """
 
+import faulthandler
 import io
 import os
 import runpy
@@ -23,6 +24,7 @@ SECONDS = 300
 
 
 def alone() -> None:
+    faulthandler.dump_traceback_later(SECONDS, exit=True)  # rather than hang
     early = {name.split(".")[0] for name in sys.modules} & {"adaexit_hf", "transformers"}
     if early:
         raise RuntimeError(f"a new process has {early} already")
@@ -38,7 +40,7 @@ def executed(code: str) -> str:
 def run(code: str) -> str:
     """What it prints; an error that other modules know is raised here."""
     with ProcessPoolExecutor(1, mp_context=CONTEXT) as pool:
-        return pool.submit(executed, code).result(SECONDS)
+        return pool.submit(executed, code).result()
 
 
 def started(script: Path, arguments: list[str], environment: dict[str, str]) -> None:
@@ -50,4 +52,4 @@ def started(script: Path, arguments: list[str], environment: dict[str, str]) -> 
 
 def run_script(script: Path, *arguments: str, **environment: str) -> None:
     with ProcessPoolExecutor(1, mp_context=CONTEXT) as pool:
-        pool.submit(started, script, list(arguments), environment).result(SECONDS)
+        pool.submit(started, script, list(arguments), environment).result()
