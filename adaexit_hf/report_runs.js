@@ -58,13 +58,17 @@ const METRICS = {
   spearmanr: related((answers, truth) => correlation(ranks(answers), ranks(truth))),
 };
 
+// A class that is not finite (null) counts as another than the truth, as in Python's `scored_answers`.
+const scoreOf = (answers) => METRICS[data.metric](data.labels === null ? answers : answers.map((answer, i) =>
+  answer === null ? (data.truth[i] + 1) % data.labels.length : answer), data.truth);
+
 const spent = (method, exits) => mean(exits.map((exit, sample) => method.flops.costs[method.flops.which[sample]][exit]));
 
 function run(method, threshold) {
   const exits = data.truth.map((_, sample) => exitOf(method, sample, threshold));
   const answers = exits.map((exit, sample) => method.answers[sample][exit]);
   const layers = exits.map((exit) => method.exit_layers[exit]), depth = method.exit_layers[method.exit_layers.length - 1];
-  return { exits, answers, score: METRICS[data.metric](answers, data.truth), layers: mean(layers),
+  return { exits, answers, score: scoreOf(answers), layers: mean(layers),
     flops: method.flops && 1 - spent(method, exits) / spent(method, exits.map(() => method.exit_layers.length - 1)),
     saving: 1 - mean(layers) / depth, counts: method.exit_layers.map((_, k) => exits.filter((exit) => exit === k).length) };
 }
@@ -72,7 +76,7 @@ function run(method, threshold) {
 // Every threshold once, the cheapest first, full depth last among equals; and what no threshold changes.
 data.methods.forEach((method, index) => {
   method.rows = []; // of the table, as long as they say what they said
-  method.layer_scores = method.exit_layers.map((_, k) => METRICS[data.metric](method.answers.map((row) => row[k]), data.truth));
+  method.layer_scores = method.exit_layers.map((_, k) => scoreOf(method.answers.map((row) => row[k])));
   const known = new Map(method.thresholds.map((threshold) => [JSON.stringify(threshold), threshold]));
   method.curve = [...known.values()].map((threshold) => {
     const { score, layers } = run(method, threshold);

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from words import new_tokenizer
 
-from adaexit_hf.evaluation import ExitTrace, predictions, tradeoff_curve
+from adaexit_hf.evaluation import ExitTrace, layer_scores, predictions, tradeoff_curve
 from adaexit_hf.html_report import TokenAttributions, build_report, token_attributions, write_report
 from adaexit_hf.interpretation import Attribution, Explanation
 from adaexit_hf.tasks import compute_score
@@ -253,6 +253,23 @@ def test_metrics_are_those_of_compute_score(browser: Any, tmp_path: Path) -> Non
         found = page.evaluate("([name, given, wanted]) => METRICS[name](given, wanted)", [name, embeddable, wanted])
         same = found is None if expected is None or expected != expected else found == pytest.approx(expected)
         assert same, (name, given, wanted, found, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:trace. . of . answers:RuntimeWarning")
+@pytest.mark.parametrize("metric", ["accuracy", "f1", "matthews_correlation"])
+def test_a_class_that_is_not_finite_counts_as_wrong(browser: Any, tmp_path: Path, metric: str) -> None:
+    for truth, lost in (([1, 0], 1), ([1, 0], 0), ([1, 0, 1], 2), ([0, 1, 1, 0], 1)):
+        labels = torch.tensor(truth)
+        logits = torch.eye(2)[labels][:, None].repeat(1, 2, 1)
+        logits[lost, 1] = NAN
+        trace = ExitTrace(logits, torch.zeros(len(truth), 2), labels, (1, 2), "gt")
+        page = opened(browser, write_report(trace, tmp_path / "report.html", metric=metric))
+        expected = layer_scores(trace, metric)
+        assert page.evaluate("data.methods[0].layer_scores") == pytest.approx(list(expected.values()))
+        assert page.locator("#m0-score").inner_text() == f"{100 * expected[2]:.2f} %"
+        answer = page.locator("#table tbody tr").nth(lost).locator("td").nth(3)
+        assert answer.inner_text().startswith("not finite")
 
 
 @pytest.mark.slow
