@@ -1,6 +1,7 @@
 """Runs by data set and method, their curves, and what lies under and between these: lines of `compare_methods.py`."""
 
 import json
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -97,12 +98,12 @@ def full_score(row: Row) -> float:
 
 
 def score_after_three_layers(row: Row) -> float | None:
-    """In percent, in the mean over texts; of a model of three layers all it has. None where it is not known."""
+    """In percent, in the mean over texts; of a model of three layers all it has. None without points near."""
     curve, run = curve_of(row), figures(row)["validation"]
     if run.layer == run.depth == 3:
         return full_score(row)
-    layers = [point.mean_layers for point in curve]
-    return 100 * score_at(curve, 3) if curve and min(layers) <= 3 <= max(layers) else None
+    sides = [any(low <= point.mean_layers <= high for point in curve) for low, high in ((2.5, 3), (3, 3.5))]
+    return 100 * score_at(curve, 3) if all(sides) else None
 
 
 def above(first: Sequence[CurvePoint], second: Sequence[CurvePoint]) -> float:
@@ -114,3 +115,23 @@ def above(first: Sequence[CurvePoint], second: Sequence[CurvePoint]) -> float:
     """
     areas = areas_between(first, second)
     return 100 * (areas.first_above - areas.second_above) / (areas.end - areas.start)
+
+
+def above_at_points(few: Sequence[CurvePoint], line: Sequence[CurvePoint]) -> float:
+    """By how many points of percent a curve of few points lies above another, in the mean over those with a threshold.
+
+    Between points that are far apart there may be no threshold, and a straight line says nothing. The other curve's
+    ends go on as they are.
+
+    >>> few = [CurvePoint(2.0, 0.8, 2.0, 0.0), CurvePoint(None, 0.9, 3.0, 0.0)]
+    >>> line = [CurvePoint(None, score, layers, 0.0) for layers, score in ((1.0, 0.6), (3.0, 0.9))]
+    >>> round(above_at_points(few, line), 6)
+    5.0
+    """
+    low, high = (end(point.mean_layers for point in line) for end in (min, max))
+    gains = [
+        point.score - score_at(line, min(max(point.mean_layers, low), high))
+        for point in few
+        if point.threshold is not None
+    ]
+    return 100 * statistics.fmean(gains)

@@ -40,11 +40,11 @@ def setting(rows: Sequence[Row]) -> list[str]:
         {f"{row['machine']['processor']} ({row['machine']['threads']} threads a run), GPU: {row['machine']['gpu']}"
          for row in rows}
     )  # fmt: skip
-    hours = sum(row["seconds"] for row in rows) / 3600
+    timed = [row["seconds"] for row in rows if row["seconds"]]  # early lines have none
     return [
         f"- Encoder: {', '.join(models)}.",
         f"- {len(rows)} runs, seeds {min(row['seed'] for row in rows)} to {max(row['seed'] for row in rows)}, "
-        f"{hours:.1f} hours of runs.",
+        f"{sum(timed) / 3600:.1f} hours in the {len(timed)} of them that have their time.",
         f"- Machine: {'; '.join(machines)}.",
         f"- Versions: {'; '.join(versions)}.",
     ]
@@ -168,7 +168,7 @@ def draw(runs: Runs, folder: Path) -> list[str]:
             f"![{metric} over layers run on {dataset}, one line per method]({picture})",
             "",
             f"*{dataset}: {metric} on the validation set against mean layers run per text, at every threshold; mean "
-            f"of three seeds, unless the legend says otherwise.{cut} Diamonds: models without exits.*",
+            f"of three seeds, unless the legend says otherwise.{cut} Diamonds: models with one exit.*",
             "",
         ]
     return lines

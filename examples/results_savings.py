@@ -61,7 +61,7 @@ def threshold_sensitivity(runs: Runs) -> list[str]:
             body.append(
                 [method, dataset, ", ".join(f"{threshold:.3g}" for threshold in taken),
                  f"{min(own):.2f} to {max(own):.2f}", f"{min(layers):.2f} to {max(layers):.2f}",
-                 f"{statistics.fmean(losses):.1f} ({max(losses):.1f})"]
+                 f"{round(statistics.fmean(losses), 1) + 0.0:.1f} ({round(max(losses), 1) + 0.0:.1f})"]
             )  # fmt: skip
     head = [
         "method",
@@ -107,7 +107,25 @@ def ponder_costs(runs: Runs) -> list[str]:
             cells = [measured(values, digits) if values else "" for digits, values in columns]
             body.append([dataset, f"{variant.config['ponder_cost']:g}", str(len(rows)), *cells])
     head = ["data set", "ponder cost", "seeds", "full depth", "layers, threshold 0", "with exits", "layers then"]
-    return markdown(head, sorted(body, key=lambda cells: (DATASETS.index(cells[0]), float(cells[1]))))
+    costs = markdown(head, sorted(body, key=lambda cells: (DATASETS.index(cells[0]), float(cells[1]))))
+    return [*costs, "", *one_setting(runs)]
+
+
+def one_setting(runs: Runs) -> list[str]:
+    """Mean layers over the seeds with one and the same setting: DACT-BERT's price, or a threshold of DeeBERT's."""
+    body, datasets = [], [dataset for dataset in datasets_of(runs) if (dataset, "dact-bert") in runs]
+    for method, setting in (("dact-bert", "ponder cost, threshold 0"), ("dact-bert", ""), ("deebert", "")):
+        cells = []
+        for dataset in datasets:
+            rows = [row for row in runs.get((dataset, method), []) if curve_of(row)]
+            if setting:
+                layers = [sound for row in rows if (sound := layers_when_sound(row)) is not None]
+            else:
+                first = validation_of(rows[0])["exit_threshold"] if rows else None
+                layers = [at_threshold(row, first).mean_layers for row in rows] if first is not None else []
+            cells.append(f"{min(layers):.2f} to {max(layers):.2f}" if len(layers) > 2 else "")
+        body.append([f"{method}, one {setting or 'threshold, that of seed 0'}", *cells])
+    return markdown(["mean layers, three seeds", *datasets], body)
 
 
 def layers_when_sound(row: Row) -> float | None:

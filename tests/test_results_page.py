@@ -95,14 +95,23 @@ def test_fewer_seeds_say_so(tmp_path):
 def test_the_recipe_is_compared_with_the_best_of_the_papers_seed_by_seed(tmp_path):
     page = written(tmp_path, [*exits("deebert"), *exits("berxit", gain=0.03), *exits("berxit-exits-1e-3", gain=0.05)])
     # Two layers have a half, and no third.
-    assert page.count("| trec | berxit | 2.00 ± 0.00, higher | 2.00 ± 0.00, higher |") == 1
-    assert page.count("above the best of the papers' recipes on 1 of 1 data sets") == 1
+    assert page.count("| trec | 2 | berxit | 2.00 ± 0.00, higher | 2.00 ± 0.00, higher |") == 1
+    assert (
+        page.count("higher on 1 data sets, lower on 0, no difference seen on 0; its mean is the higher one on 1 of 1")
+        == 1
+    )
 
 
 def test_a_recipe_that_loses_is_not_praised(tmp_path):
     page = written(tmp_path, [*exits("deebert"), *exits("berxit-exits-1e-3", gain=-0.05)])
-    assert "| trec | deebert | -5.00 ± 0.00, lower |  |" in page
-    assert "above the best of the papers' recipes on 0 of 1 data sets" in page
+    assert "| trec | 1 | deebert | -5.00 ± 0.00, lower |  |" in page
+    assert "higher on 0 data sets, lower on 1, no difference seen on 0; its mean is the higher one on 0 of 1" in page
+
+
+def test_a_recipe_with_fewer_seeds_is_not_the_best(tmp_path):
+    few = exits("fastbert", gain=0.1)[:1]
+    page = written(tmp_path, [*few, *exits("deebert"), *exits("berxit-exits-1e-3", gain=0.05)])
+    assert "| trec | 1 | deebert | 5.00 ± 0.00, higher |  |" in page
 
 
 def test_what_exits_gain_over_fixed_layers_by_hand():
@@ -123,7 +132,7 @@ def test_exits_against_models_of_their_own():
     short = line("static-3", 0, [(None, 0.65, 3.0)])
     short["results"]["validation"]["by_exit"] = {"3": {"accuracy": 0.65}}
     deep = line("static-6", 0, [(None, 0.7, 6.0)])
-    run = line("deebert", 0, [(0.5, 0.6, 1.0), (None, 0.8, 5.0)])
+    run = line("deebert", 0, [(0.5, 0.68, 2.6), (0.6, 0.72, 3.4), (None, 0.8, 5.0)])
     assert results_claims.against_static(by_method([short, deep, run]))[2:] == [
         "| deebert minus static-3, after three layers | 5.00 (1 seed) |",
         "| deebert minus static-6, full depth | 10.00 (1 seed) |",
@@ -131,25 +140,34 @@ def test_exits_against_models_of_their_own():
 
 
 def test_a_method_that_runs_more_layers_is_not_compared_with_three():
-    late = line("pabee", 0, [(2.0, 0.8, 4.0), (None, 0.9, 6.0)])
-    assert results_figures.score_after_three_layers(late) is None
+    late, gap = [(2.0, 0.8, 4.0), (None, 0.9, 6.0)], [(1.0, 0.4, 2.6), (2.0, 0.8, 4.0), (None, 0.9, 6.0)]
+    assert [results_figures.score_after_three_layers(line("pabee", 0, curve)) for curve in (late, gap)] == [None, None]
 
 
 def test_ponder_costs_in_their_order():
     other = 'dact-bert:{"ponder_cost": 0.05}'
     curve = [(0.0, 0.7, 1.5), (None, 0.8, 2.0)]
     runs = by_method([line(other, 0, curve), line("dact-bert", 0, curve)])
-    assert results_savings.ponder_costs(runs)[2:] == [
+    assert results_savings.ponder_costs(runs)[2:4] == [
         "| trec | 0.005 | 1 | 80.0 | 1.50 | 70.0 | 1.50 |",
         "| trec | 0.05 | 1 | 80.0 | 1.50 | 70.0 | 1.50 |",
     ]
+
+
+def test_runs_of_one_setting():
+    thresholds = [[(0.0, 0.7, 1 + seed / 4), (None, 0.8, 2.0)] for seed in range(3)]
+    runs = by_method([line("dact-bert", seed, curve) for seed, curve in enumerate(thresholds)])
+    first, second, third = results_savings.one_setting(runs)[2:]
+    assert first == "| dact-bert, one ponder cost, threshold 0 | 1.00 to 1.50 |"
+    assert second == "| dact-bert, one threshold, that of seed 0 | 1.00 to 1.50 |"
+    assert third == "| deebert, one threshold, that of seed 0 |  |"
 
 
 def test_learning_to_exit_against_patience_by_hand():
     runs = by_method([*exits("berxit", dataset="stsb"), *exits("pabee", gain=0.04, dataset="stsb")])
     assert results_claims.regression(runs)[2:] == [
         "| stsb | fixed layers of the same model | 5.00 ± 0.00, higher |",
-        "| stsb | PABEE | -4.00 ± 0.00, lower |",
+        "| stsb | PABEE, at its points | -4.00 ± 0.00, lower |",
     ]
 
 
