@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .models.batches import wrong_labels
+from .models.batches import wide_labels, wrong_labels
 from .models.exit_types import first_ready
 
 COMPARISONS = {"lt": torch.lt, "le": torch.le, "gt": torch.gt, "ge": torch.ge}
@@ -72,6 +72,8 @@ class ExitTrace:
                 raise ValueError(
                     f"{name}: got shape {tuple(value.shape)}; {samples} samples with {exits} exits need {shape}"
                 )
+        if self.labels is not None:
+            object.__setattr__(self, "labels", wide_labels(self.labels))
         if self.labels is not None and bool((wrong := wrong_labels(self.labels, labels)).any()):
             place = int(wrong.nonzero()[0, 0])
             allowed = "finite numbers" if labels == 1 else f"class indices from 0 to {labels - 1}"

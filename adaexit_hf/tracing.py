@@ -62,7 +62,7 @@ def collect_trace(
     total = len(dataset) if isinstance(dataset, Sized) else None
     with tqdm(total=total, desc="Tracing exits", unit=" rows", disable=not progress) as bar:
         while window := list(islice(stream, _WINDOW * batch_size)):
-            column = label_column(window[0]) if not lengths else column
+            column = column or label_column(window)
             known = labels[0] is not None if labels else None
             labels.append(row_labels(window, config.num_labels, column, len(lengths), known) if column else None)
             lengths += [text_length(row) for row in window]

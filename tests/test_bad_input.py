@@ -216,7 +216,7 @@ def test_no_exit_starts_from_a_mean_that_is_not_finite(wrong: float) -> None:
     with pytest.raises(ValueError, match=f"label: got {wrong} in row 1; pass finite numbers, and drop rows"):
         model.prepare(rows)
     assert not any(classifier.bias.any() for classifier in model.classifiers)
-    with pytest.raises(ValueError, match=r"labels: got shape \(2, 2\); pass one label per text"):
+    with pytest.raises(ValueError, match=r"label: got \[1.0, 2.0\] in row 0; pass one number per row"):
         model.prepare([row | {"label": [1.0, 2.0]} for row in rows])
     with pytest.raises(ValueError, match="mean: got nan; pass a finite number"):
         model.start_from_mean(math.nan)

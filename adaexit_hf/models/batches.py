@@ -5,6 +5,7 @@ This file travels inside checkpoints: see CONTRIBUTING.md, "The shipped folder".
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import torch
@@ -88,9 +89,20 @@ def stream_rows(dataset: Iterable[Row]) -> Iterator[Row]:
     yield from rows
 
 
-def label_column(row: Row) -> str | None:
-    """The column that holds the label, `labels` or `label`; None where there is none."""
-    return next((name for name in ("labels", "label") if row.get(name) is not None), None)
+def label_column(rows: Sequence[Row]) -> str | None:
+    """The column that holds the labels, `labels` or `label`: one with a label if there is any; None where none is."""
+    found = [name for name in ("labels", "label") if any(name in row for row in rows)]
+    return next((name for name in found if any(row.get(name) is not None for row in rows)), next(iter(found), None))
+
+
+def wide_labels(labels: Tensor) -> Tensor:
+    """The same in a dtype that can be compared and rounded: whole numbers and bool as int64, bfloat16 as float32.
+
+    >>> wide_labels(torch.tensor([True, False])).tolist(), wide_labels(torch.zeros(1, dtype=torch.bfloat16)).dtype
+    ([1, 0], torch.float32)
+    """
+    whole = not labels.is_floating_point()
+    return labels.long() if whole else labels.to(torch.promote_types(labels.dtype, torch.float32))
 
 
 def wrong_labels(labels: Tensor, num_labels: int) -> Tensor:
@@ -99,6 +111,7 @@ def wrong_labels(labels: Tensor, num_labels: int) -> Tensor:
     >>> wrong_labels(torch.tensor([0, 2, 3, -1]), 3).tolist(), wrong_labels(torch.tensor([0.5, torch.nan]), 1).tolist()
     ([False, False, True, True], [False, True])
     """
+    labels = wide_labels(labels)
     if num_labels == 1:
         return ~labels.isfinite()
     return (labels < 0) | (labels >= num_labels) | (labels != labels.round())  # NaN, too, is not itself
@@ -107,32 +120,28 @@ def wrong_labels(labels: Tensor, num_labels: int) -> Tensor:
 def row_labels(
     rows: Sequence[Row], num_labels: int, column: str | None = None, start: int = 0, labelled: bool | None = None
 ) -> Tensor | None:
-    """The labels, (rows,); None where there are none, or where all are negative, as in GLUE's test sets.
+    """The labels, (rows,); None where there are none, or where all are None or negative, as in GLUE's test sets.
 
     Args:
         num_labels: 1 for regression, where -1 is a number like others.
-        column: default: that of the first row.
+        column: default: the one that has labels.
         start: the place of the first row in its data set, for errors.
         labelled: whether the rows before these have labels; None where there are none before.
 
     Raises:
-        ValueError: a label that is no number, no class index, not finite, or missing where other rows have one.
+        ValueError: a label that is no single number, no class index, not finite, or missing where other rows have one.
     """
-    name = column or label_column(rows[0])
+    name = column or label_column(rows)
     if name is None:
         return None
-    values = [row.get(name) for row in rows]
-    for place, value in enumerate(values, start):
-        if value is None or isinstance(value, str):
-            raise ValueError(
-                f"{name}: got {value!r} in row {place}; pass class indices, dataset.class_encode_column('{name}'), or "
-                "numbers for regression, and drop rows without one"
-            )
-    labels = torch.tensor(values)
-    missing = (labels < 0) if num_labels > 1 else torch.zeros_like(labels, dtype=torch.bool)
+    values = [_label(row.get(name), name, place) for place, row in enumerate(rows, start)]
+    labels = wide_labels(torch.tensor([-1 if value is None else value for value in values]))
+    missing = torch.tensor([value is None for value in values])
+    if num_labels > 1:
+        missing |= labels < 0
     if not labelled and bool(missing.all()):
         return None
-    wrong = ~missing if labelled is False else wrong_labels(labels, num_labels)
+    wrong = ~missing if labelled is False else missing | wrong_labels(labels, num_labels)
     if bool(wrong.any()):
         place = int(wrong.nonzero()[0, 0])
         before = ", but the rows before it have no label" if labelled is False else ""
@@ -142,6 +151,28 @@ def row_labels(
             "label, or the column"
         )
     return labels
+
+
+def _label(value: Any, name: str, place: int) -> Any:
+    """A label as a number, a list of one as that one; None where there is none.
+
+    Raises:
+        ValueError: it is a text, or not one number.
+    """
+    if value is None or isinstance(value, Real):
+        return value
+    try:
+        found = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):  # texts, lists of unequal lists, what is no number
+        found = torch.empty(0)
+    if found.dim() < 2 and found.numel() == 1:
+        return found.item()
+    what = (
+        f"class indices, dataset.class_encode_column('{name}'), or numbers for regression"
+        if isinstance(value, str)
+        else "one number per row, the index of its class or the number to predict"
+    )
+    raise ValueError(f"{name}: got {value!r} in row {place}; pass {what}")
 
 
 def check_batch_size(batch_size: int) -> None:
