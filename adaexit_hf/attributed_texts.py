@@ -77,30 +77,40 @@ def _pieces(text: str, spans: list[tuple[int, int, int]]) -> list[tuple[str, lis
     return pieces + [(text[read:], [])] * (read < len(text))
 
 
+def finite_only(attributions: TokenAttributions) -> TokenAttributions:
+    """Without the rows that have a number that is not finite, which the page cannot show."""
+    kept = {name: row for name, row in attributions.values.items() if all(map(isfinite, row))}
+    return attributions._replace(values=kept)
+
+
 def embedded(
-    found: Sequence[TokenAttributions] | None, texts: Sequence[str | Sequence[str]] | None
+    name: str, found: Sequence[TokenAttributions] | None, texts: Sequence[str | Sequence[str]] | None
 ) -> dict[str, Any] | None:
     """As the page has them: names once, rows of numbers packed, and tokens as lengths where they spell the text.
+
+    Args:
+        name: of the trace, for errors.
 
     Raises:
         ValueError: a row has not one finite number per token.
     """
     if found is None:
         return None
-    names = list(dict.fromkeys(name for each in found for name in each.values))
+    names = list(dict.fromkeys(what for each in found for what in each.values))
     samples: list[dict[str, Any]] = []
     for place, each in enumerate(found):
-        for name, row in each.values.items():
-            if len(row) != len(each.tokens) or not all(map(isfinite, row)):
-                raise ValueError(
-                    f"attributions: '{name}' of sample {place} are {len(row)} numbers for {len(each.tokens)} tokens; "
-                    "pass a finite one for each"
-                )
+        for what, row in each.values.items():
+            where = f"attributions['{name}']: '{what}' of sample {place} has"
+            if len(row) != len(each.tokens):
+                raise ValueError(f"{where} {len(row)} numbers for {len(each.tokens)} tokens; pass one for each")
+            wrong = next((value for value in row if not isfinite(value)), None)
+            if wrong is not None:
+                raise ValueError(f"{where} the number {wrong}; pass finite ones, or leave the attributions out")
         text = None if texts is None else texts[place]
         whole = text if text is None or isinstance(text, str) else "\n".join(text)
         spelled = each.separator.join(each.tokens) == whole
         tokens = [len(token.encode("utf-16-le")) // 2 for token in each.tokens] if spelled else list(each.tokens)
-        rows = [packed(each.values[name]) if name in each.values else None for name in names]
+        rows = [packed(each.values[what]) if what in each.values else None for what in names]
         samples.append({"tokens": tokens, "separator": each.separator, "rows": rows})
     return {"names": names, "samples": samples}
 

@@ -100,7 +100,7 @@ def check_facts(
             speed-up that is not positive, or at a threshold that the curve does not have.
     """
     for what, value in _numbers(curve, metrics):
-        if not math.isfinite(value):
+        if value is None or not math.isfinite(value):  # None in a file, since JSON has no NaN
             raise ValueError(
                 f"{what} is {value}; a card reports finite numbers only, leave it out or use a metric that is defined"
             )
@@ -120,7 +120,7 @@ def check_facts(
             )
 
 
-def _numbers(curve: Sequence[CurvePoint], metrics: Mapping[str, SplitMetrics]) -> Iterator[tuple[str, float]]:
+def _numbers(curve: Sequence[CurvePoint], metrics: Mapping[str, SplitMetrics]) -> Iterator[tuple[str, float | None]]:
     """Every number that a card shows, with the name of where it comes from."""
     for point in curve:
         for name in ("score", "mean_layers", "saving"):

@@ -10,6 +10,7 @@ from typing import Any
 import datasets
 import torch
 
+from .attributed_texts import finite_only
 from .cli_texts import ModelOptions, load, print_json
 from .evaluation import (
     CurvePoint,
@@ -26,7 +27,7 @@ from .html_report import TokenAttributions, build_report, token_attributions
 from .interpretation import explain
 from .intervals import UndefinedResamplesError, bootstrap_samples
 from .labelled_data import DataArguments, evaluation_splits, first_rows, load_splits
-from .results import print_curve, print_results
+from .results import print_curve, print_results, without_nan
 from .results import report as numbers
 from .tasks import Labels, check_columns, metric_function, tokenize
 
@@ -148,7 +149,7 @@ def evaluate(options: EvaluationOptions, given: Any) -> None:
     sets, _, metrics = labelled(model, tokenizer, options)
     traces, threshold = trace_all(model, sets, options.batch_size), model.config.exit_threshold
     results = results_with_intervals(traces, metrics, threshold)
-    print_json(json.loads(json.dumps(results), parse_constant=lambda _: None))  # JSON has no NaN
+    print_json(without_nan(results))
 
 
 def calibrate(options: CalibrationOptions, given: Any) -> None:
@@ -212,15 +213,18 @@ def report(options: ReportOptions, given: Any) -> None:
     print_results(results, metrics[0])
     everything = {"settings": options.published(), "dataset": options.for_card()._asdict(), "results": results}
     output.mkdir(parents=True, exist_ok=True)
-    replace_text(output / "metrics.json", json.dumps(everything, indent=2))
-    replace_text(output / "curve.json", json.dumps([point._asdict() for point in curve], indent=2))
+    replace_text(output / "metrics.json", json.dumps(without_nan(everything), indent=2))
+    points = without_nan([point._asdict() for point in curve])
+    replace_text(output / "curve.json", json.dumps(points, indent=2))
     folder = Path(given.checkpoint).resolve()
     config, note = model.config, f"Split {split}; {folder.name if folder.is_dir() else given.checkpoint}."
     name, attributions = config.model_type, None
     if options.explain:
         rows = sets[split].select(range(min(options.explain, len(trace.logits))))
-        attributions = {name: explained(model, tokenizer, rows, texts[split][: len(rows)], options.explain_steps)}
-        note += " Colours are integrated gradients of the answer at the model's own threshold, and of the scores."
+        found = explained(model, tokenizer, rows, texts[split][: len(rows)], options.explain_steps)
+        if found is not None:
+            attributions = {name: found}
+            note += " Colours are integrated gradients of the answer at the model's own threshold, and of the scores."
     page = build_report(
         {name: trace},
         metric=metrics[0],
@@ -233,8 +237,13 @@ def report(options: ReportOptions, given: Any) -> None:
     replace_text(output / "report.html", page)
 
 
-def explained(model: Any, tokenizer: Any, rows: datasets.Dataset, texts: Texts, steps: int) -> list[TokenAttributions]:
-    """Which words made every exit answer, and made it ready; the answer alone where readiness has no gradient."""
+def explained(
+    model: Any, tokenizer: Any, rows: datasets.Dataset, texts: Texts, steps: int
+) -> list[TokenAttributions] | None:
+    """Which words made every exit answer, and made it ready; the answer alone where readiness has no gradient.
+
+    Without what is not finite, which stderr tells; None where nothing else is.
+    """
     progress = sys.stderr.isatty()
     try:
         found = explain(model, rows, tokenizer, steps=steps, progress=progress)
@@ -242,7 +251,13 @@ def explained(model: Any, tokenizer: Any, rows: datasets.Dataset, texts: Texts, 
         why = str(error).partition(";")[0]
         print(f"adaexit report: explains the answers alone, not what made exits ready: {why}", file=sys.stderr)
         found = explain(model, rows, tokenizer, scores=False, steps=steps, progress=progress)
-    return [token_attributions(one, text, tokenizer) for one, text in zip(found, texts, strict=True)]
+    shown = [token_attributions(one, text, tokenizer) for one, text in zip(found, texts, strict=True)]
+    kept = [finite_only(each) for each in shown]
+    rows_shown, rows_kept = (sum(len(each.values) for each in some) for some in (shown, kept))
+    if rows_kept < rows_shown:
+        lost = f"{rows_shown - rows_kept} of {rows_shown} explanations are not finite"
+        print(f"adaexit report: {lost}, the page leaves them out", file=sys.stderr)
+    return kept if rows_kept else None
 
 
 def curve_of(trace: ExitTrace, metric: str, threshold: float | list[float] | None) -> list[CurvePoint]:

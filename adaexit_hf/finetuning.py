@@ -40,7 +40,7 @@ from .evaluation import ExitTrace, choose_threshold, collect_trace, predictions,
 from .labelled_data import DataArguments, evaluation_splits, first_rows, load_splits, reserve_validation
 from .models import METHODS
 from .reconstruction import DataCollatorWithTokenDepths, estimate_depths_by_reconstruction
-from .results import print_curve, print_results, report
+from .results import print_curve, print_results, report, without_nan
 from .static import evenly_spaced, layer_drop, only_layers
 from .tasks import Labels, check_columns, compute_score, labels_of, metric_function, tokenize
 from .training import EarlyExitTrainer
@@ -284,8 +284,9 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         dataset = arguments.for_card()
         everything = {"settings": arguments.published(), "seed": training.seed, "dataset": dataset._asdict()}
         everything |= {"results": results}
-        (output / "metrics.json").write_text(json.dumps(everything, indent=2))
-        (output / "curve.json").write_text(json.dumps([point._asdict() for point in curve], indent=2))
+        (output / "metrics.json").write_text(json.dumps(without_nan(everything), indent=2))
+        points = without_nan([point._asdict() for point in curve])
+        (output / "curve.json").write_text(json.dumps(points, indent=2))
     trainer.accelerator.wait_for_everyone()
     trainer.save_model(_internal_call=True)  # else it would push a model without its card
     if trainer.is_world_process_zero() and arguments.method != "plain":

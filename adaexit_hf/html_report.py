@@ -122,7 +122,7 @@ def build_report(
             "thresholds": [*map(_rounded, spread_thresholds(trace)), starts[name], None],
             "start": starts[name],
             "flops": _flops(trace),
-            "attributions": embedded((attributions or {}).get(name), texts),
+            "attributions": embedded(name, (attributions or {}).get(name), texts),
         }
         for name, trace in named.items()
     ]

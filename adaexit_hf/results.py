@@ -1,5 +1,6 @@
 """What a trace says, in numbers: metrics at full depth, at a threshold and at every exit (extra `train`)."""
 
+import json
 from typing import Any
 
 import torch
@@ -31,6 +32,11 @@ def report(trace: ExitTrace, metrics: tuple[str, ...], threshold: float | list[f
         "exit_histogram": {str(layer): count for layer, count in exit_histogram(trace, threshold).items()},
         "not_finite": int((~trace.logits.isfinite()).any(dim=-1).sum()),
     }
+
+
+def without_nan(value: Any) -> Any:
+    """A value of JSON, with null for NaN and infinity, which JSON has not."""
+    return json.loads(json.dumps(value), parse_constant=lambda _: None)
 
 
 def print_curve(points: list[CurvePoint], metric: str, chosen: float | list[float] | None) -> None:

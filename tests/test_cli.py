@@ -397,7 +397,16 @@ def test_numbers_that_are_not_finite_have_no_score(capsys, start, tmp_path, labe
     found = json.loads(printed.out)["validation"]
     assert (found["at_threshold"], found["not_finite"]) == ({"spearmanr": None, "pearson": None}, 9)
     assert "validation: no interval of spearmanr: some answers are not finite" in printed.err
-    called(capsys, "report", str(tmp_path / "broken"), *labelled)
+    assert cli.main(["report", str(tmp_path / "broken"), *labelled, "--explain", "1"]) == 0
+    assert "adaexit report: 3 of 6 explanations are not finite, the page leaves them out" in capsys.readouterr().err
+    made = {name: (tmp_path / "broken" / name).read_text() for name in ("metrics.json", "curve.json", "report.html")}
+    assert "NaN" not in made["metrics.json"] + made["curve.json"]
+    assert json.loads(made["metrics.json"])["results"]["validation"]["at_threshold"]["pearson"] is None
+    assert {point["score"] for point in json.loads(made["curve.json"])} == {None}
+    (method,) = embedded(made["report.html"])["methods"]
+    assert not any(name.startswith("answer") for name in method["attributions"]["names"])
+    message = refused(capsys, "card", str(tmp_path / "broken"))
+    assert "curve: score at threshold" in message and "is None; a card reports finite numbers only" in message
 
 
 def test_results_without_an_interval_are_printed(capsys) -> None:

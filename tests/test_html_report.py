@@ -73,11 +73,17 @@ def test_200_samples_of_12_layers_are_less_than_a_megabyte() -> None:
     assert len(page.encode()) < 500_000
 
 
-def test_attributions_that_are_no_numbers_of_their_tokens_are_refused() -> None:
-    for numbers in ([1.0], [1.0, float("nan")]):
-        found = {"model": [TokenAttributions(["not", "bad"], {"answer": numbers})]}
-        with pytest.raises(ValueError, match=rf"'answer' of sample 0 are {len(numbers)} numbers for 2 tokens; pass"):
-            build_report(made_trace(), attributions=found)
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ([1.0], "has 1 numbers for 2 tokens; pass one for each"),
+        ([1.0, float("nan")], "has the number nan; pass finite ones, or leave"),
+    ],
+)
+def test_attributions_that_are_no_numbers_of_their_tokens(numbers: list[float], message: str) -> None:
+    found = {"b": [TokenAttributions(["not", "bad"], {"answer": numbers})]}
+    with pytest.raises(ValueError, match=rf"attributions\['b'\]: 'answer' of sample 0 {message}"):
+        build_report({"a": made_trace(), "b": made_trace()}, attributions=found)
 
 
 def test_the_folder_is_made(tmp_path: Path) -> None:
