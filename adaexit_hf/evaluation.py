@@ -86,11 +86,15 @@ def tradeoff_curve(trace: ExitTrace, metric: Metric, thresholds: Sequence[float]
     return sorted(points, key=lambda point: (point.mean_layers, point.threshold is None))
 
 
-def scored_answers(trace: ExitTrace) -> Tensor:
+def scored_answers(trace: ExitTrace, stacklevel: int = 3) -> Tensor:
     """What every exit answers, as metrics take it, (samples, exits): a class, or the number with one label.
 
     An answer that is not finite is none: another class than the label stands for it, so that it counts as wrong, and a
     warning says how many there are.
+
+    Args:
+        trace: with labels.
+        stacklevel: of the warning: 3 points at the line that called the caller.
     """
     labels, answers = trace.known_labels(), predictions(trace.logits)
     lost, classes = ~trace.logits.isfinite().all(dim=-1), trace.logits.shape[-1]
@@ -100,18 +104,19 @@ def scored_answers(trace: ExitTrace) -> Tensor:
         f"trace: {int(lost.sum())} of {lost.numel()} answers, samples times exits, are not finite"
         f"{' and count as wrong' if classes > 1 else ''}; collect it again in a wider dtype, e.g. float32",
         RuntimeWarning,
-        stacklevel=3,
+        stacklevel=stacklevel,
     )
     return answers if classes == 1 else torch.where(lost, (labels[:, None].long() + 1) % classes, answers)
 
 
 def _scorer(trace: ExitTrace, metric: Metric) -> Callable[[Tensor], float]:
     """(index of the exit that each sample takes, (samples,)) -> score of what they answer."""
-    labels, answers = trace.known_labels(), scored_answers(trace)
+    labels, answers = trace.known_labels(), scored_answers(trace, stacklevel=4)
     score = metric
     if isinstance(score, str):
-        from .tasks import metric_function  # here, since it needs the extra `train`
+        from .tasks import check_classes, metric_function  # here, since it needs the extra `train`
 
+        check_classes(score, trace.logits.shape[-1])
         score = metric_function(score)
     function = cast(Callable[[Tensor, Tensor], float], score)
     return lambda chosen: float(function(answers.gather(1, chosen[:, None])[:, 0], labels))

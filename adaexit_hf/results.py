@@ -6,15 +6,17 @@ from typing import Any
 import torch
 
 from .evaluation import CurvePoint, ExitTrace, exit_histogram, expected_saving, scored_answers
-from .tasks import compute_score
+from .tasks import check_classes, compute_score
 
 
 def report(trace: ExitTrace, metrics: tuple[str, ...], threshold: float | list[float] | None) -> dict[str, Any]:
     """All metrics at full depth, at the threshold, and at every exit.
 
     Raises:
-        ValueError: the trace has no labels, or only such as a metric is not defined for.
+        ValueError: the trace has no labels, or only such as a metric is not defined for; F1 of more than two classes.
     """
+    for name in metrics:
+        check_classes(name, trace.logits.shape[-1])
     labels, answers, chosen = trace.known_labels().numpy(), scored_answers(trace), trace.exits_at(threshold)
     exit_layer = torch.tensor(trace.exit_layers)[chosen]
 

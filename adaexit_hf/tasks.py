@@ -55,10 +55,12 @@ def compute_score(metric: str, predictions: Any, references: Any) -> float:
     (0.5, 0.981981)
 
     Raises:
-        ValueError: an unknown metric; references that are all the same, or for F1 have no class 1, where the metric is
-            not defined; more than two classes for F1.
+        ValueError: an unknown metric; no references, or such that are all the same, or for F1 have no class 1, where
+            the metric is not defined; more than two classes for F1.
     """
     given, wanted = np.asarray(predictions), np.asarray(references)
+    if not wanted.size:
+        raise ValueError("references: got none; pass at least one")
     one_class = not bool((wanted == 1).any()) if metric == "f1" else bool((wanted == wanted[:1]).all())
     if one_class and metric in METRICS and metric != "accuracy":
         what = "have no class 1" if metric == "f1" else "are all the same"
@@ -86,6 +88,18 @@ def compute_score(metric: str, predictions: Any, references: Any) -> float:
         correlations: dict[str, Callable[..., Any]] = {"pearson": pearsonr, "spearmanr": spearmanr}
         return float(correlations[metric](predictions, references)[0])
     raise ValueError(f"metric: got {metric!r}; choose {', '.join(METRICS[:-1])} or {METRICS[-1]}")
+
+
+def check_classes(metric: str, classes: int) -> None:
+    """Refuse F1 of a model that knows more than two classes, whichever of them occur.
+
+    Raises:
+        ValueError: it is that.
+    """
+    if metric == "f1" and classes > 2:
+        raise ValueError(
+            f"metric: f1 is of class 1 of two, and there are {classes} classes; pass accuracy or matthews_correlation"
+        )
 
 
 class GlueMetric(evaluate.Metric):

@@ -20,6 +20,7 @@ from adaexit_hf import (
 from adaexit_hf.evaluation import layer_scores, oracle_bound, predictions, spread_thresholds
 from adaexit_hf.models import EarlyExitForSequenceClassification
 from adaexit_hf.models.batches import padded_batch
+from adaexit_hf.results import report
 
 NAN = math.nan
 VARIANTS = [*METHODS, "regression"]
@@ -57,6 +58,24 @@ def test_a_metric_by_name(by_hand: ExitTrace) -> None:
     assert oracle_bound(by_hand, "accuracy") == oracle_bound(by_hand, accuracy)
     with pytest.raises(ValueError, match="metric: got 'acc'; choose accuracy, f1, .* or spearmanr"):
         layer_scores(by_hand, "acc")
+
+
+def test_f1_of_three_classes_of_which_one_never_occurs(by_hand: ExitTrace) -> None:
+    logits = torch.nn.functional.pad(by_hand.logits, (0, 1))
+    trace = ExitTrace(logits, by_hand.scores, by_hand.labels, by_hand.exit_layers, "gt")
+    calls: list[Any] = [layer_scores, tradeoff_curve, oracle_bound, lambda trace, name: report(trace, (name,), None)]
+    for call in calls:
+        with pytest.raises(ValueError, match="metric: f1 is of class 1 of two, and there are 3 classes; pass"):
+            call(trace, "f1")
+
+
+def test_the_warning_of_lost_answers_points_at_the_call(by_hand: ExitTrace) -> None:
+    by_hand.logits[0, 0] = NAN
+    calls: list[Any] = [layer_scores, tradeoff_curve, oracle_bound, lambda trace, name: report(trace, (name,), None)]
+    for call in calls:
+        with pytest.warns(RuntimeWarning, match="1 of 12 answers, samples times exits, are not finite") as told:
+            call(by_hand, "accuracy")
+        assert [each.filename for each in told] == [__file__]
 
 
 @pytest.mark.parametrize("thresholds", [0.5, "0.5", torch.tensor([0.5])], ids=["number", "text", "tensor"])

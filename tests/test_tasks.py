@@ -3,7 +3,7 @@ import evaluate
 import numpy as np
 import pytest
 
-from adaexit_hf.tasks import TASKS, GlueMetric, Labels, check_columns, compute_score, labels_of, tokenize
+from adaexit_hf.tasks import METRICS, TASKS, GlueMetric, Labels, check_columns, compute_score, labels_of, tokenize
 
 
 def test_there_is_a_task_for_every_set_of_glue_and_sick():
@@ -69,6 +69,12 @@ def test_a_metric_that_is_not_defined_is_not_zero(metric, references, message):
 def test_one_class_is_enough_where_the_metric_is_defined():
     assert compute_score("accuracy", [0, 1, 0], [0, 0, 0]) == pytest.approx(2 / 3)
     assert compute_score("f1", [0, 1, 1], [1, 1, 1]) == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_no_samples_have_no_score(metric):
+    with pytest.raises(ValueError, match="references: got none; pass at least one"):
+        compute_score(metric, [], [])
 
 
 def test_unknown_metric():
