@@ -8,7 +8,7 @@ import datasets
 from datasets.exceptions import DatasetGenerationError
 
 from .card_facts import CardDataset
-from .tasks import TASKS, Labels
+from .tasks import TASKS, Labels, check_classes
 
 GLUE = "nyu-mll/glue"
 
@@ -62,6 +62,8 @@ class DataArguments:
                 f"label_column: '{self.label_column}' holds the classes {labels.names[:5]}, but {metrics} need "
                 "numbers; pass the column of the scores as --label_column, or --metrics accuracy"
             )
+        for metric in metrics:
+            check_classes(metric, labels.num_labels)
         return metrics
 
     def published(self) -> dict[str, Any]:
@@ -91,7 +93,7 @@ def load_splits(arguments: DataArguments, train_file: str | None = None) -> data
     """The splits of a data set, or of files.
 
     Raises:
-        ValueError: neither is named, a file of an unknown kind, or one without rows.
+        ValueError: neither is named, a file of an unknown kind, or one that is broken or without rows.
     """
     files = {"train": train_file, "validation": arguments.validation_file}
     if any(files.values()):
@@ -101,9 +103,15 @@ def load_splits(arguments: DataArguments, train_file: str | None = None) -> data
             raise ValueError(f"got {named}; pass .csv, .json, .jsonl or .parquet files, all of one kind")
         try:
             return datasets.load_dataset(kinds.pop(), data_files={name: file for name, file in files.items() if file})
-        except (ValueError, StopIteration, DatasetGenerationError) as error:  # what an empty file gives, by its kind
+        except (ValueError, StopIteration, DatasetGenerationError) as error:
             why = error.__cause__ or error
-            raise ValueError(f"got {named}, of which no rows could be read ({why}); pass files with rows") from error
+            # What a file without rows gives: JSON Lines, CSV, and a file that has columns alone.
+            empty = "No columns to parse", "corresponds to no data"
+            if isinstance(why, StopIteration) or any(words in str(why) for words in empty):
+                told = f"got {named}, of which no rows could be read ({why}); pass files with rows"
+            else:
+                told = f"got {named}, which could not be read: {why}"
+            raise ValueError(told) from error
     name = arguments.dataset_name or GLUE
     glue = arguments.task_name in TASKS and arguments.task_name != "sick"
     if arguments.dataset_name is None and not glue:
