@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Literal, NamedTuple
 
 import torch
@@ -63,11 +64,15 @@ def area_under_curve(
     0.65
 
     Raises:
-        ValueError: fewer than two different costs, a score that is NaN, or a range beyond the curve.
+        ValueError: fewer than two different costs, a score that is NaN, or a range that is not two numbers or
+            goes beyond the curve.
     """
     costs, scores = _line(curve, cost)
     if between is not None:
-        low, high = between
+        try:
+            low, high = map(float, between)
+        except (TypeError, ValueError):
+            low = high = math.nan
         if not costs[0] <= low < high <= costs[-1]:
             raise ValueError(
                 f"between: got {between}; the curve goes from {costs[0]:.6g} to {costs[-1]:.6g} {cost}, pass two "
@@ -150,8 +155,11 @@ def mean_curve(curves: Sequence[Sequence[CurvePoint]], count: int = 100) -> list
     [(1.0, 0.6), (2.0, 0.6), (3.0, 0.6)]
 
     Raises:
-        ValueError: no curves; a curve with fewer than two different depths or a NaN score; no depths in common.
+        ValueError: no curves; a curve with fewer than two different depths or a NaN score; no depths in common; a
+            count below 2.
     """
+    if isinstance(count, bool) or not isinstance(count, Integral) or count < 2:
+        raise ValueError(f"count: got {count!r}; pass a whole number from 2, e.g. count=100")
     if not curves:
         raise ValueError("curves: got none; pass at least one")
     lines = [_line(curve, "layers") for curve in curves]

@@ -72,7 +72,7 @@ def tradeoff_curve(trace: ExitTrace, metric: Metric, thresholds: Sequence[float]
 
     Raises:
         ValueError: the trace has no labels, a threshold is outside of its bounds, or no metric has this name.
-        TypeError: thresholds that are no list; ImportError: the extra `train` is not installed.
+        TypeError: thresholds that are no list, or what is no metric; ImportError: the extra `train` is not installed.
     """
     score_of, found = _scorer(trace, metric), spread_thresholds(trace) if thresholds is None else thresholds
     if isinstance(found, Real | str | Tensor):
@@ -111,6 +111,10 @@ def scored_answers(trace: ExitTrace, stacklevel: int = 3) -> Tensor:
 
 def _scorer(trace: ExitTrace, metric: Metric) -> Callable[[Tensor], float]:
     """(index of the exit that each sample takes, (samples,)) -> score of what they answer."""
+    if not isinstance(metric, str) and not callable(metric):
+        raise TypeError(
+            f"metric: got {metric!r}; pass a name, e.g. 'accuracy', or a function of predictions and labels"
+        )
     labels, answers = trace.known_labels(), scored_answers(trace, stacklevel=4)
     score = metric
     if isinstance(score, str):
@@ -124,7 +128,7 @@ def _scorer(trace: ExitTrace, metric: Metric) -> Callable[[Tensor], float]:
 
 def _layers(trace: ExitTrace, chosen: Tensor) -> tuple[float, float]:
     """Mean layers and saving of the exits with these indices, (samples,)."""
-    exit_layer = torch.tensor(trace.exit_layers)[chosen]
+    exit_layer = torch.tensor(trace.exit_layers, device=chosen.device)[chosen]
     return exit_layer.double().mean().item(), expected_saving(exit_layer, trace.depth)
 
 
@@ -196,7 +200,10 @@ def layer_scores(trace: ExitTrace, metric: Metric) -> dict[int, float]:
     """
     score_of = _scorer(trace, metric)
     samples = len(trace.logits)
-    return {layer: score_of(torch.full((samples,), index)) for index, layer in enumerate(trace.exit_layers)}
+    return {
+        layer: score_of(torch.full((samples,), index, device=trace.logits.device))
+        for index, layer in enumerate(trace.exit_layers)
+    }
 
 
 def oracle_exits(trace: ExitTrace, tolerance: float | None = None) -> Tensor:

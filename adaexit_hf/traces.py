@@ -114,7 +114,7 @@ class ExitTrace:
         # Patience 0 is full depth, as in a config.
         zero = isinstance(threshold, Real) and not isinstance(threshold, bool) and threshold == 0
         if threshold is None or (zero and self.criterion == "patience"):
-            return torch.full((len(self.scores),), len(self.exit_layers) - 1)
+            return torch.full((len(self.scores),), len(self.exit_layers) - 1, device=self.scores.device)
         exits = len(self.exit_layers)
         values = list(threshold) if isinstance(threshold, list | tuple) else [threshold] * exits
         if len(values) != exits:
@@ -130,19 +130,21 @@ class ExitTrace:
             )
             if isinstance(value, bool) or not isinstance(value, Real):
                 raise TypeError(told)
-            if not low <= value <= high or (whole and value != int(value)):  # NaN too
+            if not low <= value <= high or (whole and not float(value).is_integer()):  # NaN too
                 raise ValueError(told)
         # Whole scores would make whole numbers of the thresholds.
         wide = torch.promote_types(self.scores.dtype, torch.float32)
-        return first_ready(COMPARISONS[self.ready](self.scores, torch.tensor(values, dtype=wide)))
+        bounds = torch.tensor(values, dtype=wide, device=self.scores.device)
+        return first_ready(COMPARISONS[self.ready](self.scores, bounds))
 
     def at(self, threshold: float | list[float] | None) -> tuple[Tensor, Tensor]:
         """Answers (samples, labels) and layers run (samples,) at one threshold; errors as for `exits_at`."""
-        return self.answers(chosen := self.exits_at(threshold)), torch.tensor(self.exit_layers)[chosen]
+        chosen = self.exits_at(threshold)
+        return self.answers(chosen), torch.tensor(self.exit_layers, device=chosen.device)[chosen]
 
     def answers(self, chosen: Tensor) -> Tensor:
         """What the exit with index `chosen`, (samples,), answers to each sample, (samples, labels)."""
-        return self.logits[torch.arange(len(chosen)), chosen]
+        return self.logits[torch.arange(len(chosen), device=chosen.device), chosen]
 
     def take(self, samples: Tensor) -> "ExitTrace":
         """The trace of some samples only, by their places, (taken,); a place may come more than once."""

@@ -274,3 +274,17 @@ def test_a_statistic_that_is_sometimes_undefined() -> None:
     calls = iter([0.5, 0.5, NAN, 0.5])
     with pytest.raises(ValueError, match="statistic: is nan on 1 of 3 resamples; use one that is defined on all"):
         bootstrap_samples([coin(4, 1)], lambda _: next(calls), resamples=3)
+
+
+@pytest.mark.parametrize("between", [12, (3,), (3, 6, 12), "ab", (None, 12)])
+def test_a_range_is_two_numbers(between: Any) -> None:
+    curve = [CurvePoint(0.5, 0.6, 3.0, 0.75), CurvePoint(None, 0.8, 12.0, 0.0)]
+    with pytest.raises(ValueError, match=r"between: got .*; the curve goes from 3 to 12 layers, pass two ascending"):
+        area_under_curve(curve, between)
+
+
+@pytest.mark.parametrize("count", [1, 0, -1, 2.5, True, None])
+def test_a_mean_curve_has_two_points_or_more(count: Any) -> None:
+    curve = [CurvePoint(0.5, 0.6, 3.0, 0.75), CurvePoint(None, 0.8, 12.0, 0.0)]
+    with pytest.raises(ValueError, match=f"count: got {count!r}; pass a whole number from 2, e.g. count=100"):
+        mean_curve([curve], count)

@@ -84,6 +84,13 @@ def test_thresholds_that_are_no_list(by_hand: ExitTrace, thresholds: Any) -> Non
         tradeoff_curve(by_hand, accuracy, thresholds)
 
 
+@pytest.mark.parametrize("metric", [None, 0.5, ["accuracy"]])
+def test_what_is_no_metric(by_hand: ExitTrace, metric: Any) -> None:
+    for call in (layer_scores, tradeoff_curve, oracle_bound):
+        with pytest.raises(TypeError, match=r"metric: got .*; pass a name, e.g. 'accuracy', or a function of pred"):
+            call(by_hand, metric)
+
+
 def test_answers_and_layers_at_one_threshold(by_hand: ExitTrace) -> None:
     logits, exit_layer = by_hand.at(0.7)
     assert logits.argmax(dim=-1).tolist() == [0, 1, 1, 0]

@@ -1,5 +1,6 @@
 """A trace is checked when it is made, kept in one file, and collected without the data set in memory."""
 
+import math
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -147,6 +148,19 @@ def test_thresholds_outside_the_unit(threshold: Any, message: str) -> None:
 def test_thresholds_of_the_wrong_type(value: Any) -> None:
     with pytest.raises(TypeError, match=r"threshold: got .*; confidence takes numbers in \[0, 1\], or None for"):
         by_hand(**EVERYTHING).exits_at(value)
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, NAN])
+def test_patience_without_bounds_is_finite(value: float) -> None:
+    trace = by_hand(ready="ge", criterion="patience")
+    with pytest.raises(ValueError, match=r"threshold: got .*(inf|nan); patience takes whole numbers in"):
+        trace.exits_at(value)
+
+
+def test_thresholds_are_on_the_device_of_the_scores() -> None:
+    trace = by_hand(logits=torch.zeros(2, 3, 2, device="meta"), scores=torch.zeros(2, 3, device="meta"), labels=None)
+    for threshold in (0.5, None):
+        assert {each.device.type for each in trace.at(threshold)} == {"meta"}
 
 
 def test_patience_is_whole() -> None:
