@@ -10,14 +10,13 @@ from typing import Any, NamedTuple
 import numpy
 
 from .attributed_texts import DIGITS, TokenAttributions, embedded, token_attributions
-from .evaluation import ExitTrace, predictions, spread_thresholds
+from .evaluation import METRICS, ExitTrace, predictions, spread_thresholds
 from .models.configuration_early_exit import Threshold
 from .traces import check_same_data
 
 __all__ = ["Report", "TokenAttributions", "build_report", "token_attributions", "write_report"]
 
 HERE = Path(__file__).parent
-METRICS = ("accuracy", "f1", "matthews_correlation", "pearson", "spearmanr")
 LEAVES = {"lt": "below", "le": "at or below", "gt": "above", "ge": "at or above"}
 
 
@@ -146,11 +145,11 @@ def build_report(
 def _check(traces: Mapping[str, ExitTrace], metric: str, texts: Any, attributions: Mapping[str, Any]) -> None:
     if metric not in METRICS:
         raise ValueError(f"metric: got {metric!r}; choose one of {', '.join(METRICS)}")
-    check_same_data(list(traces.values()))
+    check_same_data(list(traces.values()), list(traces))
     for name, trace in traces.items():
         if trace.labels is None:
             raise ValueError(f"traces: '{name}' has no labels; collect it on a data set with a 'label' column")
-        samples, _, count = trace.logits.shape
+    samples, _, count = next(iter(traces.values())).logits.shape
     fitting = (
         ["pearson", "spearmanr"] if count == 1 else ["accuracy", "matthews_correlation", "f1"][: 2 + (count == 2)]
     )
@@ -184,8 +183,8 @@ def _starts(traces: Mapping[str, ExitTrace], thresholds: Threshold | Mapping[str
         start = thresholds.get(name)
         try:
             trace.exits_at(start)
-        except ValueError as error:
-            raise ValueError(f"thresholds: for '{name}', {error}") from error
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"thresholds: for '{name}', {error}") from error
         found[name] = None if trace.criterion == "patience" and start == 0 else _rounded(start)
     return found
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from .evaluation import METRICS
 from .extras import needs
 
 with needs("train"):
@@ -13,8 +14,6 @@ with needs("train"):
     import evaluate
     from scipy.stats import pearsonr, spearmanr
     from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
-
-METRICS = ("accuracy", "f1", "matthews_correlation", "pearson", "spearmanr")
 
 
 class Task(NamedTuple):

@@ -190,32 +190,37 @@ class ExitTrace:
         return cls(**{"labels": None} | tensors | facts)
 
 
-def check_same_data(traces: Sequence[ExitTrace]) -> None:
+def check_same_data(traces: Sequence[ExitTrace], names: Sequence[str] | None = None) -> None:
     """Refuse traces that are not of the same samples with the same labels; their exits may differ.
+
+    Args:
+        traces: of one data set.
+        names: what errors call them; default their places.
 
     Raises:
         ValueError: no traces, or another data set (`about["dataset"]`), other samples, labels or label names.
     """
     if not traces:
         raise ValueError("traces: got none; pass at least one")
-    first = traces[0]
-    for number, trace in enumerate(traces[1:], 1):
-        names = trace.about.get("dataset"), first.about.get("dataset")
-        if None not in names and names[0] != names[1]:
-            what = f"the data set {names[0]!r}, trace 0 has {names[1]!r}"
+    called = [f"trace {place}" for place in range(len(traces))] if names is None else [f"'{name}'" for name in names]
+    first, other = traces[0], called[0]
+    for name, trace in zip(called[1:], traces[1:], strict=True):
+        sets = trace.about.get("dataset"), first.about.get("dataset")
+        if None not in sets and sets[0] != sets[1]:
+            what = f"the data set {sets[0]!r}, {other} has {sets[1]!r}"
         elif len(trace.logits) != len(first.logits):
-            what = f"{len(trace.logits)} samples, trace 0 has {len(first.logits)}"
+            what = f"{len(trace.logits)} samples, {other} has {len(first.logits)}"
         elif trace.logits.shape[2] != first.logits.shape[2]:
-            what = f"{trace.logits.shape[2]} labels, trace 0 has {first.logits.shape[2]}"
+            what = f"{trace.logits.shape[2]} labels, {other} has {first.logits.shape[2]}"
         elif None not in (trace.label_names, first.label_names) and trace.label_names != first.label_names:
-            what = f"the classes {trace.label_names}, trace 0 has {first.label_names}"
+            what = f"the classes {trace.label_names}, {other} has {first.label_names}"
         elif (trace.labels is None) != (first.labels is None) or (
             trace.labels is not None and first.labels is not None and not torch.equal(trace.labels, first.labels)
         ):
-            what = "other labels than trace 0"
+            what = f"other labels than {other}"
         else:
             continue
-        raise ValueError(f"traces: trace {number} has {what}; collect all of them on the same data, in the same order")
+        raise ValueError(f"traces: {name} has {what}; collect all of them on the same data, in the same order")
 
 
 def predictions(logits: Tensor) -> Tensor:

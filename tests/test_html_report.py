@@ -121,10 +121,14 @@ def test_a_notebook_shows_the_page() -> None:
     [
         ({}, {}, "traces: got none"),
         (made_trace(labelled=False), {}, "'model' has no labels"),
-        ({"a": made_trace(3), "b": made_trace(2)}, {}, "trace 1 has 2 labels, trace 0 has 3"),
-        ({"a": made_trace(samples=20), "b": made_trace(samples=19)}, {}, "trace 1 has 19 samples, trace 0 has 20"),
-        ({"a": made_trace(2), "b": made_trace(2, label_names=("no", "yes"))}, {}, r"classes \('no', 'yes'\), trace 0"),
-        ({"a": made_trace(), "b": made_trace(about={"dataset": "rte"})}, {}, "data set 'rte', trace 0 has 'made'"),
+        ({"a": made_trace(3), "b": made_trace(2)}, {}, "traces: 'b' has 2 labels, 'a' has 3; coll"),
+        ({"a": made_trace(samples=20), "b": made_trace(samples=19)}, {}, "'b' has 19 samples, 'a' has 20"),
+        ({"a": made_trace(2), "b": made_trace(2, label_names=("no", "yes"))}, {}, r"classes \('no', 'yes'\), 'a' has"),
+        (
+            {"a": made_trace(), "b": made_trace(about={"dataset": "rte"})},
+            {},
+            "'b' has the data set 'rte', 'a' has 'made'",
+        ),
         (made_trace(1), {}, "metric: got 'accuracy' for 1 labels; pass pearson or spearmanr"),
         (made_trace(), {"metric": "pearson"}, "metric: got 'pearson' for 3 labels; pass accuracy"),
         (made_trace(), {"metric": "f1"}, "metric: got 'f1' for 3 labels; pass accuracy or matthews_correlation"),
@@ -143,6 +147,11 @@ def test_a_notebook_shows_the_page() -> None:
 def test_what_does_not_fit_together_is_refused(traces: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build_report(traces, **options)
+
+
+def test_a_threshold_of_the_wrong_type_is_named() -> None:
+    with pytest.raises(TypeError, match="thresholds: for 'b', threshold: got 'x'; confidence takes numbers"):
+        build_report({"a": made_trace(), "b": made_trace()}, thresholds={"b": "x"})
 
 
 def test_attributions_stand_over_the_text_as_it_was_written() -> None:

@@ -3,7 +3,8 @@ import evaluate
 import numpy as np
 import pytest
 
-from adaexit_hf.tasks import METRICS, TASKS, GlueMetric, Labels, check_columns, compute_score, labels_of, tokenize
+from adaexit_hf.evaluation import METRICS
+from adaexit_hf.tasks import TASKS, GlueMetric, Labels, check_columns, compute_score, labels_of, tokenize
 
 
 def test_there_is_a_task_for_every_set_of_glue_and_sick():
