@@ -32,7 +32,6 @@ __all__ = [
     "tradeoff_curve",
 ]
 
-METRICS = ("accuracy", "f1", "matthews_correlation", "pearson", "spearmanr")  # by name, with the extra `train`
 Metric = str | Callable[[Tensor, Tensor], float]
 
 

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy
 
 from .attributed_texts import DIGITS, TokenAttributions, embedded, token_attributions
-from .evaluation import METRICS, ExitTrace, predictions, spread_thresholds
+from .curves import METRICS
+from .evaluation import ExitTrace, predictions, spread_thresholds
 from .models.configuration_early_exit import Threshold
 from .traces import check_same_data
 

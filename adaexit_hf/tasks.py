@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from .evaluation import METRICS
+from .curves import METRICS
 from .extras import needs
 
 with needs("train"):

@@ -3,7 +3,7 @@ import evaluate
 import numpy as np
 import pytest
 
-from adaexit_hf.evaluation import METRICS
+from adaexit_hf.curves import METRICS
 from adaexit_hf.tasks import TASKS, GlueMetric, Labels, check_columns, compute_score, labels_of, tokenize
 
 
