@@ -1,6 +1,7 @@
 """What an early exit costs in floating-point operations, counted while the model runs, heads included."""
 
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ def flops_per_exit(model: EarlyExitForSequenceClassification, tokens: int) -> Te
         ValueError: a length below 1, or beyond the position table; attention that PyTorch does not count; a method in
             which a text's cost depends on its words, see `collect_trace(..., count_flops=True)`.
     """
-    if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1:
+    if isinstance(tokens, bool) or not isinstance(tokens, Integral) or tokens < 1:
         raise ValueError(f"tokens: got {tokens!r}; pass a whole number of tokens from 1, e.g. tokens=64")
     if model.spares_tokens:
         raise ValueError(

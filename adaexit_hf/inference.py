@@ -4,6 +4,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from numbers import Integral
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -163,7 +164,7 @@ class _Job:
         self.batch_tokens = default if batch_tokens is None else batch_tokens
         self.max_memory = max_memory
         for name, size in {"batch_tokens": self.batch_tokens, "max_memory": max_memory}.items():
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
                 raise ValueError(f"{name}: got {size!r}; pass a whole number > 0")
         self.sizes: dict[int, int] = {}  # of rows with so many tokens
         self.context = _tried(model)

@@ -6,6 +6,7 @@ how faithful they are (DeYoung et al., "ERASER", ACL 2020, section 4.2). `probes
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
@@ -291,7 +292,7 @@ def _about(batch: Texts, row: int) -> tuple[tuple[str, ...], Tensor, int, int]:
 
 
 def _check_steps(steps: int) -> None:
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 2:
+    if isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 2:
         raise ValueError(f"steps: got {steps!r}; pass a whole number >= 2, e.g. steps=64")
 
 

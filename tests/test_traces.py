@@ -16,7 +16,9 @@ from transformers import BertModel
 
 from adaexit_hf import ExitTrace, collect_trace, predict, tradeoff_curve
 from adaexit_hf.evaluation import layer_scores, spread_thresholds
+from adaexit_hf.flops import flops_per_exit
 from adaexit_hf.interpretation import explain, layer_conductance
+from adaexit_hf.intervals import bootstrap_seeds
 from adaexit_hf.models.batches import wrong_labels
 from adaexit_hf.probes import attention_entropy
 from adaexit_hf.traces import check_same_data
@@ -184,6 +186,17 @@ def test_batches_that_there_are_not(size: Any) -> None:
             call(model, texts(3), batch_size=size, progress=False)
     with pytest.raises(ValueError, match=f"batch_size: got {size}"):
         model.calibrate_temperatures(texts(3), batch_size=size)
+
+
+@pytest.mark.filterwarnings("ignore:. of 24 attributions:RuntimeWarning")  # so few steps
+def test_whole_numbers_of_numpy_are_whole_numbers() -> None:
+    model, rows, two = new_model("deebert").eval(), texts(3), np.int64(2)
+    trace = collect_trace(model, rows, batch_size=two, progress=False)
+    assert torch.equal(trace.logits, collect_trace(model, rows, batch_size=2, progress=False).logits)
+    assert len(explain(model, rows, batch_size=two, steps=np.int64(8), progress=False)) == 3
+    assert len(predict(model, rows, batch_tokens=np.int64(64), max_memory=np.int64(10**9)).logits) == 3
+    assert torch.equal(flops_per_exit(model, np.int64(5)), flops_per_exit(model, 5))
+    assert bootstrap_seeds([0.5, 0.75], resamples=np.int64(10)).value == 0.625
 
 
 @pytest.mark.parametrize("call", [collect_trace, predict, explain, layer_conductance, attention_entropy])

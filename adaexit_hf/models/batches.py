@@ -5,7 +5,7 @@ This file travels inside checkpoints: see CONTRIBUTING.md, "The shipped folder".
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -181,7 +181,7 @@ def check_batch_size(batch_size: int) -> None:
     Raises:
         ValueError: it is none.
     """
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+    if isinstance(batch_size, bool) or not isinstance(batch_size, Integral) or batch_size < 1:
         raise ValueError(f"batch_size: got {batch_size!r}; pass a whole number from 1, e.g. batch_size=32")
 
 
