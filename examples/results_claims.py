@@ -78,10 +78,10 @@ def better_default(runs: Runs) -> list[str]:
         head = ["data set", "recipes", f"best of them, from {said} of the layers", "ours minus it", "minus BERxiT"]
         verdicts = [verdict(each) for each in gains]
         higher, lower, neither = (verdicts.count(each) for each in ("higher", "lower", "no difference seen"))
+        above_all = sum(statistics.fmean(each) > 0 for each in gains)
         said_of_all = (
-            f"Ours against the best of the papers' recipes: higher on {higher} data sets, lower on {lower}, no difference "
-            f"seen on {neither}; its mean is the higher one on "
-            f"{sum(statistics.fmean(each) > 0 for each in gains)} of {len(gains)}."
+            f"Ours against the best of the papers' recipes: higher on {higher} data sets, lower on {lower}, no "
+            f"difference seen on {neither}; its mean is the higher one on {above_all} of {len(gains)}."
         )
         lines += [*markdown(head, body), "", said_of_all, ""] if body else []
     return lines[:-1]
