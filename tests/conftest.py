@@ -4,6 +4,7 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when huggingface_hub is imported
 
+import gc
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +16,12 @@ from transformers import set_seed
 torch.set_num_threads(1)
 collect_ignore = ["hub_client.py"]  # speaks to a Hub from its first line on
 LOCAL = ("127.0.0.1", "::1", "localhost")
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: Python need not look through it at every full collection."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
