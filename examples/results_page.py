@@ -97,10 +97,16 @@ def summary(runs: Runs) -> list[str]:
 
 
 def has_exits(method: str) -> bool:
-    """Exits besides the one at the end."""
+    """Exits besides the one at the end, or a choice of layers to keep.
+
+    >>> [name for name in ("plain", "static-3", "layerdrop", "pabee") if has_exits(name)]
+    ['layerdrop', 'pabee']
+    """
     variant = variant_of(method)
+    if variant.method == "plain":
+        return "--layer_drop" in variant.flags
     layers = variant.config.get("exit_layers")
-    return variant.method != "plain" and (layers is None or len(layers) > 1)
+    return layers is None or len(layers) > 1
 
 
 def card_table(runs: Runs, method: str) -> list[str]:

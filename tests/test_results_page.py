@@ -57,7 +57,7 @@ def written(folder: Path, lines: list[dict], *more: str) -> str:
     return (folder / "RESULTS.md").read_text()
 
 
-@pytest.mark.parametrize("module", [results_claims, results_figures])
+@pytest.mark.parametrize("module", [results_claims, results_figures, results_page])
 def test_the_examples_in_the_docstrings(module):
     tested = doctest.testmod(module)
     assert (tested.failed, tested.attempted > 0) == (0, True)
