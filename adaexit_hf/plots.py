@@ -93,18 +93,35 @@ def comparison_figure(
         if curve:
             points = sorted((point.mean_layers, point.score) for point in curve)
             axes.plot(*zip(*points, strict=True), color=color, linestyle=dashes, linewidth=1.6, label=name)
-    for name, point in (fixed or {}).items():
+    for point in (fixed or {}).values():
         axes.plot(*point, "D", color=INK, markersize=5, zorder=4)
-        axes.annotate(
-            name, point, (8, 0), textcoords="offset points", fontsize=SMALL, color=INK, zorder=4, va="center",
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
-        )  # fmt: skip
     if lowest is not None:
         axes.set_ylim(bottom=lowest)
+    bottom, top = axes.get_ylim()
+    for names, point in _labels(fixed or {}, apart=0.06 * (top - bottom)):
+        axes.annotate(
+            names, point, (8, 0), textcoords="offset points", fontsize=SMALL, color=INK, zorder=4, va="center",
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+        )  # fmt: skip
     axes.legend(loc="center left", bbox_to_anchor=(1.06, 0.5), frameon=False, fontsize=SMALL, labelcolor=INK)
     axes.set_xlabel(f"mean layers run per text, of {depth}")
     axes.set_ylabel(metric)
     return figure
+
+
+def _labels(fixed: Mapping[str, tuple[float, float]], apart: float) -> list[tuple[str, tuple[float, float]]]:
+    """Names with where they stand, the best first: one for all points of the same layers that are not `apart`.
+
+    >>> _labels({"a": (6.0, 0.8), "b": (6.0, 0.81), "c": (3.0, 0.8)}, apart=0.02)
+    [('b, a', (6.0, 0.81)), ('c', (3.0, 0.8))]
+    """
+    found: list[tuple[str, tuple[float, float]]] = []
+    for name, (layers, score) in sorted(fixed.items(), key=lambda item: item[1], reverse=True):
+        if found and found[-1][1][0] == layers and found[-1][1][1] - score < apart:
+            found[-1] = (f"{found[-1][0]}, {name}", found[-1][1])
+        else:
+            found.append((name, (layers, score)))
+    return found
 
 
 def exit_figure(histogram: Mapping[int, int], depth: int, on: str = "") -> "Figure":
