@@ -1,7 +1,6 @@
 """What `adaexit evaluate`, `calibrate` and `report` do: they need labelled texts (extra `train`)."""
 
 import json
-import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +26,7 @@ from .html_report import TokenAttributions, build_report, token_attributions
 from .interpretation import explain
 from .intervals import UndefinedResamplesError, bootstrap_samples
 from .labelled_data import DataArguments, evaluation_splits, first_rows, load_splits
-from .results import print_curve, print_results, without_nan
+from .results import print_curve, print_results, replace_text, without_nan, write_results
 from .results import report as numbers
 from .tasks import Labels, check_columns, metric_function, tokenize
 
@@ -148,8 +147,7 @@ def evaluate(options: EvaluationOptions, given: Any) -> None:
     model, tokenizer = load(given.checkpoint, options)
     sets, _, metrics = labelled(model, tokenizer, options)
     traces, threshold = trace_all(model, sets, options.batch_size), model.config.exit_threshold
-    results = results_with_intervals(traces, metrics, threshold)
-    print_json(without_nan(results))
+    print_json(without_nan(results_with_intervals(traces, metrics, threshold)))
 
 
 def calibrate(options: CalibrationOptions, given: Any) -> None:
@@ -212,10 +210,7 @@ def report(options: ReportOptions, given: Any) -> None:
     print_curve(curve, f"{split} {metrics[0]}", threshold)
     print_results(results, metrics[0])
     everything = {"settings": options.published(), "dataset": options.for_card()._asdict(), "results": results}
-    output.mkdir(parents=True, exist_ok=True)
-    replace_text(output / "metrics.json", json.dumps(without_nan(everything), indent=2))
-    points = without_nan([point._asdict() for point in curve])
-    replace_text(output / "curve.json", json.dumps(points, indent=2))
+    write_results(output, everything, curve)
     folder = Path(given.checkpoint).resolve()
     config, note = model.config, f"Split {split}; {folder.name if folder.is_dir() else given.checkpoint}."
     name, attributions = config.model_type, None
@@ -263,15 +258,4 @@ def explained(
 def curve_of(trace: ExitTrace, metric: str, threshold: float | list[float] | None) -> list[CurvePoint]:
     """The curve, with the point of the model's own threshold."""
     own = [threshold] if isinstance(threshold, float | int) else []
-    return tradeoff_curve(trace, metric_function(metric), [*spread_thresholds(trace), *own])
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a file whole, or leave what was there."""
-    scratch = path.with_name(f".{path.name}.tmp")
-    try:
-        scratch.write_text(text, encoding="utf-8")
-        os.replace(scratch, path)
-    except OSError as error:
-        scratch.unlink(missing_ok=True)
-        raise OSError(error.errno, f"'{path}' could not be written: {error.strerror}") from error
+    return tradeoff_curve(trace, metric, [*spread_thresholds(trace), *own])

@@ -40,9 +40,9 @@ from .evaluation import ExitTrace, choose_threshold, collect_trace, predictions,
 from .labelled_data import DataArguments, evaluation_splits, first_rows, load_splits, reserve_validation
 from .models import METHODS
 from .reconstruction import DataCollatorWithTokenDepths, estimate_depths_by_reconstruction
-from .results import print_curve, print_results, report, without_nan
+from .results import print_curve, print_results, report, write_results
 from .static import evenly_spaced, layer_drop, only_layers
-from .tasks import Labels, check_columns, compute_score, labels_of, metric_function, tokenize
+from .tasks import Labels, check_columns, compute_score, labels_of, tokenize
 from .training import EarlyExitTrainer
 from .training_arguments import EarlyExitTrainingArguments
 
@@ -271,7 +271,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         thresholds = first.scores[0, :-1].tolist() if dropping else spread_thresholds(first)
         if arguments.method != "plain" and isinstance(trainer.model.config.exit_threshold, float):
             thresholds.append(trainer.model.config.exit_threshold)  # the method's own default, e.g. DACT's sound 0
-        curve = tradeoff_curve(first, metric_function(metrics[0]), thresholds)
+        curve = tradeoff_curve(first, metrics[0], thresholds)
         chosen = choose_threshold(curve, arguments.max_drop).threshold
         if arguments.method != "plain":
             trainer.model.config.exit_threshold = chosen
@@ -279,14 +279,10 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         results = {name: report(trace, metrics, chosen) | temperatures for name, trace in traces.items()}
         print_curve(curve, f"{evaluation[0]} {metrics[0]}", chosen)
         print_results(results, metrics[0])
-        output = Path(training.output_dir)
-        output.mkdir(parents=True, exist_ok=True)
         dataset = arguments.for_card()
         everything = {"settings": arguments.published(), "seed": training.seed, "dataset": dataset._asdict()}
         everything |= {"results": results}
-        (output / "metrics.json").write_text(json.dumps(without_nan(everything), indent=2))
-        points = without_nan([point._asdict() for point in curve])
-        (output / "curve.json").write_text(json.dumps(points, indent=2))
+        write_results(Path(training.output_dir), everything, curve)
     trainer.accelerator.wait_for_everyone()
     trainer.save_model(_internal_call=True)  # else it would push a model without its card
     if trainer.is_world_process_zero() and arguments.method != "plain":
