@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from adaexit_hf import CurvePoint, ExitTrace, area_under_curve, tradeoff_curve
-from adaexit_hf.curves import areas_between, mean_curve
+from adaexit_hf.curves import areas_between, mean_curve, score_at
 from adaexit_hf.evaluation import exit_histogram, layer_scores, oracle_bound, oracle_exits
 from adaexit_hf.intervals import bootstrap_samples, bootstrap_seeds
 from adaexit_hf.results import report
@@ -288,3 +288,8 @@ def test_a_mean_curve_has_two_points_or_more(count: Any) -> None:
     curve = [CurvePoint(0.5, 0.6, 3.0, 0.75), CurvePoint(None, 0.8, 12.0, 0.0)]
     with pytest.raises(ValueError, match=f"count: got {count!r}; pass a whole number from 2, e.g. count=100"):
         mean_curve([curve], count)
+
+
+def test_a_score_beyond_the_curve_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"mean_layers: got 2; the curve goes from 3 to 12, pass one of these"):
+        score_at(line((3, 0.6), (12, 0.8)), 2)
