@@ -72,9 +72,7 @@ def better_default(runs: Runs) -> list[str]:
             if known:
                 best = min(known, key=lambda method: statistics.fmean(found[method]))
                 gains.append(found[best])
-                body.append(
-                    [dataset, str(len(known)), best, compared(found[best]), compared(found["berxit"])],
-                )
+                body.append([dataset, str(len(known)), best, compared(found[best]), compared(found["berxit"])])
         head = ["data set", "recipes", f"best of them, from {said} of the layers", "ours minus it", "minus BERxiT"]
         verdicts = [verdict(each) for each in gains]
         higher, lower, neither = (verdicts.count(each) for each in ("higher", "lower", "no difference seen"))
