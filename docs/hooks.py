@@ -1,0 +1,94 @@
+"""What the site needs besides mkdocs.yml: pages from outside of docs/, links as they are in the repository, equations.
+
+README, CHANGELOG, the method cards and the results are pages of the site and stay where they are in the repository.
+Pages link to each other by relative paths in the repository, so that the links work there, too; here they become links
+of the site. Equations become MathML, which browsers draw without a script.
+"""
+
+import html
+import posixpath
+import re
+from pathlib import Path
+from typing import Any
+
+from latex2mathml.converter import convert
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).parent.parent
+# README.md is the first page.
+OUTSIDE = (
+    "README.md", "CHANGELOG.md", "model_cards/*.md", "benchmarks/RESULTS.md", "benchmarks/*.svg", "benchmarks/*.png",
+)  # fmt: skip
+FENCE = re.compile(r"^( *)(```|~~~).*?^\1\2 *$", flags=re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"(!?)\[((?:[^][]|\[[^][]*\])*)\]\(([^)\s]+)\)")
+EQUATION = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', flags=re.DOTALL)
+
+
+def outside() -> set[str]:
+    """Paths in the repository, with slashes, of what the site takes from outside of docs/."""
+    return {path.relative_to(ROOT).as_posix() for pattern in OUTSIDE for path in ROOT.glob(pattern)}
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Add the files from outside."""
+    for path in sorted(outside()):
+        files.append(File.generated(config, path, abs_src_path=str(ROOT / path)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
+    """Turn links of the repository into links of the site, except in code."""
+    parts, end = [], 0
+    for fence in FENCE.finditer(markdown):
+        parts += [linked(markdown[end : fence.start()], page.file.src_uri, config.repo_url), fence.group()]
+        end = fence.end()
+    return "".join([*parts, linked(markdown[end:], page.file.src_uri, config.repo_url)])
+
+
+def linked(text: str, page: str, repository: str | None) -> str:
+    """Text of a page with links of the site.
+
+    Args:
+        text: Markdown without code.
+        page: path in the site.
+        repository: address of the source, for links to what is not on the site; None leaves these without a link.
+    """
+    known = outside()
+    home = page if page in known else f"docs/{page}"
+
+    def replace(match: re.Match[str]) -> str:
+        image, label, target = match.groups()
+        path, hash_sign, anchor = target.partition("#")
+        if "://" in target or target.startswith(("mailto:", "#")):
+            return match.group()
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(home), path))
+        if path.startswith("docs/") and not path.endswith(".py"):
+            place = path.removeprefix("docs/")
+        elif path in known:
+            place = path
+        elif repository:
+            return f"[{label}]({repository.rstrip('/')}/blob/main/{path}{hash_sign}{anchor})"
+        else:
+            return label
+        return f"{image}[{label}]({posixpath.relpath(place, posixpath.dirname(page) or '.')}{hash_sign}{anchor})"
+
+    return LINK.sub(replace, text)
+
+
+def on_page_content(content: str, page: Any, **_: Any) -> str:
+    """Equations as MathML.
+
+    Raises:
+        PluginError: an equation cannot be converted.
+    """
+
+    def mathml(match: re.Match[str]) -> str:
+        kind, source = match.groups()
+        source = html.unescape(source).strip().replace(r"\arg", r"\operatorname{arg}")
+        found = convert(source, display="block" if kind == "div" else "inline")
+        if "\\" in found:
+            raise PluginError(f"{page.file.src_uri}: the equation {source} has a command that latex2mathml does not know")
+        return found
+
+    return EQUATION.sub(mathml, content)
