@@ -1,0 +1,118 @@
+"""Pages of the documentation: their code runs, their commands parse, their links lead somewhere."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from pages import CARDS, DOCS, PAGES, README, ROOT, blocks, check_command, commands, make_workshop, page_id, run_python
+
+import adaexit_hf
+
+WITH_PYTHON = [page for page in [*CARDS, *DOCS] if blocks(page, "python")]
+WITH_COMMANDS = [page for page in PAGES if commands(page)]
+API = ROOT / "docs" / "api"
+
+
+@pytest.fixture
+def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    make_workshop(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument")  # the code is written for machines with a GPU, too
+@pytest.mark.filterwarnings("ignore:temperature .* is at its bound")  # of a tiny model after a few steps
+@pytest.mark.filterwarnings("ignore:.*completeness:UserWarning")  # few steps of an integral
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT's word for it
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=page_id)
+def test_the_python_code_runs(page: Path, workshop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = run_python(page, blocks(page, "python"), capsys)
+    if page in CARDS:
+        assert torch.is_tensor(names["output"].exit_layer)
+
+
+@pytest.mark.parametrize(
+    ("page", "words"),
+    [pytest.param(page, words, id=f"{page_id(page)}: {' '.join(words)[:60]}") for page in WITH_COMMANDS for words in commands(page)],
+)  # fmt: skip
+def test_the_commands_parse(page: Path, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    check_command(words, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["adaexit", "predict", "out", "--no_such_flag"],
+        ["adaexit", "no-such-command"],
+        ["adaexit", "train", "--method", "berxit"],
+        ["python", "examples/rerank.py", "--query", "a"],
+        ["python", "examples/no_such_file.py"],
+        ["make", "no-such-target"],
+        ["pip", "install", "adaexit_hf[no-such-extra]"],
+        ["rm", "file"],
+    ],
+    ids=" ".join,
+)
+def test_a_command_that_does_not_parse_is_found(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises((AssertionError, SystemExit, ValueError, KeyError, OSError)):
+        check_command(words, monkeypatch)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_links_lead_to_files_and_headings(page: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if "://" in target:
+            continue
+        path, _, heading = target.partition("#")
+        file = page.parent / path if path else page
+        assert file.exists(), target
+        assert not heading or heading in anchors(file), target
+
+
+def anchors(page: Path) -> list[str]:
+    titles = re.findall(r"^#+ (.+)$", page.read_text(), flags=re.MULTILINE)
+    return [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
+
+
+def test_every_page_of_docs_is_in_the_navigation() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text().split("\nnav:")[1]
+    listed = re.findall(r"([\w/-]+\.md)\b", navigation)
+    pages = {page.relative_to(ROOT / "docs").as_posix() for page in DOCS}
+    assert pages <= set(listed)
+    assert {f"model_cards/{card.name}" for card in CARDS} <= set(listed)
+    assert len(listed) == len(set(listed))
+
+
+def documented() -> dict[str, set[str]]:
+    """Module -> its names that a page of the API reference lists."""
+    found: dict[str, set[str]] = {}
+    for page in sorted(API.glob("*.md")):
+        for module, options in re.findall(r"^::: ([\w.]+)\n((?:    .*\n|\n(?=    ))*)", page.read_text(), flags=re.MULTILINE):
+            found.setdefault(module, set()).update(re.findall(r"^ +- (\w+)$", options, flags=re.MULTILINE))
+    return found
+
+
+def test_every_public_name_is_on_an_api_page() -> None:
+    names = set().union(*documented().values())
+    assert set(adaexit_hf.__all__) - names == set()
+
+
+@pytest.mark.parametrize("module", sorted(documented()))
+def test_an_api_page_lists_what_its_package_has(module: str) -> None:
+    package = importlib.import_module(module)
+    listed = documented()[module]
+    assert {name for name in listed if not hasattr(package, name)} == set()
+    assert set(package.__all__) - listed == set()
+
+
+def test_pages_use_public_addresses_only() -> None:
+    public = "|".join(sorted(module.removeprefix("adaexit_hf").removeprefix(".") for module in documented()))
+    for page in [README, *CARDS, *DOCS]:
+        for block in blocks(page, "python"):
+            for module in re.findall(r"^(?:from|import) adaexit_hf\.?([\w.]*)", block, flags=re.MULTILINE):
+                assert re.fullmatch(public, module), f"{page.name} imports from adaexit_hf.{module}"
