@@ -27,7 +27,7 @@ METHODS = {"fastbert": ("FastBERT", "#2da44e"), "deebert": ("DeeBERT", "#388bfd"
 BASELINES = {"static-3": "3 layers, one exit", "static-6": "6 layers, one exit"}
 PANELS = {"trec": "TREC, accuracy (%)", "mrpc": "MRPC, F1 (%)"}
 SHOWN = {"trec": (85, 96), "mrpc": (81, 87.5)}  # percent
-SIZE = (9.0, 3.4)  # inches
+SIZE = (7.8, 3.2)  # inches
 
 
 def draw_panel(axes: Axes, runs: Runs, dataset: str) -> None:

@@ -1,15 +1,19 @@
-"""What the site needs besides mkdocs.yml: pages from outside of docs/, links as they are in the repository, equations.
+"""What the site needs besides mkdocs.yml: pages from outside of docs/, links of the repository, equations, commands.
 
 README, CHANGELOG, the method cards and the results are pages of the site and stay where they are in the repository.
 Pages link to each other by relative paths in the repository, so that the links work there, too; here they become links
-of the site. Equations become MathML, which browsers draw without a script.
+of the site. Equations become MathML, which browsers draw without a script. The options of the command line are read
+from the commands themselves.
 """
 
+import dataclasses
 import html
+import importlib
 import posixpath
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from latex2mathml.converter import convert
 from mkdocs.exceptions import PluginError
@@ -25,6 +29,9 @@ LINK = re.compile(r"(!?)\[((?:[^][]|\[[^][]*\])*)\]\(([^)\s]+)\)")
 EQUATION = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', flags=re.DOTALL)
 
 
+COMMANDS = "<!-- commands -->"  # where their tables go
+
+
 def outside() -> set[str]:
     """Paths in the repository, with slashes, of what the site takes from outside of docs/."""
     return {path.relative_to(ROOT).as_posix() for pattern in OUTSIDE for path in ROOT.glob(pattern)}
@@ -38,12 +45,13 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
-    """Turn links of the repository into links of the site, except in code."""
+    """Turn links of the repository into links of the site, except in code; fill in the options of the commands."""
     parts, end = [], 0
     for fence in FENCE.finditer(markdown):
         parts += [linked(markdown[end : fence.start()], page.file.src_uri, config.repo_url), fence.group()]
         end = fence.end()
-    return "".join([*parts, linked(markdown[end:], page.file.src_uri, config.repo_url)])
+    text = "".join([*parts, linked(markdown[end:], page.file.src_uri, config.repo_url)])
+    return text.replace(COMMANDS, command_tables()) if COMMANDS in text else text
 
 
 def linked(text: str, page: str, repository: str | None) -> str:
@@ -92,3 +100,41 @@ def on_page_content(content: str, page: Any, **_: Any) -> str:
         return found
 
     return EQUATION.sub(mathml, content)
+
+
+def command_tables() -> str:
+    """A section for every command of `adaexit`: what it does, and its arguments and flags."""
+    from adaexit_hf.cli.main import COMMANDS
+
+    lines: list[str] = []
+    for command, (module, what) in COMMANDS.items():
+        code = importlib.import_module(f"adaexit_hf.cli.{module}")
+        options = code.Arguments if command == "train" else get_type_hints(getattr(code, command))["options"]
+        positionals = getattr(options, "positionals", {})
+        lines += [f"## adaexit {command}", "", f"{what[:1].upper()}{what[1:]}."]
+        if command == "train":
+            text = "Also takes every flag of [EarlyExitTrainingArguments](trainer.md) and Transformers' `TrainingArguments`."
+            lines += ["", text]
+        lines += ["", "| Argument | Default | Meaning |", "| --- | --- | --- |"]
+        lines += [f"| `{name}` | | {cell(more['help'])} |" for name, more in positionals.items()]
+        lines += [f"| `--{name}` | {default} | {cell(text)} |" for name, default, text in flags(options)]
+        lines += [""]
+    return "\n".join(lines)
+
+
+def flags(options: Any) -> Iterator[tuple[str, str, str]]:
+    """Name, default and help of every flag, those that are needed first."""
+    fields = sorted(dataclasses.fields(options), key=lambda field: not needed(field))
+    for field in fields:
+        value = field.default_factory() if callable(field.default_factory) else field.default
+        default = "needed" if needed(field) else "" if value in (None, {}, []) else f"`{value}`"
+        yield field.name, default, field.metadata.get("help", "")
+
+
+def needed(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def cell(text: str) -> str:
+    """Text that does not end a cell of a table."""
+    return text.replace("|", "\\|").replace("<", "&lt;")

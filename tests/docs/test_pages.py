@@ -93,7 +93,8 @@ def documented() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for page in sorted(API.glob("*.md")):
         for module, options in re.findall(r"^::: ([\w.]+)\n((?:    .*\n|\n(?=    ))*)", page.read_text(), flags=re.MULTILINE):
-            found.setdefault(module, set()).update(re.findall(r"^ +- (\w+)$", options, flags=re.MULTILINE))
+            module, _, name = module.rpartition(".") if module.rpartition(".")[2][0].isupper() else (module, "", "")
+            found.setdefault(module, set()).update(re.findall(r"^ +- (\w+)$", options, flags=re.MULTILINE), filter(None, [name]))
     return found
 
 
