@@ -44,13 +44,19 @@ def on_files(files: Files, config: Any) -> Files:
     return files
 
 
+def source() -> str | None:
+    """Address of the source, as pyproject.toml has it; None where it has none."""
+    found = re.search(r'^Source = "(.+)"$', (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE)
+    return found.group(1).rstrip("/") if found else None
+
+
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """Turn links of the repository into links of the site, except in code; fill in the options of the commands."""
     parts, end = [], 0
     for fence in FENCE.finditer(markdown):
-        parts += [linked(markdown[end : fence.start()], page.file.src_uri, config.repo_url), fence.group()]
+        parts += [linked(markdown[end : fence.start()], page.file.src_uri, source()), fence.group()]
         end = fence.end()
-    text = "".join([*parts, linked(markdown[end:], page.file.src_uri, config.repo_url)])
+    text = "".join([*parts, linked(markdown[end:], page.file.src_uri, source())])
     return text.replace(COMMANDS, command_tables()) if COMMANDS in text else text
 
 
@@ -76,7 +82,7 @@ def linked(text: str, page: str, repository: str | None) -> str:
         elif path in known:
             place = path
         elif repository:
-            return f"[{label}]({repository.rstrip('/')}/blob/main/{path}{hash_sign}{anchor})"
+            return f"[{label}]({repository}/blob/main/{path}{hash_sign}{anchor})"
         else:
             return label
         return f"{image}[{label}]({posixpath.relpath(place, posixpath.dirname(page) or '.')}{hash_sign}{anchor})"

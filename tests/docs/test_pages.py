@@ -88,31 +88,46 @@ def test_every_page_of_docs_is_in_the_navigation() -> None:
     assert len(listed) == len(set(listed))
 
 
-def documented() -> dict[str, set[str]]:
-    """Module -> its names that a page of the API reference lists."""
-    found: dict[str, set[str]] = {}
+def documented() -> dict[str, list[str]]:
+    """Address of a package or class -> its members that a page of the API reference lists."""
+    found: dict[str, list[str]] = {}
     for page in sorted(API.glob("*.md")):
-        for module, options in re.findall(r"^::: ([\w.]+)\n((?:    .*\n|\n(?=    ))*)", page.read_text(), flags=re.MULTILINE):
-            module, _, name = module.rpartition(".") if module.rpartition(".")[2][0].isupper() else (module, "", "")
-            found.setdefault(module, set()).update(re.findall(r"^ +- (\w+)$", options, flags=re.MULTILINE), filter(None, [name]))
+        for address, options in re.findall(r"^::: ([\w.]+)\n((?: +.*\n)*)", page.read_text(), flags=re.MULTILINE):
+            assert address not in found, f"{address} is on two pages"
+            found[address] = re.findall(r"^ +- (\w+)$", options, flags=re.MULTILINE)
     return found
 
 
+def names_of(package: str) -> set[str]:
+    """What the API pages say of a package: the members that are listed, and classes with a block of their own."""
+    pages = documented()
+    own = {address.removeprefix(f"{package}.") for address in pages if address.rpartition(".")[0] == package}
+    return {*pages[package], *own}
+
+
+PACKAGES = [address for address in documented() if not address.rpartition(".")[2][0].isupper()]
+
+
 def test_every_public_name_is_on_an_api_page() -> None:
-    names = set().union(*documented().values())
-    assert set(adaexit_hf.__all__) - names == set()
+    assert set(adaexit_hf.__all__) - set().union(*map(names_of, PACKAGES)) == set()
 
 
-@pytest.mark.parametrize("module", sorted(documented()))
-def test_an_api_page_lists_what_its_package_has(module: str) -> None:
-    package = importlib.import_module(module)
-    listed = documented()[module]
-    assert {name for name in listed if not hasattr(package, name)} == set()
-    assert set(package.__all__) - listed == set()
+@pytest.mark.parametrize("package", PACKAGES)
+def test_an_api_page_has_what_its_package_has(package: str) -> None:
+    assert names_of(package) == set(importlib.import_module(package).__all__)
+
+
+@pytest.mark.parametrize("address", documented())
+def test_listed_members_exist_and_are_described(address: str) -> None:
+    package, _, name = address.rpartition(".")
+    owner = importlib.import_module(address) if address in PACKAGES else getattr(importlib.import_module(package), name)
+    for member in documented()[address]:
+        value = getattr(owner, member)
+        assert value.__doc__ or not callable(value), f"{address}.{member} has no docstring"
 
 
 def test_pages_use_public_addresses_only() -> None:
-    public = "|".join(sorted(module.removeprefix("adaexit_hf").removeprefix(".") for module in documented()))
+    public = "|".join(["", *(package.removeprefix("adaexit_hf.") for package in PACKAGES)])
     for page in [README, *CARDS, *DOCS]:
         for block in blocks(page, "python"):
             for module in re.findall(r"^(?:from|import) adaexit_hf\.?([\w.]*)", block, flags=re.MULTILINE):
