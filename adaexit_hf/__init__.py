@@ -1,8 +1,8 @@
 """Early exit for Hugging Face Transformers: encoders that decide per input how many layers to run."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ._lazy_names import lazy_names
 from .registration import register_when_needed
 
 if TYPE_CHECKING:
@@ -29,7 +29,13 @@ if TYPE_CHECKING:
     from .interpretation import Attribution, Conductance, Explanation, explain, layer_conductance
     from .intervals import Interval, bootstrap_samples, bootstrap_seeds
     from .model_card import write_model_card
-    from .models import *
+    from .models.modeling_berxit import *
+    from .models.modeling_dact_bert import *
+    from .models.modeling_deebert import *
+    from .models.modeling_depth_adaptive import *
+    from .models.modeling_fastbert import *
+    from .models.modeling_pabee import *
+    from .models.modeling_right_tool import *
     from .models import METHODS
     from .probes import (
         AttentionEntropy,
@@ -58,66 +64,6 @@ _STEMS = {
     "pabee": "Pabee",
     "right-tool": "RightTool",
 }
-# Where the public names come from: they are imported when they are asked for, since torch and Trainer take seconds.
-_NAMES = {
-    "card_facts": ["CardDataset", "MeasuredSpeed"],
-    "conversion": ["convert_checkpoint"],
-    "curves": ["PairwiseAreas", "areas_between"],
-    "evaluation": [
-        "CurvePoint",
-        "ExitTrace",
-        "OracleBound",
-        "area_under_curve",
-        "choose_threshold",
-        "collect_trace",
-        "exit_histogram",
-        "expected_saving",
-        "layer_scores",
-        "oracle_bound",
-        "oracle_exits",
-        "tradeoff_curve",
-    ],
-    "flops": ["flops_per_exit"],
-    "html_report": ["Report", "TokenAttributions", "build_report", "token_attributions", "write_report"],
-    "inference": ["Prediction", "Predictions", "predict", "predict_stream"],
-    "interpretation": ["Attribution", "Conductance", "Explanation", "explain", "layer_conductance"],
-    "intervals": ["Interval", "bootstrap_samples", "bootstrap_seeds"],
-    "model_card": ["write_model_card"],
-    "models": [
-        "METHODS",
-        *(stem + suffix for stem in _STEMS.values() for suffix in ("Config", "ForSequenceClassification")),
-    ],
-    "probes": [
-        "AttentionEntropy",
-        "BleuCorrelation",
-        "GoneOn",
-        "as_json",
-        "attention_entropy",
-        "confidence_bleu_correlation",
-        "had_they_gone_on",
-    ],
-    "pruning": ["prune_unused_layers"],
-    "reconstruction": ["DataCollatorWithTokenDepths", "anytime_masked_lm", "estimate_depths_by_reconstruction"],
-    "text_rows": ["DatasetError"],
-    "training": ["EarlyExitTrainer"],
-    "training_arguments": ["EarlyExitTrainingArguments"],
-}
-_HOME = {name: module for module, names in _NAMES.items() for name in names}
-
-__all__ = sorted(_HOME)
+__getattr__, __dir__, __all__ = lazy_names(__name__, __file__)
 
 register_when_needed(_STEMS)
-
-
-def __getattr__(name: str) -> Any:
-    if name in _NAMES:
-        return importlib.import_module(f".{name}", __name__)
-    if name not in _HOME:
-        raise AttributeError(f"module '{__name__}' has no attribute '{name}'; it has {', '.join(__all__)}")
-    value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

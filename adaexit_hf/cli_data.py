@@ -21,14 +21,15 @@ from .evaluation import (
     tradeoff_curve,
 )
 from .explained_values import NoGradientError
-from .extras import needed
 from .html_report import TokenAttributions, build_report, token_attributions
 from .interpretation import explain
 from .intervals import UndefinedResamplesError, bootstrap_samples
 from .labelled_data import DataArguments, evaluation_splits, first_rows, load_splits
-from .results import print_curve, print_results, replace_text, without_nan, write_results
+from .results import print_curve, print_results, write_results
 from .results import report as numbers
 from .tasks import Labels, check_columns, metric_function, tokenize
+from .utils.files import replace_text, without_nan
+from .utils.imports import needed
 
 
 @dataclass(kw_only=True)

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from .explained_texts import Texts, texts
 from .explained_values import Unrolled, Value, answer, probability, readiness
-from .extras import needed
 from .faithfulness import ROUNDING, completeness_error, faithfulness, warn_of_incomplete
 from .models.configuration_early_exit import Threshold, check_choice
 from .models.modeling_early_exit import EarlyExitForSequenceClassification
+from .utils.imports import needed
 
 
 class Attribution(NamedTuple):

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .evaluation import CurvePoint
-from .extras import needs
+from .utils.imports import needs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

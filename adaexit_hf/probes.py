@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from .evaluation import ExitTrace, predictions
-from .extras import needed
 from .models.batches import by_length, check_model, checked_rows, model_inputs
 from .models.configuration_early_exit import Threshold
 from .models.exit_heads import confidence
 from .models.modeling_early_exit import EarlyExitForSequenceClassification
+from .utils.imports import needed
 
 
 class AttentionEntropy(NamedTuple):

@@ -1,7 +1,6 @@
 """What a trace says, in numbers: metrics at full depth, at a threshold and at every exit (extra `train`)."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import torch
 
 from .evaluation import CurvePoint, ExitTrace, exit_histogram, expected_saving, scored_answers
 from .tasks import check_classes, compute_score
+from .utils.files import replace_text, without_nan
 
 
 def report(trace: ExitTrace, metrics: tuple[str, ...], threshold: float | list[float] | None) -> dict[str, Any]:
@@ -38,27 +38,11 @@ def report(trace: ExitTrace, metrics: tuple[str, ...], threshold: float | list[f
     }
 
 
-def without_nan(value: Any) -> Any:
-    """A value of JSON, with null for NaN and infinity, which JSON has not."""
-    return json.loads(json.dumps(value), parse_constant=lambda _: None)
-
-
 def write_results(folder: Path, results: dict[str, Any], curve: list[CurvePoint]) -> None:
     """metrics.json and curve.json of a folder, which is made; what is not finite is null there."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, value in {"metrics": results, "curve": [point._asdict() for point in curve]}.items():
         replace_text(folder / f"{name}.json", json.dumps(without_nan(value), indent=2))
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a file whole, or leave what was there."""
-    scratch = path.with_name(f".{path.name}.tmp")
-    try:
-        scratch.write_text(text, encoding="utf-8")
-        os.replace(scratch, path)
-    except OSError as error:
-        scratch.unlink(missing_ok=True)
-        raise OSError(error.errno, f"'{path}' could not be written: {error.strerror}") from error
 
 
 def print_curve(points: list[CurvePoint], metric: str, chosen: float | list[float] | None) -> None:

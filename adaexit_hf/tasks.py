@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from .curves import METRICS
-from .extras import needs
+from .utils.imports import needs
 
 with needs("train"):
     import datasets

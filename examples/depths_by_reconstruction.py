@@ -34,11 +34,7 @@ from adaexit_hf import (
     collect_trace,
 )
 from adaexit_hf.evaluation import predictions
-from adaexit_hf.reconstruction import (
-    DataCollatorWithTokenDepths,
-    anytime_masked_lm,
-    estimate_depths_by_reconstruction,
-)
+from adaexit_hf.reconstruction import DataCollatorWithTokenDepths, anytime_masked_lm, estimate_depths_by_reconstruction
 from adaexit_hf.tasks import check_columns, labels_of, tokenize
 
 
