@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     )
     from .flops import flops_per_exit
     from .html_report import Report, TokenAttributions, build_report, token_attributions, write_report
-    from .inference import Prediction, Predictions, predict, predict_stream
+    from .inference.predict import Prediction, Predictions, predict, predict_stream
     from .interpretation import Attribution, Conductance, Explanation, explain, layer_conductance
     from .intervals import Interval, bootstrap_samples, bootstrap_seeds
     from .model_card import write_model_card
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     )
     from .pruning import prune_unused_layers
     from .reconstruction import DataCollatorWithTokenDepths, anytime_masked_lm, estimate_depths_by_reconstruction
-    from .text_rows import DatasetError
+    from .inference.row_reader import DatasetError
     from .training import EarlyExitTrainer
     from .training_arguments import EarlyExitTrainingArguments
 

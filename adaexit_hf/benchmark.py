@@ -35,11 +35,11 @@ from .benchmark_runs import (
     make_run,
     stock_twin,
 )
-from .inference import predict_stream
+from .inference.predict import predict_stream
+from .inference.row_reader import RowReader, numbered
 from .models import EarlyExitForSequenceClassification
 from .models.encoder_layers import family_of
 from .planted_exits import planned_layers, planted_model, planted_rows, text_lengths
-from .text_rows import RowReader, numbered
 
 Record = dict[str, Any]
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, pipeline
 
-from .inference import predict
+from .inference.predict import predict
 from .models import EarlyExitForSequenceClassification
 from .models.batches import full_depth, padded_batch
 from .models.encoder_layers import family_of

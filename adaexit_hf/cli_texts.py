@@ -14,9 +14,9 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from .benchmark import cells, machine, measure, trained_workload
-from .inference import predict_stream
+from .inference.predict import predict_stream
+from .inference.text_files import Text, check_file, plain_lines, read_texts
 from .models import METHODS
-from .text_files import Text, check_file, plain_lines, read_texts
 
 Positionals = dict[str, dict[str, Any]]
 CHECKPOINT: Positionals = {"checkpoint": {"help": "Folder or Hub name of a model with exits."}}

@@ -38,8 +38,8 @@ from adaexit_hf.benchmark import (
     trained_workload,
 )
 from adaexit_hf.benchmark_runs import EXITS, RUNS, Workload
+from adaexit_hf.inference.text_files import read_texts
 from adaexit_hf.planted_exits import planted_model
-from adaexit_hf.text_files import read_texts
 
 PAIRS = ["in-model/static", "in-model-sorted/static-sorted", "predict/static-tokens", "predict/static"]
 PLANTED_PAIRS = [*PAIRS, "authors/static", "predict/authors"]

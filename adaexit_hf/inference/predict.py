@@ -13,15 +13,15 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .models.batches import COLUMNS, check_model, model_inputs, padded_batch
-from .models.configuration_early_exit import Threshold
-from .models.context import Context
-from .models.encoder_layers import family_of
-from .models.eval_mode import eval_mode
-from .models.in_flight import InFlight, rows_per_batch, trimmed
-from .models.modeling_early_exit import EarlyExitForSequenceClassification, report_not_finite
-from .models.walk import walk
-from .text_rows import Row, RowReader, numbered
+from ..models.batches import COLUMNS, check_model, model_inputs, padded_batch
+from ..models.configuration_early_exit import Threshold
+from ..models.context import Context
+from ..models.encoder_layers import family_of
+from ..models.eval_mode import eval_mode
+from ..models.in_flight import InFlight, rows_per_batch, trimmed
+from ..models.modeling_early_exit import EarlyExitForSequenceClassification, report_not_finite
+from ..models.walk import walk
+from .row_reader import Row, RowReader, numbered
 
 # A number of tokens to try; no other side of an encoder's tensors is as long.
 TRIED = 61
