@@ -8,14 +8,11 @@ from .registration import register_when_needed
 if TYPE_CHECKING:
     from .card_facts import CardDataset, MeasuredSpeed
     from .conversion import convert_checkpoint
-    from .curves import PairwiseAreas, areas_between
-    from .evaluation import (
-        CurvePoint,
-        ExitTrace,
+    from .evaluation.curves import PairwiseAreas, areas_between
+    from .evaluation.curves import CurvePoint, area_under_curve, choose_threshold
+    from .evaluation.trace import ExitTrace
+    from .evaluation.tradeoff import (
         OracleBound,
-        area_under_curve,
-        choose_threshold,
-        collect_trace,
         exit_histogram,
         expected_saving,
         layer_scores,
@@ -23,11 +20,12 @@ if TYPE_CHECKING:
         oracle_exits,
         tradeoff_curve,
     )
-    from .flops import flops_per_exit
+    from .evaluation.collect import collect_trace
+    from .evaluation.flops import flops_per_exit
     from .html_report import Report, TokenAttributions, build_report, token_attributions, write_report
     from .inference.predict import Prediction, Predictions, predict, predict_stream
     from .interpretation import Attribution, Conductance, Explanation, explain, layer_conductance
-    from .intervals import Interval, bootstrap_samples, bootstrap_seeds
+    from .evaluation.bootstrap import Interval, bootstrap_samples, bootstrap_seeds
     from .model_card import write_model_card
     from .models.modeling_berxit import *
     from .models.modeling_dact_bert import *
@@ -37,15 +35,8 @@ if TYPE_CHECKING:
     from .models.modeling_pabee import *
     from .models.modeling_right_tool import *
     from .models import METHODS
-    from .probes import (
-        AttentionEntropy,
-        BleuCorrelation,
-        GoneOn,
-        as_json,
-        attention_entropy,
-        confidence_bleu_correlation,
-        had_they_gone_on,
-    )
+    from .probes import AttentionEntropy, BleuCorrelation, as_json, attention_entropy, confidence_bleu_correlation
+    from .evaluation.later_answers import GoneOn, had_they_gone_on
     from .pruning import prune_unused_layers
     from .reconstruction import DataCollatorWithTokenDepths, anytime_masked_lm, estimate_depths_by_reconstruction
     from .inference.row_reader import DatasetError

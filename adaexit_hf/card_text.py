@@ -8,7 +8,7 @@ import torch
 import transformers
 
 from .card_facts import CardDataset, MeasuredSpeed, SplitMetrics
-from .evaluation import CurvePoint
+from .evaluation.curves import CurvePoint
 from .models.exit_types import Stage
 from .models.modeling_early_exit import EarlyExitForSequenceClassification
 

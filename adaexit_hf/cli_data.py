@@ -11,23 +11,20 @@ import torch
 
 from .attributed_texts import finite_only
 from .cli_texts import ModelOptions, load, print_json
-from .evaluation import (
-    CurvePoint,
-    ExitTrace,
-    choose_threshold,
-    collect_trace,
-    predictions,
-    spread_thresholds,
-    tradeoff_curve,
-)
+from .evaluation.bootstrap import UndefinedResamplesError, bootstrap_samples
+from .evaluation.collect import collect_trace
+from .evaluation.curves import CurvePoint, choose_threshold
+from .evaluation.metrics import metric_function
+from .evaluation.summary import report as numbers
+from .evaluation.summary import write_results
+from .evaluation.trace import ExitTrace, predictions
+from .evaluation.tradeoff import spread_thresholds, tradeoff_curve
 from .explained_values import NoGradientError
 from .html_report import TokenAttributions, build_report, token_attributions
 from .interpretation import explain
-from .intervals import UndefinedResamplesError, bootstrap_samples
 from .labelled_data import DataArguments, evaluation_splits, first_rows, load_splits
-from .results import print_curve, print_results, write_results
-from .results import report as numbers
-from .tasks import Labels, check_columns, metric_function, tokenize
+from .results import print_curve, print_results
+from .tasks import Labels, check_columns, tokenize
 from .utils.files import replace_text, without_nan
 from .utils.imports import needed
 

@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification
 from .card_facts import CardDataset, MeasuredSpeed
 from .cli_texts import Positionals
 from .conversion import convert_checkpoint
-from .evaluation import CurvePoint
+from .evaluation.curves import CurvePoint
 from .model_card import write_model_card
 from .pushing import KEPT_HERE
 

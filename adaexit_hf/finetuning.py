@@ -36,13 +36,18 @@ from transformers import (
 )
 from transformers.trainer_utils import HubStrategy
 
-from .evaluation import ExitTrace, choose_threshold, collect_trace, predictions, spread_thresholds, tradeoff_curve
+from .evaluation.collect import collect_trace
+from .evaluation.curves import choose_threshold
+from .evaluation.metrics import compute_score
+from .evaluation.summary import report, write_results
+from .evaluation.trace import ExitTrace, predictions
+from .evaluation.tradeoff import spread_thresholds, tradeoff_curve
 from .labelled_data import DataArguments, evaluation_splits, first_rows, load_splits, reserve_validation
 from .models import METHODS
 from .reconstruction import DataCollatorWithTokenDepths, estimate_depths_by_reconstruction
-from .results import print_curve, print_results, report, write_results
+from .results import print_curve, print_results
 from .static import evenly_spaced, layer_drop, only_layers
-from .tasks import Labels, check_columns, compute_score, labels_of, tokenize
+from .tasks import Labels, check_columns, labels_of, tokenize
 from .training import EarlyExitTrainer
 from .training_arguments import EarlyExitTrainingArguments
 

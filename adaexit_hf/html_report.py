@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import numpy
 
 from .attributed_texts import DIGITS, TokenAttributions, embedded, token_attributions
-from .curves import METRICS
-from .evaluation import ExitTrace, predictions, spread_thresholds
+from .evaluation.metrics import METRICS
+from .evaluation.trace import ExitTrace, check_same_data, predictions
+from .evaluation.tradeoff import spread_thresholds
 from .models.configuration_early_exit import Threshold
-from .traces import check_same_data
 
 __all__ = ["Report", "TokenAttributions", "build_report", "token_attributions", "write_report"]
 

@@ -13,7 +13,7 @@ from transformers.utils import logging
 
 from . import card_text as text
 from .card_facts import CardDataset, MeasuredSpeed, SplitMetrics, check_facts
-from .evaluation import CurvePoint
+from .evaluation.curves import CurvePoint
 from .models.modeling_early_exit import EarlyExitForSequenceClassification
 from .plots import exit_figure, tradeoff_figure
 

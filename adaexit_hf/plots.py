@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .evaluation import CurvePoint
+from .evaluation.curves import CurvePoint
 from .utils.imports import needs
 
 if TYPE_CHECKING:

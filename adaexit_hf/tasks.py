@@ -1,19 +1,12 @@
 """GLUE and SICK: which columns, which metric; and any other labelled text, tokenized (extra `train`)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-import torch
-
-from .curves import METRICS
 from .utils.imports import needs
 
 with needs("train"):
     import datasets
-    import evaluate
-    from scipy.stats import pearsonr, spearmanr
-    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 
 class Task(NamedTuple):
@@ -36,96 +29,6 @@ TASKS: dict[str, Task] = {
     "stsb": Task(("sentence1", "sentence2"), ("spearmanr", "pearson")),
     "wnli": Task(("sentence1", "sentence2"), ("accuracy",)),
 }
-
-
-def compute_score(metric: str, predictions: Any, references: Any) -> float:
-    """One metric of GLUE, by scikit-learn or scipy.
-
-    Args:
-        metric: "accuracy", "f1" (of class 1), "matthews_correlation", "pearson" or "spearmanr".
-        predictions: classes, or numbers for the correlations, (samples,).
-        references: the same for the truth.
-
-    Returns:
-        the score: accuracy and F1 in [0, 1], correlations in [-1, 1]. A correlation with constant predictions is 0,
-        and with one that is not finite NaN.
-
-    >>> compute_score("f1", [1, 1, 0, 0], [1, 0, 1, 0]), round(compute_score("pearson", [0.1, 0.4, 0.2], [1, 3, 2]), 6)
-    (0.5, 0.981981)
-
-    Raises:
-        ValueError: an unknown metric; no references, or such that are all the same, or for F1 have no class 1, where
-            the metric is not defined; more than two classes for F1.
-    """
-    given, wanted = np.asarray(predictions), np.asarray(references)
-    if not wanted.size:
-        raise ValueError("references: got none; pass at least one")
-    one_class = not bool((wanted == 1).any()) if metric == "f1" else bool((wanted == wanted[:1]).all())
-    if one_class and metric in METRICS and metric != "accuracy":
-        what = "have no class 1" if metric == "f1" else "are all the same"
-        raise ValueError(
-            f"references: the {len(wanted)} labels {what}, where {metric} is not defined; pass data with other "
-            "labels, too, or another metric"
-        )
-    if metric == "accuracy":
-        return float(accuracy_score(references, predictions))
-    if metric == "f1":
-        highest = max(given.max(), wanted.max())
-        if highest > 1:
-            raise ValueError(
-                f"metric: f1 is of class 1 of two, and there are classes up to {highest}; pass accuracy or "
-                "matthews_correlation"
-            )
-        return float(f1_score(references, predictions))
-    if metric == "matthews_correlation":
-        return float(matthews_corrcoef(references, predictions))
-    if metric in ("pearson", "spearmanr"):
-        if not np.isfinite(given).all():
-            return float("nan")
-        if (given == given[:1]).all():
-            return 0.0
-        correlations: dict[str, Callable[..., Any]] = {"pearson": pearsonr, "spearmanr": spearmanr}
-        return float(correlations[metric](predictions, references)[0])
-    raise ValueError(f"metric: got {metric!r}; choose {', '.join(METRICS[:-1])} or {METRICS[-1]}")
-
-
-def check_classes(metric: str, classes: int) -> None:
-    """Refuse F1 of a model that knows more than two classes, whichever of them occur.
-
-    Raises:
-        ValueError: it is that.
-    """
-    if metric == "f1" and classes > 2:
-        raise ValueError(
-            f"metric: f1 is of class 1 of two, and there are {classes} classes; pass accuracy or matthews_correlation"
-        )
-
-
-class GlueMetric(evaluate.Metric):
-    """The metrics of a task as an `evaluate.Metric`: needs no network, and combines with others.
-
-    Args:
-        metrics: names as in `compute_score`.
-
-    >>> GlueMetric(("f1", "accuracy")).compute(predictions=[1, 1, 0, 0], references=[1, 0, 1, 0])
-    {'f1': 0.5, 'accuracy': 0.5}
-    """
-
-    def __init__(self, metrics: Sequence[str], **kwargs: Any) -> None:
-        self.metrics = tuple(metrics)
-        super().__init__(**kwargs)
-
-    def _info(self) -> evaluate.MetricInfo:
-        kind = "float32" if {"pearson", "spearmanr"} & set(self.metrics) else "int64"
-        return evaluate.MetricInfo(
-            description=f"GLUE: {', '.join(self.metrics)}",
-            citation="",
-            inputs_description="predictions and references, one number or class per sample",
-            features=datasets.Features({name: datasets.Value(kind) for name in ("predictions", "references")}),
-        )
-
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        return {name: compute_score(name, predictions, references) for name in self.metrics}
 
 
 class Labels(NamedTuple):
@@ -198,12 +101,3 @@ def tokenize(
         return encoded | {"labels": values}
 
     return dataset.map(encode, batched=True, remove_columns=dataset.column_names, desc="Tokenizing")
-
-
-def metric_function(metric: str) -> Any:
-    """`compute_score` of one metric, as `tradeoff_curve` takes it."""
-
-    def score(predictions: torch.Tensor, references: torch.Tensor) -> float:
-        return compute_score(metric, predictions.numpy(), references.numpy())
-
-    return score

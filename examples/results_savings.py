@@ -12,8 +12,8 @@ from results_figures import DATASETS, OURS, PAPERS, Row, Runs, curve_of, dataset
 from transformers import BertConfig
 
 from adaexit_hf import METHODS
-from adaexit_hf.curves import CurvePoint
-from adaexit_hf.flops import flops_per_exit
+from adaexit_hf.evaluation.curves import CurvePoint
+from adaexit_hf.evaluation.flops import flops_per_exit
 
 
 def transfer(runs: Runs) -> list[str]:

@@ -9,9 +9,10 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
+from .collect import collect_trace
 from .curves import CurvePoint, PairwiseAreas, area_under_curve, areas_between, choose_threshold
-from .traces import ExitTrace, predictions
-from .tracing import collect_trace
+from .metrics import check_classes, metric_function
+from .trace import ExitTrace, predictions
 
 __all__ = [
     "CurvePoint",
@@ -58,7 +59,7 @@ def tradeoff_curve(trace: ExitTrace, metric: Metric, thresholds: Sequence[float]
     Args:
         trace: with labels.
         metric: (predictions (samples,), labels (samples,)) -> score; predictions are classes, with one label numbers.
-            Or the name of a metric of GLUE, as in `tasks.compute_score` (extra `train`): "accuracy", "f1", ...
+            Or the name of a metric, as in `compute_score`; all but "accuracy" need the extra `train`.
         thresholds: which ones; default a hundred, spread over the scores that occur. Full depth is always added.
 
     >>> scores, labels = torch.tensor([[0.9, 0.0], [0.4, 0.0]]), torch.tensor([1, 1])
@@ -118,8 +119,6 @@ def _scorer(trace: ExitTrace, metric: Metric) -> Callable[[Tensor], float]:
     labels, answers = trace.known_labels(), scored_answers(trace, stacklevel=4)
     score = metric
     if isinstance(score, str):
-        from .tasks import check_classes, metric_function  # here, since it needs the extra `train`
-
         check_classes(score, trace.logits.shape[-1])
         score = metric_function(score)
     function = cast(Callable[[Tensor, Tensor], float], score)

@@ -8,8 +8,6 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-# What a score may be by name: `tasks.compute_score`, with the extra `train`.
-METRICS = ("accuracy", "f1", "matthews_correlation", "pearson", "spearmanr")
 Cost = Literal["layers", "flops"]
 
 

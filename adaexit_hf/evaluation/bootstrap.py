@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .traces import ExitTrace, check_same_data
+from .trace import ExitTrace, check_same_data
 
 
 class UndefinedResamplesError(ValueError):

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..models.batches import check_batch_size, check_model, full_depth, label_column, row_labels, stream_rows
+from ..models.modeling_early_exit import EarlyExitForSequenceClassification
 from .flops import RowFlops
-from .models.batches import check_batch_size, check_model, full_depth, label_column, row_labels, stream_rows
-from .models.modeling_early_exit import EarlyExitForSequenceClassification
-from .traces import COMPARISONS, ExitTrace
+from .trace import COMPARISONS, ExitTrace
 
 # So many batches are read ahead, and sorted by length.
 _WINDOW = 32

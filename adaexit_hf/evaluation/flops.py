@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from .models.batches import model_inputs, padded_batch
-from .models.eval_mode import eval_mode
-from .models.in_flight import InFlight, trimmed
-from .models.modeling_early_exit import EarlyExitForSequenceClassification
+from ..models.batches import model_inputs, padded_batch
+from ..models.eval_mode import eval_mode
+from ..models.in_flight import InFlight, trimmed
+from ..models.modeling_early_exit import EarlyExitForSequenceClassification
 
 
 def flops_per_exit(model: EarlyExitForSequenceClassification, tokens: int) -> Tensor:
