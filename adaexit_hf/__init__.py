@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from .probes import AttentionEntropy, BleuCorrelation, as_json, attention_entropy, confidence_bleu_correlation
     from .evaluation.later_answers import GoneOn, had_they_gone_on
     from .pruning import prune_unused_layers
-    from .reconstruction import DataCollatorWithTokenDepths, anytime_masked_lm, estimate_depths_by_reconstruction
+    from .data.collators import DataCollatorWithTokenDepths
+    from .data.reconstruction import anytime_masked_lm, estimate_depths_by_reconstruction
     from .inference.row_reader import DatasetError
     from .training import EarlyExitTrainer
     from .training_arguments import EarlyExitTrainingArguments

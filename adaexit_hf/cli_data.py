@@ -11,6 +11,7 @@ import torch
 
 from .attributed_texts import finite_only
 from .cli_texts import ModelOptions, load, print_json
+from .data.tasks import Labels, check_columns, tokenize
 from .evaluation.bootstrap import UndefinedResamplesError, bootstrap_samples
 from .evaluation.collect import collect_trace
 from .evaluation.curves import CurvePoint, choose_threshold
@@ -24,7 +25,6 @@ from .html_report import TokenAttributions, build_report, token_attributions
 from .interpretation import explain
 from .labelled_data import DataArguments, evaluation_splits, first_rows, load_splits
 from .results import print_curve, print_results
-from .tasks import Labels, check_columns, tokenize
 from .utils.files import replace_text, without_nan
 from .utils.imports import needed
 

@@ -36,6 +36,9 @@ from transformers import (
 )
 from transformers.trainer_utils import HubStrategy
 
+from .data.collators import DataCollatorWithTokenDepths
+from .data.reconstruction import estimate_depths_by_reconstruction
+from .data.tasks import Labels, check_columns, labels_of, tokenize
 from .evaluation.collect import collect_trace
 from .evaluation.curves import choose_threshold
 from .evaluation.metrics import compute_score
@@ -44,10 +47,8 @@ from .evaluation.trace import ExitTrace, predictions
 from .evaluation.tradeoff import spread_thresholds, tradeoff_curve
 from .labelled_data import DataArguments, evaluation_splits, first_rows, load_splits, reserve_validation
 from .models import METHODS
-from .reconstruction import DataCollatorWithTokenDepths, estimate_depths_by_reconstruction
 from .results import print_curve, print_results
 from .static import evenly_spaced, layer_drop, only_layers
-from .tasks import Labels, check_columns, labels_of, tokenize
 from .training import EarlyExitTrainer
 from .training_arguments import EarlyExitTrainingArguments
 

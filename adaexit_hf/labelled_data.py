@@ -8,8 +8,8 @@ import datasets
 from datasets.exceptions import DatasetGenerationError
 
 from .card_facts import CardDataset
+from .data.tasks import TASKS, Labels
 from .evaluation.metrics import check_classes
-from .tasks import TASKS, Labels
 
 GLUE = "nyu-mll/glue"
 

@@ -14,13 +14,13 @@ from transformers import DataCollatorWithPadding, EarlyStoppingCallback
 from transformers.trainer_utils import HubStrategy, TrainOutput, has_length, set_seed
 from transformers.utils import logging
 
+from .data.collators import DataCollatorWithTokenDepths
 from .frozen_states import FrozenStates, NoRoomError, frozen_states
 from .ledger import Ledger
 from .models.exit_types import Stage
 from .models.modeling_early_exit import EarlyExitForSequenceClassification
 from .pushing import PushesFinishedModel
-from .reconstruction import DataCollatorWithTokenDepths
-from .row_places import CollatorWithPlaces, RowsWithPlaces
+from .trainer.row_places import CollatorWithPlaces, RowsWithPlaces
 from .trainer_card import WritesModelCard
 from .training_arguments import CHECKPOINTING, EarlyExitTrainingArguments, checked_overrides
 

@@ -15,8 +15,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import run_glue_exit
 
 from adaexit_hf import ExitTrace, RightToolForSequenceClassification, finetuning
+from adaexit_hf.data.tasks import tokenize
 from adaexit_hf.static import keep_layers
-from adaexit_hf.tasks import tokenize
 
 WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", "good", "bad", "film", "book", "very"]
 

@@ -2,8 +2,8 @@ import datasets
 import numpy as np
 import pytest
 
+from adaexit_hf.data.tasks import TASKS, Labels, check_columns, labels_of, tokenize
 from adaexit_hf.evaluation.metrics import METRICS, compute_score
-from adaexit_hf.tasks import TASKS, Labels, check_columns, labels_of, tokenize
 
 
 def test_there_is_a_task_for_every_set_of_glue_and_sick():

@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from tqdm.auto import tqdm
-from transformers import DataCollatorWithPadding, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import MaskedLMOutput
 
-from .models.batches import Row, by_length, checked_rows, token_column
-from .models.encoder_layers import family_of, run_layer, start
+from ..models.batches import Row, by_length, checked_rows
+from ..models.encoder_layers import family_of, run_layer, start
 
 # The stock prediction head of each family: states (n, hidden) -> logits (n, vocabulary).
 _HEADS: dict[str, Callable[[Any, Tensor], Tensor]] = {
@@ -246,26 +246,3 @@ class _LossesFile:
         with self.path.open("a") as file:
             for each in losses:
                 file.write(json.dumps([[round(value, 4) for value in layer] for layer in each.tolist()]) + "\n")
-
-
-class DataCollatorWithTokenDepths(DataCollatorWithPadding):
-    """Pads `token_depths` along with the rest; for training on what `estimate_depths_by_reconstruction` returns."""
-
-    def __call__(self, features: list[dict[str, Any]]) -> Any:
-        """Rows -> padded tensors; depths are padded with 0 on the tokenizer's side.
-
-        Raises:
-            ValueError: as many depths as tokens are needed.
-        """
-        rest = [{name: value for name, value in feature.items() if name != "token_depths"} for feature in features]
-        batch = super().__call__(rest)
-        if "token_depths" not in features[0]:
-            return batch
-        width, left = batch["input_ids"].shape[1], self.tokenizer.padding_side == "left"
-        rows = []
-        for feature in features:
-            depths = token_column(feature, "token_depths")
-            gap = [0] * (width - len(depths))
-            rows.append(gap + depths if left else depths + gap)
-        batch["token_depths"] = torch.tensor(rows)
-        return batch

@@ -1,10 +1,7 @@
 """Rows of a data set and their places: batches of similar length; loading rows together with where they stand."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
-
-import torch
-from torch.utils.data import Dataset
 
 MOST_ROWS = 256  # in a batch, however short
 USUAL_LENGTH = 128  # taken where nobody knows it: batches are neither single rows, nor too large if rows are longer
@@ -51,31 +48,3 @@ def fetched(dataset: Any, places: Sequence[int]) -> list[Any]:
     """Rows of a data set, all at once where it can, as PyTorch's own loader fetches them."""
     at_once = getattr(dataset, "__getitems__", None)
     return list(at_once(list(places))) if at_once else [dataset[place] for place in places]
-
-
-class RowsWithPlaces(Dataset[Any]):
-    """Each row of a data set with its place."""
-
-    def __init__(self, rows: Any) -> None:
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitems__(self, places: list[int]) -> list[tuple[int, Any]]:
-        return list(zip(places, fetched(self.rows, places), strict=True))
-
-
-class CollatorWithPlaces:
-    """A collator for them; the batch carries the rows' places as `exit_states`, for which the trainer puts the states.
-
-    So workers and processes hand on numbers, and the states stay where they are.
-    """
-
-    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
-        self.collate = collate
-
-    def __call__(self, features: list[tuple[int, Any]]) -> Any:
-        batch = self.collate([row for _, row in features])
-        batch["exit_states"] = torch.tensor([place for place, _ in features])
-        return batch

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from .utils.imports import needs
+from ..utils.imports import needs
 
 with needs("train"):
     import datasets
