@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .evaluation.flops import flops_per_exit
     from .html_report import Report, TokenAttributions, build_report, token_attributions, write_report
     from .inference.predict import Prediction, Predictions, predict, predict_stream
-    from .interpretation import Attribution, Conductance, Explanation, explain, layer_conductance
+    from .interpretation.attribution import Attribution, Conductance, Explanation, explain, layer_conductance
     from .evaluation.bootstrap import Interval, bootstrap_samples, bootstrap_seeds
     from .model_card import write_model_card
     from .models.modeling_berxit import *
@@ -35,7 +35,13 @@ if TYPE_CHECKING:
     from .models.modeling_pabee import *
     from .models.modeling_right_tool import *
     from .models import METHODS
-    from .probes import AttentionEntropy, BleuCorrelation, as_json, attention_entropy, confidence_bleu_correlation
+    from .interpretation.probes import (
+        AttentionEntropy,
+        BleuCorrelation,
+        as_json,
+        attention_entropy,
+        confidence_bleu_correlation,
+    )
     from .evaluation.later_answers import GoneOn, had_they_gone_on
     from .pruning import prune_unused_layers
     from .data.collators import DataCollatorWithTokenDepths

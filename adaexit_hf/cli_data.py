@@ -20,9 +20,9 @@ from .evaluation.summary import report as numbers
 from .evaluation.summary import write_results
 from .evaluation.trace import ExitTrace, predictions
 from .evaluation.tradeoff import spread_thresholds, tradeoff_curve
-from .explained_values import NoGradientError
 from .html_report import TokenAttributions, build_report, token_attributions
-from .interpretation import explain
+from .interpretation.attribution import explain
+from .interpretation.unrolled import NoGradientError
 from .labelled_data import DataArguments, evaluation_splits, first_rows, load_splits
 from .results import print_curve, print_results
 from .utils.files import replace_text, without_nan

@@ -19,7 +19,7 @@ from adaexit_hf.evaluation.metrics import compute_score
 from adaexit_hf.evaluation.trace import ExitTrace, predictions
 from adaexit_hf.evaluation.tradeoff import layer_scores, tradeoff_curve
 from adaexit_hf.html_report import TokenAttributions, build_report, token_attributions, write_report
-from adaexit_hf.interpretation import Attribution, Explanation
+from adaexit_hf.interpretation.attribution import Attribution, Explanation
 
 TEXTS = ["</script><b>bold</b>", "not so bad", "good", "bad & worse"] * 5
 

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .evaluation.trace import ExitTrace
-from .models.batches import by_length, check_model, checked_rows, model_inputs
-from .models.exit_heads import confidence
-from .models.modeling_early_exit import EarlyExitForSequenceClassification
-from .utils.imports import needed
+from ..evaluation.trace import ExitTrace
+from ..models.batches import by_length, check_model, checked_rows, model_inputs
+from ..models.exit_heads import confidence
+from ..models.modeling_early_exit import EarlyExitForSequenceClassification
+from ..utils.imports import needed
 
 
 class AttentionEntropy(NamedTuple):

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .models.batches import check_model, model_inputs
-from .models.encoder_layers import family_of
-from .models.exit_heads import CRITERIA
-from .models.exit_types import Exit
-from .models.in_flight import InFlight
-from .models.modeling_early_exit import EarlyExitForSequenceClassification
+from ..models.batches import check_model, model_inputs
+from ..models.encoder_layers import family_of
+from ..models.exit_heads import CRITERIA
+from ..models.exit_types import Exit
+from ..models.in_flight import InFlight
+from ..models.modeling_early_exit import EarlyExitForSequenceClassification
 
 COLUMNS = ("input_ids", "attention_mask", "token_type_ids", "token_depths")
 Columns = tuple[Tensor | None, ...]  # one of each, (batch, tokens)

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .explained_texts import Texts, texts
-from .explained_values import Unrolled, Value, answer, probability, readiness
+from ..models.configuration_early_exit import Threshold, check_choice
+from ..models.modeling_early_exit import EarlyExitForSequenceClassification
+from ..utils.imports import needed
 from .faithfulness import ROUNDING, completeness_error, faithfulness, warn_of_incomplete
-from .models.configuration_early_exit import Threshold, check_choice
-from .models.modeling_early_exit import EarlyExitForSequenceClassification
-from .utils.imports import needed
+from .inputs import Texts, texts
+from .unrolled import Unrolled, Value, answer, probability, readiness
 
 
 class Attribution(NamedTuple):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .explained_texts import Texts
+from .inputs import Texts
 
 PERCENT = (1, 5, 10, 20, 50)  # of the words that are masked: the bins of ERASER
 ROUNDING = 1e-4  # a smaller change is not told from rounding

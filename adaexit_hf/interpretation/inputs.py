@@ -7,9 +7,9 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from .explained_values import Columns, Unrolled
-from .models.batches import by_length, checked_rows, model_inputs
-from .models.configuration_early_exit import Threshold
+from ..models.batches import by_length, checked_rows, model_inputs
+from ..models.configuration_early_exit import Threshold
+from .unrolled import Columns, Unrolled
 
 
 class Texts(NamedTuple):
