@@ -43,7 +43,7 @@ if TYPE_CHECKING:
         confidence_bleu_correlation,
     )
     from .evaluation.later_answers import GoneOn, had_they_gone_on
-    from .pruning import prune_unused_layers
+    from .pruning.unused_layers import prune_unused_layers
     from .data.collators import DataCollatorWithTokenDepths
     from .data.reconstruction import anytime_masked_lm, estimate_depths_by_reconstruction
     from .inference.row_reader import DatasetError

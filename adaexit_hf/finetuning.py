@@ -47,8 +47,8 @@ from .evaluation.trace import ExitTrace, predictions
 from .evaluation.tradeoff import spread_thresholds, tradeoff_curve
 from .labelled_data import DataArguments, evaluation_splits, first_rows, load_splits, reserve_validation
 from .models import METHODS
+from .pruning.layer_drop import evenly_spaced, layer_drop, only_layers
 from .results import print_curve, print_results
-from .static import evenly_spaced, layer_drop, only_layers
 from .training import EarlyExitTrainer
 from .training_arguments import EarlyExitTrainingArguments
 

@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification
 
 from adaexit_hf import ExitTrace, collect_trace
 from adaexit_hf.models import EarlyExitForSequenceClassification
-from adaexit_hf.pruning import prune_unused_layers
+from adaexit_hf.pruning.unused_layers import prune_unused_layers
 
 CUT = [name for name in VARIANTS if not name.startswith("depth-adaptive")]
 GROUPED = ("albert-groups", "albert-inner")

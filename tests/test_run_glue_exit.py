@@ -16,7 +16,7 @@ import run_glue_exit
 
 from adaexit_hf import ExitTrace, RightToolForSequenceClassification, finetuning
 from adaexit_hf.data.tasks import tokenize
-from adaexit_hf.static import keep_layers
+from adaexit_hf.pruning.layer_drop import keep_layers
 
 WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", "good", "bad", "film", "book", "very"]
 

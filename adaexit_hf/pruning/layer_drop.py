@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .models.encoder_layers import family_of
+from ..models.encoder_layers import family_of
 
 
 class LayerDrop:

@@ -5,10 +5,10 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from .evaluation.trace import ExitTrace
-from .models.configuration_early_exit import Threshold
-from .models.modeling_early_exit import EarlyExitForSequenceClassification
-from .models.pretrained_encoder import cut_layers
+from ..evaluation.trace import ExitTrace
+from ..models.configuration_early_exit import Threshold
+from ..models.modeling_early_exit import EarlyExitForSequenceClassification
+from ..models.pretrained_encoder import cut_layers
 
 
 def prune_unused_layers(
