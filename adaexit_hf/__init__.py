@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     )
     from .evaluation.collect import collect_trace
     from .evaluation.flops import flops_per_exit
-    from .html_report import Report, TokenAttributions, build_report, token_attributions, write_report
+    from .visualization.html_report import Report, build_report, write_report
+    from .visualization.token_attributions import TokenAttributions, token_attributions
     from .inference.predict import Prediction, Predictions, predict, predict_stream
     from .interpretation.attribution import Attribution, Conductance, Explanation, explain, layer_conductance
     from .evaluation.bootstrap import Interval, bootstrap_samples, bootstrap_seeds

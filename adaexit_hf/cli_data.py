@@ -9,7 +9,6 @@ from typing import Any
 import datasets
 import torch
 
-from .attributed_texts import finite_only
 from .cli_texts import ModelOptions, load, print_json
 from .data.tasks import Labels, check_columns, tokenize
 from .evaluation.bootstrap import UndefinedResamplesError, bootstrap_samples
@@ -20,13 +19,14 @@ from .evaluation.summary import report as numbers
 from .evaluation.summary import write_results
 from .evaluation.trace import ExitTrace, predictions
 from .evaluation.tradeoff import spread_thresholds, tradeoff_curve
-from .html_report import TokenAttributions, build_report, token_attributions
 from .interpretation.attribution import explain
 from .interpretation.unrolled import NoGradientError
 from .labelled_data import DataArguments, evaluation_splits, first_rows, load_splits
 from .results import print_curve, print_results
 from .utils.files import replace_text, without_nan
 from .utils.imports import needed
+from .visualization.html_report import build_report
+from .visualization.token_attributions import TokenAttributions, finite_only, token_attributions
 
 
 @dataclass(kw_only=True)

@@ -15,7 +15,7 @@ from . import card_text as text
 from .card_facts import CardDataset, MeasuredSpeed, SplitMetrics, check_facts
 from .evaluation.curves import CurvePoint
 from .models.modeling_early_exit import EarlyExitForSequenceClassification
-from .plots import exit_figure, tradeoff_figure
+from .visualization.figures import exit_figure, tradeoff_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -5,7 +5,7 @@ from itertools import pairwise
 from math import isfinite
 from typing import Any, NamedTuple
 
-from .interpretation.attribution import Explanation
+from ..interpretation.attribution import Explanation
 
 # The page has a number as one of 91 characters: those that neither JSON nor HTML escapes.
 DIGITS = "".join(chr(code) for code in range(33, 127) if chr(code) not in '"<\\')

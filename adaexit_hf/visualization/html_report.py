@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy
 
-from .attributed_texts import DIGITS, TokenAttributions, embedded, token_attributions
-from .evaluation.metrics import METRICS
-from .evaluation.trace import ExitTrace, check_same_data, predictions
-from .evaluation.tradeoff import spread_thresholds
-from .models.configuration_early_exit import Threshold
+from ..evaluation.metrics import METRICS
+from ..evaluation.trace import ExitTrace, check_same_data, predictions
+from ..evaluation.tradeoff import spread_thresholds
+from ..models.configuration_early_exit import Threshold
+from .token_attributions import DIGITS, TokenAttributions, embedded, token_attributions
 
 __all__ = ["Report", "TokenAttributions", "build_report", "token_attributions", "write_report"]
 

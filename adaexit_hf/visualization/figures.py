@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .evaluation.curves import CurvePoint
-from .utils.imports import needs
+from ..evaluation.curves import CurvePoint
+from ..utils.imports import needs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
