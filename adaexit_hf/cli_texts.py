@@ -13,7 +13,8 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from .benchmark import cells, machine, measure, trained_workload
+from .benchmark.measure import cells, measure, trained_workload
+from .benchmark.records import machine
 from .inference.predict import predict_stream
 from .inference.text_files import Text, check_file, plain_lines, read_texts
 from .models import METHODS

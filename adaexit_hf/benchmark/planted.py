@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from .models import EarlyExitForSequenceClassification
-from .models.configuration_early_exit import EarlyExitConfig, check_choice
-from .models.context import Context
-from .models.exit_heads import ExitHead, entropy
-from .models.exit_types import Exit, State
+from ..models import EarlyExitForSequenceClassification
+from ..models.configuration_early_exit import EarlyExitConfig, check_choice
+from ..models.context import Context
+from ..models.exit_heads import ExitHead, entropy
+from ..models.exit_types import Exit, State
 
 
 class PlantedConfig(EarlyExitConfig):

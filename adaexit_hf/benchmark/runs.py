@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, pipeline
 
-from .data.batching import groups
-from .inference.predict import predict
-from .models import EarlyExitForSequenceClassification
-from .models.batches import full_depth, padded_batch
-from .models.encoder_layers import family_of
-from .models.exit_heads import ExitFeatures, ExitHead, entropy
-from .models.exit_types import EarlyExitOutput, first_ready
+from ..data.batching import groups
+from ..inference.predict import predict
+from ..models import EarlyExitForSequenceClassification
+from ..models.batches import full_depth, padded_batch
+from ..models.encoder_layers import family_of
+from ..models.exit_heads import ExitFeatures, ExitHead, entropy
+from ..models.exit_types import EarlyExitOutput, first_ready
 
 Row = dict[str, list[int]]
 # Logits (texts, labels), float32, and layers run, (texts,), where the run tells them.
