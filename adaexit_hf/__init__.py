@@ -6,8 +6,8 @@ from ._lazy_names import lazy_names
 from .registration import register_when_needed
 
 if TYPE_CHECKING:
-    from .card_facts import CardDataset, MeasuredSpeed
-    from .conversion import convert_checkpoint
+    from .hub.card_facts import CardDataset, MeasuredSpeed
+    from .hub.conversion import convert_checkpoint
     from .evaluation.curves import PairwiseAreas, areas_between
     from .evaluation.curves import CurvePoint, area_under_curve, choose_threshold
     from .evaluation.trace import ExitTrace
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .inference.predict import Prediction, Predictions, predict, predict_stream
     from .interpretation.attribution import Attribution, Conductance, Explanation, explain, layer_conductance
     from .evaluation.bootstrap import Interval, bootstrap_samples, bootstrap_seeds
-    from .model_card import write_model_card
+    from .hub.model_card import write_model_card
     from .models.modeling_berxit import *
     from .models.modeling_dact_bert import *
     from .models.modeling_deebert import *

@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 from huggingface_hub import HfApi
 from transformers import AutoModelForSequenceClassification
 
-from .card_facts import CardDataset, MeasuredSpeed
 from .cli_texts import Positionals
-from .conversion import convert_checkpoint
 from .evaluation.curves import CurvePoint
-from .model_card import write_model_card
+from .hub.card_facts import CardDataset, MeasuredSpeed
+from .hub.conversion import convert_checkpoint
+from .hub.model_card import write_model_card
 from .pushing import KEPT_HERE
 
 FOLDER: Positionals = {"folder": {"help": "Folder of a model with exits."}}

@@ -8,9 +8,9 @@ from transformers import Trainer
 from transformers.trainer_utils import has_length
 from transformers.utils import logging
 
-from .card_facts import CardDataset, SplitMetrics, training_facts
+from .hub.card_facts import CardDataset, SplitMetrics, training_facts
+from .hub.model_card import TASK, write_model_card
 from .ledger import LEDGER
-from .model_card import TASK, write_model_card
 
 logger = logging.get_logger(__name__)
 

@@ -10,7 +10,7 @@ from runs import new_model, new_trainer, texts
 from transformers import BertModel
 
 from adaexit_hf import CurvePoint, DeeBertForSequenceClassification, EarlyExitTrainer, trainer_card
-from adaexit_hf.card_facts import CardDataset
+from adaexit_hf.hub.card_facts import CardDataset
 
 CURVE = [CurvePoint(0.4, 0.7, 2.0, 0.5), CurvePoint(None, 0.75, 4.0, 0.0)]
 

@@ -28,10 +28,10 @@ from transformers import (
     PreTrainedConfig,
 )
 
-from .authors_files import TOKENIZER_FILES, folder_of, read_config, read_tensors
-from .models import METHODS
-from .models.configuration_early_exit import EarlyExitConfig
-from .models.modeling_early_exit import EarlyExitForSequenceClassification
+from ..models import METHODS
+from ..models.configuration_early_exit import EarlyExitConfig
+from ..models.modeling_early_exit import EarlyExitForSequenceClassification
+from .checkpoint_files import TOKENIZER_FILES, folder_of, read_config, read_tensors
 
 _PART = r"(?P<part>weight|bias)"
 _LAYERS = r"(?:(?:bert|roberta|albert)\.encoder|distilbert\.transformer)"
@@ -222,7 +222,7 @@ def convert_name(name: str, exit_layers: list[int], shared_pooler: bool = False)
     depth = exit_layers[-1]
     layer = int(found["layer"]) + 1 if "layer" in found else depth
     if match is None or layer > depth:
-        raise ValueError(f"name: no rule for '{name}' and {depth} layers; see adaexit_hf.conversion.RULES")
+        raise ValueError(f"name: no rule for '{name}' and {depth} layers; see adaexit_hf.hub.conversion.RULES")
     if ours is None or layer not in exit_layers:
         return None
     exit = f"exits.{exit_layers.index(layer)}"

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypedDict
 
 from transformers import TrainingArguments
 
-from .evaluation.curves import CurvePoint
+from ..evaluation.curves import CurvePoint
 
 TRAINING = """
     learning_rate per_device_train_batch_size gradient_accumulation_steps num_train_epochs max_steps optim weight_decay

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers.utils import logging
 
+from ..evaluation.curves import CurvePoint
+from ..models.modeling_early_exit import EarlyExitForSequenceClassification
+from ..visualization.figures import exit_figure, tradeoff_figure
 from . import card_text as text
 from .card_facts import CardDataset, MeasuredSpeed, SplitMetrics, check_facts
-from .evaluation.curves import CurvePoint
-from .models.modeling_early_exit import EarlyExitForSequenceClassification
-from .visualization.figures import exit_figure, tradeoff_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
