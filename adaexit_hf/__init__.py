@@ -48,8 +48,8 @@ if TYPE_CHECKING:
     from .data.collators import DataCollatorWithTokenDepths
     from .data.reconstruction import anytime_masked_lm, estimate_depths_by_reconstruction
     from .inference.row_reader import DatasetError
-    from .training import EarlyExitTrainer
-    from .training_arguments import EarlyExitTrainingArguments
+    from .trainer.trainer import EarlyExitTrainer
+    from .trainer.training_args import EarlyExitTrainingArguments
 
 __version__ = "0.1.0.dev0"
 

@@ -14,7 +14,7 @@ from .evaluation.curves import CurvePoint
 from .hub.card_facts import CardDataset, MeasuredSpeed
 from .hub.conversion import convert_checkpoint
 from .hub.model_card import write_model_card
-from .pushing import KEPT_HERE
+from .trainer.hub_mixin import KEPT_HERE
 
 FOLDER: Positionals = {"folder": {"help": "Folder of a model with exits."}}
 

@@ -49,8 +49,8 @@ from .labelled_data import DataArguments, evaluation_splits, first_rows, load_sp
 from .models import METHODS
 from .pruning.layer_drop import evenly_spaced, layer_drop, only_layers
 from .results import print_curve, print_results
-from .training import EarlyExitTrainer
-from .training_arguments import EarlyExitTrainingArguments
+from .trainer.trainer import EarlyExitTrainer
+from .trainer.training_args import EarlyExitTrainingArguments
 
 
 @dataclass(kw_only=True)

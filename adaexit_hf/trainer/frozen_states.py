@@ -18,9 +18,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
-from .data.batching import MOST_ROWS, chunks, fetched, groups, length_of
-from .models.batches import model_inputs
-from .models.eval_mode import eval_mode
+from ..data.batching import MOST_ROWS, chunks, fetched, groups, length_of
+from ..models.batches import model_inputs
+from ..models.eval_mode import eval_mode
 
 logger = logging.get_logger(__name__)
 

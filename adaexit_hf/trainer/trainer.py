@@ -14,15 +14,15 @@ from transformers import DataCollatorWithPadding, EarlyStoppingCallback
 from transformers.trainer_utils import HubStrategy, TrainOutput, has_length, set_seed
 from transformers.utils import logging
 
-from .data.collators import DataCollatorWithTokenDepths
+from ..data.collators import DataCollatorWithTokenDepths
+from ..models.exit_types import Stage
+from ..models.modeling_early_exit import EarlyExitForSequenceClassification
 from .frozen_states import FrozenStates, NoRoomError, frozen_states
+from .hub_mixin import PushesFinishedModel
 from .ledger import Ledger
-from .models.exit_types import Stage
-from .models.modeling_early_exit import EarlyExitForSequenceClassification
-from .pushing import PushesFinishedModel
-from .trainer.row_places import CollatorWithPlaces, RowsWithPlaces
-from .trainer_card import WritesModelCard
-from .training_arguments import CHECKPOINTING, EarlyExitTrainingArguments, checked_overrides
+from .model_card_mixin import WritesModelCard
+from .row_places import CollatorWithPlaces, RowsWithPlaces
+from .training_args import CHECKPOINTING, EarlyExitTrainingArguments, checked_overrides
 
 logger = logging.get_logger(__name__)
 

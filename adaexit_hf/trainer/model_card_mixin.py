@@ -8,8 +8,8 @@ from transformers import Trainer
 from transformers.trainer_utils import has_length
 from transformers.utils import logging
 
-from .hub.card_facts import CardDataset, SplitMetrics, training_facts
-from .hub.model_card import TASK, write_model_card
+from ..hub.card_facts import CardDataset, SplitMetrics, training_facts
+from ..hub.model_card import TASK, write_model_card
 from .ledger import LEDGER
 
 logger = logging.get_logger(__name__)

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from transformers.trainer import TRAINER_STATE_NAME
 
-from .models.exit_types import Stage
+from ..models.exit_types import Stage
 
 LEDGER = "stages.json"
 
