@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 from huggingface_hub import HfApi
 from transformers import AutoModelForSequenceClassification
 
-from .cli_texts import Positionals
-from .evaluation.curves import CurvePoint
-from .hub.card_facts import CardDataset, MeasuredSpeed
-from .hub.conversion import convert_checkpoint
-from .hub.model_card import write_model_card
-from .trainer.hub_mixin import KEPT_HERE
+from ..evaluation.curves import CurvePoint
+from ..hub.card_facts import CardDataset, MeasuredSpeed
+from ..hub.conversion import convert_checkpoint
+from ..hub.model_card import write_model_card
+from ..trainer.hub_mixin import KEPT_HERE
+from .options import Positionals
 
 FOLDER: Positionals = {"folder": {"help": "Folder of a model with exits."}}
 

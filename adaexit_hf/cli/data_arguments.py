@@ -7,9 +7,9 @@ from typing import Any
 import datasets
 from datasets.exceptions import DatasetGenerationError
 
-from .data.tasks import TASKS, Labels
-from .evaluation.metrics import check_classes
-from .hub.card_facts import CardDataset
+from ..data.tasks import TASKS, Labels
+from ..evaluation.metrics import check_classes
+from ..hub.card_facts import CardDataset
 
 GLUE = "nyu-mll/glue"
 

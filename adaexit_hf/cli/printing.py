@@ -1,8 +1,16 @@
-"""What a trace says, in numbers: metrics at full depth, at a threshold and at every exit (extra `train`)."""
+"""TODO."""
+
+import json
+from typing import Any
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False, allow_nan=False), flush=True)
+
 
 from typing import Any
 
-from .evaluation.curves import CurvePoint
+from ..evaluation.curves import CurvePoint
 
 
 def print_curve(points: list[CurvePoint], metric: str, chosen: float | list[float] | None) -> None:

@@ -36,21 +36,21 @@ from transformers import (
 )
 from transformers.trainer_utils import HubStrategy
 
-from .data.collators import DataCollatorWithTokenDepths
-from .data.reconstruction import estimate_depths_by_reconstruction
-from .data.tasks import Labels, check_columns, labels_of, tokenize
-from .evaluation.collect import collect_trace
-from .evaluation.curves import choose_threshold
-from .evaluation.metrics import compute_score
-from .evaluation.summary import report, write_results
-from .evaluation.trace import ExitTrace, predictions
-from .evaluation.tradeoff import spread_thresholds, tradeoff_curve
-from .labelled_data import DataArguments, evaluation_splits, first_rows, load_splits, reserve_validation
-from .models import METHODS
-from .pruning.layer_drop import evenly_spaced, layer_drop, only_layers
-from .results import print_curve, print_results
-from .trainer.trainer import EarlyExitTrainer
-from .trainer.training_args import EarlyExitTrainingArguments
+from ..data.collators import DataCollatorWithTokenDepths
+from ..data.reconstruction import estimate_depths_by_reconstruction
+from ..data.tasks import Labels, check_columns, labels_of, tokenize
+from ..evaluation.collect import collect_trace
+from ..evaluation.curves import choose_threshold
+from ..evaluation.metrics import compute_score
+from ..evaluation.summary import report, write_results
+from ..evaluation.trace import ExitTrace, predictions
+from ..evaluation.tradeoff import spread_thresholds, tradeoff_curve
+from ..models import METHODS
+from ..pruning.layer_drop import evenly_spaced, layer_drop, only_layers
+from ..trainer.trainer import EarlyExitTrainer
+from ..trainer.training_args import EarlyExitTrainingArguments
+from .data_arguments import DataArguments, evaluation_splits, first_rows, load_splits, reserve_validation
+from .printing import print_curve, print_results
 
 
 @dataclass(kw_only=True)

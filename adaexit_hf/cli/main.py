@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import get_type_hints
 
-from . import __version__
+from .. import __version__
 
 # The module of every command, imported when it is used, and what the command does.
 COMMANDS = {
