@@ -6,33 +6,40 @@ module reads the same lines. `from .module import *` stands for the names in tha
 
 import ast
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 
-def lazy_names(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
-    """`__getattr__`, `__dir__` and `__all__` of a package.
+class LazyNames:
+    """The public names of one package, and the modules that define them.
 
     Args:
         package: the package's `__name__`.
         file: the package's `__file__`.
     """
-    modules = dict(_imported_names(Path(file)))
-    public = sorted(modules)
-    submodules = {path.stem for path in Path(file).parent.iterdir() if path.suffix == ".py" or path.is_dir()}
 
-    def getattribute(name: str) -> Any:
-        if name in modules:
-            return getattr(importlib.import_module(f".{modules[name]}", package), name)
-        if name in submodules and not name.startswith("_"):
-            return importlib.import_module(f".{name}", package)
-        raise AttributeError(f"module '{package}' has no attribute '{name}'; it has {', '.join(public)}")
+    def __init__(self, package: str, file: str) -> None:
+        self.package = package
+        self.modules = dict(_imported_names(Path(file)))
+        self.submodules = {path.stem for path in Path(file).parent.iterdir() if path.suffix in ("", ".py")}
 
-    def directory() -> list[str]:
-        return public
+    @property
+    def names(self) -> list[str]:
+        """All public names, for `__all__` and `__dir__`."""
+        return sorted(self.modules)
 
-    return getattribute, directory, public
+    def __call__(self, name: str) -> Any:
+        """The package's `__getattr__`.
+
+        Raises:
+            AttributeError: the package has neither such a name nor such a module.
+        """
+        if name in self.modules:
+            return getattr(importlib.import_module(f".{self.modules[name]}", self.package), name)
+        if name in self.submodules and not name.startswith("_"):
+            return importlib.import_module(f".{name}", self.package)
+        raise AttributeError(f"module '{self.package}' has no attribute '{name}'; it has {', '.join(self.names)}")
 
 
 def _imported_names(file: Path) -> Iterator[tuple[str, str]]:
@@ -48,11 +55,11 @@ def _imported_names(file: Path) -> Iterator[tuple[str, str]]:
 
 
 def _all_of(folder: Path, module: str) -> list[str]:
-    """`__all__` of a module, without importing it."""
+    """The names that a lazy package lists, or `__all__` of another module, without importing it."""
     path = folder.joinpath(*module.split("."))
     file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     names = [name for name, _ in _imported_names(file)]
-    for line in ast.parse(file.read_text(encoding="utf-8")).body:
+    for line in [] if names else ast.parse(file.read_text(encoding="utf-8")).body:
         if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "__all__":
-            names += ast.literal_eval(line.value)
+            names = list(ast.literal_eval(line.value))
     return names

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import benchmark_inference
 from adaexit_hf.benchmark.measure.measure import cells, measure, planted_workload, workload
 
-from adaexit_hf.benchmark import measure as benchmark
+from adaexit_hf.benchmark import timing as benchmark
 from adaexit_hf.benchmark.planted import planned_layers, planted_model, planted_rows, text_lengths
 from adaexit_hf.benchmark.records import known, read_lines
 from adaexit_hf.benchmark.runs import FROM_TEXTS, RUNS, AnswersDifferError, check_answer, make_run

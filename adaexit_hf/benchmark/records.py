@@ -1,4 +1,4 @@
-"""TODO."""
+"""Records of a benchmark: the machine, the commit, and files of JSON lines that can be continued."""
 
 import json
 import platform

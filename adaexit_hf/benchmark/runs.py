@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, pipeline
 
 from ..data.batching import groups
-from ..inference.predict import predict
+from ..inference.prediction import predict
 from ..models import EarlyExitForSequenceClassification
 from ..models.batches import full_depth, padded_batch
 from ..models.encoder_layers import family_of

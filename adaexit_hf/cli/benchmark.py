@@ -1,12 +1,12 @@
-"""TODO."""
+"""`adaexit benchmark`."""
 
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ..benchmark.measure import cells, measure, trained_workload
 from ..benchmark.records import machine
+from ..benchmark.timing import cells, measure, trained_workload
 from ..inference.text_files import check_file, read_texts
 from .options import CHECKPOINT, ModelOptions, Positionals, load
 from .printing import print_json

@@ -1,4 +1,4 @@
-"""TODO."""
+"""`adaexit evaluate` and `adaexit calibrate` (extra `train`)."""
 
 import json
 import sys

@@ -6,19 +6,19 @@ import sys
 from collections.abc import Sequence
 from typing import get_type_hints
 
-from .. import __version__
+from ..version import __version__
 
 # The module of every command, imported when it is used, and what the command does.
 COMMANDS = {
-    "train": ("finetuning", "fine-tune an encoder with exits and choose its threshold"),
-    "evaluate": ("cli_data", "score a checkpoint on labelled texts: full depth, its threshold, every exit"),
-    "calibrate": ("cli_data", "choose the threshold anew: the most saving for a drop that you allow"),
-    "report": ("cli_data", "trade-off table, curve and pictures of a checkpoint"),
-    "predict": ("cli_texts", "classify texts, a file or stdin; JSON lines out"),
-    "benchmark": ("cli_texts", "time a checkpoint on your texts against the classifier without exits"),
-    "card": ("cli_publish", "write the model card of a checkpoint"),
-    "convert": ("cli_publish", "convert a checkpoint of the papers' authors"),
-    "push": ("cli_publish", "upload a checkpoint to the Hub, in one commit"),
+    "train": ("train", "fine-tune an encoder with exits and choose its threshold"),
+    "evaluate": ("evaluate", "score a checkpoint on labelled texts: full depth, its threshold, every exit"),
+    "calibrate": ("evaluate", "choose the threshold anew: the most saving for a drop that you allow"),
+    "report": ("report", "trade-off table, curve and pictures of a checkpoint"),
+    "predict": ("predict", "classify texts, a file or stdin; JSON lines out"),
+    "benchmark": ("benchmark", "time a checkpoint on your texts against the classifier without exits"),
+    "card": ("publish", "write the model card of a checkpoint"),
+    "convert": ("publish", "convert a checkpoint of the papers' authors"),
+    "push": ("publish", "upload a checkpoint to the Hub, in one commit"),
 }
 
 

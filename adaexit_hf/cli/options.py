@@ -1,4 +1,4 @@
-"""TODO."""
+"""Options that commands share, and the checkpoint that they name."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from ..models import METHODS
+from ..models import MODEL_TYPES
 
 Positionals = dict[str, dict[str, Any]]
 
@@ -37,7 +37,7 @@ def load(checkpoint: str, options: ModelOptions) -> tuple[Any, Any]:
     if not Path(checkpoint).is_dir() and checkpoint.count("/") != 1:
         raise ValueError(f"checkpoint: no folder '{checkpoint}'; pass one that is there, or a name on the Hub")
     config = AutoConfig.from_pretrained(checkpoint, revision=options.revision)
-    if config.model_type not in {each.model_type for each, _, _ in METHODS}:
+    if config.model_type not in MODEL_TYPES:
         raise ValueError(
             f"checkpoint: '{checkpoint}' is a '{config.model_type}', which has no exits; train them with "
             f"adaexit train --model_name_or_path {checkpoint} --method ..."

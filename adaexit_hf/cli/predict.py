@@ -1,4 +1,4 @@
-"""TODO."""
+"""`adaexit predict`."""
 
 import sys
 from collections import deque
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ..inference.predict import predict_stream
+from ..inference.prediction import predict_stream
 from ..inference.text_files import Text, check_file, plain_lines, read_texts
 from .options import CHECKPOINT, ModelOptions, Positionals, load
 from .printing import print_json

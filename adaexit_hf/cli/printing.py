@@ -1,16 +1,13 @@
-"""TODO."""
+"""Tables and JSON for the terminal."""
 
 import json
 from typing import Any
 
+from ..evaluation.curves import CurvePoint
+
 
 def print_json(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=False, allow_nan=False), flush=True)
-
-
-from typing import Any
-
-from ..evaluation.curves import CurvePoint
 
 
 def print_curve(points: list[CurvePoint], metric: str, chosen: float | list[float] | None) -> None:

@@ -13,7 +13,7 @@ from ..evaluation.curves import CurvePoint
 from ..hub.card_facts import CardDataset, MeasuredSpeed
 from ..hub.conversion import convert_checkpoint
 from ..hub.model_card import write_model_card
-from ..trainer.hub_mixin import KEPT_HERE
+from ..hub.upload import NEVER_UPLOADED
 from .options import Positionals
 
 FOLDER: Positionals = {"folder": {"help": "Folder of a model with exits."}}
@@ -146,6 +146,6 @@ def push(options: PushOptions, given: Any) -> None:
         folder_path=folder,
         revision=options.revision,
         commit_message=options.message,
-        ignore_patterns=KEPT_HERE,
+        ignore_patterns=list(NEVER_UPLOADED),
     )
     print(commit.commit_url)

@@ -1,4 +1,4 @@
-"""TODO."""
+"""`adaexit report` (extra `train`)."""
 
 import sys
 from dataclasses import dataclass, field

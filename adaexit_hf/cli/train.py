@@ -118,16 +118,15 @@ def build_model(arguments: Arguments, labels: Labels) -> Any:
     if arguments.method == "plain":
         options |= settings
         return AutoModelForSequenceClassification.from_pretrained(arguments.model_name_or_path, **options)
-    methods = {config.model_type: model for config, model, _ in METHODS}
     if settings.get("fine_tuning") == "limit":
         layers = json.dumps({"num_hidden_layers": settings.get("limit_layer", 3)})
         raise ValueError(
             "method_config: fine_tuning='limit' leaves full depth untrained, so no threshold can be compared with it; "
             f"pass --method plain --method_config '{layers}', which is the same model (limit-K in compare_methods.py)"
         )
-    if arguments.method not in methods:
-        raise ValueError(f"method: got '{arguments.method}'; choose one of {', '.join(methods)}, plain")
-    return methods[arguments.method].from_encoder_pretrained(arguments.model_name_or_path, **options, **settings)
+    if arguments.method not in METHODS:
+        raise ValueError(f"method: got '{arguments.method}'; choose one of {', '.join(METHODS)}, plain")
+    return METHODS[arguments.method].from_encoder_pretrained(arguments.model_name_or_path, **options, **settings)
 
 
 def check_extras(arguments: Arguments, model: Any) -> None:

@@ -1,4 +1,4 @@
-"""TODO."""
+"""A collator for rows with token depths."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""What texts that left early would have answered at later exits."""
 
 from typing import NamedTuple
 

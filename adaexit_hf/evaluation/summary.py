@@ -1,4 +1,4 @@
-"""TODO."""
+"""Metrics of a trace: at full depth, at a threshold and at every exit."""
 
 import json
 from pathlib import Path

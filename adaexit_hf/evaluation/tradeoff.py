@@ -121,8 +121,7 @@ def _scorer(trace: ExitTrace, metric: Metric) -> Callable[[Tensor], float]:
     if isinstance(score, str):
         check_classes(score, trace.logits.shape[-1])
         score = metric_function(score)
-    function = cast(Callable[[Tensor, Tensor], float], score)
-    return lambda chosen: float(function(answers.gather(1, chosen[:, None])[:, 0], labels))
+    return lambda chosen: float(score(answers.gather(1, chosen[:, None])[:, 0], labels))
 
 
 def _layers(trace: ExitTrace, chosen: Tensor) -> tuple[float, float]:

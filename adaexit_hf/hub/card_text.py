@@ -10,6 +10,7 @@ import transformers
 from ..evaluation.curves import CurvePoint
 from ..models.exit_types import Stage
 from ..models.modeling_early_exit import EarlyExitForSequenceClassification
+from ..version import __version__
 from .card_facts import CardDataset, MeasuredSpeed, SplitMetrics
 
 COMPARISONS = {"lt": "below", "le": "at or below", "gt": "above", "ge": "at or above"}
@@ -179,8 +180,6 @@ def method_settings(model: EarlyExitForSequenceClassification) -> dict[str, Any]
 
 
 def versions() -> str:
-    from .. import __version__  # set after this module is imported
-
     found = {"adaexit_hf": __version__, "Transformers": transformers.__version__, "PyTorch": torch.__version__}
     return ", ".join(f"{name} {version}" for name, version in found.items()) + f", Python {platform.python_version()}"
 

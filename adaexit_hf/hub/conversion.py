@@ -148,7 +148,7 @@ def _config_of(
     criterion = settings.get("exit_criterion", "learned" if count == 1 else None)
     if method == "berxit" and criterion == "learned" and family != "distilbert":
         settings = {"lte_variant": "authors"} | settings  # on DistilBERT theirs reads what the paper's does
-    config_class = next(config for config, _, _ in METHODS if config.model_type == method)
+    config_class = METHODS[method].config_class
     known = {*config_class.own_arguments(), *(field.name for field in dataclasses.fields(PreTrainedConfig))}
     unknown = sorted(settings.keys() - known)
     if unknown:

@@ -15,6 +15,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
+from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
@@ -181,3 +182,31 @@ def token_mask(inputs: Mapping[str, Tensor]) -> Tensor:
         return inputs["attention_mask"].bool()
     seen = inputs["input_ids"] if "input_ids" in inputs else inputs["inputs_embeds"]
     return torch.ones(seen.shape[:2], dtype=torch.bool, device=seen.device)
+
+
+class RowsWithPlaces(Dataset[Any]):
+    """Each row of a data set with its place."""
+
+    def __init__(self, rows: Any) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, places: list[int]) -> list[tuple[int, Any]]:
+        return list(zip(places, fetched(self.rows, places), strict=True))
+
+
+class CollatorWithPlaces:
+    """A collator for them; the batch carries the rows' places as `exit_states`, for which the trainer puts the states.
+
+    So workers and processes hand on numbers, and the states stay where they are.
+    """
+
+    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
+        self.collate = collate
+
+    def __call__(self, features: list[tuple[int, Any]]) -> Any:
+        batch = self.collate([row for _, row in features])
+        batch["exit_states"] = torch.tensor([place for place, _ in features])
+        return batch

@@ -5,11 +5,7 @@ from typing import Any
 from huggingface_hub import upload_folder
 from transformers import Trainer
 
-from .ledger import LEDGER
-
-# Stages have their checkpoints and optimizers in folders of their own, which Trainer's patterns do not reach. The
-# pickled arguments need this package to be read, and hold paths of this machine and the token.
-KEPT_HERE = ["_*", "checkpoint-*", "stage-*/*", LEDGER, "training_args.bin"]
+from ..hub.upload import NEVER_UPLOADED
 
 
 class PushesFinishedModel(Trainer):
@@ -53,5 +49,5 @@ class PushesFinishedModel(Trainer):
             token=token,
             revision=revision or self.args.hub_revision,
             run_as_future=not blocking,
-            ignore_patterns=KEPT_HERE,
+            ignore_patterns=list(NEVER_UPLOADED),
         )

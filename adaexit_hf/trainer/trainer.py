@@ -17,11 +17,10 @@ from transformers.utils import logging
 from ..data.collators import DataCollatorWithTokenDepths
 from ..models.exit_types import Stage
 from ..models.modeling_early_exit import EarlyExitForSequenceClassification
-from .frozen_states import FrozenStates, NoRoomError, frozen_states
+from .frozen_states import CollatorWithPlaces, FrozenStates, NoRoomError, RowsWithPlaces, frozen_states
 from .hub_mixin import PushesFinishedModel
 from .ledger import Ledger
 from .model_card_mixin import WritesModelCard
-from .row_places import CollatorWithPlaces, RowsWithPlaces
 from .training_args import CHECKPOINTING, EarlyExitTrainingArguments, checked_overrides
 
 logger = logging.get_logger(__name__)

@@ -1,1 +1,1 @@
-"""Helpers that know nothing of models."""
+"""Optional dependencies, and files that are written whole or not at all."""

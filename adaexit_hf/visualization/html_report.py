@@ -17,7 +17,7 @@ from .token_attributions import DIGITS, TokenAttributions, embedded, token_attri
 
 __all__ = ["Report", "TokenAttributions", "build_report", "token_attributions", "write_report"]
 
-HERE = Path(__file__).parent
+ASSETS = Path(__file__).parent / "assets"
 LEAVES = {"lt": "below", "le": "at or below", "gt": "above", "ge": "at or above"}
 
 
@@ -138,9 +138,9 @@ def build_report(
     }
     # "<" would end the element that holds the data, were "</script>" in a text.
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-    script = "".join((HERE / name).read_text(encoding="utf-8") for name in ("report_runs.js", "report.js"))
+    script = "".join((ASSETS / name).read_text(encoding="utf-8") for name in ("report_runs.js", "report.js"))
     parts = {"title": html.escape(title), "data": text, "script": script}
-    return Report(Template((HERE / "report_template.html").read_text(encoding="utf-8")).substitute(parts))
+    return Report(Template((ASSETS / "report_template.html").read_text(encoding="utf-8")).substitute(parts))
 
 
 def _check(traces: Mapping[str, ExitTrace], metric: str, texts: Any, attributions: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from transformers import BertConfig, PreTrainedConfig
 
-from ..inference.predict import predict_stream
+from ..inference.prediction import predict_stream
 from ..inference.row_reader import RowReader, numbered
 from ..models import EarlyExitForSequenceClassification
 from ..models.encoder_layers import family_of
