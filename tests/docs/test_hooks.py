@@ -4,7 +4,7 @@ import runpy
 from types import SimpleNamespace
 
 import pytest
-from pages import ROOT
+from helpers.pages import ROOT
 
 pytest.importorskip("mkdocs", reason="the extra docs is not installed")
 pytest.importorskip("latex2mathml", reason="the extra docs is not installed")

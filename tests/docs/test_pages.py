@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from pages import CARDS, DOCS, PAGES, README, ROOT, blocks, check_command, commands, make_workshop, page_id, run_python
+from helpers.pages import CARDS, DOCS, PAGES, README, ROOT, blocks, check_command, commands, make_workshop, page_id, run_python
 
 import adaexit_hf
 

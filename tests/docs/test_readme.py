@@ -7,8 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from pages import CARDS, README, ROOT, blocks, make_workshop, prose, run_python
-from tiny import CLASSES
+from helpers.pages import CARDS, README, ROOT, blocks, make_workshop, prose, run_python
+from helpers.tiny import CLASSES
 
 SECTIONS = [
     "Install", "First example", "Load from the Hub", "See it work, and test it", "Methods", "Measured quality",

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from datasets import Dataset
-from tiny import encoder_config
+from helpers.tiny import encoder_config
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertForSequenceClassification, BertModel, HfArgumentParser, PreTrainedTokenizerFast
 
