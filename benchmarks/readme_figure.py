@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from results_figures import Runs, by_method, curve_of
 
-from adaexit_hf.curves import mean_curve
+from adaexit_hf.evaluation import mean_curve
 
 NAME = "tradeoff.svg"
 # At least 3 : 1 against white and against GitHub's black.

@@ -9,6 +9,7 @@ from the commands themselves.
 import dataclasses
 import html
 import importlib
+import logging
 import posixpath
 import re
 from collections.abc import Iterator
@@ -30,6 +31,10 @@ EQUATION = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>'
 
 
 COMMANDS = "<!-- commands -->"  # where their tables go
+
+
+# Packages list their names when they are imported; the pages of the reference list them, and a test compares both.
+logging.getLogger("mkdocs.plugins.griffe").addFilter(lambda record: "Unsupported item in" not in record.getMessage())
 
 
 def outside() -> set[str]:
@@ -102,7 +107,10 @@ def on_page_content(content: str, page: Any, **_: Any) -> str:
         source = html.unescape(source).strip().replace(r"\arg", r"\operatorname{arg}")
         found = convert(source, display="block" if kind == "div" else "inline")
         if "\\" in found:
-            raise PluginError(f"{page.file.src_uri}: the equation {source} has a command that latex2mathml does not know")
+            raise PluginError(
+                f"{page.file.src_uri}: the equation {source} has a command that latex2mathml does not know; write it "
+                "otherwise"
+            )
         return found
 
     return EQUATION.sub(mathml, content)
@@ -119,8 +127,8 @@ def command_tables() -> str:
         positionals = getattr(options, "positionals", {})
         lines += [f"## adaexit {command}", "", f"{what[:1].upper()}{what[1:]}."]
         if command == "train":
-            text = "Also takes every flag of [EarlyExitTrainingArguments](trainer.md) and Transformers' `TrainingArguments`."
-            lines += ["", text]
+            more = "[EarlyExitTrainingArguments](trainer.md) and Transformers' `TrainingArguments`"
+            lines += ["", f"Also takes every flag of {more}."]
         lines += ["", "| Argument | Default | Meaning |", "| --- | --- | --- |"]
         lines += [f"| `{name}` | | {cell(more['help'])} |" for name, more in positionals.items()]
         lines += [f"| `--{name}` | {default} | {cell(text)} |" for name, default, text in flags(options)]

@@ -40,7 +40,8 @@ def test_the_first_example_runs_as_it_stands(
     assert len(example.splitlines()) <= 40
     names: dict = {}
     exec(compile(example, "README.md, first example", "exec"), names)
-    score, layers, full = map(float, re.search(r"accuracy (\S+) with (\S+) layers, (\S+) with 6", capsys.readouterr().out).groups())
+    printed = re.search(r"accuracy (\S+) with (\S+) layers, (\S+) with 6", capsys.readouterr().out)
+    score, layers, full = map(float, printed.groups())
     assert score >= 0.99 * full - 1e-3 and full > 0.9
     assert 1 <= layers < 5
     assert names["predictions"].logits.argmax(-1).tolist() == [1, 1]
@@ -83,7 +84,8 @@ def test_every_folder_has_a_line() -> None:
         top = name if not line.startswith(" ") else top
         assert len(line.split()) >= 3, f"{name} is not explained"
     folders = {path.parent.name for path in ROOT.glob("*/*") if path.parent.is_dir()}
-    hidden = {name for name in folders if name.startswith(".") or name in ("build", "dist", "out") or name.endswith("-info")}
+    made = {"build", "dist", "out", "site"}
+    hidden = {name for name in folders if name.startswith(".") or name in made or name.endswith("-info")}
     packages = {f"adaexit_hf/{path.parent.name}" for path in (ROOT / "adaexit_hf").glob("*/__init__.py")}
     assert set(listed) == (folders - hidden) | packages
 
