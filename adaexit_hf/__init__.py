@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from .registration import register_when_needed
+from .version import __version__
 
 if TYPE_CHECKING:
     from .card_facts import CardDataset, MeasuredSpeed
@@ -45,8 +46,6 @@ if TYPE_CHECKING:
     from .text_rows import DatasetError
     from .training import EarlyExitTrainer
     from .training_arguments import EarlyExitTrainingArguments
-
-__version__ = "0.1.0.dev0"
 
 # The methods by model type, each with the stem of its classes: DactBertConfig, DactBertForSequenceClassification.
 _STEMS = {
