@@ -23,23 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from adaexit_hf.benchmark.measure.measure import cells, grow, measure, planted_workload, trained_workload
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, BertConfig, HfArgumentParser
 
-from adaexit_hf.benchmark import (
-    Record,
-    cells,
-    commit,
-    grow,
-    known,
-    machine,
-    measure,
-    planted_workload,
-    read_lines,
-    trained_workload,
-)
-from adaexit_hf.benchmark_runs import EXITS, RUNS, Workload
-from adaexit_hf.planted_exits import planted_model
-from adaexit_hf.text_files import read_texts
+from adaexit_hf.benchmark.planted import planted_model
+from adaexit_hf.benchmark.records import Record, commit, known, machine, read_lines
+from adaexit_hf.benchmark.runs import EXITS, RUNS, Workload
+from adaexit_hf.inference.text_files import read_texts
 
 PAIRS = ["in-model/static", "in-model-sorted/static-sorted", "predict/static-tokens", "predict/static"]
 PLANTED_PAIRS = [*PAIRS, "authors/static", "predict/authors"]

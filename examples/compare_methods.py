@@ -40,10 +40,10 @@ from comparison_tables import figures, is_regression, tables
 from transformers import BertConfig
 
 from adaexit_hf import METHODS
-from adaexit_hf.tasks import TASKS
+from adaexit_hf.data.tasks import TASKS
 
 JOB = Path(__file__).with_name("run_glue_exit.py")
-CONFIGS = {config.model_type: config for config, _, _ in METHODS}
+CONFIGS = {name: model.config_class for name, model in METHODS.items()}
 Flags = dict[str, list[str]]
 Key = tuple[str, str, tuple[str, ...]]
 

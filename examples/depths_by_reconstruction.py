@@ -33,13 +33,10 @@ from adaexit_hf import (
     EarlyExitTrainingArguments,
     collect_trace,
 )
-from adaexit_hf.evaluation import predictions
-from adaexit_hf.reconstruction import (
-    DataCollatorWithTokenDepths,
-    anytime_masked_lm,
-    estimate_depths_by_reconstruction,
-)
-from adaexit_hf.tasks import check_columns, labels_of, tokenize
+from adaexit_hf.data.collators import DataCollatorWithTokenDepths
+from adaexit_hf.data.reconstruction import anytime_masked_lm, estimate_depths_by_reconstruction
+from adaexit_hf.data.tasks import check_columns, labels_of, tokenize
+from adaexit_hf.evaluation.trace import predictions
 
 
 @dataclass

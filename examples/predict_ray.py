@@ -19,7 +19,7 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from adaexit_hf import predict
-from adaexit_hf.evaluation import predictions
+from adaexit_hf.evaluation.trace import predictions
 from adaexit_hf.models.configuration_early_exit import EarlyExitConfig
 
 try:

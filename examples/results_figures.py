@@ -8,7 +8,7 @@ from typing import Any
 from compare_methods import grouped
 from comparison_tables import Row, figures
 
-from adaexit_hf.curves import CurvePoint, area_under_curve, areas_between, score_at
+from adaexit_hf.evaluation.curves import CurvePoint, area_under_curve, areas_between, score_at
 
 Runs = Mapping[tuple[str, str], Sequence[Row]]  # one line per seed, by (data set, method)
 

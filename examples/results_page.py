@@ -24,8 +24,8 @@ from comparison_tables import LEGEND, figures, markdown, measured, seeds_if_few,
 from matplotlib import rc_context
 from results_figures import NAMES, Row, Runs, area, by_method, curve_of, names_of
 
-from adaexit_hf.curves import CurvePoint, mean_curve
-from adaexit_hf.plots import comparison_figure
+from adaexit_hf.evaluation.curves import CurvePoint, mean_curve
+from adaexit_hf.visualization.figures import comparison_figure
 
 MARK = "<!-- written by examples/results_page.py -->"
 SHOWN = 0.15  # of the score, below the best

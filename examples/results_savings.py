@@ -12,8 +12,8 @@ from results_figures import DATASETS, OURS, PAPERS, Row, Runs, curve_of, dataset
 from transformers import BertConfig
 
 from adaexit_hf import METHODS
-from adaexit_hf.curves import CurvePoint
-from adaexit_hf.flops import flops_per_exit
+from adaexit_hf.evaluation.curves import CurvePoint
+from adaexit_hf.evaluation.flops import flops_per_exit
 
 
 def transfer(runs: Runs) -> list[str]:
@@ -156,14 +156,14 @@ def heads() -> list[str]:
         hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536, vocab_size=100
     )
     body = []
-    for config, model, _ in METHODS:
-        if config.model_type != "depth-adaptive":
+    for name, model in METHODS.items():
+        if name != "depth-adaptive":
             settings = {"encoder_config": encoder, "num_labels": 2, "exit_pooling": "mean"}
             every, last = (
-                flops_per_exit(model(config(**settings, exit_layers=layers)), tokens=32)[-1].item()
+                flops_per_exit(model(model.config_class(**settings, exit_layers=layers)), tokens=32)[-1].item()
                 for layers in (None, [6])
             )
-            body.append([config.model_type, f"{100 * (every / last - 1):.2f} %"])
+            body.append([name, f"{100 * (every / last - 1):.2f} %"])
     return markdown(["method", "added by five exits"], body)
 
 

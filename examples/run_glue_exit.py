@@ -14,7 +14,7 @@ chosen on the whole of it nonetheless, as without, so that all methods choose on
 Writes the model, with its threshold, `metrics.json` and `curve.json` to the output folder.
 """
 
-from adaexit_hf.finetuning import main
+from adaexit_hf.cli.train import main
 
 if __name__ == "__main__":
     main()

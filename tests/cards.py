@@ -8,8 +8,8 @@ from huggingface_hub import ModelCard
 from tiny import build
 
 from adaexit_hf import CurvePoint
-from adaexit_hf.card_facts import CardDataset
-from adaexit_hf.model_card import build_model_card
+from adaexit_hf.hub.card_facts import CardDataset
+from adaexit_hf.hub.model_card import build_model_card
 from adaexit_hf.models import EarlyExitForSequenceClassification
 
 NAME = "you/berxit-mrpc"

@@ -14,8 +14,8 @@ from accelerate.utils import gather_object
 from runs import METHODS, At, History, interrupted, largest_difference, new_model, new_trainer, weights
 from safetensors.torch import save_file
 
-from adaexit_hf import frozen_states
-from adaexit_hf.training_arguments import CHECKPOINTING
+from adaexit_hf.trainer import frozen_states
+from adaexit_hf.trainer.training_args import CHECKPOINTING
 
 # Adam with its usual epsilon makes whole steps of the rounding noise that is the gradient of a key's bias.
 SETTINGS: dict[str, Any] = {"max_steps": 5, "adam_epsilon": 1e-4, "weight_decay": 0.1}

@@ -102,7 +102,7 @@ def cases() -> dict[str, type[unittest.TestCase]]:
 
     for backbone in os.environ["PEER_BACKBONES"].split(","):
         stock = transformers.AutoModelForSequenceClassification._model_mapping[type(BACKBONES[backbone])]
-        for config_class, model_class in [(None, stock), *((config, model) for config, model, _ in METHODS)]:
+        for config_class, model_class in [(None, stock), *((model.config_class, model) for model in METHODS.values())]:
 
             def set_up(case: Any, config_class: Any = config_class, backbone: str = backbone) -> None:
                 case.model_tester = Tester(backbone, config_class)

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from tiny import CLASSES
 from torch import Tensor
 
-from adaexit_hf.conversion import convert_encoder_config, convert_state_dict
+from adaexit_hf.hub.conversion import convert_encoder_config, convert_state_dict
 from adaexit_hf.models import EarlyExitForSequenceClassification
 
 FOLDER = Path(os.environ.get("ADAEXIT_ORACLES", Path(__file__).with_name("oracles")))

@@ -14,11 +14,12 @@ from transformers import PreTrainedTokenizerFast
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import benchmark_inference
+from adaexit_hf.benchmark.measure.measure import cells, measure, planted_workload, workload
 
-from adaexit_hf import benchmark
-from adaexit_hf.benchmark import cells, known, measure, planted_workload, read_lines, workload
-from adaexit_hf.benchmark_runs import FROM_TEXTS, RUNS, AnswersDifferError, check_answer, make_run
-from adaexit_hf.planted_exits import planned_layers, planted_model, planted_rows, text_lengths
+from adaexit_hf.benchmark import timing as benchmark
+from adaexit_hf.benchmark.planted import planned_layers, planted_model, planted_rows, text_lengths
+from adaexit_hf.benchmark.records import known, read_lines
+from adaexit_hf.benchmark.runs import FROM_TEXTS, RUNS, AnswersDifferError, check_answer, make_run
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "benchmark_inference.py"
 WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "good", "bad", "film", "very", "LABEL"]

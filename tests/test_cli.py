@@ -16,8 +16,10 @@ from safetensors.torch import load_file, save_file
 from test_html_report import embedded
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from adaexit_hf import BerxitForSequenceClassification, __version__, bootstrap_samples, cli, cli_data, explain
-from adaexit_hf.results import print_results
+from adaexit_hf import BerxitForSequenceClassification, __version__, bootstrap_samples, explain
+from adaexit_hf.cli import evaluate as cli_data
+from adaexit_hf.cli import main as cli
+from adaexit_hf.cli.printing import print_results
 
 start = test_run_glue_exit.start  # the fixture
 TEXTS = ["very good film", "bad book", "good", "very very bad film"]

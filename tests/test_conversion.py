@@ -6,7 +6,7 @@ from tiny import build, config, inputs_of
 from torch import Tensor, nn
 from transformers import AutoModel
 
-from adaexit_hf.conversion import convert_encoder_config, convert_name, convert_state_dict
+from adaexit_hf.hub.conversion import convert_encoder_config, convert_name, convert_state_dict
 from adaexit_hf.models import EarlyExitForSequenceClassification
 
 AUTHORS = ("bert", "roberta", "albert", "distilbert")

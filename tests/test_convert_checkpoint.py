@@ -15,8 +15,8 @@ from tiny import build, inputs_of, trace_of
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-from adaexit_hf import authors_files
-from adaexit_hf.conversion import convert_checkpoint
+from adaexit_hf.hub import checkpoint_files as authors_files
+from adaexit_hf.hub.conversion import convert_checkpoint
 from adaexit_hf.models import EarlyExitForSequenceClassification
 
 NAMES = [name for method in ("deebert", "berxit", "pabee") for name in recordings.names(method)]

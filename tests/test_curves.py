@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from adaexit_hf import CurvePoint, ExitTrace, area_under_curve, tradeoff_curve
-from adaexit_hf.curves import areas_between, mean_curve, score_at
-from adaexit_hf.evaluation import exit_histogram, layer_scores, oracle_bound, oracle_exits
-from adaexit_hf.intervals import bootstrap_samples, bootstrap_seeds
-from adaexit_hf.results import report
-from adaexit_hf.tasks import metric_function
+from adaexit_hf.evaluation.bootstrap import bootstrap_samples, bootstrap_seeds
+from adaexit_hf.evaluation.curves import areas_between, mean_curve, score_at
+from adaexit_hf.evaluation.metrics import metric_function
+from adaexit_hf.evaluation.summary import report
+from adaexit_hf.evaluation.tradeoff import exit_histogram, layer_scores, oracle_bound, oracle_exits
 
 NAN = math.nan
 

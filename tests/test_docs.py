@@ -20,8 +20,8 @@ METHODS_OF_CLASSES = {
     if not method.startswith("_") and inspect.isfunction(getattr(value, method))
 }
 FUNCTIONS = {name: value for name, value in PUBLIC.items() if inspect.isfunction(value)}
-CONFIGS = {config.__name__: config for config, _, _ in METHODS}
-MODELS = {model.__name__: model for _, model, _ in METHODS}
+CONFIGS = {model.config_class.__name__: model.config_class for model in METHODS.values()}
+MODELS = {model.__name__: model for model in METHODS.values()}
 
 
 def described(value: object) -> str:

@@ -17,10 +17,11 @@ from adaexit_hf import (
     expected_saving,
     tradeoff_curve,
 )
-from adaexit_hf.evaluation import layer_scores, oracle_bound, predictions, spread_thresholds
+from adaexit_hf.evaluation.summary import report
+from adaexit_hf.evaluation.trace import predictions
+from adaexit_hf.evaluation.tradeoff import layer_scores, oracle_bound, spread_thresholds
 from adaexit_hf.models import EarlyExitForSequenceClassification
 from adaexit_hf.models.batches import padded_batch
-from adaexit_hf.results import report
 
 NAN = math.nan
 VARIANTS = [*METHODS, "regression"]

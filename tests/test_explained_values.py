@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny import ENCODERS, VARIANTS, build, inputs_of, trace_of
 
-from adaexit_hf.explained_values import Unrolled
+from adaexit_hf.interpretation.unrolled import Unrolled
 from adaexit_hf.models import EarlyExitForSequenceClassification
 
 

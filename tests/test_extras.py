@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from adaexit_hf import CurvePoint
-from adaexit_hf.plots import tradeoff_figure
+from adaexit_hf.visualization.figures import tradeoff_figure
 
 
 @pytest.mark.parametrize("module", ["datasets", "evaluate", "scipy.stats", "sklearn.metrics"])

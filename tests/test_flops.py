@@ -8,7 +8,7 @@ from runs import METHODS, new_model, texts
 from tiny import ENCODERS, build
 
 from adaexit_hf import collect_trace
-from adaexit_hf.flops import flops_per_exit
+from adaexit_hf.evaluation.flops import flops_per_exit
 from adaexit_hf.models.batches import padded_batch
 
 SPARING = ("depth-adaptive",)

@@ -23,8 +23,8 @@ from runs import (
 from tiny import VARIANTS, build, inputs_of
 from torch.utils.data import Dataset, IterableDataset
 
-from adaexit_hf.frozen_states import frozen_states
 from adaexit_hf.models import EarlyExitForSequenceClassification
+from adaexit_hf.trainer.frozen_states import frozen_states
 
 # Method, its options, and the last stage that freezes the encoder.
 CASES: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -201,7 +201,7 @@ def test_the_file_is_removed_when_the_stage_fails(
 ) -> None:
     callbacks = [At("on_step_end", interrupted, step=2)]
     if moment == "computing":
-        monkeypatch.setattr("adaexit_hf.frozen_states.FrozenStates.finish", interrupted)
+        monkeypatch.setattr("adaexit_hf.trainer.frozen_states.FrozenStates.finish", interrupted)
     with pytest.raises((KeyboardInterrupt, TypeError)):
         trained("deebert", tmp_path, callbacks=callbacks, **FILED)
     assert files(tmp_path) == []

@@ -15,10 +15,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from words import new_tokenizer
 
-from adaexit_hf.evaluation import ExitTrace, layer_scores, predictions, tradeoff_curve
-from adaexit_hf.html_report import TokenAttributions, build_report, token_attributions, write_report
-from adaexit_hf.interpretation import Attribution, Explanation
-from adaexit_hf.tasks import compute_score
+from adaexit_hf.evaluation.metrics import compute_score
+from adaexit_hf.evaluation.trace import ExitTrace, predictions
+from adaexit_hf.evaluation.tradeoff import layer_scores, tradeoff_curve
+from adaexit_hf.interpretation.attribution import Attribution, Explanation
+from adaexit_hf.visualization.html_report import build_report, write_report
+from adaexit_hf.visualization.token_attributions import TokenAttributions, token_attributions
 
 TEXTS = ["</script><b>bold</b>", "not so bad", "good", "bad & worse"] * 5
 

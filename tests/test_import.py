@@ -7,7 +7,7 @@ import pytest
 from fresh import run
 
 import adaexit_hf
-from adaexit_hf.models import METHODS
+from adaexit_hf.models import METHODS, MODEL_TYPES
 
 
 def test_importing_the_package_imports_neither_torch_nor_the_auto_classes() -> None:
@@ -74,11 +74,10 @@ print(type(AutoConfig.for_model("other")).__name__)
 
 
 def test_the_table_of_names_has_every_method() -> None:
-    public = {public.__name__ for config, model, _ in METHODS for public in (config, model)}
+    public = {public.__name__ for model in METHODS.values() for public in (model.config_class, model)}
     assert public <= set(adaexit_hf.__all__)
-    assert {config.model_type: config.__name__ for config, _, _ in METHODS} == {
-        model_type: f"{stem}Config" for model_type, stem in adaexit_hf._STEMS.items()
-    }
+    assert tuple(METHODS) == MODEL_TYPES
+    assert {name: model.config_class.model_type for name, model in METHODS.items()} == {name: name for name in METHODS}
 
 
 @pytest.mark.parametrize("name", adaexit_hf.__all__)

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+import adaexit_hf.text_rows
 import pytest
 import torch
 from datasets import Dataset
@@ -28,7 +29,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedTokenizerFast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-import adaexit_hf.text_rows
 from adaexit_hf import DatasetError, Prediction, Predictions, predict, predict_stream
 from adaexit_hf.models import EarlyExitForSequenceClassification, in_flight
 from adaexit_hf.models.in_flight import InFlight

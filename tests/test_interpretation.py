@@ -10,13 +10,13 @@ from tiny import CLASSES, build, inputs_of, trace_of
 from torch import Tensor
 from words import new_tokenizer
 
-from adaexit_hf import interpretation
-from adaexit_hf.explained_values import Columns, Unrolled, through
-from adaexit_hf.faithfulness import PERCENT
-from adaexit_hf.interpretation import Explanation, explain, layer_conductance
+from adaexit_hf.interpretation import attribution as interpretation
+from adaexit_hf.interpretation.attribution import Explanation, explain, layer_conductance
+from adaexit_hf.interpretation.faithfulness import PERCENT
+from adaexit_hf.interpretation.probes import as_json
+from adaexit_hf.interpretation.unrolled import Columns, Unrolled, through
 from adaexit_hf.models import EarlyExitForSequenceClassification
 from adaexit_hf.models.exit_types import Exit
-from adaexit_hf.probes import as_json
 
 Row = dict[str, list[int]]
 COUNTED = {"pabee", "pabee-regression", "deebert-patience", "depth-adaptive", "depth-adaptive-halting"}

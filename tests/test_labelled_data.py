@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from adaexit_hf.labelled_data import DataArguments, load_splits
-from adaexit_hf.tasks import Labels
+from adaexit_hf.cli.data_arguments import DataArguments, load_splits
+from adaexit_hf.data.tasks import Labels
 
 
 @pytest.mark.parametrize(

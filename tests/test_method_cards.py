@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from tiny import CLASSES
 
-from adaexit_hf import EarlyExitTrainingArguments, reconstruction
+from adaexit_hf import EarlyExitTrainingArguments
+from adaexit_hf.data import reconstruction
 from adaexit_hf.models import token_depths
 
 FOLDER = Path(__file__).parent.parent / "model_cards"

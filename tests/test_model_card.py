@@ -14,8 +14,8 @@ from tiny import CLASSES, build
 from torch import Tensor
 
 from adaexit_hf import CurvePoint, collect_trace, tradeoff_curve
-from adaexit_hf.card_facts import CardDataset, MeasuredSpeed
-from adaexit_hf.model_card import build_model_card, write_model_card
+from adaexit_hf.hub.card_facts import CardDataset, MeasuredSpeed
+from adaexit_hf.hub.model_card import build_model_card, write_model_card
 
 
 def test_the_written_card_is_what_the_hub_reads(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from tiny import build
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from adaexit_hf import model_card
-from adaexit_hf.card_facts import CardDataset
-from adaexit_hf.model_card import MARKER, write_model_card
+from adaexit_hf.hub import model_card
+from adaexit_hf.hub.card_facts import CardDataset
+from adaexit_hf.hub.model_card import MARKER, write_model_card
 from adaexit_hf.models import EarlyExitForSequenceClassification
 
 # Runs code where this package cannot be imported.

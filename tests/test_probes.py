@@ -9,7 +9,8 @@ import torch
 from tiny import EAGER_ONLY, build, inputs_of, trace_of
 
 from adaexit_hf import ExitTrace
-from adaexit_hf.probes import as_json, attention_entropy, confidence_bleu_correlation, had_they_gone_on
+from adaexit_hf.evaluation.later_answers import had_they_gone_on
+from adaexit_hf.interpretation.probes import as_json, attention_entropy, confidence_bleu_correlation
 
 FIRST = [
     "the cat sat on the mat today",

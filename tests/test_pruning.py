@@ -5,15 +5,15 @@ from typing import Any
 
 import pytest
 import torch
+from adaexit_hf.inference.predict.predict import predict
 from peft import LoraConfig, get_peft_model
 from runs import Row, clear_thresholds, new_model, texts
 from tiny import ENCODERS, VARIANTS, build
 from transformers import AutoModelForSequenceClassification
 
 from adaexit_hf import ExitTrace, collect_trace
-from adaexit_hf.inference import predict
 from adaexit_hf.models import EarlyExitForSequenceClassification
-from adaexit_hf.pruning import prune_unused_layers
+from adaexit_hf.pruning.unused_layers import prune_unused_layers
 
 CUT = [name for name in VARIANTS if not name.startswith("depth-adaptive")]
 GROUPED = ("albert-groups", "albert-inner")

@@ -16,7 +16,8 @@ from tiny import CLASSES, encoder_config
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
 
-from adaexit_hf import BerxitConfig, BerxitForSequenceClassification, cli
+from adaexit_hf import BerxitConfig, BerxitForSequenceClassification
+from adaexit_hf.cli import main as cli
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "model_cards" / "RESULTS.md"

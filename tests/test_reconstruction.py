@@ -19,14 +19,14 @@ from transformers import (
 )
 
 from adaexit_hf import DepthAdaptiveForSequenceClassification, EarlyExitTrainer, EarlyExitTrainingArguments
-from adaexit_hf.models.modeling_depth_adaptive import DepthAdaptiveConfig
-from adaexit_hf.reconstruction import (
-    DataCollatorWithTokenDepths,
+from adaexit_hf.data.collators import DataCollatorWithTokenDepths
+from adaexit_hf.data.reconstruction import (
     anytime_losses,
     anytime_masked_lm,
     depths_by_penalty,
     estimate_depths_by_reconstruction,
 )
+from adaexit_hf.models.modeling_depth_adaptive import DepthAdaptiveConfig
 
 assert COMMON["vocab_size"] == 64
 

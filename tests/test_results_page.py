@@ -15,8 +15,8 @@ import results_page
 import results_savings
 from results_figures import by_method
 
-from adaexit_hf.curves import CurvePoint
-from adaexit_hf.plots import comparison_figure
+from adaexit_hf.evaluation.curves import CurvePoint
+from adaexit_hf.visualization.figures import comparison_figure
 
 CARDS = Path(__file__).parents[1] / "model_cards"
 

@@ -14,9 +14,10 @@ from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassificatio
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import run_glue_exit
 
-from adaexit_hf import ExitTrace, RightToolForSequenceClassification, finetuning
-from adaexit_hf.static import keep_layers
-from adaexit_hf.tasks import tokenize
+from adaexit_hf import ExitTrace, RightToolForSequenceClassification
+from adaexit_hf.cli import train as finetuning
+from adaexit_hf.data.tasks import tokenize
+from adaexit_hf.pruning.layer_drop import keep_layers
 
 WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", "good", "bad", "film", "book", "very"]
 

@@ -13,8 +13,8 @@ from adaexit_hf.models import METHODS
 PACKAGE = Path(adaexit_hf.__file__).parent
 SHIPPED = sorted(path for path in (PACKAGE / "models").glob("*.py") if path.name != "__init__.py")
 OTHERS = sorted(path for path in PACKAGE.rglob("*.py") if path not in SHIPPED)
-OWN_CONFIGS = {config.__name__ for config, _, _ in METHODS} | {"EarlyExitConfig"}
-STEMS = {config.__module__.split(".")[-1] for config, _, _ in METHODS}
+OWN_CONFIGS = {model.config_class.__name__ for model in METHODS.values()} | {"EarlyExitConfig"}
+STEMS = {model.__module__.split(".")[-1] for model in METHODS.values()}
 ALLOWED = {"torch", "transformers", "huggingface_hub", "safetensors", "tqdm"}
 every_shipped_file = pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import set_seed
 
 from adaexit_hf.models.encoder_layers import family_of
-from adaexit_hf.training_arguments import CHECKPOINTING
+from adaexit_hf.trainer.training_args import CHECKPOINTING
 
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
 

@@ -9,8 +9,8 @@ from transformers import AutoModelForSequenceClassification, GPT2Config
 
 from adaexit_hf.models.encoder_layers import family_of, run_layer
 from adaexit_hf.models.encoder_layers import start as embed
-from adaexit_hf.static import evenly_spaced, keep_layers, layer_drop, only_layers
-from adaexit_hf.training_arguments import CHECKPOINTING
+from adaexit_hf.pruning.layer_drop import evenly_spaced, keep_layers, layer_drop, only_layers
+from adaexit_hf.trainer.training_args import CHECKPOINTING
 
 ENCODERS = [*FAMILIES, "deberta-v2-conv", "albert-inner", "modernbert-mean"]
 DEEP = [name for name in ENCODERS if name != "albert-inner"]  # one with several groups cannot lose single layers

@@ -1,10 +1,9 @@
 import datasets
-import evaluate
 import numpy as np
 import pytest
 
-from adaexit_hf.curves import METRICS
-from adaexit_hf.tasks import TASKS, GlueMetric, Labels, check_columns, compute_score, labels_of, tokenize
+from adaexit_hf.data.tasks import TASKS, Labels, check_columns, labels_of, tokenize
+from adaexit_hf.evaluation.metrics import METRICS, compute_score
 
 
 def test_there_is_a_task_for_every_set_of_glue_and_sick():
@@ -81,16 +80,6 @@ def test_no_samples_have_no_score(metric):
 def test_unknown_metric():
     with pytest.raises(ValueError, match="metric: got 'bleu'; choose accuracy"):
         compute_score("bleu", [1], [1])
-
-
-def test_metrics_work_without_network_and_combine():
-    both = evaluate.combine([GlueMetric(("accuracy",)), GlueMetric(("f1",))])
-    assert both.compute(predictions=[1, 0], references=[1, 1]) == {"accuracy": 0.5, "f1": pytest.approx(2 / 3)}
-
-
-def test_regression_metrics_take_floats():
-    scores = GlueMetric(("pearson", "spearmanr")).compute(predictions=[0.5, 1.5, 1.0], references=[1.0, 3.0, 2.0])
-    assert scores == {"pearson": pytest.approx(1.0), "spearmanr": pytest.approx(1.0)}
 
 
 def test_labels_come_from_the_data():

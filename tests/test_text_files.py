@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from adaexit_hf.text_files import plain_lines, read_texts
+from adaexit_hf.inference.text_files import plain_lines, read_texts
 
 ROWS = [{"a": 'a "good" film', "b": "one, two"}, {"a": "zwölf Äpfel", "b": "x"}]
 

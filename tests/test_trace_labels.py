@@ -10,7 +10,7 @@ from test_traces import NAN, by_hand
 from torch import Tensor
 
 from adaexit_hf import collect_trace
-from adaexit_hf.evaluation import layer_scores
+from adaexit_hf.evaluation.tradeoff import layer_scores
 from adaexit_hf.models.batches import wrong_labels
 
 

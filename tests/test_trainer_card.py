@@ -9,8 +9,9 @@ from huggingface_hub import ModelCard
 from runs import new_model, new_trainer, texts
 from transformers import BertModel
 
-from adaexit_hf import CurvePoint, DeeBertForSequenceClassification, EarlyExitTrainer, trainer_card
-from adaexit_hf.card_facts import CardDataset
+from adaexit_hf import CurvePoint, DeeBertForSequenceClassification, EarlyExitTrainer
+from adaexit_hf.hub.card_facts import CardDataset
+from adaexit_hf.trainer import model_card_mixin as trainer_card
 
 CURVE = [CurvePoint(0.4, 0.7, 2.0, 0.5), CurvePoint(None, 0.75, 4.0, 0.0)]
 

@@ -22,7 +22,7 @@ from runs import (
 )
 from transformers import EarlyStoppingCallback, EvalPrediction
 
-from adaexit_hf.training_arguments import CHECKPOINTING
+from adaexit_hf.trainer.training_args import CHECKPOINTING
 
 TWO_STAGES = [method for method in METHODS if len(new_model(method).stages) == 2]
 

@@ -55,7 +55,7 @@ FAMILIES = ("bert", "roberta", "xlm-roberta", "albert", "distilbert", "electra",
 CORE = ("bert", "roberta", "albert")
 EAGER_ONLY = ("mpnet", "deberta-v2")
 
-CLASSES = {config.model_type: model for config, model, _ in METHODS}
+CLASSES = METHODS
 # Options of a method that change what an exit says; a method without an entry is tested with its defaults.
 OPTIONS: dict[str, dict[str, Settings]] = {
     "berxit": {

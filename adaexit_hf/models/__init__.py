@@ -1,29 +1,55 @@
-"""Methods, one file each; one that is imported here is registered, exported and tested."""
+"""The models: one file per method. These files travel inside checkpoints and run there without this package."""
 
-from ..registration import register
-from .configuration_early_exit import EarlyExitConfig
-from .modeling_berxit import *
-from .modeling_dact_bert import *
-from .modeling_deebert import *
-from .modeling_depth_adaptive import *
-from .modeling_early_exit import EarlyExitForSequenceClassification, EarlyExitModel
-from .modeling_fastbert import *
-from .modeling_pabee import *
-from .modeling_right_tool import *
+import importlib
+from typing import TYPE_CHECKING, Any
 
-# (config, classifier, bare encoder) of every method
-METHODS: tuple[tuple[type[EarlyExitConfig], type[EarlyExitForSequenceClassification], type[EarlyExitModel]], ...] = (
-    tuple(
-        (model.config_class, model, encoder)
-        for model in EarlyExitForSequenceClassification.__subclasses__()
-        for encoder in EarlyExitModel.__subclasses__()
-        if encoder.config_class is model.config_class
-    )
-)
+from .._lazy_names import LazyNames
 
-__all__ = [
-    "METHODS",
-    *(public.__name__ for config, model, _ in METHODS for public in (config, model)),
-]
+# A method is public, registered with the Auto classes and tested because of its line here.
+if TYPE_CHECKING:
+    from .configuration_early_exit import EarlyExitConfig
+    from .modeling_berxit import *
+    from .modeling_dact_bert import *
+    from .modeling_deebert import *
+    from .modeling_depth_adaptive import *
+    from .modeling_early_exit import EarlyExitForSequenceClassification, EarlyExitModel
+    from .modeling_fastbert import *
+    from .modeling_pabee import *
+    from .modeling_right_tool import *
 
-register(METHODS)
+    METHODS: dict[str, type[EarlyExitForSequenceClassification]]
+
+_lazy = LazyNames(__name__, __file__)
+_METHOD_MODULES = sorted({module for module in _lazy.modules.values() if module.startswith("modeling_")})
+_METHOD_MODULES.remove("modeling_early_exit")
+
+# "deebert", "dact-bert", ...: known before any method is imported.
+MODEL_TYPES = tuple(module.removeprefix("modeling_").replace("_", "-") for module in _METHOD_MODULES)
+__all__ = [*_lazy.names, "METHODS", "MODEL_TYPES"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "METHODS" or name in _lazy.modules:
+        _import_methods()
+    return globals()[name] if name == "METHODS" else _lazy(name)
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+def _import_methods() -> None:
+    """Import every method, register it with the Auto classes, and set `METHODS`: model type -> classifier."""
+    from .._registration import register, register_pipeline
+
+    if "METHODS" in globals():
+        return
+    methods = globals()["METHODS"] = {}
+    for module in _METHOD_MODULES:
+        classes = vars(importlib.import_module(f".{module}", __name__))
+        for name in classes["__all__"]:
+            if name.endswith("ForSequenceClassification"):
+                model, encoder = classes[name], classes[name.replace("ForSequenceClassification", "Model")]
+                methods[model.config_class.model_type] = model
+                register(model, encoder)
+    register_pipeline()

@@ -45,6 +45,7 @@ class EarlyExitConfig(PreTrainedConfig):
         ValueError: unsupported encoder or task, exit layers or threshold out of range; TypeError: of the wrong type.
     """
 
+    _auto_class = "AutoConfig"  # checkpoints carry their code
     sub_configs = {"encoder_config": AutoConfig}
     # The trace of a data set is large and on request: `evaluate()` must not gather it for every batch.
     keys_to_ignore_at_inference: ClassVar[list[str]] = [

@@ -35,6 +35,7 @@ logger = logging.get_logger(__name__)
 class EarlyExitModel(EarlyExitPreTrainedModel):
     """The encoder alone at full depth; heads in the checkpoint are left out."""
 
+    _auto_class = "AutoModel"  # checkpoints carry their code
     _keys_to_ignore_on_load_unexpected = [r"^(?!encoder\.)"]
 
     def __init__(self, config: EarlyExitConfig) -> None:
@@ -48,6 +49,8 @@ class EarlyExitModel(EarlyExitPreTrainedModel):
 
 class EarlyExitForSequenceClassification(Recurrence):
     """Base of every method; a method adds its heads, `exit_step`, `exit_loss`, `stages` and `paper`."""
+
+    _auto_class = "AutoModelForSequenceClassification"  # checkpoints carry their code
 
     @classmethod
     def from_encoder_pretrained(cls, name_or_path: str, **config: Any) -> "EarlyExitForSequenceClassification":

@@ -1,0 +1,279 @@
+"""Ways to classify the same texts, with and without exits, and what they have to answer; for `benchmark`.
+
+Every run takes the same texts and ends with all logits on the host, in the order of the texts. The classifier without
+exits is Transformers' own, with the same weights and the same attention implementation.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, pipeline
+
+from ..data.batching import groups
+from ..inference.prediction import predict
+from ..models import EarlyExitForSequenceClassification
+from ..models.batches import full_depth, padded_batch
+from ..models.encoder_layers import family_of
+from ..models.exit_heads import ExitFeatures, ExitHead, entropy
+from ..models.exit_types import EarlyExitOutput, first_ready
+
+Row = dict[str, list[int]]
+# Logits (texts, labels), float32, and layers run, (texts,), where the run tells them.
+Answer = tuple[Tensor, Tensor | None]
+Classify = Callable[[list[int], dict[str, Tensor]], Answer]
+# How far logits and scores may lie apart, as a share of the largest of them or of 1: other batches round otherwise.
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2}
+
+
+class AnswersDifferError(RuntimeError):
+    """A run gave other answers than it had to, so that its time says nothing."""
+
+
+class Expected(NamedTuple):
+    """What the runs must answer.
+
+    Args:
+        logits: of runs that exit, (texts, labels), float32.
+        exit_layer: 1..L, (texts,).
+        full_depth: logits of the model without early exit, (texts, labels).
+        stock: logits of the stock classifier, (texts, labels); others where its head is another.
+        sure: texts with no score so near to a threshold that rounding decides, (texts,).
+        tolerance: by how much a logit may differ.
+    """
+
+    logits: Tensor
+    exit_layer: Tensor
+    full_depth: Tensor
+    stock: Tensor
+    sure: Tensor
+    tolerance: float
+
+
+@dataclass
+class Workload:
+    """A model with a threshold, texts for it, and what is to come out.
+
+    Args:
+        stock, static: Transformers' classifier, see `stock_twin`; and the same, perhaps compiled.
+        plan: layers at which the texts leave, where they are planted.
+        texts: what `rows` were before they were tokenized, as `predict` takes them.
+    """
+
+    model: EarlyExitForSequenceClassification
+    stock: Any
+    static: Any
+    rows: list[Row]
+    expected: Expected
+    plan: list[int] | None = None
+    texts: list[Any] | None = None
+    tokenizer: Any = None
+    max_memory: int = 2**30
+
+    @property
+    def layer_speed_up(self) -> float:
+        """Depth divided by the mean exit layer."""
+        return float(self.model.config.exit_layers[-1] / self.expected.exit_layer.double().mean().item())
+
+    @property
+    def token_layer_speed_up(self) -> float:
+        """The same, every text weighted by its number of tokens."""
+        tokens = torch.tensor([len(row["input_ids"]) for row in self.rows]).double()
+        depth = self.model.config.exit_layers[-1]
+        return float(depth * tokens.sum().item() / (tokens * self.expected.exit_layer).sum().item())
+
+
+def expected_answers(
+    model: EarlyExitForSequenceClassification, rows: list[Row], batch_size: int = 32, plan: list[int] | None = None
+) -> Expected:
+    """What a full-depth pass says that early exit must answer; needs a threshold in the config."""
+    thresholds = model.thresholds_in_use(None, None)
+    if thresholds is None:
+        raise ValueError("exit_threshold: got None; set model.config.exit_threshold, e.g. by choose_threshold")
+    logits, scores = full_depth(model, rows, batch_size)
+    pairs = zip(scores.unbind(dim=1), thresholds, strict=True)
+    chosen = first_ready(torch.stack([model.ready(score, threshold) for score, threshold in pairs], dim=1))
+    depths = torch.tensor(model.config.exit_layers)[chosen]
+    if plan is not None and depths.tolist() != plan:
+        raise AnswersDifferError("full depth: scores are ready at other layers than planned")
+    tolerance = TOLERANCE[model.dtype]
+    # Patience counts in whole numbers: it reaches its threshold exactly.
+    slack = 0.0 if model.config.exit_criterion == "patience" else tolerance
+    near = ((scores - torch.tensor(thresholds)).abs() < slack)[:, :-1]
+    passed = torch.arange(near.shape[1]) <= chosen[:, None]
+    tolerance *= max(1.0, logits.abs().max().item())
+    answers, last = logits[torch.arange(len(rows)), chosen], logits[:, -1]
+    return Expected(answers, depths, last, last, ~(near & passed).any(dim=1), tolerance)
+
+
+def check_answer(name: str, answer: Answer, expected: Expected) -> None:
+    """Compare what a run said with what it had to say.
+
+    Raises:
+        AnswersDifferError: other logits or exit layers.
+    """
+    logits, layers = answer
+    wanted = expected.full_depth if name == "pipeline-full-depth" else expected.stock
+    if layers is not None:
+        wanted = expected.logits
+        wrong = ((layers != expected.exit_layer) & expected.sure).nonzero().flatten().tolist()
+        if wrong:
+            raise AnswersDifferError(
+                f"{name}: {len(wrong)} of {len(layers)} texts leave at another layer than they have to, first text "
+                f"{wrong[0]}: {int(layers[wrong[0]])} instead of {int(expected.exit_layer[wrong[0]])}"
+            )
+    apart = (logits - wanted).abs().amax(dim=1)
+    wrong = (~(apart <= expected.tolerance) & (expected.sure | (layers is None))).nonzero().flatten().tolist()
+    if wrong:
+        raise AnswersDifferError(
+            f"{name}: logits of {len(wrong)} of {len(logits)} texts differ by more than {expected.tolerance:.2g}, "
+            f"first text {wrong[0]}: by {apart[wrong[0]]:.2g}"
+        )
+
+
+def stock_twin(model: EarlyExitForSequenceClassification) -> PreTrainedModel:
+    """Transformers' own classifier with the weights of the encoder and, where it fits, of the last exit's head."""
+    config = copy.deepcopy(model.config.encoder_config)
+    config.id2label, config.label2id = model.config.id2label, model.config.label2id
+    implementation = model.encoder.config._attn_implementation
+    stock = AutoModelForSequenceClassification.from_config(config, attn_implementation=implementation)
+    stock.base_model.load_state_dict(model.encoder.state_dict(), strict=False)  # the encoder has no pooler
+    heads = [module for module in model.modules() if isinstance(module, ExitFeatures)]
+    if heads:
+        sources = {"dense": heads[-1].dense, "norm": heads[-1].norm, "classifier": model.classifiers[-1]}
+        for part, path in family_of(config).classifier.items():
+            target = stock.get_submodule(path.format(base=stock.base_model_prefix))
+            target.load_state_dict(sources[part].state_dict(), strict=False)
+    return cast(PreTrainedModel, stock.to(device=model.device, dtype=model.dtype).eval())
+
+
+def make_run(work: Workload, name: str, batch_size: int, batch_tokens: int, ready: bool) -> Callable[[], Answer]:
+    """One way to classify the texts of a workload, one of `RUNS`.
+
+    Args:
+        ready: are batches padded and on the device beforehand? `predict` pads by itself, and so must what is compared
+            with it.
+    """
+    if name not in RUNS:
+        raise ValueError(f"run: got {name!r}; choose one of {', '.join(RUNS)}")
+    if name in FROM_TEXTS and work.texts is None:
+        raise ValueError(f"run: '{name}' starts from texts, of which a planted model has none; pass a checkpoint")
+    if name in ("predict", "predict-texts"):
+        return _predict(work, name == "predict-texts", batch_tokens)
+    if name in FROM_TEXTS:
+        return _pipeline(work, name == "pipeline", batch_size)
+    size = 1 if name in SINGLE else 0 if name == "static-tokens" else batch_size
+    lengths = [len(row["input_ids"]) for row in work.rows]
+    sizes = groups(lengths, size, batch_tokens, by_length=name.endswith(("-sorted", "-tokens")))
+    kept = list(_batches(work, sizes)) if ready else None
+    classify = _authors(work) if name == "authors" else _static(work) if name.startswith("static") else _in_model(work)
+
+    def run() -> Answer:
+        batches = kept or _batches(work, sizes)
+        answers = [(places, *classify(places, batch)) for places, batch in batches]
+        order = torch.tensor([place for places, _, _ in answers for place in places]).argsort()
+        logits = torch.cat([logits for _, logits, _ in answers]).float().cpu()[order]
+        layers = [layers for _, _, layers in answers if layers is not None]
+        return logits, torch.cat(layers).cpu()[order] if layers else None
+
+    return run
+
+
+RUNS = {
+    "static": "Transformers' classifier, batches in the order of the texts",
+    "static-sorted": "the same, texts sorted by length",
+    "static-tokens": "the same, as many tokens to a batch as `predict` takes",
+    "in-model": "model(**batch), batches in the order of the texts",
+    "in-model-sorted": "the same, texts sorted by length",
+    "one-by-one": "model(**batch), batches of one",
+    "authors": "the loop of the papers' code: one text, one layer, its exit, and the host compares",
+    "predict": "adaexit_hf.predict",
+    "predict-texts": "the same from texts",
+    "pipeline": "Transformers' pipeline from texts, with its own classifier",
+    "pipeline-full-depth": "the same with our model at full depth",
+}
+SINGLE = ("one-by-one", "authors")
+FROM_TEXTS = ("predict-texts", "pipeline", "pipeline-full-depth")
+EXITS = ("in-model", "in-model-sorted", "predict", "predict-texts", *SINGLE)
+
+
+def _static(work: Workload) -> Classify:
+    return lambda _, batch: (work.static(**batch).logits, None)
+
+
+def _in_model(work: Workload) -> Classify:
+    def classify(_: list[int], batch: dict[str, Tensor]) -> Answer:
+        output = cast(EarlyExitOutput, work.model(**batch))
+        return cast(Tensor, output.logits), output.exit_layer
+
+    return classify
+
+
+def _batches(work: Workload, sizes: list[list[int]]) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+    for places in sizes:
+        batch = padded_batch([work.rows[place] for place in places], work.model.config.encoder_config)
+        yield places, {name: value.to(work.model.device, non_blocking=True) for name, value in batch.items()}
+
+
+def _predict(work: Workload, from_texts: bool, batch_tokens: int) -> Callable[[], Answer]:
+    data, tokenizer = (work.texts, work.tokenizer) if from_texts else (work.rows, None)
+    options = {"batch_tokens": batch_tokens, "max_memory": work.max_memory, "progress": False}
+
+    def run() -> Answer:
+        found = predict(work.model, cast(list[Any], data), tokenizer, **cast(dict[str, Any], options))
+        return found.logits, found.exit_layer
+
+    return run
+
+
+def _pipeline(work: Workload, stock: bool, batch_size: int) -> Callable[[], Answer]:
+    config, texts = work.model.config, cast(list[Any], work.texts)
+    model = work.stock if stock else work.model
+    options = {"model": model, "tokenizer": work.tokenizer, "device": model.device, "batch_size": batch_size}
+    classify = pipeline("text-classification", **options)
+    inputs = [text if isinstance(text, str) else {"text": text[0], "text_pair": text[1]} for text in texts]
+    cut = {"truncation": True, "max_length": max(len(row["input_ids"]) for row in work.rows)}
+
+    def run() -> Answer:
+        threshold, config.exit_threshold = config.exit_threshold, None  # full depth, for both
+        try:
+            found = classify(inputs, top_k=None, function_to_apply="none", **cut)
+        finally:
+            config.exit_threshold = threshold
+        scores = [{score["label"]: score["score"] for score in each} for each in found]
+        return torch.tensor([[each[config.id2label[i]] for i in range(config.num_labels)] for each in scores]), None
+
+    return run
+
+
+def _authors(work: Workload) -> Classify:
+    """What the code of DeeBERT's authors does with one text: after every layer the host reads the exit's entropy."""
+    model, config = work.model, work.model.config
+    heads = [module for module in model.modules() if isinstance(module, ExitHead)]
+    layers = config.exit_layers
+    plain = config.encoder_config.model_type in ("bert", "roberta", "xlm-roberta") and not config.exit_temperatures
+    if not plain or len(heads) != len(layers) or (work.plan is None and config.exit_criterion != "entropy"):
+        raise ValueError(
+            "run: 'authors' is the loop of DeeBERT's code; it needs a BERT or RoBERTa whose exits are ordinary heads, "
+            "exit_criterion='entropy' and no temperatures. Leave it out"
+        )
+    ramps = dict(zip(layers, heads, strict=True))
+    limits = dict(zip(layers, cast(list[float], model.thresholds_in_use(None, None)), strict=True))
+    encoder = cast(Any, model.encoder)
+
+    def classify(places: list[int], batch: dict[str, Tensor]) -> Answer:
+        (place,) = places
+        hidden = encoder.embeddings(**{name: value for name, value in batch.items() if name != "attention_mask"})
+        for number, layer in enumerate(encoder.encoder.layer, start=1):
+            hidden = layer(hidden, None)  # a single text has no pads
+            if number in ramps:
+                logits = ramps[number](hidden[:, 0] if config.pooling == "first" else hidden.mean(dim=1))
+                uncertainty = entropy(logits).item()
+                if uncertainty < limits[number] if work.plan is None else work.plan[place] <= number:
+                    break
+        return logits, torch.tensor([number])
+
+    return classify

@@ -1,0 +1,10 @@
+"""Prepare training data: batches by length, task columns, token depths, collators."""
+
+from .collators import DataCollatorWithTokenDepths
+from .reconstruction import anytime_masked_lm, estimate_depths_by_reconstruction
+
+__all__ = [
+    "DataCollatorWithTokenDepths",
+    "anytime_masked_lm",
+    "estimate_depths_by_reconstruction",
+]

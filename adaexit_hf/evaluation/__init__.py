@@ -1,0 +1,45 @@
+"""Measure quality and cost: traces, trade-off curves, thresholds, metrics, bootstrap intervals, FLOPs."""
+
+from .bootstrap import Interval, bootstrap_samples, bootstrap_seeds
+from .collect import collect_trace
+from .curves import CurvePoint, PairwiseAreas, area_under_curve, areas_between, choose_threshold, mean_curve, score_at
+from .flops import flops_per_exit
+from .later_answers import GoneOn, had_they_gone_on
+from .metrics import METRICS, compute_score
+from .trace import ExitTrace
+from .tradeoff import (
+    OracleBound,
+    exit_histogram,
+    expected_saving,
+    layer_scores,
+    oracle_bound,
+    oracle_exits,
+    tradeoff_curve,
+)
+
+__all__ = [
+    "METRICS",
+    "CurvePoint",
+    "ExitTrace",
+    "GoneOn",
+    "Interval",
+    "OracleBound",
+    "PairwiseAreas",
+    "area_under_curve",
+    "areas_between",
+    "bootstrap_samples",
+    "bootstrap_seeds",
+    "choose_threshold",
+    "collect_trace",
+    "compute_score",
+    "exit_histogram",
+    "expected_saving",
+    "flops_per_exit",
+    "had_they_gone_on",
+    "layer_scores",
+    "mean_curve",
+    "oracle_bound",
+    "oracle_exits",
+    "score_at",
+    "tradeoff_curve",
+]

@@ -1,0 +1,213 @@
+"""Model cards: what a model is, how to load it, what was measured; the README.md of its folder, with pictures."""
+
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from transformers.utils import logging
+
+from ..evaluation.curves import CurvePoint
+from ..models.modeling_early_exit import EarlyExitForSequenceClassification
+from ..visualization.figures import exit_figure, tradeoff_figure
+from . import card_text as text
+from .card_facts import CardDataset, MeasuredSpeed, SplitMetrics, check_facts
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+logger = logging.get_logger(__name__)
+
+TEMPLATE = Path(__file__).with_name("model_card_template.md")
+MARKER = "<!-- Written by adaexit_hf, which writes it anew. To keep a text of your own, delete this line. -->"
+TASK = "text-classification"
+TRADEOFF, EXITS = "tradeoff.png", "exit_layers.png"
+HUB_METRICS = {"pearson": "pearsonr"}  # the Hub's name where it is not ours
+TEXTS = {
+    False: '["a gripping film", "not the worst, but hardly good"]',
+    True: '[("He said so.", "He told them so."), ("It rained.", "The sun shone.")]',
+}
+PIPELINE_TEXTS = {False: TEXTS[False], True: '[{"text": "He said so.", "text_pair": "He told them so."}]'}
+
+
+def write_model_card(
+    model: EarlyExitForSequenceClassification,
+    folder: str | Path,
+    *,
+    name: str | None = None,
+    curve: Sequence[CurvePoint] = (),
+    metrics: Mapping[str, SplitMetrics] | None = None,
+    overwrite: bool = False,
+    **facts: Any,
+) -> Path:
+    """Write `README.md` and its pictures into a model's folder: all of it, or nothing.
+
+    Pictures need matplotlib; without it a warning says so, and the card has none.
+
+    Args:
+        name: what `from_pretrained` takes, e.g. "you/berxit-mrpc". Default: the folder's name.
+        curve, metrics: as for `build_model_card`.
+        overwrite: also replace a README.md that this function did not write.
+        **facts: the other arguments of `build_model_card`.
+
+    Returns:
+        the path of the card.
+
+    Raises:
+        ValueError: as `build_model_card`; FileExistsError: a README.md of somebody else; OSError: no place to write.
+    """
+    folder = Path(folder)
+    path = folder / "README.md"
+    if not overwrite and path.exists() and MARKER not in path.read_text(encoding="utf-8", errors="replace"):
+        raise FileExistsError(
+            f"folder: '{path}' was not written by adaexit_hf, so it stays as it is; move it away, or pass "
+            "overwrite=True"
+        )
+    pictures = _pictures(model, curve, metrics or {})
+    if pictures and find_spec("matplotlib") is None:
+        logger.warning("the model card has no pictures, they need matplotlib: pip install adaexit_hf[plot]")
+        pictures = {}
+    name = name or folder.resolve().name
+    card = build_model_card(model, name, curve=curve, metrics=metrics, pictures=pictures, **facts)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Uploads leave out what starts with "_": what an interrupted run may leave is never pushed.
+        with TemporaryDirectory(dir=folder, prefix="_card-") as scratch:
+            for picture, draw in pictures.items():
+                draw().savefig(Path(scratch, picture))
+            card.save(Path(scratch, path.name))
+            for file in (*pictures, path.name):  # the card last: it never names a picture that is not there
+                os.replace(Path(scratch, file), folder / file)
+    except OSError as error:
+        why = f"folder: the model card could not be written into '{folder}': {error.strerror or error}"
+        raise OSError(error.errno, why) from error
+    return path
+
+
+def build_model_card(
+    model: EarlyExitForSequenceClassification,
+    name: str,
+    *,
+    curve: Sequence[CurvePoint] = (),
+    metrics: Mapping[str, SplitMetrics] | None = None,
+    dataset: CardDataset | None = None,
+    training: Mapping[str, Any] | None = None,
+    speed: MeasuredSpeed | None = None,
+    base_model: str | None = None,
+    title: str | None = None,
+    language: str | list[str] | None = None,
+    license: str | None = None,
+    tags: Iterable[str] = (),
+    pictures: Collection[str] = (),
+) -> ModelCard:
+    """The card of a model, without writing anything; what is not given, it does not claim.
+
+    Args:
+        name: what `from_pretrained` takes.
+        curve: `tradeoff_curve` on the first split of `metrics`, of its first metric.
+        metrics: split -> what was measured there.
+        dataset: what the model was trained and measured on.
+        training: argument -> value, as from `training_facts`; `stage_overrides` are shown stage by stage.
+        speed: what was measured on the clock, if it was.
+        base_model: name on the Hub of the encoder that training started from.
+        title: heading. Default: the last part of `name`.
+        language, license: as the Hub names them; left out where they are not known.
+        tags: besides those that every card has.
+        pictures: files beside the card to show, of "tradeoff.png" and "exit_layers.png".
+
+    Raises:
+        ValueError: a number that is NaN or infinite; metrics measured at another threshold than the model's; a
+            speed-up that is not positive, or at a threshold that the curve does not have.
+    """
+    config, splits = model.config, metrics or {}
+    check_facts(config.exit_threshold, curve, splits, speed)
+    title = title or name.rstrip("/").split("/")[-1]
+    results = _eval_results(splits, dataset or CardDataset("unknown"))
+    names = dict.fromkeys(metric for measured in splits.values() for metric in measured["at_threshold"])
+    card_data = ModelCardData(
+        language=language,
+        license=license,
+        library_name="transformers",  # which loads it by the code it carries; the package is among the tags
+        pipeline_tag=TASK,
+        base_model=base_model,
+        datasets=[dataset.hub_id] if dataset and dataset.hub_id else None,
+        metrics=[HUB_METRICS.get(metric, metric) for metric in names] or None,
+        tags=["early-exit", config.model_type, "adaexit_hf", *tags],
+        model_name=title if results else None,  # without results it would become a field of its own
+        eval_results=results or None,
+    )
+    split, metric = text.headline(splits)
+    pairs, settings = bool(dataset and dataset.pairs), dict(training or {})
+    overrides = settings.pop("stage_overrides", None) or {}
+    return ModelCard.from_template(
+        card_data,
+        template_path=str(TEMPLATE),
+        marker=MARKER,
+        title=title,
+        checkpoint=name,
+        family=config.encoder_config.model_type,
+        depth=config.exit_layers[-1],
+        exits=text.exits(config.exit_layers),
+        parameters=f"{model.num_parameters() / 1e6:.1f} M",
+        paper=model.paper,
+        rule=text.exit_rule(model),
+        results=text.results_table(splits, dataset),
+        texts=TEXTS[pairs],
+        pipeline_texts=PIPELINE_TEXTS[pairs],
+        regression=config.num_labels == 1,
+        pictures=pictures,
+        metric=metric,
+        measured_on=text.measured_on(splits),
+        table=text.threshold_table(model, curve, metric, speed),
+        speed_note=text.speed_note(speed),
+        stages=text.stages_table(model.stages, overrides),
+        training=text.settings_table("argument", settings),
+        settings=text.settings_table("setting", text.method_settings(model)),
+        versions=text.versions(),
+        limitations=text.limitations(model, split, speed),
+    )
+
+
+def _eval_results(metrics: Mapping[str, SplitMetrics], dataset: CardDataset) -> list[EvalResult]:
+    """What the Hub shows beside a card: every metric as the model is saved, and at full depth."""
+    results = []
+    for split, measured in metrics.items():
+        kinds: dict[str, Mapping[str, float]] = {"as saved": measured["at_threshold"]}
+        if "full_depth" in measured:
+            kinds["at full depth"] = measured["full_depth"]
+        for kind, values in kinds.items():
+            for metric, value in values.items():
+                results.append(
+                    EvalResult(
+                        task_type=TASK,
+                        dataset_type=dataset.hub_id or "unknown",
+                        dataset_name=dataset.name,
+                        dataset_config=dataset.config,
+                        dataset_split=split,
+                        dataset_revision=dataset.revision,
+                        metric_type=HUB_METRICS.get(metric, metric),
+                        metric_name=f"{text.readable(metric)} {kind}",
+                        metric_value=float(value),  # YAML knows no numbers of numpy
+                    )
+                )
+    return results
+
+
+def _pictures(
+    model: EarlyExitForSequenceClassification, curve: Sequence[CurvePoint], metrics: Mapping[str, SplitMetrics]
+) -> dict[str, Callable[[], "Figure"]]:
+    """File name -> how to draw it, for what there is something to see in."""
+    depth, chosen = model.config.exit_layers[-1], model.config.exit_threshold
+    on = text.measured_on(metrics)
+    found: dict[str, Callable[[], Figure]] = {}
+    if len({point.mean_layers for point in curve}) > 1:
+        found[TRADEOFF] = partial(tradeoff_figure, curve, text.headline(metrics)[1], depth, chosen, on)
+    histogram = next((measured.get("exit_histogram") for measured in metrics.values()), None)
+    if histogram and len(histogram) > 1 and chosen is not None:
+        layers = {int(layer): count for layer, count in histogram.items()}
+        found[EXITS] = partial(exit_figure, layers, depth, on)
+    return found

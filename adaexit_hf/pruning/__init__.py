@@ -1,0 +1,11 @@
+"""Remove layers: those that no text reaches, and the static baselines that early exit is compared with."""
+
+from .layer_drop import LayerDrop, keep_layers, layer_drop
+from .unused_layers import prune_unused_layers
+
+__all__ = [
+    "LayerDrop",
+    "keep_layers",
+    "layer_drop",
+    "prune_unused_layers",
+]

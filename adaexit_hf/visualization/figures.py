@@ -1,0 +1,166 @@
+"""Pictures of early exit, drawn by matplotlib (extra `plot`), to stand in a page: no state, no windows."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..evaluation.curves import CurvePoint
+from ..utils.imports import needs
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Told apart by colour-blind readers, too, and by lightness alone.
+LINE, CHOSEN, INK, FAINT = "#2166ac", "#b84a00", "#24292f", "#d8dee4"
+# Of several lines: colours that colour-blind readers tell apart (Okabe and Ito), and dashes where they come close.
+STYLES: tuple[tuple[str, Any], ...] = (
+    ("#0072b2", "-"), ("#d55e00", "-"), ("#009e73", "-"), ("#7f7f7f", (0, (1, 1))), ("#cc79a7", "-"),
+    ("#e69f00", (0, (5, 2))), ("#56b4e9", (0, (5, 2))), ("#000000", "-"),
+)  # fmt: skip
+SIZE = (7.5, 3.6)  # inches; with DPI twice the pixels of a page's column
+DPI = 200
+SMALL, NORMAL = 9.5, 11  # points
+
+
+def tradeoff_figure(
+    curve: Sequence[CurvePoint], metric: str, depth: int, chosen: Any = None, on: str = ""
+) -> "Figure":
+    """Score against layers run: every threshold, the score of full depth as a line, the chosen threshold marked.
+
+    Args:
+        metric: name of the score.
+        depth: number of layers, L.
+        chosen: a threshold of the curve; what is none is not marked.
+        on: what it was measured on.
+    """
+    figure, axes = _canvas(f"{metric[:1].upper()}{metric[1:]} and layers run{on and f': {on}'}")
+    axes.grid(axis="y", color=FAINT, linewidth=0.8)
+    layers, scores = [point.mean_layers for point in curve], [point.score for point in curve]
+    axes.plot(layers, scores, color=LINE, linewidth=1.6, marker="o", markersize=3)
+    for point in curve:
+        if point.threshold is None:
+            axes.axhline(point.score, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+            axes.annotate(
+                f"full depth {point.score:.4f}", (0, point.score), (4, 4), xycoords=("axes fraction", "data"),
+                textcoords="offset points", fontsize=SMALL, color=INK,
+            )  # fmt: skip
+        elif point.threshold == chosen:
+            axes.plot(point.mean_layers, point.score, "o", color=CHOSEN, markersize=9, zorder=3)
+            # Where the curve does not run: below a rising one, above a falling one, away from the right edge.
+            later = [other.score for other in curve if other.mean_layers > point.mean_layers]
+            above, left = bool(later) and point.score > sum(later) / len(later), point.mean_layers > 0.7 * depth
+            axes.annotate(
+                f"threshold {point.threshold:.4g}\n{point.score:.4f}, {point.mean_layers:.2f} layers",
+                (point.mean_layers, point.score), (0 if left else 10, 9 if above else -14 if left else -9),
+                color=CHOSEN, fontsize=SMALL, textcoords="offset points", va="bottom" if above else "top",
+                ha="right" if left else "left", zorder=1.5, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+            )  # fmt: skip
+    axes.margins(y=0.22)  # room for what is written at the points
+    axes.set_xlim(min(1.0, *layers) - 0.02 * depth, 1.02 * depth)
+    axes.set_xticks(range(depth, 0, -(1 + depth // 13)))
+    axes.set_xlabel(f"mean layers run per text, of {depth}")
+    axes.set_ylabel(metric)
+    return figure
+
+
+def comparison_figure(
+    curves: Mapping[str, Sequence[CurvePoint]],
+    metric: str,
+    depth: int,
+    fixed: Mapping[str, tuple[float, float]] | None = None,
+    on: str = "",
+    lowest: float | None = None,
+) -> "Figure":
+    """Score against layers run, a line per method; save it as SVG or PDF for a paper, as PNG for a page.
+
+    Args:
+        curves: by name of the method; at most eight, more cannot be told apart. Their places give them their
+            colours: an empty curve is not drawn and leaves the others theirs.
+        metric: name of the score.
+        depth: number of layers, L.
+        fixed: (layers, score) of models without exits, by name; marked and named at their points.
+        on: what it was measured on.
+        lowest: score at which the axis begins; lines below it leave the picture. Default: all is shown.
+
+    Raises:
+        ValueError: no curve, or more than eight.
+    """
+    if not 1 <= len(curves) <= len(STYLES):
+        raise ValueError(f"curves: got {len(curves)}; pass 1 to {len(STYLES)}, or draw several figures")
+    figure, axes = _canvas(f"{metric[:1].upper()}{metric[1:]} and layers run{on and f': {on}'}")
+    axes.grid(axis="y", color=FAINT, linewidth=0.8)
+    for (name, curve), (color, dashes) in zip(curves.items(), STYLES, strict=False):
+        if curve:
+            points = sorted((point.mean_layers, point.score) for point in curve)
+            axes.plot(*zip(*points, strict=True), color=color, linestyle=dashes, linewidth=1.6, label=name)
+    for point in (fixed or {}).values():
+        axes.plot(*point, "D", color=INK, markersize=5, zorder=4)
+    if lowest is not None:
+        axes.set_ylim(bottom=lowest)
+    bottom, top = axes.get_ylim()
+    for names, point in _labels(fixed or {}, apart=0.06 * (top - bottom)):
+        axes.annotate(
+            names, point, (8, 0), textcoords="offset points", fontsize=SMALL, color=INK, zorder=4, va="center",
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+        )  # fmt: skip
+    axes.legend(loc="center left", bbox_to_anchor=(1.06, 0.5), frameon=False, fontsize=SMALL, labelcolor=INK)
+    axes.set_xlabel(f"mean layers run per text, of {depth}")
+    axes.set_ylabel(metric)
+    return figure
+
+
+def _labels(fixed: Mapping[str, tuple[float, float]], apart: float) -> list[tuple[str, tuple[float, float]]]:
+    """Names with where they stand, the best first: one for all points of the same layers that are not `apart`.
+
+    >>> _labels({"a": (6.0, 0.8), "b": (6.0, 0.81), "c": (3.0, 0.8)}, apart=0.02)
+    [('b, a', (6.0, 0.81)), ('c', (3.0, 0.8))]
+    """
+    found: list[tuple[str, tuple[float, float]]] = []
+    for name, (layers, score) in sorted(fixed.items(), key=lambda item: item[1], reverse=True):
+        if found and found[-1][1][0] == layers and found[-1][1][1] - score < apart:
+            found[-1] = (f"{found[-1][0]}, {name}", found[-1][1])
+        else:
+            found.append((name, (layers, score)))
+    return found
+
+
+def exit_figure(histogram: Mapping[int, int], depth: int, on: str = "") -> "Figure":
+    """Share of texts that leave after each layer, in percent.
+
+    Args:
+        histogram: layer, 1..L -> number of texts.
+        depth: number of layers, L.
+        on: what it was measured on.
+    """
+    figure, axes = _canvas(f"Where texts leave{on and f': {on}'}")
+    total = sum(histogram.values())
+    shares = {layer: 100 * count / total for layer, count in sorted(histogram.items())}
+    axes.bar(range(len(shares)), list(shares.values()), color=LINE, width=0.75)
+    for place, share in enumerate(shares.values()):  # written at the bars, they need no scale beside them
+        written = "<1" if 0 < share < 0.5 else f"{share:.0f}"
+        axes.annotate(
+            written, (place, share), (0, 3), textcoords="offset points", ha="center", fontsize=SMALL, color=INK
+        )
+    axes.set_xlim(-0.6, len(shares) - 0.4)
+    axes.set_xticks(range(len(shares)), [str(layer) for layer in shares])
+    axes.set_yticks([])
+    axes.set_xlabel(f"layers run, of {depth}")
+    axes.set_ylabel("texts (%)")
+    return figure
+
+
+def _canvas(title: str) -> tuple["Figure", "Axes"]:
+    """An empty figure with a solid ground, which a page in dark mode does not shine through."""
+    with needs("plot"):
+        from matplotlib.figure import Figure
+
+    figure = Figure(figsize=SIZE, dpi=DPI, facecolor="white", layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(title, loc="left", fontsize=NORMAL, fontweight="bold", color=INK, pad=10)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(INK)
+    axes.tick_params(length=0, labelsize=SMALL, labelcolor=INK)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.label.set(fontsize=NORMAL, color=INK)
+    return figure, axes
