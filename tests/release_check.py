@@ -214,7 +214,7 @@ def use_from_python() -> None:
 
 
 def main(pip_options: list[str]) -> None:
-    pip_install = ["install", "--quiet", *pip_options, "-c", str(ROOT / "constraints.txt")]
+    pip_install = ["install", "--quiet", "--no-compile", *pip_options, "-c", str(ROOT / "constraints.txt")]
     with tempfile.TemporaryDirectory(prefix="release-check-") as name:
         archives = build(Path(name), pip_install)
         use(archives[-1], Path(name), pip_install)
