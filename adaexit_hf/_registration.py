@@ -1,7 +1,7 @@
 """Make the methods known to Transformers' Auto classes and to `pipeline`.
 
-`import adaexit_hf` announces the model types to `AutoConfig`; the methods themselves are imported, and registered in the
-public way, when a config of such a type or one of their classes is first used.
+`import adaexit_hf` announces the model types to `AutoConfig`; the methods themselves are imported, and
+registered in the public way, when a config of such a type or one of their classes is first used.
 """
 
 import importlib

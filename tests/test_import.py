@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from fresh import run
+from helpers.fresh import run
 
 import adaexit_hf
 from adaexit_hf.models import METHODS, MODEL_TYPES

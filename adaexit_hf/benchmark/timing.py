@@ -1,7 +1,7 @@
 """What early exit gains on the clock: pairs of runs, timed in turn A B A B ..., and their answers checked.
 
 eta is the speed-up on the clock divided by the speed-up in layers: 1 where a layer that is saved saves all its time.
-`benchmark_runs` has the runs, `planted_exits` a model to time, `examples/benchmark_inference.py` is the command.
+`benchmark_runs` has the runs, `planted_exits` a model to time, `benchmarks/inference.py` is the command.
 """
 
 import re

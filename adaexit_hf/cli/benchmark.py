@@ -23,7 +23,7 @@ class BenchmarkOptions(ModelOptions):
     rounds: int = field(default=5, metadata={"help": "Timed passes of each run, in turn, after one that warms up."})
     pairs: list[str] = field(
         default_factory=lambda: ["predict-texts/pipeline", "predict/static-sorted"],
-        metadata={"help": "candidate/baseline, named as in examples/benchmark_inference.py."},
+        metadata={"help": "candidate/baseline, named as in benchmarks/inference.py."},
     )
 
 

@@ -144,7 +144,7 @@ def check_extras(arguments: Arguments, model: Any) -> None:
     if reads_depths and not arguments.token_depths_model:
         raise ValueError(
             "token_depths_model: missing; depth_source='reconstruction' needs the folder of a masked language model "
-            "that examples/depths_by_reconstruction.py trained"
+            "that benchmarks/depths_by_reconstruction.py trained"
         )
     if arguments.token_depths_model and not reads_depths:
         raise ValueError(

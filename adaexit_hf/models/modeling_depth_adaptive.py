@@ -10,7 +10,7 @@ cross-entropy (Eq. 7) or, with one label, mean squared error. Depths come from (
 
 * "mutual_information": a table, word piece -> depth, from the words' mutual information with the labels (Eq. 2, 3; see
   `token_depths`); the table is part of the checkpoint;
-* "reconstruction": the input `token_depths`, which `adaexit_hf.reconstruction` writes for a data set (Eq. 4);
+* "reconstruction": the input `token_depths`, which `adaexit_hf.data.reconstruction` writes for a data set (Eq. 4);
 * "halting": the paper's baseline, after Elbayad et al., "Depth-Adaptive Transformer", ICLR 2020: a linear layer on the
   states of layer 1 predicts each token's depth. In training all tokens run all layers, every exit is trained with the
   task loss, and the halting unit with cross-entropy towards the text's pseudo-label

@@ -1,0 +1,461 @@
+"""The command `adaexit`, in process, on a tiny checkpoint."""
+
+import inspect
+import io
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import pytest
+import test_run_glue_exit
+import torch
+from safetensors.torch import load_file, save_file
+from test_html_report import embedded
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from adaexit_hf import BerxitForSequenceClassification, __version__, bootstrap_samples, explain
+from adaexit_hf.cli import evaluate as cli_data
+from adaexit_hf.cli import main as cli
+from adaexit_hf.cli.printing import print_results
+
+start = test_run_glue_exit.start  # the fixture
+TEXTS = ["very good film", "bad book", "good", "very very bad film"]
+
+
+@pytest.fixture
+def checkpoint(start, tmp_path) -> str:
+    names = {"id2label": {0: "bad", 1: "good"}, "label2id": {"bad": 0, "good": 1}}
+    model = BerxitForSequenceClassification.from_encoder_pretrained(start, **names, exit_threshold=0.5)
+    model.save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(start).save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+@pytest.fixture
+def labelled(tmp_path, monkeypatch) -> list[str]:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    path = tmp_path / "dev.csv"
+    path.write_text("text,label\n" + "".join(f"{text},{'good' if 'good' in text else 'bad'}\n" for text in TEXTS * 3))
+    return ["--validation_file", str(path), "--text_columns", "text"]
+
+
+def called(capsys, *arguments: str) -> str:
+    """What a command prints, when it succeeds."""
+    code = cli.main(list(arguments))
+    found = capsys.readouterr()
+    assert code == 0, found.err
+    return found.out
+
+
+def refused(capsys, *arguments: str, code: int = 1) -> str:
+    """What it complains about, when it fails."""
+    assert cli.main(list(arguments)) == code
+    found = capsys.readouterr()
+    assert found.out == ""
+    return found.err
+
+
+def answers(printed: str) -> list[dict]:
+    return [json.loads(line) for line in printed.splitlines()]
+
+
+def test_without_arguments_it_says_what_there_is(capsys) -> None:
+    printed = called(capsys)
+    assert all(f"\n  {name} " in printed for name in cli.COMMANDS)
+    assert called(capsys, "--version").strip() == __version__
+
+
+@pytest.mark.parametrize("command", sorted(cli.COMMANDS))
+def test_every_command_has_help(capsys, command: str) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([command, "--help"])
+    printed = capsys.readouterr().out
+    assert stopped.value.code == 0
+    assert f"usage: adaexit {command}" in printed
+
+
+def test_help_needs_no_torch() -> None:
+    code = "import sys; from adaexit_hf.cli import main; main(['--help']); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_an_unknown_command(capsys) -> None:
+    assert "no command 'predit'; there are train, evaluate" in refused(capsys, "predit", code=2)
+
+
+def test_predict_answers_like_the_model(capsys, checkpoint) -> None:
+    found = answers(called(capsys, "predict", checkpoint, *TEXTS))
+    model = AutoModelForSequenceClassification.from_pretrained(checkpoint).eval()
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    assert [answer["text"] for answer in found] == TEXTS
+    for answer in found:
+        output = model(**tokenizer(answer["text"], return_tensors="pt"))
+        chosen = int(output.logits.argmax())
+        assert answer["label"] == model.config.id2label[chosen]
+        assert answer["score"] == pytest.approx(output.logits.softmax(-1)[0, chosen].item(), abs=1e-5)
+        assert answer["exit_layer"] == output.exit_layer.item()
+
+
+def test_the_threshold_can_be_given(capsys, checkpoint) -> None:
+    depth = AutoModelForSequenceClassification.from_pretrained(checkpoint).config.exit_layers[-1]
+    found = answers(called(capsys, "predict", checkpoint, "good", "--exit_threshold", "1.0"))
+    assert [answer["exit_layer"] for answer in found] == [depth]
+
+
+def test_predict_reads_files_and_stdin(capsys, checkpoint, tmp_path, monkeypatch) -> None:
+    direct = called(capsys, "predict", checkpoint, *TEXTS)
+    (tmp_path / "texts.csv").write_text("id,review\n" + "".join(f"{i},{text}\n" for i, text in enumerate(TEXTS)))
+    flags = ["--file", str(tmp_path / "texts.csv"), "--text_columns", "review"]
+    assert called(capsys, "predict", checkpoint, *flags) == direct
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\n".join(TEXTS).encode())))
+    assert called(capsys, "predict", checkpoint) == direct
+
+
+def test_pairs_of_texts(capsys, checkpoint, tmp_path) -> None:
+    (tmp_path / "pairs.jsonl").write_text(json.dumps({"a": "good", "b": "bad film"}))
+    printed = called(
+        capsys, "predict", checkpoint, "--file", str(tmp_path / "pairs.jsonl"), "--text_columns", "a", "b"
+    )
+    assert answers(printed)[0]["text"] == ["good", "bad film"]
+
+
+def test_regression_prints_the_number(capsys, start, tmp_path) -> None:
+    model = BerxitForSequenceClassification.from_encoder_pretrained(start, num_labels=1)
+    model.save_pretrained(tmp_path / "number")
+    AutoTokenizer.from_pretrained(start).save_pretrained(tmp_path / "number")
+    (answer,) = answers(called(capsys, "predict", str(tmp_path / "number"), "good"))
+    assert set(answer) == {"text", "score", "exit_layer"}
+
+
+def test_answers_before_a_bad_line_are_printed(capsys, checkpoint, monkeypatch) -> None:
+    lines = b"good\nvery bad\n" + "Äpfel".encode("latin1")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines)))
+    assert cli.main(["predict", checkpoint]) == 1
+    found = capsys.readouterr()
+    assert [answer["text"] for answer in answers(found.out)] == ["good", "very bad"]
+    assert "stdin: line 3 is not UTF-8" in found.err
+    assert "Traceback" not in found.err
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["a text", "--file", "x.txt"], "file: got 'x.txt' and texts as arguments"),
+        (["--file", "missing.txt"], "file: there is no 'missing.txt'"),
+        (["good", "--device", "cuda"], "device: got 'cuda', but torch finds no GPU"),
+        (["good", "--exit_threshold", "nan"], "exit_threshold: got nan"),
+        (["good", "--dtype", "int3"], "dtype: got 'int3'; choose one of auto, float32"),
+        (["good", "--device", "toaster"], "toaster"),
+    ],
+)
+def test_bad_calls_of_predict(capsys, checkpoint, more: list[str], message: str) -> None:
+    assert message in refused(capsys, "predict", checkpoint, *more)
+
+
+def test_no_texts_on_a_terminal(capsys, checkpoint, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "stdin", type("Terminal", (), {"isatty": lambda self: True})())
+    assert "texts: got none; pass them as arguments" in refused(capsys, "predict", checkpoint)
+
+
+def test_what_is_no_checkpoint_of_ours(capsys, start, tmp_path) -> None:
+    assert f"'{start}' is a 'bert', which has no exits; train them with adaexit train" in refused(
+        capsys, "predict", start, "good"
+    )
+    assert str(tmp_path) in refused(capsys, "predict", str(tmp_path), "good")
+    assert "no folder 'nowhere'" in refused(capsys, "predict", "nowhere", "good")
+    assert "no folder './nowhere/at/all'" in refused(capsys, "predict", "./nowhere/at/all", "good")
+
+
+def test_an_extra_that_is_not_installed(capsys, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    monkeypatch.delitem(sys.modules, "adaexit_hf.cli.evaluate")
+    assert "needs 'datasets', which is not installed: pip install 'adaexit_hf[train]'" in refused(
+        capsys, "evaluate", "out"
+    )
+
+
+def test_texts_may_stand_behind_flags(capsys, checkpoint) -> None:
+    (answer,) = answers(called(capsys, "predict", checkpoint, "--exit_threshold", "0.9", "very good film"))
+    assert answer["text"] == "very good film"
+
+
+def test_weights_that_are_missing_or_broken_are_no_answer(capsys, checkpoint) -> None:
+    path = Path(checkpoint, "model.safetensors")
+    tensors = load_file(path)
+    save_file({name: value for name, value in tensors.items() if "exits.2" not in name}, path, {"format": "pt"})
+    assert (
+        "lacks 4 weights, exits.2.classifier.bias" in refused(capsys, "predict", checkpoint, "good").splitlines()[-1]
+    )
+    path.write_bytes(path.read_bytes()[:5000])
+    assert "cannot be read" in refused(capsys, "predict", checkpoint, "good")
+
+
+def test_calibrate_takes_no_threshold_and_push_no_stale_numbers(capsys, checkpoint, labelled) -> None:
+    message = refused(capsys, "calibrate", checkpoint, *labelled, "--exit_threshold", "0.9")
+    assert "exit_threshold: got 0.9, but calibrate chooses it" in message
+    called(capsys, "report", checkpoint, *labelled)
+    called(capsys, "calibrate", checkpoint, *labelled, "--max_drop", "1")
+    assert "was measured at exit_threshold 0.5" in refused(capsys, "push", checkpoint, "you/model")
+
+
+def test_wrong_flags_are_usage_errors(capsys, checkpoint) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["predict", checkpoint, "good", "--treshold", "0.5"])
+    assert stopped.value.code == 2
+
+
+def test_evaluate_says_what_the_exits_cost(capsys, checkpoint, labelled) -> None:
+    (found,) = answers(called(capsys, "evaluate", checkpoint, *labelled))
+    result = found["validation"]
+    assert result["samples"] == 12
+    predicted = answers(called(capsys, "predict", checkpoint, *(TEXTS * 3)))
+    right = [answer["label"] == ("good" if "good" in answer["text"] else "bad") for answer in predicted]
+    assert result["at_threshold"]["accuracy"] == pytest.approx(sum(right) / 12)
+    assert result["mean_exit_layer"] == pytest.approx(sum(answer["exit_layer"] for answer in predicted) / 12)
+
+
+def test_labels_that_the_checkpoint_does_not_have(capsys, checkpoint, labelled, tmp_path) -> None:
+    (tmp_path / "dev.csv").write_text("text,label\ngood,splendid\n")
+    assert "labels ['splendid'] do not occur" in refused(capsys, "evaluate", checkpoint, *labelled)
+
+
+def test_calibrate_changes_nothing_but_the_threshold(capsys, checkpoint, labelled) -> None:
+    path = Path(checkpoint, "config.json")
+    before = json.loads(path.read_text())
+    (chosen,) = answers(called(capsys, "calibrate", checkpoint, *labelled, "--max_drop", "1"))
+    after = json.loads(path.read_text())
+    assert chosen["threshold"] != before["exit_threshold"]
+    assert after == before | {"exit_threshold": chosen["threshold"]}
+    (found,) = answers(called(capsys, "evaluate", checkpoint, *labelled))
+    assert found["validation"]["at_threshold"]["accuracy"] == pytest.approx(chosen["score"])
+    assert found["validation"]["mean_exit_layer"] == pytest.approx(chosen["mean_layers"])
+
+
+def test_calibrate_with_temperatures_saves_them(capsys, checkpoint, labelled) -> None:
+    called(capsys, "calibrate", checkpoint, *labelled, "--temperatures")
+    model = AutoModelForSequenceClassification.from_pretrained(checkpoint)
+    assert len(model.config.exit_temperatures) == len(model.config.exit_layers)
+
+
+def test_a_full_disk_leaves_the_config_as_it_was(capsys, checkpoint, labelled, monkeypatch) -> None:
+    before = Path(checkpoint, "config.json").read_text()
+
+    def full(self, *_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cli_data.Path, "write_text", full)
+    message = refused(capsys, "calibrate", checkpoint, *labelled, "--max_drop", "1")
+    assert "config.json' could not be written: No space left on device" in message
+    assert Path(checkpoint, "config.json").read_text() == before
+    assert not list(Path(checkpoint).glob(".*tmp"))
+
+
+def test_calibrate_wants_a_folder(capsys) -> None:
+    assert "'org/model' is no local folder with a config.json" in refused(
+        capsys, "calibrate", "org/model", "--task_name", "sst2"
+    )
+
+
+def test_report_prints_the_curve_and_keeps_it(capsys, checkpoint, labelled, tmp_path) -> None:
+    printed = called(capsys, "report", checkpoint, *labelled)
+    assert "full depth" in printed
+    curve = json.loads(Path(checkpoint, "curve.json").read_text())
+    results = json.loads(Path(checkpoint, "metrics.json").read_text())["results"]
+    assert [point["threshold"] for point in curve].count(None) == 1
+    at_threshold = next(point for point in curve if point["threshold"] == 0.5)
+    assert results["validation"]["at_threshold"]["accuracy"] == pytest.approx(at_threshold["score"])
+    assert "very very bad film" in Path(checkpoint, "report.html").read_text()
+
+
+def test_report_makes_its_folder(capsys, checkpoint, labelled, tmp_path) -> None:
+    called(capsys, "report", checkpoint, *labelled, "--output", str(tmp_path / "made" / "too"))
+    assert Path(tmp_path, "made", "too", "report.html").is_file()
+
+
+def test_report_has_somewhere_to_write(capsys, checkpoint, labelled, tmp_path) -> None:
+    (tmp_path / "file").touch()
+    message = refused(capsys, "report", checkpoint, *labelled, "--output", str(tmp_path / "file"))
+    assert "file' is no folder; pass --output with one, which is made if there is none" in message
+    assert "output: 'you/model' is no folder" in refused(capsys, "report", "you/model", *labelled)
+
+
+def test_report_of_a_wrong_data_set_leaves_no_folder(capsys, checkpoint, labelled, tmp_path) -> None:
+    flags = ["--validation_file", str(tmp_path / "nowhere.csv"), *labelled[2:], "--output", str(tmp_path / "made")]
+    assert "nowhere.csv" in refused(capsys, "report", checkpoint, *flags)
+    assert not (tmp_path / "made").exists()
+
+
+def test_report_does_not_tell_where_the_checkpoint_lies(capsys, checkpoint, labelled, tmp_path) -> None:
+    called(capsys, "report", checkpoint, *labelled)
+    assert str(tmp_path) not in Path(checkpoint, "report.html").read_text()
+
+
+def attributions(folder: str) -> dict:
+    return embedded(Path(folder, "report.html").read_text())["methods"][0]["attributions"]
+
+
+def test_report_explains_the_first_samples(capsys, checkpoint, labelled) -> None:
+    called(capsys, "report", checkpoint, *labelled, "--explain", "2")
+    found = attributions(checkpoint)
+    assert [sum(each["tokens"]) for each in found["samples"]] == list(map(len, TEXTS[:2]))
+    layers = AutoModelForSequenceClassification.from_pretrained(checkpoint).config.exit_layers
+    names = [f"{what} at layer {layer}" for what in ("answer", "confidence") for layer in layers]
+    assert found["names"] == names
+
+
+def test_report_explains_in_more_steps(capsys, checkpoint, labelled, monkeypatch) -> None:
+    steps = []
+
+    def recorded(*given, **options):
+        steps.append(options["steps"])
+        return explain(*given, **options)
+
+    monkeypatch.setattr(cli_data, "explain", recorded)
+    called(capsys, "report", checkpoint, *labelled, "--explain", "1", "--explain_steps", "80")
+    called(capsys, "report", checkpoint, *labelled, "--explain", "1")
+    assert steps == [80, inspect.signature(explain).parameters["steps"].default]
+    message = refused(capsys, "report", checkpoint, *labelled, "--explain", "1", "--explain_steps", "1")
+    assert "explain_steps: got 1; pass a whole number from 2" in message
+
+
+def test_report_explains_answers_where_readiness_has_no_gradient(capsys, checkpoint, labelled) -> None:
+    patient = {"exit_criterion": "patience", "exit_threshold": 1}
+    AutoModelForSequenceClassification.from_pretrained(checkpoint, **patient).save_pretrained(checkpoint)
+    assert cli.main(["report", checkpoint, *labelled, "--explain", "1"]) == 0
+    assert (
+        "explains the answers alone, not what made exits ready: exit_criterion: 'patience' counts, so its score "
+        in (capsys.readouterr().err)
+    )
+    assert {name.partition(" ")[0] for name in attributions(checkpoint)["names"]} == {"answer"}
+
+
+def test_report_without_captum_says_how_to_get_it(capsys, labelled, checkpoint, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "captum.attr", None)
+    message = refused(capsys, "report", checkpoint, *labelled, "--explain", "1")
+    assert "pip install adaexit_hf[interpret]" in message
+
+
+def test_report_explains_no_negative_number(capsys, checkpoint, labelled) -> None:
+    message = refused(capsys, "report", checkpoint, *labelled, "--explain", "-1")
+    assert "explain: got -1; pass how many samples to explain, from 0" in message
+
+
+def test_report_counts_flops(capsys, checkpoint, labelled) -> None:
+    assert "FLOPs saved" not in called(capsys, "report", checkpoint, *labelled)
+    assert "FLOPs saved" in called(capsys, "report", checkpoint, *labelled, "--flops")
+    curve = json.loads(Path(checkpoint, "curve.json").read_text())
+    assert all(point["flops"] > 0 for point in curve)
+
+
+def test_how_sure_the_score_is(capsys, checkpoint, labelled) -> None:
+    (found,) = answers(called(capsys, "evaluate", checkpoint, *labelled))
+    low, high = found["validation"]["intervals"]["accuracy"]
+    assert low < found["validation"]["at_threshold"]["accuracy"] < high
+    assert f"interval over samples: {low:.4f} to {high:.4f}" in called(capsys, "report", checkpoint, *labelled)
+
+
+def test_the_interval_is_that_of_the_answers_at_the_threshold(capsys, checkpoint, labelled, monkeypatch) -> None:
+    resampled = []
+
+    def recorded(traces, statistic):
+        resampled.extend(traces)
+        return bootstrap_samples(traces, statistic)
+
+    monkeypatch.setattr(cli_data, "bootstrap_samples", recorded)
+    (found,) = answers(called(capsys, "evaluate", checkpoint, *labelled))
+    predicted = answers(called(capsys, "predict", checkpoint, *(TEXTS * 3)))
+    right = torch.tensor([answer["label"] == ("good" if "good" in answer["text"] else "bad") for answer in predicted])
+    (trace,) = resampled
+    assert trace.logits.shape == (12, 1, 2)  # an exit that nobody takes costs nothing
+    assert torch.equal(trace.logits[:, 0].argmax(-1) == trace.labels, right)
+    expected = bootstrap_samples(
+        [trace], lambda drawn: (drawn.logits[:, 0].argmax(-1) == drawn.labels).double().mean().item()
+    )
+    assert found["validation"]["intervals"]["accuracy"] == pytest.approx([expected.low, expected.high])
+
+
+def test_an_interval_that_is_not_defined_is_null(capsys, checkpoint, labelled, monkeypatch) -> None:
+    scores = iter([0.5])  # of all samples; then come the resamples
+    monkeypatch.setattr(cli_data, "metric_function", lambda name: lambda given, wanted: next(scores, math.nan))
+    assert cli.main(["evaluate", checkpoint, *labelled]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["validation"]["intervals"] == {"accuracy": None}
+    assert "validation: no interval of accuracy: statistic: is nan on 1000 of 1000 resamples" in printed.err
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # that there are such numbers
+def test_numbers_that_are_not_finite_have_no_score(capsys, start, tmp_path, labelled) -> None:
+    model = BerxitForSequenceClassification.from_encoder_pretrained(start, num_labels=1)
+    for parameter in model.exits.parameters():
+        torch.nn.init.constant_(parameter, math.nan)
+    model.save_pretrained(tmp_path / "broken")
+    AutoTokenizer.from_pretrained(start).save_pretrained(tmp_path / "broken")
+    Path(labelled[1]).write_text("text,label\ngood,1.5\nbad,0.5\nvery good,2.0\n")
+    assert cli.main(["evaluate", str(tmp_path / "broken"), *labelled]) == 0
+    printed = capsys.readouterr()
+    found = json.loads(printed.out)["validation"]
+    assert (found["at_threshold"], found["not_finite"]) == ({"spearmanr": None, "pearson": None}, 9)
+    assert "validation: no interval of spearmanr: some answers are not finite" in printed.err
+    assert cli.main(["report", str(tmp_path / "broken"), *labelled, "--explain", "1"]) == 0
+    assert "adaexit report: 3 of 6 explanations are not finite, the page leaves them out" in capsys.readouterr().err
+    made = {name: (tmp_path / "broken" / name).read_text() for name in ("metrics.json", "curve.json", "report.html")}
+    assert "NaN" not in made["metrics.json"] + made["curve.json"]
+    assert json.loads(made["metrics.json"])["results"]["validation"]["at_threshold"]["pearson"] is None
+    assert {point["score"] for point in json.loads(made["curve.json"])} == {None}
+    (method,) = embedded(made["report.html"])["methods"]
+    assert not any(name.startswith("answer") for name in method["attributions"]["names"])
+    message = refused(capsys, "card", str(tmp_path / "broken"))
+    assert "curve: score at threshold" in message and "is None; a card reports finite numbers only" in message
+
+
+def test_results_without_an_interval_are_printed(capsys) -> None:
+    result = {
+        "samples": 2,
+        "mean_exit_layer": 1.5,
+        "exit_histogram": {},
+        "by_exit": {},
+        "intervals": {"accuracy": None},
+    }
+    print_results(
+        {"validation": result | {"full_depth": {"accuracy": 1}, "at_threshold": {"accuracy": 0.5}}}, "accuracy"
+    )
+    assert "accuracy: 1.0000 at full depth, 0.5000 with exits\n" in capsys.readouterr().out
+
+
+def test_benchmark_prints_ratios(capsys, checkpoint, tmp_path) -> None:
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
+    flags = ["--rounds", "1", "--batch_size", "2", "--pairs", "predict/static-sorted"]
+    (found,) = answers(called(capsys, "benchmark", checkpoint, str(tmp_path / "texts.txt"), *flags))
+    assert found["texts"] == 4
+    assert len(found["eta"]) == 3
+    assert "pairs: got 'predict'" in refused(
+        capsys, "benchmark", checkpoint, str(tmp_path / "texts.txt"), "--pairs", "predict"
+    )
+
+
+def test_train_is_the_main_job(capsys, start, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    files = [test_run_glue_exit.write_csv(tmp_path, name, 8, ["bad", "good"]) for name in ("train", "dev")]
+    flags = ["--model_name_or_path", start, "--train_file", files[0], "--validation_file", files[1]]
+    flags += ["--text_columns", "text", "--output_dir", str(tmp_path / "out"), "--max_steps", "1", "--use_cpu"]
+    called(capsys, "train", *flags, "--save_strategy", "no", "--report_to", "none")
+    assert answers(called(capsys, "predict", str(tmp_path / "out"), "good film"))[0]["label"] in ("good", "bad")
+
+
+def test_an_interrupt_is_no_traceback(capsys, monkeypatch) -> None:
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "run", interrupted)
+    assert "adaexit predict: interrupted" in refused(capsys, "predict", "x", code=130)
+
+
+def test_a_reader_that_has_enough_is_no_error(checkpoint, tmp_path) -> None:
+    (tmp_path / "texts.txt").write_text("good film\n" * 3)
+    command = f"{sys.executable} -m adaexit_hf.cli predict {checkpoint} --file {tmp_path}/texts.txt | head -n 1"
+    found = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
+    assert (found.returncode, len(found.stdout.splitlines())) == (0, 1), found.stderr
+    assert "Error" not in found.stderr

@@ -1,0 +1,391 @@
+"""The main job, in process, on a tiny encoder and data made here."""
+
+import json
+import sys
+from pathlib import Path
+
+import datasets
+import pytest
+import run_glue_exit
+import torch
+from helpers.tiny import encoder, encoder_config
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, PreTrainedTokenizerFast
+
+from adaexit_hf import ExitTrace, RightToolForSequenceClassification
+from adaexit_hf.cli import train as finetuning
+from adaexit_hf.data.tasks import tokenize
+from adaexit_hf.pruning.layer_drop import keep_layers
+
+WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", "good", "bad", "film", "book", "very"]
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory) -> str:
+    """A pretrained encoder with its tokenizer, in a folder."""
+    folder = tmp_path_factory.mktemp("encoder")
+    encoder("bert").save_pretrained(folder)
+    words = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
+    PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        unk_token="[UNK]",
+        mask_token="[MASK]",
+        model_max_length=32,
+    ).save_pretrained(folder)
+    return str(folder)
+
+
+def write_csv(folder: Path, name: str, rows: int, labels: list) -> str:
+    texts = [f"very {'good' if index % 2 else 'bad'} film" for index in range(rows)]
+    values = [labels[index % len(labels)] for index in range(rows)]
+    path = folder / f"{name}.csv"
+    datasets.Dataset.from_dict({"text": texts, "label": values}).to_csv(path)
+    return str(path)
+
+
+@pytest.fixture
+def flags(start, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+    def run(*more: str, labels=("bad", "good"), validation=None, data: bool = True) -> Path:
+        arguments = [
+            "--model_name_or_path",
+            start,
+            "--output_dir",
+            str(tmp_path / "out"),
+            "--max_steps",
+            "2",
+            "--use_cpu",
+        ]
+        arguments += ["--report_to", "none", "--save_strategy", "no", "--disable_tqdm", "true"]
+        if data:
+            train = write_csv(tmp_path, "train", 16, list(labels))
+            dev = write_csv(tmp_path, "dev", 8, list(validation or labels))
+            arguments += ["--train_file", train, "--validation_file", dev, "--text_columns", "text"]
+        monkeypatch.setattr(sys, "argv", ["run_glue_exit.py", *arguments, *more])
+        run_glue_exit.main()
+        return tmp_path / "out"
+
+    return run
+
+
+@pytest.mark.parametrize("method", ["berxit", "deebert", "dact-bert"])
+def test_trains_saves_and_reports(flags, method, capsys):
+    out = flags("--method", method)
+    model = AutoModelForSequenceClassification.from_pretrained(out)
+    result = json.loads((out / "metrics.json").read_text())["results"]["validation"]
+    curve = json.loads((out / "curve.json").read_text())
+    assert model.config.id2label == {0: "bad", 1: "good"}
+    assert model.config.exit_threshold == result["exit_threshold"]
+    assert set(result["by_exit"]) == {"1", "2", "3"}
+    assert sum(result["exit_histogram"].values()) == 8
+    assert {"threshold", "score", "mean_layers", "saving", "flops"} == set(curve[0])
+    assert "<- chosen" in capsys.readouterr().out
+
+
+def test_the_saved_model_answers_as_the_table_says(flags, start):
+    out = flags("--method", "berxit")
+    model = AutoModelForSequenceClassification.from_pretrained(out).eval()
+    words = PreTrainedTokenizerFast.from_pretrained(start)
+    rows = datasets.load_dataset("csv", data_files=str(out.parent / "dev.csv"))["train"]
+    with torch.inference_mode():
+        output = model(**words(list(rows["text"]), return_tensors="pt", padding=True, return_token_type_ids=False))
+    result = json.loads((out / "metrics.json").read_text())["results"]["validation"]
+    assert output.exit_layer.double().mean().item() == pytest.approx(result["mean_exit_layer"])
+    right = (
+        (output.logits.argmax(dim=-1) == torch.tensor([label == "good" for label in rows["label"]])).double().mean()
+    )
+    assert right.item() == pytest.approx(result["at_threshold"]["accuracy"])
+
+
+def test_traces_are_kept_on_request(flags, tmp_path):
+    out = flags("--method", "berxit", "--save_traces", str(tmp_path / "traces"))
+    trace = ExitTrace.load(tmp_path / "traces" / "validation.safetensors")
+    result = json.loads((out / "metrics.json").read_text())["results"]["validation"]
+    assert trace.at(result["exit_threshold"])[1].double().mean().item() == pytest.approx(result["mean_exit_layer"])
+
+
+def test_settings_of_the_method_come_as_json(flags):
+    out = flags("--method", "dact-bert", "--method_config", '{"ponder_cost": 0.25, "halting_bound": "paper"}')
+    config = AutoModelForSequenceClassification.from_pretrained(out).config
+    assert (config.ponder_cost, config.halting_bound) == (0.25, "paper")
+
+
+def test_floats_make_it_a_regression(flags):
+    out = flags("--method", "berxit", labels=(0.5, 2.5))
+    model = AutoModelForSequenceClassification.from_pretrained(out)
+    assert (model.config.num_labels, model.config.exit_criterion) == (1, "learned")
+    assert set(json.loads((out / "metrics.json").read_text())["results"]["validation"]["full_depth"]) == {
+        "spearmanr",
+        "pearson",
+    }
+
+
+def test_settings_may_come_from_a_file(start, tmp_path, monkeypatch):
+    settings = {
+        "model_name_or_path": start, "method": "deebert", "output_dir": str(tmp_path / "out"), "max_steps": 1,
+        "train_file": write_csv(tmp_path, "train", 8, [0, 1]),
+        "validation_file": write_csv(tmp_path, "dev", 4, [0, 1]),
+        "text_columns": ["text"], "report_to": "none", "save_strategy": "no", "use_cpu": True, "disable_tqdm": True,
+        "stage_overrides": {"exits": {"max_steps": 3}},
+    }  # fmt: skip
+    (tmp_path / "settings.yaml").write_text(json.dumps(settings))
+    monkeypatch.setattr(sys, "argv", ["run_glue_exit.py", str(tmp_path / "settings.yaml")])
+    run_glue_exit.main()
+    assert json.loads((tmp_path / "out" / "stages.json").read_text())["done"] == ["backbone", "exits"]
+
+
+def test_both_dev_sets_of_mnli_are_reported(flags, tmp_path, start):
+    sets = tmp_path / "glue"
+    for split, rows in {"train": 12, "validation_matched": 6, "validation_mismatched": 6}.items():
+        (sets / "mnli").mkdir(parents=True, exist_ok=True)
+        table = {"premise": ["good film"] * rows, "hypothesis": ["bad book"] * rows, "label": [0, 1, 2] * (rows // 3)}
+        features = datasets.Features(
+            {"premise": datasets.Value("string"), "hypothesis": datasets.Value("string"),
+             "label": datasets.ClassLabel(names=["entailment", "neutral", "contradiction"])}
+        )  # fmt: skip
+        datasets.Dataset.from_dict(table, features).to_parquet(sets / "mnli" / f"{split}-0.parquet")
+    files = "".join(
+        f"  - split: {split}\n    path: mnli/{split}-*\n"
+        for split in ("train", "validation_matched", "validation_mismatched")
+    )
+    (sets / "README.md").write_text(f"---\nconfigs:\n- config_name: mnli\n  data_files:\n{files}---\n")
+    out = flags("--method", "deebert", "--dataset_name", str(sets), "--task_name", "mnli", data=False)
+    assert set(json.loads((out / "metrics.json").read_text())["results"]) == {
+        "validation_matched",
+        "validation_mismatched",
+    }
+
+
+def test_sick_is_a_regression_on_the_relatedness(flags, tmp_path):
+    for split, rows in {"train": 12, "validation": 6}.items():
+        table = {"sentence1": ["good film"] * rows, "sentence2": ["bad book", "good book"] * (rows // 2)}
+        table |= {"label": [1.5, 4.0] * (rows // 2)}
+        (tmp_path / "sick").mkdir(exist_ok=True)
+        datasets.Dataset.from_dict(table).to_parquet(tmp_path / "sick" / f"{split}-0.parquet")
+    out = flags("--method", "berxit", "--dataset_name", str(tmp_path / "sick"), "--task_name", "sick", data=False)
+    result = json.loads((out / "metrics.json").read_text())["results"]["validation"]
+    assert list(result["full_depth"]) == ["spearmanr", "pearson"]
+    assert AutoModelForSequenceClassification.from_pretrained(out).config.num_labels == 1
+
+
+def test_sick_needs_a_data_set(flags):
+    with pytest.raises(ValueError, match="task_name: got 'sick'; only GLUE's tasks have a default data set"):
+        flags("--task_name", "sick", data=False)
+
+
+def test_a_plain_classifier_is_the_baseline_and_the_start_of_a_later_stage(flags, tmp_path):
+    plain = flags("--method", "plain")
+    result = json.loads((plain / "metrics.json").read_text())["results"]["validation"]
+    assert result["saving"] == 0.0
+    out = tmp_path / "exits"
+    flags("--method", "deebert", "--model_name_or_path", str(plain), "--stage", "exits", "--output_dir", str(out))
+    assert (
+        json.loads((out / "metrics.json").read_text())["results"]["validation"]["full_depth"] == result["full_depth"]
+    )
+
+
+def test_the_plain_encoder_may_have_fewer_layers(flags):
+    out = flags("--method", "plain", "--method_config", '{"num_hidden_layers": 2}')
+    assert AutoModelForSequenceClassification.from_pretrained(out).config.num_hidden_layers == 2
+    assert json.loads((out / "metrics.json").read_text())["results"]["validation"]["mean_exit_layer"] == 2
+
+
+def test_layer_drop_reports_every_depth_and_saves_the_whole_model(flags):
+    out = flags("--method", "plain", "--layer_drop", "0.5")
+    result = json.loads((out / "metrics.json").read_text())["results"]["validation"]
+    assert list(result["by_exit"]) == ["1", "2", "3"]
+    assert result["mean_exit_layer"] == (result["exit_threshold"] or 3)
+    curve = json.loads((out / "curve.json").read_text())
+    assert [(point["threshold"], point["mean_layers"]) for point in curve] == [(1.0, 1.0), (2.0, 2.0), (None, 3.0)]
+    model = AutoModelForSequenceClassification.from_pretrained(out)
+    assert model.config.num_hidden_layers == 3
+    rows = datasets.load_dataset("csv", data_files=str(out.parent / "dev.csv"))["train"]
+    words = PreTrainedTokenizerFast.from_pretrained(out)
+    keep_layers(model.eval(), [1, 2])  # what two evenly spaced layers of three are
+    with torch.inference_mode():
+        output = model(**words(list(rows["text"]), return_tensors="pt", padding=True, return_token_type_ids=False))
+    right = (
+        (output.logits.argmax(dim=-1) == torch.tensor([label == "good" for label in rows["label"]])).double().mean()
+    )
+    assert right.item() == result["by_exit"]["2"]["accuracy"]
+
+
+def test_a_plain_encoder_may_have_groups_of_shared_layers(flags, start, tmp_path):
+    encoder("albert-groups").save_pretrained(tmp_path / "albert")
+    PreTrainedTokenizerFast.from_pretrained(start).save_pretrained(tmp_path / "albert")
+    out = flags("--method", "plain", "--model_name_or_path", str(tmp_path / "albert"))
+    assert json.loads((out / "metrics.json").read_text())["results"]["validation"]["mean_exit_layer"] == 4
+
+
+def test_layer_drop_changes_the_training(flags, tmp_path):
+    def weights(*more: str) -> torch.Tensor:
+        model = AutoModelForSequenceClassification.from_pretrained(flags("--method", "plain", *more))
+        return model.base_model.encoder.layer[0].output.dense.weight
+
+    before = encoder("bert").encoder.layer[0].output.dense.weight
+    assert not torch.equal(weights(), before)
+    torch.testing.assert_close(weights("--layer_drop", "1"), before, rtol=0, atol=0)
+
+
+def test_layer_drop_is_for_plain_encoders(flags):
+    with pytest.raises(ValueError, match="layer_drop: got 0.5 with --method berxit; pass --method plain"):
+        flags("--method", "berxit", "--layer_drop", "0.5")
+
+
+def without_validation(folder: Path) -> list[str]:
+    folder.mkdir(exist_ok=True)
+    rows = {"text": [f"very good film {index}" for index in range(40)], "label": [0, 1] * 20}
+    datasets.Dataset.from_dict(rows).to_parquet(folder / "train-0.parquet")
+    return ["--dataset_name", str(folder), "--text_columns", "text", "--method", "plain"]
+
+
+def test_validation_may_be_taken_from_train(flags, tmp_path, monkeypatch):
+    more = without_validation(tmp_path / "sets")
+    seen = []
+    monkeypatch.setattr(
+        finetuning, "tokenize", lambda rows, *rest: seen.append(list(rows["text"])) or tokenize(rows, *rest)
+    )
+    for seed in "01":
+        flags(*more, "--validation_fraction", "0.2", "--seed", seed, "--max_eval_samples", "5", data=False)
+    train, validation, same_train, same_validation = seen
+    assert (train, validation) == (same_train, same_validation)
+    assert (len(set(train)), len(set(validation)), set(train) & set(validation)) == (32, 5, set())
+
+
+def test_a_validation_split_that_is_there_is_taken(flags):
+    out = flags("--method", "plain", "--validation_fraction", "0.5")
+    assert json.loads((out / "metrics.json").read_text())["results"]["validation"]["samples"] == 8
+
+
+def test_no_validation_split(flags, tmp_path):
+    more = without_validation(tmp_path / "sets")
+    with pytest.raises(ValueError, match=r"has splits train; needs train and validation; --validation_fraction 0.1"):
+        flags(*more, data=False)
+    with pytest.raises(ValueError, match=r"validation_fraction: got 1.0; pass a share of train between 0 and 1"):
+        flags(*more, "--validation_fraction", "1", data=False)
+
+
+def test_unknown_method(flags):
+    with pytest.raises(ValueError, match="method: got 'bertxit'; choose one of berxit, dact-bert, deebert"):
+        flags("--method", "bertxit")
+
+
+def test_method_without_regression(flags):
+    with pytest.raises(ValueError, match="num_labels: got 1"):
+        flags("--method", "deebert", labels=(0.5, 2.5))
+
+
+def test_no_text_columns(start, tmp_path, monkeypatch):
+    files = ["--train_file", "x.csv", "--validation_file", "y.csv"]
+    monkeypatch.setattr(sys, "argv", ["run", "--model_name_or_path", start, *files, "--output_dir", str(tmp_path)])
+    with pytest.raises(ValueError, match="text_columns: got None; pass one or two column names"):
+        run_glue_exit.main()
+
+
+def test_no_validation_file(start, tmp_path, monkeypatch):
+    flags = [
+        "--model_name_or_path",
+        start,
+        "--train_file",
+        "x.csv",
+        "--text_columns",
+        "text",
+        "--output_dir",
+        str(tmp_path),
+    ]
+    monkeypatch.setattr(sys, "argv", ["run", *flags])
+    with pytest.raises(ValueError, match="validation_file: missing"):
+        run_glue_exit.main()
+
+
+def test_missing_label_column(flags):
+    with pytest.raises(ValueError, match="split 'train' has no column 'gold'; it has text, label"):
+        flags("--label_column", "gold")
+
+
+def test_correlations_need_numbers(flags):
+    with pytest.raises(
+        ValueError, match=r"label_column: 'label' holds the classes .* but \('pearson',\) need numbers"
+    ):
+        flags("--metrics", "pearson")
+
+
+def test_the_sound_threshold_is_among_the_candidates(flags):
+    out = flags("--method", "dact-bert")
+    assert 0.0 in [point["threshold"] for point in json.loads((out / "curve.json").read_text())]
+
+
+@pytest.mark.filterwarnings("ignore:temperature")  # eight rows
+def test_calibration_uses_one_half_of_the_validation_set_and_is_reported(flags, monkeypatch):
+    seen = []
+    original = RightToolForSequenceClassification.calibrate_temperatures
+
+    def calibrate(self, rows, *rest):
+        seen.append([tuple(row["input_ids"]) for row in rows])
+        return original(self, rows, *rest)
+
+    monkeypatch.setattr(RightToolForSequenceClassification, "calibrate_temperatures", calibrate)
+    for seed in "01":
+        out = flags("--method", "right-tool", "--calibrate", "--seed", seed, validation=("bad", "good", "good"))
+    result = json.loads((out / "metrics.json").read_text())["results"]["validation"]
+    config = AutoModelForSequenceClassification.from_pretrained(out).config
+    assert seen[0] == seen[1] and len(seen[0]) == 4
+    assert result["samples"] == 8
+    assert len(result["exit_temperatures"]) == 3 and result["exit_temperatures"] == config.exit_temperatures
+
+
+def test_without_calibration_there_are_no_temperatures(flags):
+    out = flags("--method", "right-tool")
+    assert json.loads((out / "metrics.json").read_text())["results"]["validation"]["exit_temperatures"] is None
+
+
+@pytest.mark.parametrize(("method", "labels"), [("plain", ("bad", "good")), ("berxit", (0.5, 2.5))])
+def test_only_exits_with_probabilities_are_calibrated(flags, method, labels):
+    with pytest.raises(ValueError, match=f"calibrate: .* --method {method}"):
+        flags("--method", method, "--calibrate", labels=labels)
+
+
+def test_limit_fine_tuning_has_no_full_depth_to_compare_with(flags):
+    with pytest.raises(ValueError, match="--method plain --method_config '{\"num_hidden_layers\": 2}'"):
+        flags("--method", "berxit", "--method_config", '{"fine_tuning": "limit", "limit_layer": 2}')
+
+
+RECONSTRUCTION = ("--method", "depth-adaptive", "--method_config", '{"depth_source": "reconstruction"}')
+
+
+@pytest.fixture(scope="module")
+def masked_lm(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("masked-lm")
+    torch.manual_seed(0)
+    AutoModelForMaskedLM.from_config(encoder_config("bert")).save_pretrained(folder)
+    return str(folder)
+
+
+def test_depths_by_reconstruction_serve_regression(flags, masked_lm):
+    out = flags(*RECONSTRUCTION, "--token_depths_model", masked_lm, labels=(0.5, 2.5))
+    result = json.loads((out / "metrics.json").read_text())["results"]["validation"]
+    assert result["samples"] == 8
+    assert AutoModelForSequenceClassification.from_pretrained(out).config.depth_source == "reconstruction"
+    lines = [len((out / f"losses-{name}.jsonl").read_text().splitlines()) for name in ("train", "validation")]
+    assert lines == [1 + 16, 1 + 8]
+
+
+def test_depths_by_reconstruction_need_a_masked_language_model(flags, masked_lm):
+    with pytest.raises(ValueError, match="token_depths_model: missing; .*/depths_by_reconstruction.py"):
+        flags(*RECONSTRUCTION)
+    with pytest.raises(ValueError, match="token_depths_model: got .* with --method berxit; pass --method depth-"):
+        flags("--method", "berxit", "--token_depths_model", masked_lm)
+
+
+def test_the_masked_language_model_must_fit_the_encoder(flags, tmp_path):
+    config = encoder_config("bert")
+    config.num_hidden_layers = 2
+    AutoModelForMaskedLM.from_config(config).save_pretrained(tmp_path / "shallow")
+    with pytest.raises(ValueError, match="has 2 layers and 64 words, the encoder 3 and 64"):
+        flags(*RECONSTRUCTION, "--token_depths_model", str(tmp_path / "shallow"))

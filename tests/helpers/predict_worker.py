@@ -1,0 +1,67 @@
+"""Predict in each of several processes, and write what came out; see `test_predict_distributed.py`.
+
+torchrun --nnodes 1 --nproc-per-node 2 tests/predict_worker.py FOLDER
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # it runs as a script
+from helpers.tiny import build
+from test_prediction import rows_of
+
+from adaexit_hf import predict, predict_stream
+from adaexit_hf.models import EarlyExitForSequenceClassification
+
+THRESHOLD = 0.9
+
+
+def message(model: EarlyExitForSequenceClassification, rows: list[Any]) -> str:
+    """What is raised, and how."""
+    try:
+        predict(model, rows, exit_threshold=THRESHOLD, progress=False)
+    except Exception as raised:
+        return f"{type(raised).__name__}: {raised}"
+    return ""
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    state, model, rows = PartialState(cpu=True), build("deebert"), rows_of()
+    found = predict(model, iter(rows), exit_threshold=THRESHOLD, max_memory=20_000, progress=False)
+    few = predict(model, rows[:1], exit_threshold=THRESHOLD, progress=False)
+    share = [each.place for each in predict_stream(model, rows[:5], exit_threshold=THRESHOLD, progress=False)]
+    bad_row = message(model, [*rows[:4], {"input_ids": []}])  # of the first process
+
+    class LocalError(Exception):
+        """One that no other process could be sent."""
+
+    def broken(*_: Any) -> Any:
+        raise LocalError("weights lost")
+
+    if state.process_index == 0:
+        model.embed = broken
+    broken_model = message(model, rows)
+    results = {
+        "logits": found.logits.tolist(),
+        "exit_layer": found.exit_layer.tolist(),
+        "few": few.exit_layer.tolist(),
+        "share": share,
+        "bad_row": bad_row,
+        "broken_model": broken_model,
+    }
+    (folder / f"{state.process_index}.json").write_text(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
+    # Some runs end in SIGABRT while the interpreter shuts down, after all work is done.
+    torch.distributed.barrier()
+    sys.stdout.flush()
+    os._exit(0)

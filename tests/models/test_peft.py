@@ -1,0 +1,138 @@
+"""LoRA on our models: stages train what PEFT leaves trainable, adapters are saved, loaded and merged."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.runs import METHODS, collate, new_model, new_trainer, texts, weights
+from helpers.tiny import FAMILIES, build, inputs_of, thresholds_between, trace_of
+from test_prediction import silent
+from torch import Tensor
+
+from adaexit_hf.models import EarlyExitForSequenceClassification
+
+peft = pytest.importorskip("peft", reason="PEFT is not installed; it is an extra")
+# PEFT asks for it by its old name.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+QUERIES = ["query", "q_lin", "q", "query_proj", "Wqkv"]
+
+
+def heads(model: EarlyExitForSequenceClassification) -> list[str]:
+    """Every module beside the encoder that has parameters, lists taken apart."""
+    names = [name for name, _ in model.named_modules() if re.fullmatch(r"(?!encoder)\w+(\.\d+)?", name)]
+    return [
+        name
+        for name in names
+        if not any(other.startswith(f"{name}.") for other in names)
+        and any(True for _ in model.get_submodule(name).parameters())
+    ]
+
+
+def adapted(model: EarlyExitForSequenceClassification, **kwargs: Any) -> Any:
+    options = {"target_modules": QUERIES, "r": 4, "modules_to_save": heads(model) or None}
+    return peft.get_peft_model(model, peft.LoraConfig(**options | kwargs))
+
+
+def shaken(model: Any) -> Any:
+    """Adapters start from no change at all."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return model.eval()
+
+
+def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
+    """Names without numbers of what is another tensor now."""
+    return {re.sub(r"\d+", "N", name) for name, value in after.items() if not torch.equal(value, before[name])}
+
+
+@torch.no_grad()
+def answers(model: Any) -> Tensor:
+    return model(**collate(texts(labels=False)), early_exit=False).exit_logits
+
+
+@pytest.mark.parametrize("kind", [None, "SEQ_CLS"])
+@pytest.mark.parametrize("method", METHODS)
+def test_all_stages_train_the_adapter_and_the_exits(method: str, kind: str | None, tmp_path: Path) -> None:
+    model = adapted(new_model(method), task_type=kind)
+    allowed = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    before = weights(model)
+    new_trainer(model, tmp_path).train()
+    after = weights(model)
+    assert {name for name in after if not torch.equal(after[name], before[name])} <= allowed
+    parts = {name.split(".")[-2] if "lora" not in name else "lora" for name in changed(before, after)}
+    assert "lora" in parts and len(parts) > 1
+    assert {name for name, parameter in model.named_parameters() if parameter.requires_grad} == allowed
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_stage_freezes_the_adapter_with_the_encoder(method: str, tmp_path: Path) -> None:
+    model = adapted(new_model(method))
+    for stage in model.stages:
+        before = weights(model)
+        new_trainer(model, tmp_path / stage.name).train(stage=stage.name)
+        moved = any("lora" in name for name in changed(before, weights(model)))
+        assert moved == ("encoder" not in stage.frozen), stage.name
+
+
+def test_states_of_a_frozen_encoder_are_those_of_its_adapter_and_token_types(tmp_path: Path) -> None:
+    rows = [row | {"token_type_ids": [0, 0] + [1] * (len(row["input_ids"]) - 2)} for row in texts()]
+    runs = []
+    for kind, reuse in ((None, True), ("SEQ_CLS", True), ("SEQ_CLS", False)):
+        model = shaken(adapted(new_model("deebert"), task_type=kind)).train()
+        new_trainer(model, tmp_path / f"{kind}{reuse}", rows=rows, reuse_frozen_states=reuse).train(stage="exits")
+        runs.append(answers(model.eval()))
+    torch.testing.assert_close(runs[0], runs[2])
+    torch.testing.assert_close(runs[1], runs[2])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_merged_model_says_the_same(method: str, tmp_path: Path) -> None:
+    model = adapted(new_model(method))
+    new_trainer(model, tmp_path).train()
+    expected = answers(model.eval())
+    model.save_pretrained(tmp_path / "adapter")
+    again = peft.PeftModel.from_pretrained(new_model(method), tmp_path / "adapter").eval()
+    torch.testing.assert_close(answers(again), expected)
+    merged = model.merge_and_unload()
+    assert type(merged) is type(new_model(method))
+    torch.testing.assert_close(answers(merged), expected, atol=1e-4, rtol=1e-4)
+    merged.save_pretrained(tmp_path / "merged")
+    reloaded = type(merged).from_pretrained(tmp_path / "merged")
+    torch.testing.assert_close(answers(reloaded), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_early_exit_runs_the_adapter_in_every_family(family: str) -> None:
+    plain = build("deebert", family)
+    inputs = inputs_of(plain)
+    without = trace_of(plain, inputs)
+    model = shaken(adapted(build("deebert", family)))
+    # All layers whole: hidden states are asked for.
+    expected = model(**inputs, early_exit=False, output_hidden_states=True)
+    assert (expected.exit_logits - without.exit_logits).abs().amax(dim=(0, 2)).min() > 1e-3
+    for found in (trace_of(model, inputs), model(**inputs, exit_threshold=0.0)):
+        torch.testing.assert_close(found.logits, expected.logits, atol=1e-5, rtol=1e-4)
+    threshold = thresholds_between(expected)[0]
+    early = model(**inputs, exit_threshold=threshold)
+    rows = [
+        {name: value[row][mask].tolist() for name, value in inputs.items()}
+        for row, mask in enumerate(inputs["attention_mask"].bool())
+    ]
+    found = silent(model, rows, exit_threshold=threshold)
+    torch.testing.assert_close(found.logits, early.logits, atol=1e-5, rtol=1e-4)
+    assert found.exit_layer.tolist() == early.exit_layer.tolist()
+
+
+def test_a_stage_that_would_train_nothing_is_refused(tmp_path: Path) -> None:
+    model = adapted(new_model("deebert"), modules_to_save=None)
+    with pytest.raises(
+        ValueError, match=r"model: every parameter that stage 'exits' trains is frozen; .*modules_to_save"
+    ):
+        new_trainer(model, tmp_path).train()
+    new_trainer(model, tmp_path).train(stage="backbone")

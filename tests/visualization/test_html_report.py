@@ -1,0 +1,402 @@
+"""The HTML report: what it embeds and refuses, and what a real browser makes of it."""
+
+import dataclasses
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from helpers.words import new_tokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from adaexit_hf.evaluation.metrics import compute_score
+from adaexit_hf.evaluation.trace import ExitTrace, predictions
+from adaexit_hf.evaluation.tradeoff import layer_scores, tradeoff_curve
+from adaexit_hf.interpretation.attribution import Attribution, Explanation
+from adaexit_hf.visualization.html_report import build_report, write_report
+from adaexit_hf.visualization.token_attributions import TokenAttributions, token_attributions
+
+TEXTS = ["</script><b>bold</b>", "not so bad", "good", "bad & worse"] * 5
+
+
+def made_trace(
+    labels: int = 3,
+    samples: int = 20,
+    exits: tuple[int, ...] = (1, 2, 4),
+    seed: int = 0,
+    labelled: bool = True,
+    **facts: Any,
+) -> ExitTrace:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(samples, len(exits), labels, generator=generator)
+    truth = torch.arange(samples) % max(labels, 2)
+    scores = torch.rand(samples, len(exits), generator=generator)
+    scores[:1, 0] = float("nan")
+    facts = {"criterion": "confidence", "bounds": (0.0, 1.0), "about": {"dataset": "made"}} | facts
+    if labels > 1:
+        facts = {"label_names": tuple("abcdefgh"[:labels])} | facts
+    return ExitTrace(logits, scores, (truth if labels > 1 else truth / 7) if labelled else None, exits, "gt", **facts)
+
+
+def explanation(tokens: list[str]) -> Explanation:
+    """Of the answer after layer 1; the number of a token is its place."""
+    numbers = [torch.zeros(1)] * 5
+    values = Attribution(torch.arange(len(tokens))[None].float(), *numbers)
+    special = torch.tensor([token.startswith("[") for token in tokens])
+    return Explanation(tuple(tokens), special, 1, 0, (1,), "margin", values, None)
+
+
+def embedded(page: str) -> dict[str, Any]:
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1])
+
+
+def test_everything_is_in_one_file(tmp_path: Path) -> None:
+    page = write_report(made_trace(), tmp_path / "report.html", texts=TEXTS).read_text()
+    assert not re.findall(r"(?:src|href)=\"(?!#)|https?://(?!www\.w3\.org/2000/svg)|@import|url\(", page)
+    data = embedded(page)
+    assert data["texts"] == TEXTS
+    assert data["methods"][0]["scores"][0][0] is None
+    assert [len(row) for row in data["methods"][0]["answers"]] == [3] * 20
+
+
+def test_200_samples_of_12_layers_are_less_than_a_megabyte() -> None:
+    words = ["gripping", "film"] * 20  # 40 tokens, with 128 of them it is 1.00 MB
+    names = [f"{what} at layer {k}" for what in ("answer", "confidence") for k in range(1, 13)]
+    numbers = torch.randn(200, len(names), len(words), generator=torch.Generator().manual_seed(0)).tolist()
+    found = [TokenAttributions(words, dict(zip(names, rows, strict=True))) for rows in numbers]
+    traces = {name: made_trace(2, 200, tuple(range(1, 13)), seed) for seed, name in enumerate("pq")}
+    page = build_report(traces, texts=[" ".join(words)] * 200, attributions={"p": found}).page
+    assert len(page.encode()) < 500_000
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ([1.0], "has 1 numbers for 2 tokens; pass one for each"),
+        ([1.0, float("nan")], "has the number nan; pass finite ones, or leave"),
+    ],
+)
+def test_attributions_that_are_no_numbers_of_their_tokens(numbers: list[float], message: str) -> None:
+    found = {"b": [TokenAttributions(["not", "bad"], {"answer": numbers})]}
+    with pytest.raises(ValueError, match=rf"attributions\['b'\]: 'answer' of sample 0 {message}"):
+        build_report({"a": made_trace(), "b": made_trace()}, attributions=found)
+
+
+def test_the_folder_is_made(tmp_path: Path) -> None:
+    assert write_report(made_trace(), tmp_path / "made" / "too" / "report.html").is_file()
+
+
+def test_the_page_says_what_the_trace_knows() -> None:
+    data = embedded(build_report(made_trace(2, label_names=("bad", "good"))).page)
+    assert (data["labels"], data["methods"][0]["criterion"]) == (["bad", "good"], "confidence")
+    assert data["methods"][0]["leaves"] == "above"
+    data = embedded(build_report(made_trace(2, label_names=None, criterion=None, bounds=None)).page)
+    assert (data["labels"], data["methods"][0]["criterion"]) == (["0", "1"], "score")
+
+
+@pytest.mark.parametrize("threshold", [0.5, (0.1, 0.2, 0.3), [0.1, 0.2, 0.3]])
+def test_a_single_trace_takes_a_threshold_without_its_name(threshold: Any) -> None:
+    start = embedded(build_report(made_trace(), thresholds=threshold).page)["methods"][0]["start"]
+    assert start == (threshold if threshold == 0.5 else [0.1, 0.2, 0.3])
+
+
+def test_patience_0_is_full_depth() -> None:
+    trace = dataclasses.replace(made_trace(), scores=torch.ones(20, 3), ready="ge", criterion="patience", bounds=None)
+    assert trace.at(0)[1].eq(4).all()
+    method = embedded(build_report(trace, thresholds=0).page)["methods"][0]
+    assert (method["start"], 0 in method["thresholds"]) == (None, False)
+
+
+def test_a_notebook_shows_the_page() -> None:
+    report = build_report(made_trace())
+    assert report._repr_html_().startswith('<iframe srcdoc="&lt;!doctype html&gt;')
+
+
+@pytest.mark.parametrize(
+    ("traces", "options", "message"),
+    [
+        ({}, {}, "traces: got none"),
+        (made_trace(labelled=False), {}, "'model' has no labels"),
+        ({"a": made_trace(3), "b": made_trace(2)}, {}, "traces: 'b' has 2 labels, 'a' has 3; coll"),
+        ({"a": made_trace(samples=20), "b": made_trace(samples=19)}, {}, "'b' has 19 samples, 'a' has 20"),
+        ({"a": made_trace(2), "b": made_trace(2, label_names=("no", "yes"))}, {}, r"classes \('no', 'yes'\), 'a' has"),
+        (
+            {"a": made_trace(), "b": made_trace(about={"dataset": "rte"})},
+            {},
+            "'b' has the data set 'rte', 'a' has 'made'",
+        ),
+        (made_trace(1), {}, "metric: got 'accuracy' for 1 labels; pass pearson or spearmanr"),
+        (made_trace(), {"metric": "pearson"}, "metric: got 'pearson' for 3 labels; pass accuracy"),
+        (made_trace(), {"metric": "f1"}, "metric: got 'f1' for 3 labels; pass accuracy or matthews_correlation"),
+        (made_trace(), {"metric": "bleu"}, "metric: got 'bleu'; choose one of accuracy"),
+        (made_trace(), {"texts": TEXTS[1:]}, "texts: got 19 for 20 samples"),
+        (made_trace(), {"thresholds": 7.0}, r"for 'model', threshold: got 7.0; confidence takes numbers in \[0, 1\]"),
+        (made_trace(), {"thresholds": {"model": [0.5]}}, "threshold: got 1 numbers for 3 exits"),
+        (made_trace(), {"thresholds": {"b": 0.5}}, "thresholds: got 'b'; the traces are model"),
+        (made_trace(), {"thresholds": float("nan")}, "threshold: got nan; confidence takes numbers"),
+        ({"a": made_trace(), "b": made_trace()}, {"thresholds": 0.5}, "thresholds: got 0.5 for 2 traces; pass a dict"),
+        (made_trace(), {"attributions": {"model": []}}, r"attributions\['model'\]: got 0 for 20 samples"),
+        (made_trace(), {"attributions": {"model": [TokenAttributions([], {})] * 21}}, "got 21 for 20 samples"),
+        (made_trace(), {"attributions": {"b": [TokenAttributions([], {})] * 20}}, "got 'b'; the traces are model"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(traces: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_report(traces, **options)
+
+
+def test_a_threshold_of_the_wrong_type_is_named() -> None:
+    with pytest.raises(TypeError, match="thresholds: for 'b', threshold: got 'x'; confidence takes numbers"):
+        build_report({"a": made_trace(), "b": made_trace()}, thresholds={"b": "x"})
+
+
+def test_attributions_stand_over_the_text_as_it_was_written() -> None:
+    tokenizer, pair = new_tokenizer(), ["w5  w6 w7", "w8\tw9"]
+    tokens = tokenizer.convert_ids_to_tokens(tokenizer(*pair, truncation=True, max_length=7)["input_ids"])
+    assert tokens == ["[CLS]", "w5", "w6", "[SEP]", "w8", "w9", "[SEP]"]
+    found = token_attributions(explanation(tokens), pair, tokenizer)
+    assert found == (["w5  ", "w6", " w7", "\n", "w8\t", "w9"], {"answer at layer 1": [1, 2, 0, 0, 4, 5]}, "")
+
+
+def test_bytes_of_one_character_are_added_up() -> None:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    made = Tokenizer(models.BPE({byte: number for number, byte in enumerate(alphabet)}, []))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made)
+    tokens = tokenizer.tokenize("n\u00e9e")
+    assert len(tokens) == 4
+    found = token_attributions(explanation(tokens), "n\u00e9e", tokenizer)
+    assert found == (["n", "\u00e9", "e"], {"answer at layer 1": [0, 3, 3]}, "")
+
+
+def test_special_tokens_are_left_out_where_the_tokenizer_knows_no_places() -> None:
+    found = token_attributions(explanation(["[CLS]", "w5", "[SEP]"]), "w5", SimpleNamespace(is_fast=False))
+    assert found == (["w5"], {"answer at layer 1": [1]}, " ")
+
+
+def test_an_answer_that_is_not_finite_is_none_of_the_classes() -> None:
+    trace = made_trace()
+    trace.logits[0, 1] = float("nan")
+    (method,) = embedded(build_report(trace).page)["methods"]
+    assert [answer is None for answer in method["answers"][0]] == [False, True, False]
+
+
+def test_attributions_of_another_text_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"text: 'w5' has other tokens than the 3 that were explained; pass the text"):
+        token_attributions(explanation(["[CLS]", "w6", "[SEP]"]), "w5", new_tokenizer())
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium of the system, driven by Playwright: `apt-get install chromium` and `pip install playwright`."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium; on Debian: apt-get install chromium")
+    with playwright.sync_playwright() as running:
+        started = running.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+def opened(browser: Any, path: Path, **context: Any) -> Any:
+    page = browser.new_context(offline=True, **context).new_page()
+    page.on("pageerror", lambda error: pytest.fail(str(error)))
+    page.goto(f"file://{path}")
+    return page
+
+
+def slide(page: Any, place: int) -> None:
+    page.locator("#m0-slider").evaluate(
+        """(slider, place) => {
+            slider.value = place;
+            slider.dispatchEvent(new Event('input'));
+            return new Promise(requestAnimationFrame);
+        }""",
+        place,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("labels", "metric"),
+    [(3, "accuracy"), (2, "f1"), (3, "matthews_correlation"), (1, "pearson"), (1, "spearmanr")],
+)
+def test_the_slider_computes_what_the_trace_says(browser: Any, tmp_path: Path, labels: int, metric: str) -> None:
+    trace = made_trace(labels)
+    page = opened(browser, write_report(trace, tmp_path / "report.html", metric=metric))
+    curve = page.evaluate("data.methods[0].curve")
+    assert [point["threshold"] for point in curve].count(None) == 1
+    for place in range(0, len(curve), max(1, len(curve) // 6)):
+        slide(page, place)
+        logits, layers = trace.at(curve[place]["threshold"])
+        expected = compute_score(metric, predictions(logits).numpy(), trace.labels.numpy())
+        assert page.locator("#m0-score").inner_text() == f"{100 * expected:.2f} %"
+        assert page.locator("#m0-layers").inner_text() == f"{layers.double().mean():.2f}"
+        counts = page.locator("#m0-exits tbody tr td:nth-child(2)").all_inner_texts()
+        assert [int(count) for count in counts] == [int((layers == layer).sum()) for layer in trace.exit_layers]
+
+
+NAN = float("nan")
+
+
+@pytest.mark.slow
+def test_metrics_are_those_of_compute_score(browser: Any, tmp_path: Path) -> None:
+    page = opened(browser, write_report(made_trace(), tmp_path / "report.html"))
+    classes = [
+        ([0, 0], [0, 0]),
+        ([1, 0], [0, 0]),
+        ([0, 0], [0, 1]),
+        ([1, 1], [0, 1]),
+        ([0, 1], [1, 1]),
+        ([1, 0], [1, 0]),
+    ]
+    numbers = [([0.1] * 3, [1.0, 2.0, 4.0]), ([0.1, 0.2, 0.2], [0.3] * 3), ([0.1, 0.1, 0.3], [1.0, 2.0, 2.0])]
+    numbers += [([NAN, 0.2, 0.1], [1.0, 2.0, 4.0]), ([0.3, 0.2, 0.1], [1.0, 2.0, 4.0]), ([0.5], [0.5])]
+    cases = [(name, *case) for name in ("accuracy", "f1", "matthews_correlation") for case in classes]
+    cases += [(name, *case) for name in ("pearson", "spearmanr") for case in numbers]
+    for name, given, wanted in cases:
+        try:
+            expected: float | None = compute_score(name, given, wanted)
+        except ValueError:
+            expected = None  # not defined
+        embeddable = [None if value != value else value for value in given]
+        found = page.evaluate("([name, given, wanted]) => METRICS[name](given, wanted)", [name, embeddable, wanted])
+        same = found is None if expected is None or expected != expected else found == pytest.approx(expected)
+        assert same, (name, given, wanted, found, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:trace. . of . answers:RuntimeWarning")
+def test_a_class_that_is_not_finite_counts_as_wrong(browser: Any, tmp_path: Path) -> None:
+    cases = ("accuracy", [1, 0, 1], 2), ("f1", [1, 0], 1), ("f1", [1, 0], 0), ("matthews_correlation", [0, 1, 1, 0], 1)
+    for metric, truth, lost in cases:
+        labels = torch.tensor(truth)
+        logits = torch.eye(2)[labels][:, None].repeat(1, 2, 1)
+        logits[lost, 1] = NAN
+        trace = ExitTrace(logits, torch.zeros(len(truth), 2), labels, (1, 2), "gt")
+        page = opened(browser, write_report(trace, tmp_path / "report.html", metric=metric))
+        expected = layer_scores(trace, metric)
+        assert page.evaluate("data.methods[0].layer_scores") == pytest.approx(list(expected.values()))
+        assert page.locator("#m0-score").inner_text() == f"{100 * expected[2]:.2f} %"
+        answer = page.locator("#table tbody tr").nth(lost).locator("td").nth(3)
+        assert answer.inner_text().startswith("not finite")
+
+
+@pytest.mark.slow
+def test_an_answer_that_is_not_finite_is_no_zero(browser: Any, tmp_path: Path) -> None:
+    trace = made_trace(1)
+    trace.logits[3, -1] = NAN
+    page = opened(browser, write_report(trace, tmp_path / "report.html", metric="pearson"))
+    assert page.locator("#m0-score").inner_text() == "not defined"
+    assert page.locator("#table tbody tr").count() == 20
+    answer = page.locator("#table tbody tr").nth(3).locator("td")
+    assert [answer.nth(place).inner_text() for place in (3, 6)] == ["not finite", "not finite"]
+
+
+@pytest.mark.slow
+def test_samples_are_filtered_and_tokens_coloured(browser: Any, tmp_path: Path) -> None:
+    trace = made_trace(2, label_names=("bad", "good"))
+    found = [TokenAttributions(text.split(), {"answer": [1.0, -0.5, 0.1][: len(text.split())]}) for text in TEXTS]
+    path = write_report(
+        trace,
+        tmp_path / "report.html",
+        texts=TEXTS,
+        thresholds=0.5,
+        attributions={"model": found},
+    )
+    page = opened(browser, path)
+    assert page.locator("#m0-threshold").inner_text() == "0.5"
+    assert page.locator("#table b").count() == 0  # a text is never markup
+    logits, layers = trace.at(0.5)
+    wrong = (predictions(logits) != trace.labels) & (layers == 1)
+    page.locator("#filter-layer").select_option("1")
+    page.locator("#filter-right").select_option("wrong")
+    shown = page.locator("#table tbody tr td:first-child").all_inner_texts()
+    assert [int(place) for place in shown] == wrong.nonzero().flatten().tolist()
+    confusion = page.locator("#confusion tbody td").all_inner_texts()
+    assert sum(map(int, confusion)) == int(wrong.sum())
+    page.locator("#filter-layer").select_option("all")
+    page.locator("#filter-right").select_option("all")
+    page.locator("#filter-explain").select_option("answer")
+    assert "rgba(var(--plus)" in page.locator("#table .token").first.get_attribute("style")
+    page.locator("#filter-search").fill("WORSE")
+    assert page.locator("#table tbody tr").count() == 5
+
+
+@pytest.mark.slow
+def test_colours_are_those_of_the_layer_where_a_sample_leaves(browser: Any, tmp_path: Path) -> None:
+    trace = made_trace(2)
+    values = {"answer at layer 1": [1.0, 0.0], "answer at layer 4": [0.0, -1.0]}
+    found = {"model": [TokenAttributions(["not ", "bad"], values, separator="")]}
+    page = opened(browser, write_report(trace, tmp_path / "report.html", texts=TEXTS, attributions=found))
+    page.locator("#filter-explain").select_option("answer")
+    assert page.locator("#table .token").all_text_contents() == ["not", "bad"]  # of the first sample, and no other
+    assert page.locator("#table .explained").evaluate("cell => cell.textContent") == "not badmost: bad \u22121"
+    last = page.evaluate("data.methods[0].curve.length") - 1
+    for place in range(last + 1):
+        slide(page, place)
+        layer = trace.at(page.evaluate(f"data.methods[0].curve[{place}].threshold"))[1][0].item()
+        styles = [word.get_attribute("style") for word in page.locator("#table .token").all()]
+        expected = {1: ["plus),0.750", "plus),0.000"], 2: [], 4: ["plus),0.000", "minus),0.750"]}[layer]
+        assert len(styles) == len(expected)
+        assert all(end in style for end, style in zip(expected, styles, strict=True))
+
+
+@pytest.mark.slow
+def test_a_slider_draws_nothing_anew_but_what_it_changes(browser: Any, tmp_path: Path) -> None:
+    traces = {name: made_trace(2, seed=seed) for seed, name in enumerate(["berxit", "deebert"])}
+    page = opened(browser, write_report(traces, tmp_path / "report.html", texts=TEXTS))
+    place = page.evaluate("""() => {
+        window.rows = [...document.querySelectorAll("#table tbody tr")];
+        window.untouched = [...document.querySelectorAll("circle, input, #methods table")];
+        return data.methods[0].curve.length >> 1;
+    }""")
+    deep = page.locator("#m1-layers").inner_text()
+    slide(page, place)
+    assert page.evaluate("untouched.every((each) => each.isConnected)")
+    leave = traces["berxit"].at(page.evaluate(f"data.methods[0].curve[{place}].threshold"))[1]
+    kept = page.evaluate("rows.map((row) => row.isConnected)")
+    assert kept == (leave == 4).tolist()
+    assert 0 < sum(kept) < 20
+    assert page.locator("#m1-layers").inner_text() == deep
+
+
+@pytest.mark.slow
+def test_the_slider_tells_the_flops_of_the_trace(browser: Any, tmp_path: Path) -> None:
+    flops = torch.tensor([[10, 25, 50], [30, 70, 130]]).repeat(10, 1)
+    trace = dataclasses.replace(made_trace(), flops=flops)
+    page = opened(browser, write_report(trace, tmp_path / "report.html", thresholds={"model": 0.5}))
+    point = next(each for each in tradeoff_curve(trace, lambda given, wanted: 0.0, [0.5]) if each.threshold == 0.5)
+    assert page.locator("#m0-flops").inner_text() == f"{100 * (1 - point.flops / 90):.1f} %"
+
+
+@pytest.mark.slow
+def test_a_score_that_is_not_defined_is_no_zero(browser: Any, tmp_path: Path) -> None:
+    whole = made_trace(2)
+    one_class = ExitTrace(whole.logits, whole.scores, torch.zeros(20, dtype=torch.long), whole.exit_layers, "gt")
+    page = opened(browser, write_report(one_class, tmp_path / "report.html", metric="matthews_correlation"))
+    assert page.locator("#m0-score").inner_text() == "not defined"
+    assert "is not defined" in page.locator("#curves").inner_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [400, 1280])
+def test_nothing_sticks_out_of_the_page_and_the_keyboard_reaches_all(browser: Any, tmp_path: Path, width: int) -> None:
+    traces = {name: made_trace(2, seed=seed) for seed, name in enumerate(["berxit", "deebert", "pabee"])}
+    path = write_report(traces, tmp_path / "report.html", texts=TEXTS)
+    page = opened(browser, path, viewport={"width": width, "height": 800}, color_scheme="dark")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.locator("#m1-slider").focus()
+    before = page.locator("#m1-layers").inner_text()
+    page.keyboard.press("Home")
+    assert page.locator("#m1-layers").inner_text() != before
+    assert page.locator("#m1-slider").get_attribute("aria-valuetext").startswith("threshold ")
+    unnamed = "[...document.querySelectorAll('input, select')].filter((each) => !each.labels.length).length"
+    assert page.evaluate(unnamed) == 0
