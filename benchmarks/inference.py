@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from adaexit_hf.benchmark.timing import cells, grow, measure, planted_workload, trained_workload
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, BertConfig, HfArgumentParser
 
 from adaexit_hf.benchmark.planted import planted_model
 from adaexit_hf.benchmark.records import Record, commit, known, machine, read_lines
 from adaexit_hf.benchmark.runs import EXITS, RUNS, Workload
+from adaexit_hf.benchmark.timing import cells, grow, measure, planted_workload, trained_workload
 from adaexit_hf.inference.text_files import read_texts
 
 PAIRS = ["in-model/static", "in-model-sorted/static-sorted", "predict/static-tokens", "predict/static"]

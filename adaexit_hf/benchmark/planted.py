@@ -17,9 +17,8 @@ from transformers import PreTrainedConfig
 
 from ..models import EarlyExitForSequenceClassification
 from ..models.configuration_early_exit import EarlyExitConfig, check_choice
-from ..models.context import Context
-from ..models.exit_heads import ExitHead, entropy
-from ..models.exit_types import Exit, State
+from ..models.encoder_layers import Context
+from ..models.exit_heads import Exit, ExitHead, State, entropy
 
 
 class PlantedConfig(EarlyExitConfig):

@@ -16,10 +16,10 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, pi
 from ..data.batching import groups
 from ..inference.prediction import predict
 from ..models import EarlyExitForSequenceClassification
-from ..models.batches import full_depth, padded_batch
+from ..models.batching import full_depth, padded_batch
 from ..models.encoder_layers import family_of
-from ..models.exit_heads import ExitFeatures, ExitHead, entropy
-from ..models.exit_types import EarlyExitOutput, first_ready
+from ..models.exit_heads import ExitFeatures, ExitHead, entropy, first_ready
+from ..models.modeling_early_exit import EarlyExitOutput
 
 Row = dict[str, list[int]]
 # Logits (texts, labels), float32, and layers run, (texts,), where the run tells them.

@@ -24,8 +24,8 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import MaskedLMOutput
 
-from ..models.batches import Row, by_length, checked_rows
-from ..models.encoder_layers import family_of, run_layer, start
+from ..models.batching import Row, by_length, checked_rows
+from ..models.encoder_layers import embed_inputs, family_of, run_layer
 
 # The stock prediction head of each family: states (n, hidden) -> logits (n, vocabulary).
 _HEADS: dict[str, Callable[[Any, Tensor], Tensor]] = {
@@ -54,7 +54,7 @@ def anytime_losses(model: PreTrainedModel, inputs: Mapping[str, Tensor | None], 
     """
     encoder = model.base_model
     family = family_of(encoder.config)
-    hidden, context = start(encoder, **inputs)
+    hidden, context = embed_inputs(encoder, **inputs)
     asked = targets != -100
     losses = []
     for index, layer in enumerate(family.layers(encoder)):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..models.batches import check_batch_size, check_model, full_depth, label_column, row_labels, stream_rows
+from ..models.batching import check_batch_size, check_model, full_depth, label_column, row_labels, stream_rows
 from ..models.modeling_early_exit import EarlyExitForSequenceClassification
 from .flops import RowFlops
 from .trace import COMPARISONS, ExitTrace

@@ -9,9 +9,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..models.batches import model_inputs, padded_batch
-from ..models.eval_mode import eval_mode
-from ..models.in_flight import InFlight, trimmed
+from ..models.batching import eval_mode, model_inputs, padded_batch
+from ..models.early_exit_loop import InFlight, LayerLoop, trimmed
 from ..models.modeling_early_exit import EarlyExitForSequenceClassification
 
 
@@ -73,10 +72,7 @@ def _count(model: EarlyExitForSequenceClassification, row: Mapping[str, Any]) ->
     # Of the kernels behind sdpa only some are counted; this one is products of matrices.
     with eval_mode(model), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         inputs, extents = trimmed(model_inputs(model, padded_batch([row], model.config.encoder_config)))
-        flight = InFlight.of(*model.embed(inputs), extents)
-        for number in range(1, model.config.exit_layers[-1] + 1):
-            step = model.advance(flight, number)
-            flight = step.flight
+        for _, (step,) in LayerLoop(model, [InFlight.of(*model.embed(inputs), extents)]):
             if step.exit is not None:
                 counts.append(counter.get_total_flops())
     return torch.tensor(counts)

@@ -8,8 +8,7 @@ import torch
 import transformers
 
 from ..evaluation.curves import CurvePoint
-from ..models.exit_types import Stage
-from ..models.modeling_early_exit import EarlyExitForSequenceClassification
+from ..models.modeling_early_exit import EarlyExitForSequenceClassification, Stage
 from ..version import __version__
 from .card_facts import CardDataset, MeasuredSpeed, SplitMetrics
 

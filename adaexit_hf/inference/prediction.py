@@ -13,14 +13,11 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..models.batches import COLUMNS, check_model, model_inputs, padded_batch
+from ..models.batching import COLUMNS, check_model, eval_mode, model_inputs, padded_batch
 from ..models.configuration_early_exit import Threshold
-from ..models.context import Context
-from ..models.encoder_layers import family_of
-from ..models.eval_mode import eval_mode
-from ..models.in_flight import InFlight, rows_per_batch, trimmed
+from ..models.early_exit_loop import InFlight, rows_per_batch, run_early_exit, trimmed
+from ..models.encoder_layers import Context, family_of
 from ..models.modeling_early_exit import EarlyExitForSequenceClassification, report_not_finite
-from ..models.walk import walk
 from .row_reader import Row, RowReader, numbered
 
 # A number of tokens to try; no other side of an encoder's tensors is as long.
@@ -225,7 +222,8 @@ class _Job:
                 flight = InFlight.of(*model.embed(model_inputs(model, inputs)), extents)
                 flights.append(flight._replace(rows=flight.rows + first))
                 rows, first = rows[count:], first + count
-            answers = walk(model, flights, self.thresholds, model.config.exit_temperatures, self.batch_tokens, tell)
+            temperatures = model.config.exit_temperatures
+            answers = run_early_exit(model, flights, self.thresholds, temperatures, self.batch_tokens, tell)
         report_not_finite([answers.all_scores])
         places = torch.tensor([place for place, _ in ordered])
         order = places.argsort()

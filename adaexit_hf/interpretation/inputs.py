@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from ..models.batches import by_length, checked_rows, model_inputs
+from ..models.batching import by_length, checked_rows, model_inputs
 from ..models.configuration_early_exit import Threshold
 from .unrolled import Columns, Unrolled
 

@@ -13,11 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..models.batches import check_model, model_inputs
-from ..models.encoder_layers import family_of
-from ..models.exit_heads import CRITERIA
-from ..models.exit_types import Exit
-from ..models.in_flight import InFlight
+from ..models.batching import check_model, model_inputs
+from ..models.early_exit_loop import InFlight, LayerLoop
+from ..models.exit_heads import CRITERIA, Exit
 from ..models.modeling_early_exit import EarlyExitForSequenceClassification
 
 COLUMNS = ("input_ids", "attention_mask", "token_type_ids", "token_depths")
@@ -118,17 +116,18 @@ class Unrolled:
         }
         with replaced_output(model.get_input_embeddings(), embeddings):
             flight = InFlight.of(*model.embed(inputs))
-        layers = family_of(model.encoder.config).layers(model.encoder)
-        found = []
-        for number, layer in enumerate(layers[:last], start=1):
-            hidden, _, context = model.layer_step(number - 1, layer, flight.hidden, flight.context, True)
-            hidden, *state = through(self.cuts[number - 1], [hidden, *flight.state])
-            flight = flight._replace(hidden=hidden, context=context, state=tuple(state))
-            step = model.read(flight, number, model.config.exit_temperatures)
+        exits = []
+        temperatures = model.config.exit_temperatures
+        for _, (step,) in LayerLoop(model, [flight], temperatures, whole=True, last=last, after_layer=self._cut):
             flight = step.flight
             if step.exit is not None:
-                found.append(step.exit)
-        return found, flight
+                exits.append(step.exit)
+        return exits, flight
+
+    def _cut(self, number: int, flight: InFlight) -> InFlight:
+        """States and the method's state after they went through the layer's module of `cuts`."""
+        hidden, *state = through(self.cuts[number - 1], [flight.hidden, *flight.state])
+        return flight._replace(hidden=hidden, state=tuple(state))
 
     def of(self, value: Value) -> Callable[..., Tensor]:
         """As Captum wants it: (embeddings (batch, tokens, hidden), exits, classes, *columns) -> (batch,).

@@ -1,6 +1,6 @@
 """The config that all methods share: an encoder's config, where the exits are, and when to take them.
 
-This file travels inside checkpoints: see CONTRIBUTING.md, "The shipped folder".
+This file travels inside checkpoints: see docs/contributing.md, "Files that travel with a checkpoint".
 """
 
 import copy

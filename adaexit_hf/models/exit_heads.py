@@ -1,9 +1,12 @@
-"""Exit heads, and the pure functions that turn logits into a readiness score.
+"""Exit heads, exit criteria (logits to a readiness score) and temperature scaling.
 
-This file travels inside checkpoints: see CONTRIBUTING.md, "The shipped folder".
+Nothing here belongs to one method.
+
+This file travels inside checkpoints: see docs/contributing.md, "Files that travel with a checkpoint".
 """
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -13,7 +16,24 @@ from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
 from .encoder_layers import family_of
-from .exit_types import State
+
+# What a method or a criterion passes from one exit to the next: tensors whose first dimension is the batch.
+State = tuple[Tensor, ...]
+
+
+class Exit(NamedTuple):
+    """What one exit says.
+
+    Args:
+        logits: the answer if we stop here, (batch, labels).
+        score: readiness in the method's own unit, (batch,); never depends on the threshold. None where the config's
+            `exit_criterion` decides from the logits.
+        extras: batch-first tensors that the loss needs besides the logits: halting values, certainties.
+    """
+
+    logits: Tensor
+    score: Tensor | None = None
+    extras: tuple[Tensor, ...] = ()
 
 
 class SingleUnit(nn.Linear):
@@ -74,6 +94,18 @@ class ExitHead(ExitFeatures):
         return self.classifier(self.features(pooled))
 
 
+def mean_pool(hidden: Tensor, padding: Tensor | None) -> Tensor:
+    """Mean state of the tokens, pads left out: (batch, tokens, hidden), (batch, tokens) -> (batch, hidden).
+
+    >>> import torch
+    >>> hidden, padding = torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[1, 1, 0]])
+    >>> mean_pool(hidden, padding).tolist(), mean_pool(hidden[:, :2], None).tolist()
+    ([[2.0]], [[2.0]])
+    """
+    weights = hidden.new_ones(hidden.shape[:2]) if padding is None else padding
+    return (hidden * weights.unsqueeze(-1)).sum(dim=1) / weights.sum(dim=1, keepdim=True)
+
+
 def entropy(logits: Tensor) -> Tensor:
     """Entropy of softmax(logits) in nats, in [0, ln labels]: (..., labels) -> (...).
 
@@ -96,54 +128,6 @@ def confidence(logits: Tensor) -> Tensor:
     0.811378
     """
     return logits.float().softmax(dim=-1).amax(dim=-1)
-
-
-def dact_combine(answer: Tensor, remaining: Tensor, output: Tensor, halting: Tensor) -> tuple[Tensor, Tensor]:
-    """One step of DACT's accumulation: a_n = y_n p_(n-1) + a_(n-1) (1 - p_(n-1)), then p_n = p_(n-1) h_n.
-
-    DACT-BERT, Algorithm 1, lines 8 and 10. Start with a_0 = 0 and p_0 = 1.
-
-    Args:
-        answer: a_(n-1), probabilities, shape (batch, labels).
-        remaining: p_(n-1) in [0, 1], shape (batch,): how much later layers may still change.
-        output: y_n, probabilities of this layer, shape (batch, labels).
-        halting: h_n in [0, 1], shape (batch,); 0 stops, 1 goes on.
-
-    Returns:
-        a_n (batch, labels) and p_n (batch,).
-
-    >>> answer, remaining = torch.tensor([[0.9, 0.1]]), torch.tensor([0.5])
-    >>> answer, remaining = dact_combine(answer, remaining, torch.tensor([[0.2, 0.8]]), torch.tensor([0.1]))
-    >>> [round(value, 4) for value in answer[0].tolist()], round(remaining.item(), 4)
-    ([0.55, 0.45], 0.05)
-    """
-    weight = remaining[:, None]
-    return output * weight + answer * (1 - weight), remaining * halting
-
-
-def dact_margin(answer: Tensor, remaining: Tensor, steps_left: int, bound: str = "tight") -> Tensor:
-    """How far the answer is from being overturned by any future; at 0 and above the class cannot change.
-
-    `tight`: (1 - p)^d (1 + a* - a_ru) - 1, in [-1, 1]; necessary and sufficient. `paper`: a* (1 - p)^d - a_ru - p d
-    (DACT-BERT, Eq. 2); sound, but exits later.
-
-    Args:
-        answer: a_n, probabilities, shape (batch, labels) with at least two labels.
-        remaining: p_n in [0, 1], shape (batch,).
-        steps_left: d = N - n, exits still to come.
-
-    >>> answer, remaining = torch.tensor([[0.95, 0.05]]), torch.tensor([0.125])
-    >>> round(dact_margin(answer, remaining, 4).item(), 4), round(dact_margin(answer, remaining, 4, "paper").item(), 4)
-    (0.1137, 0.0069)
-    """
-    wide = torch.float32 if answer.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
-    answer, remaining = answer.to(wide), remaining.to(wide)
-    top = answer.topk(2, dim=-1).values
-    log_kept = torch.special.xlog1py(steps_left, -remaining)  # ln (1 - p)^d, and 0 for d = 0 even at p = 1
-    if bound == "paper":
-        return (top[:, 0] * log_kept.exp() - top[:, 1] - remaining * steps_left).float()
-    # expm1 of a sum of logs keeps the sign right where the margin is tiny.
-    return torch.expm1(log_kept + torch.log1p(top[:, 0] - top[:, 1])).float()
 
 
 def normalized_entropy(logits: Tensor) -> Tensor:
@@ -219,3 +203,56 @@ CRITERIA: dict[str, Criterion] = {
     "margin": Criterion(margin, torch.gt, lambda labels, exits: (0.0, 1.0)),
     "patience": Criterion(None, torch.ge, lambda labels, exits: (1.0, float(max(1, exits)))),
 }
+
+
+def first_ready(ready: Tensor) -> Tensor:
+    """Index of the first exit that is ready, and of the last one where none is: bool (..., exits) -> long (...).
+
+    >>> first_ready(torch.tensor([[False, True, True], [False, False, False]])).tolist()
+    [1, 2]
+    """
+    ready = ready.clone()
+    ready[..., -1] = True
+    return ready.long().argmax(dim=-1)
+
+
+TEMPERATURE_BOUNDS = (0.01, 100.0)
+
+
+def best_temperature(logits: Tensor, labels: Tensor) -> float:
+    """The temperature T in [0.01, 100] for which softmax(logits / T) gives the labels the largest likelihood.
+
+    The negative log-likelihood is convex in 1 / T, so T is found by halving the interval where its slope changes sign,
+    mean over samples of sum_c p_c z_c - z_y. At a bound, a warning: answers that are all right want T = 0, answers
+    worse than chance want no confidence at all.
+
+    Args:
+        logits: (samples, labels); samples with NaN or infinite ones do not count, since they never exit.
+        labels: classes, (samples,).
+
+    Raises:
+        ValueError: no finite logits at all.
+
+    >>> logits, labels = torch.tensor([[2.0, 0.0]] * 4), torch.tensor([0, 0, 0, 1])  # softmax(2 / T) = 3 / 4
+    >>> round(best_temperature(logits, labels), 6), round(2 / torch.tensor(3.0).log().item(), 6)
+    (1.820478, 1.820478)
+    """
+    finite = logits.isfinite().all(dim=-1)
+    if not finite.any():
+        raise ValueError(f"logits: NaN or infinite for all {len(logits)} samples; check the model and its input")
+    logits, labels = logits[finite].double(), labels[finite]
+    truth = torch.take_along_dim(logits, labels.long()[:, None], dim=1).mean()
+
+    def slope(inverse: float) -> float:
+        return float(((logits * inverse).softmax(dim=-1) * logits).sum(dim=-1).mean() - truth)
+
+    low, high = 1 / TEMPERATURE_BOUNDS[1], 1 / TEMPERATURE_BOUNDS[0]
+    if slope(low) >= 0 or slope(high) <= 0:
+        bound = TEMPERATURE_BOUNDS[1] if slope(low) >= 0 else TEMPERATURE_BOUNDS[0]
+        why = "answers no better than chance" if slope(low) >= 0 else "answers that are all right"
+        warnings.warn(f"temperature {bound} is at its bound: {why}, on {len(labels)} samples", stacklevel=3)
+        return bound
+    for _ in range(60):
+        middle = (low * high) ** 0.5
+        low, high = (low, middle) if slope(middle) > 0 else (middle, high)
+    return (1 / low + 1 / high) / 2

@@ -14,7 +14,7 @@ gradient into that g_n; and Limit (section 6), L_k alone: what a model of the fi
 Deliberate differences from the authors' code: iterations are optimizer steps, there micro-batches; u is certainty,
 there uncertainty (exit below the threshold); D_i is a mean over the batch, there a sum; and see `lte_variant`.
 
-This file travels inside checkpoints: see CONTRIBUTING.md, "The shipped folder".
+This file travels inside checkpoints: see docs/contributing.md, "Files that travel with a checkpoint".
 """
 
 from typing import Any, ClassVar, cast
@@ -28,20 +28,20 @@ from .configuration_early_exit import EarlyExitConfig
 from .configuration_early_exit import Threshold
 from .configuration_early_exit import check_choice
 from .configuration_early_exit import check_number
-from .context import Context
+from .encoder_layers import Context
 from .encoder_layers import family_of
+from .exit_heads import Exit
 from .exit_heads import ExitFeatures
 from .exit_heads import ExitHead
 from .exit_heads import SingleUnit
-from .exit_types import Exit
-from .exit_types import Paper
-from .exit_types import Stage
-from .exit_types import State
-from .exit_types import depth_weighted
-from .exit_types import total_loss
-from .exit_types import two_stages
+from .exit_heads import State
 from .modeling_early_exit import EarlyExitForSequenceClassification
 from .modeling_early_exit import EarlyExitModel
+from .modeling_early_exit import Paper
+from .modeling_early_exit import Stage
+from .modeling_early_exit import depth_weighted
+from .modeling_early_exit import total_loss
+from .modeling_early_exit import two_stages
 
 __all__ = ["BerxitConfig", "BerxitForSequenceClassification", "BerxitModel"]
 

@@ -28,7 +28,7 @@ Deliberate differences from the submission: it has a weight and a bias, here -w_
 low entropy always means stop; and where it ties the biases only, `tied_halting` ties w_n and S_n, since equal biases
 beside different weights are different thresholds, S_n = -b / w_n.
 
-This file travels inside checkpoints: see CONTRIBUTING.md, "The shipped folder".
+This file travels inside checkpoints: see docs/contributing.md, "Files that travel with a checkpoint".
 """
 
 import math
@@ -44,21 +44,19 @@ from .configuration_early_exit import EarlyExitConfig
 from .configuration_early_exit import Threshold
 from .configuration_early_exit import check_choice
 from .configuration_early_exit import check_number
-from .context import Context
+from .encoder_layers import Context
+from .exit_heads import Exit
 from .exit_heads import ExitHead
 from .exit_heads import SingleUnit
-from .exit_heads import dact_combine
-from .exit_heads import dact_margin
+from .exit_heads import State
 from .exit_heads import entropy
-from .exit_types import Exit
-from .exit_types import Paper
-from .exit_types import Stage
-from .exit_types import State
-from .exit_types import kl_divergence
-from .exit_types import total_loss
-from .exit_types import two_stages
 from .modeling_early_exit import EarlyExitForSequenceClassification
 from .modeling_early_exit import EarlyExitModel
+from .modeling_early_exit import Paper
+from .modeling_early_exit import Stage
+from .modeling_early_exit import kl_divergence
+from .modeling_early_exit import total_loss
+from .modeling_early_exit import two_stages
 
 __all__ = ["DactBertConfig", "DactBertForSequenceClassification", "DactBertModel"]
 
@@ -171,6 +169,54 @@ class EntropyHalting(nn.Module):
 
     def forward(self, entropies: Tensor) -> Tensor:
         return (self.log_weight.float().exp() * (entropies - self.threshold.float())).sigmoid()
+
+
+def dact_combine(answer: Tensor, remaining: Tensor, output: Tensor, halting: Tensor) -> tuple[Tensor, Tensor]:
+    """One step of DACT's accumulation: a_n = y_n p_(n-1) + a_(n-1) (1 - p_(n-1)), then p_n = p_(n-1) h_n.
+
+    DACT-BERT, Algorithm 1, lines 8 and 10. Start with a_0 = 0 and p_0 = 1.
+
+    Args:
+        answer: a_(n-1), probabilities, shape (batch, labels).
+        remaining: p_(n-1) in [0, 1], shape (batch,): how much later layers may still change.
+        output: y_n, probabilities of this layer, shape (batch, labels).
+        halting: h_n in [0, 1], shape (batch,); 0 stops, 1 goes on.
+
+    Returns:
+        a_n (batch, labels) and p_n (batch,).
+
+    >>> answer, remaining = torch.tensor([[0.9, 0.1]]), torch.tensor([0.5])
+    >>> answer, remaining = dact_combine(answer, remaining, torch.tensor([[0.2, 0.8]]), torch.tensor([0.1]))
+    >>> [round(value, 4) for value in answer[0].tolist()], round(remaining.item(), 4)
+    ([0.55, 0.45], 0.05)
+    """
+    weight = remaining[:, None]
+    return output * weight + answer * (1 - weight), remaining * halting
+
+
+def dact_margin(answer: Tensor, remaining: Tensor, steps_left: int, bound: str = "tight") -> Tensor:
+    """How far the answer is from being overturned by any future; at 0 and above the class cannot change.
+
+    `tight`: (1 - p)^d (1 + a* - a_ru) - 1, in [-1, 1]; necessary and sufficient. `paper`: a* (1 - p)^d - a_ru - p d
+    (DACT-BERT, Eq. 2); sound, but exits later.
+
+    Args:
+        answer: a_n, probabilities, shape (batch, labels) with at least two labels.
+        remaining: p_n in [0, 1], shape (batch,).
+        steps_left: d = N - n, exits still to come.
+
+    >>> answer, remaining = torch.tensor([[0.95, 0.05]]), torch.tensor([0.125])
+    >>> round(dact_margin(answer, remaining, 4).item(), 4), round(dact_margin(answer, remaining, 4, "paper").item(), 4)
+    (0.1137, 0.0069)
+    """
+    wide = torch.float32 if answer.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
+    answer, remaining = answer.to(wide), remaining.to(wide)
+    top = answer.topk(2, dim=-1).values
+    log_kept = torch.special.xlog1py(steps_left, -remaining)  # ln (1 - p)^d, and 0 for d = 0 even at p = 1
+    if bound == "paper":
+        return (top[:, 0] * log_kept.exp() - top[:, 1] - remaining * steps_left).float()
+    # expm1 of a sum of logs keeps the sign right where the margin is tiny.
+    return torch.expm1(log_kept + torch.log1p(top[:, 0] - top[:, 1])).float()
 
 
 class DactBertForSequenceClassification(EarlyExitForSequenceClassification):

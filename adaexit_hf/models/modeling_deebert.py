@@ -8,7 +8,7 @@ sample leaves at the first off-ramp with entropy(z_i) < S (Algorithm 1).
 Deliberate difference from the authors' code: there the last off-ramp is a second, never trained head that answers when
 its entropy is low. Here, as in the paper, the last off-ramp is the classification layer of the fine-tuned model.
 
-This file travels inside checkpoints: see CONTRIBUTING.md, "The shipped folder".
+This file travels inside checkpoints: see docs/contributing.md, "Files that travel with a checkpoint".
 """
 
 from typing import ClassVar
@@ -16,16 +16,16 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from .configuration_early_exit import EarlyExitConfig
-from .context import Context
+from .encoder_layers import Context
+from .exit_heads import Exit
 from .exit_heads import ExitHead
-from .exit_types import Exit
-from .exit_types import Paper
-from .exit_types import Stage
-from .exit_types import State
-from .exit_types import total_loss
-from .exit_types import two_stages
+from .exit_heads import State
 from .modeling_early_exit import EarlyExitForSequenceClassification
 from .modeling_early_exit import EarlyExitModel
+from .modeling_early_exit import Paper
+from .modeling_early_exit import Stage
+from .modeling_early_exit import total_loss
+from .modeling_early_exit import two_stages
 
 __all__ = ["DeeBertConfig", "DeeBertForSequenceClassification", "DeeBertModel"]
 

@@ -17,7 +17,7 @@ Deliberate differences from their code: their script lets a sample leave at the 
 over the features, in their package over tokens and pads, here over the tokens. Their checkpoints are not converted:
 the LayerNorm of their encoder divides by another deviation, so that answers would not be equal.
 
-This file travels inside checkpoints: see CONTRIBUTING.md, "The shipped folder".
+This file travels inside checkpoints: see docs/contributing.md, "Files that travel with a checkpoint".
 """
 
 from typing import Any, ClassVar
@@ -32,17 +32,17 @@ from .configuration_early_exit import EarlyExitConfig
 from .configuration_early_exit import Threshold
 from .configuration_early_exit import check_choice
 from .configuration_early_exit import check_number
-from .context import Context
-from .context import mean_pool
+from .encoder_layers import Context
+from .exit_heads import Exit
+from .exit_heads import State
 from .exit_heads import dropout_rate
-from .exit_types import Exit
-from .exit_types import Paper
-from .exit_types import Stage
-from .exit_types import State
-from .exit_types import kl_divergence
-from .exit_types import total_loss
+from .exit_heads import mean_pool
 from .modeling_early_exit import EarlyExitForSequenceClassification
 from .modeling_early_exit import EarlyExitModel
+from .modeling_early_exit import Paper
+from .modeling_early_exit import Stage
+from .modeling_early_exit import kl_divergence
+from .modeling_early_exit import total_loss
 
 __all__ = ["FastBertConfig", "FastBertForSequenceClassification", "FastBertModel"]
 

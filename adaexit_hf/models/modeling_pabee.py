@@ -12,7 +12,7 @@ With fewer exits than layers, i in the loss is the number of the exit, and the c
 Deliberate difference from the authors' code: there all samples of a batch must agree; here every sample has a counter
 of its own.
 
-This file travels inside checkpoints: see CONTRIBUTING.md, "The shipped folder".
+This file travels inside checkpoints: see docs/contributing.md, "Files that travel with a checkpoint".
 """
 
 from typing import ClassVar
@@ -20,16 +20,16 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from .configuration_early_exit import EarlyExitConfig
-from .context import Context
+from .encoder_layers import Context
+from .exit_heads import Exit
 from .exit_heads import ExitFeatures
+from .exit_heads import State
 from .exit_heads import output_layer
-from .exit_types import Exit
-from .exit_types import Paper
-from .exit_types import Stage
-from .exit_types import State
-from .exit_types import depth_weighted
 from .modeling_early_exit import EarlyExitForSequenceClassification
 from .modeling_early_exit import EarlyExitModel
+from .modeling_early_exit import Paper
+from .modeling_early_exit import Stage
+from .modeling_early_exit import depth_weighted
 
 __all__ = ["PabeeConfig", "PabeeForSequenceClassification", "PabeeModel"]
 

@@ -14,7 +14,7 @@ Deliberate differences from the authors' code: there w_k is drawn at random and,
 starts with equal weights and is learned. There a batch leaves when one of its samples is sure; here every sample
 decides for itself. There layers above the last classifier are removed; here the last layer always has one.
 
-This file travels inside checkpoints: see CONTRIBUTING.md, "The shipped folder".
+This file travels inside checkpoints: see docs/contributing.md, "Files that travel with a checkpoint".
 """
 
 from typing import ClassVar, cast
@@ -25,17 +25,18 @@ from torch.nn import functional
 from transformers import initialization as init
 
 from .configuration_early_exit import EarlyExitConfig
-from .context import Context
+from .early_exit_loop import sentence_vector
+from .encoder_layers import Context
 from .encoder_layers import family_of
+from .exit_heads import Exit
 from .exit_heads import ExitFeatures
+from .exit_heads import State
 from .exit_heads import output_layer
-from .exit_types import Exit
-from .exit_types import Paper
-from .exit_types import Stage
-from .exit_types import State
-from .exit_types import total_loss
 from .modeling_early_exit import EarlyExitForSequenceClassification
 from .modeling_early_exit import EarlyExitModel
+from .modeling_early_exit import Paper
+from .modeling_early_exit import Stage
+from .modeling_early_exit import total_loss
 
 __all__ = ["RightToolConfig", "RightToolForSequenceClassification", "RightToolModel"]
 
@@ -138,7 +139,7 @@ class RightToolForSequenceClassification(EarlyExitForSequenceClassification):
 
     def skip_step(self, hidden: Tensor, context: Context, state: State) -> State:
         finished = family_of(self.encoder.config).finish(self.encoder, hidden)
-        return self._read(self._pool(finished, context), state)
+        return self._read(sentence_vector(self, finished, context), state)
 
     def _read(self, pooled: Tensor, state: State) -> State:
         """Add the vector of one more layer, (batch, size), to those of the layers below it, (batch, layers, size)."""

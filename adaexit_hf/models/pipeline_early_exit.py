@@ -1,6 +1,6 @@
 """A text-classification pipeline that also says how many layers each text took, and how ready it was.
 
-This file travels inside checkpoints: see CONTRIBUTING.md, "The shipped folder".
+This file travels inside checkpoints: see docs/contributing.md, "Files that travel with a checkpoint".
 """
 
 from typing import Any

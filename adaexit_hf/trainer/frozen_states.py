@@ -20,8 +20,7 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from ..data.batching import MOST_ROWS, chunks, fetched, groups, length_of
-from ..models.batches import model_inputs
-from ..models.eval_mode import eval_mode
+from ..models.batching import eval_mode, model_inputs
 
 logger = logging.get_logger(__name__)
 

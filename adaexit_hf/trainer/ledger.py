@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from transformers.trainer import TRAINER_STATE_NAME
 
-from ..models.exit_types import Stage
+from ..models.modeling_early_exit import Stage
 
 LEDGER = "stages.json"
 

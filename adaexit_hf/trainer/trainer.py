@@ -15,8 +15,7 @@ from transformers.trainer_utils import HubStrategy, TrainOutput, has_length, set
 from transformers.utils import logging
 
 from ..data.collators import DataCollatorWithTokenDepths
-from ..models.exit_types import Stage
-from ..models.modeling_early_exit import EarlyExitForSequenceClassification
+from ..models.modeling_early_exit import EarlyExitForSequenceClassification, Stage
 from .frozen_states import CollatorWithPlaces, FrozenStates, NoRoomError, RowsWithPlaces, frozen_states
 from .hub_mixin import PushesFinishedModel
 from .ledger import Ledger

@@ -9,7 +9,6 @@ from pathlib import Path
 import inference as benchmark_inference
 import pytest
 import torch
-from adaexit_hf.benchmark.timing import cells, measure, planted_workload, workload
 from helpers.tiny import build, encoder_config
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
@@ -18,6 +17,7 @@ from adaexit_hf.benchmark import timing as benchmark
 from adaexit_hf.benchmark.planted import planned_layers, planted_model, planted_rows, text_lengths
 from adaexit_hf.benchmark.records import known, read_lines
 from adaexit_hf.benchmark.runs import FROM_TEXTS, RUNS, AnswersDifferError, check_answer, make_run
+from adaexit_hf.benchmark.timing import cells, measure, planted_workload, workload
 
 EXAMPLE = Path(__file__).parents[2] / "benchmarks" / "inference.py"
 WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "good", "bad", "film", "very", "LABEL"]

@@ -148,7 +148,7 @@ def run(start, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", demo.MODELS)
+@pytest.mark.parametrize("method", demo.METHODS)
 def test_trains_reports_saves_and_predicts(run, method, capsys):
     folder = run("--method", method)
     printed, bars = capsys.readouterr()
@@ -184,7 +184,7 @@ def test_an_unknown_method_is_refused_with_the_known_ones(capsys):
     with pytest.raises(SystemExit):
         demo.main(["--method", "unknown"])
     message = capsys.readouterr().err
-    assert all(method in message for method in demo.MODELS)
+    assert all(method in message for method in demo.METHODS)
 
 
 def test_bf16_is_chosen_by_speed(monkeypatch):

@@ -59,7 +59,7 @@ def test_cross_encoder_gives_the_same_order_and_exits_early(checkpoint: str, tmp
     assert sum(rows) == sum(each.exit_layer for each in expected) < 4 * len(PASSAGES)
     scores = torch.tensor([float(each["score"]) for each in found])
     torch.testing.assert_close(scores, torch.tensor([each.score for each in expected]), atol=1e-5, rtol=1e-4)
-    del encoder[0].model.advance
+    del encoder[0].model.layer_step
     encoder.save_pretrained(str(tmp_path))
     again = library.CrossEncoder(str(tmp_path), device="cpu")
     assert [each["corpus_id"] for each in again.rank(QUERY, PASSAGES)] == [each["corpus_id"] for each in found]

@@ -7,7 +7,7 @@ from helpers.tiny import build, encoder_config
 from torch import Tensor
 
 from adaexit_hf.models import EarlyExitForSequenceClassification
-from adaexit_hf.models.exit_types import Exit
+from adaexit_hf.models.exit_heads import Exit
 
 
 def scripted(

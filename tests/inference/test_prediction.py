@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-import adaexit_hf.inference.row_reader
 import pytest
 import torch
 from datasets import Dataset
@@ -29,10 +28,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedTokenizerFast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+import adaexit_hf.inference.row_reader
 from adaexit_hf import DatasetError, Prediction, Predictions, predict, predict_stream
-from adaexit_hf.models import EarlyExitForSequenceClassification, in_flight
-from adaexit_hf.models.in_flight import InFlight
-from adaexit_hf.models.walk import walk
+from adaexit_hf.models import EarlyExitForSequenceClassification
+from adaexit_hf.models.early_exit_loop import InFlight, repacked, rows_per_batch, run_early_exit, trimmed
 
 Model = EarlyExitForSequenceClassification
 WORDS = [f"w{number}" for number in range(5, 64)]
@@ -175,13 +174,13 @@ def test_texts_that_stay_are_packed_together(monkeypatch: pytest.MonkeyPatch) ->
     answers[::2] = naming([[1, 1, 1]] * 16) * 50  # every other text leaves at once
     model = scripted("deebert", answers)
     shapes: list[tuple[int, tuple[int, int]]] = []
-    advance = model.advance
+    layer_step = model.layer_step
 
-    def noted(flight: InFlight, number: int, *args: Any) -> Any:
-        shapes.append((number, flight.shape))
-        return advance(flight, number, *args)
+    def noted(index: int, layer: Any, hidden: Tensor, *args: Any) -> Any:
+        shapes.append((index + 1, tuple(hidden.shape[:2])))
+        return layer_step(index, layer, hidden, *args)
 
-    monkeypatch.setattr(model, "advance", noted)
+    monkeypatch.setattr(model, "layer_step", noted)
     silent(model, [{"input_ids": [number, 5]} for number in range(32)], exit_threshold=0.5, batch_tokens=16)
     assert [shape for number, shape in shapes if number == 1] == [(8, 2)] * 4
     assert [shape for number, shape in shapes if number > 1] == [(8, 2)] * 4
@@ -190,25 +189,25 @@ def test_texts_that_stay_are_packed_together(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_text_of_pads_alone_does_not_stretch_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     model, tokens = build("deebert"), []
     rows = [{"input_ids": [5] * 20, "attention_mask": [0] * 20}] + [{"input_ids": [5] * 12}] * 50
-    advance = model.advance
+    layer_step = model.layer_step
 
-    def noted(flight: InFlight, *args: Any) -> Any:
-        tokens.append(flight.shape[0] * flight.shape[1])
-        return advance(flight, *args)
+    def noted(index: int, layer: Any, hidden: Tensor, *args: Any) -> Any:
+        tokens.append(hidden.shape[0] * hidden.shape[1])
+        return layer_step(index, layer, hidden, *args)
 
-    monkeypatch.setattr(model, "advance", noted)
+    monkeypatch.setattr(model, "layer_step", noted)
     silent(model, rows, exit_threshold=0.0, batch_tokens=64)
     assert max(tokens) <= 64
 
 
 def flight_of(model: Model, inputs: dict[str, Tensor]) -> InFlight:
-    inputs, extents = in_flight.trimmed(dict(inputs))
+    inputs, extents = trimmed(dict(inputs))
     return InFlight.of(*model.embed(inputs), extents)
 
 
 def test_columns_that_only_others_needed_are_cropped() -> None:
     model = build("deebert")
-    (left,) = in_flight.packed(model.encoder, [(flight_of(model, padded_inputs([3, 9, 3])), [0, 2])], 0)
+    (left,) = repacked(model.encoder, [(flight_of(model, padded_inputs([3, 9, 3])), [0, 2])], 0)
     assert left.shape == (2, 3)
     assert left.context.padding is None
     assert left.context.masks["mask"] is None
@@ -220,8 +219,8 @@ def test_a_hole_in_the_mask_survives_cropping() -> None:
     inputs["attention_mask"][0, 1] = 0
     with torch.no_grad():
         full = model(**inputs, early_exit=False)
-        (kept,) = in_flight.packed(model.encoder, [(flight_of(model, inputs), [0, 2])], 0)
-        answers = walk(model, [kept._replace(rows=torch.tensor([0, 1]))], None, None)
+        (kept,) = repacked(model.encoder, [(flight_of(model, inputs), [0, 2])], 0)
+        answers = run_early_exit(model, [kept._replace(rows=torch.tensor([0, 1]))], None, None)
     assert kept.shape == (2, 5)
     torch.testing.assert_close(answers.logits, full.logits[[0, 2]], atol=1e-5, rtol=1e-5)
 
@@ -235,11 +234,11 @@ def test_joined_batches_give_what_each_gives(name: str) -> None:
         flights = [flight_of(model, batch) for batch in batches]
         flights = [flight._replace(rows=flight.rows + 2 * place) for place, flight in enumerate(flights)]
         stay = [[row - 2 * place for row in rows] for place, rows in enumerate([[0, 1], [3], [4], [6, 7]])]
-        together = in_flight.packed(model.encoder, list(zip(flights, stay, strict=True)), 24)
+        together = repacked(model.encoder, list(zip(flights, stay, strict=True)), 24)
         assert [flight.rows.tolist() for flight in together] == [[0, 1], [3, 4, 6, 7]]
         for flight in together:
             rows = flight.rows.tolist()
-            answers = walk(model, [flight._replace(rows=torch.arange(len(rows)))], None, None)
+            answers = run_early_exit(model, [flight._replace(rows=torch.arange(len(rows)))], None, None)
             for row, logits in zip(rows, answers.logits, strict=True):
                 alone = model(**padded_inputs([lengths[row]]), early_exit=False).logits[0]
                 torch.testing.assert_close(logits, alone, atol=1e-5, rtol=1e-5)
@@ -270,20 +269,20 @@ def test_positions_may_be_the_same_for_all_rows(padding: str) -> None:
 
 
 def test_rows_of_a_batch_come_in_eights() -> None:
-    assert [in_flight.rows_per_batch(1024, width) for width in (10, 100, 200, 2000)] == [96, 8, 5, 1]
+    assert [rows_per_batch(1024, width) for width in (10, 100, 200, 2000)] == [96, 8, 5, 1]
 
 
 def test_columns_that_are_pads_in_every_row_are_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     model, inputs, shapes = build("deebert"), padded_inputs([3, 9, 5]), []
     expected = model(**inputs, exit_threshold=0.9)
     wide = {name: torch.cat([value, torch.zeros_like(value)], dim=1) for name, value in inputs.items()}
-    advance = model.advance
+    layer_step = model.layer_step
 
-    def noted(flight: InFlight, *args: Any) -> Any:
-        shapes.append(flight.shape)
-        return advance(flight, *args)
+    def noted(index: int, layer: Any, hidden: Tensor, *args: Any) -> Any:
+        shapes.append(tuple(hidden.shape[:2]))
+        return layer_step(index, layer, hidden, *args)
 
-    monkeypatch.setattr(model, "advance", noted)
+    monkeypatch.setattr(model, "layer_step", noted)
     torch.testing.assert_close(model(**wide, exit_threshold=0.9).logits, expected.logits)
     assert shapes[0] == (3, 9)
     with pytest.raises(ValueError, match="attention_mask: got shape"):
@@ -355,7 +354,7 @@ def test_the_host_reads_once_per_layer(
         flight = flight_of(model, batch)
         moving.append(flight._replace(rows=flight.rows + first - 5))
     with torch.inference_mode(), HostReads(monkeypatch) as reads:
-        found = walk(model, moving, [0.5] * 3, None, batch_tokens)
+        found = run_early_exit(model, moving, [0.5] * 3, None, batch_tokens)
     assert reads.count == 2
     assert sorted(set(found.exit_layer.tolist())) == [1, 2]
 
@@ -372,9 +371,9 @@ def test_memory_of_a_window_is_bounded(name: str, monkeypatch: pytest.MonkeyPatc
             for tensor in (each.hidden, *each.context.masks.values(), *each.context.shared.values())
         ]
         windows.append(sum(tensor.nbytes for tensor in tensors if tensor is not None))
-        return walk(model, flights, *args)
+        return run_early_exit(model, flights, *args)
 
-    monkeypatch.setattr("adaexit_hf.inference.walk", noted)
+    monkeypatch.setattr("adaexit_hf.inference.prediction.run_early_exit", noted)
     found = silent(model, rows, exit_threshold=0.9, max_memory=30_000, batch_tokens=24)
     assert len(windows) > 3
     assert max(windows) <= 30_000

@@ -16,7 +16,7 @@ from adaexit_hf.interpretation.faithfulness import PERCENT
 from adaexit_hf.interpretation.probes import as_json
 from adaexit_hf.interpretation.unrolled import Columns, Unrolled, through
 from adaexit_hf.models import EarlyExitForSequenceClassification
-from adaexit_hf.models.exit_types import Exit
+from adaexit_hf.models.exit_heads import Exit
 
 Row = dict[str, list[int]]
 COUNTED = {"pabee", "pabee-regression", "deebert-patience", "depth-adaptive", "depth-adaptive-halting"}

@@ -18,7 +18,7 @@ from helpers.tiny import (
 from torch import Tensor
 
 from adaexit_hf import DactBertConfig, DactBertForSequenceClassification
-from adaexit_hf.models.exit_heads import dact_combine, dact_margin
+from adaexit_hf.models.modeling_dact_bert import dact_combine, dact_margin
 
 Model = DactBertForSequenceClassification
 BOUNDS = ("tight", "paper")

@@ -24,9 +24,8 @@ from helpers.tiny import (
 from torch import Tensor
 
 from adaexit_hf import DepthAdaptiveConfig, DepthAdaptiveForSequenceClassification
-from adaexit_hf.models.encoder_layers import family_of, run_layer, start
-from adaexit_hf.models.token_depths import binned_depths, mutual_information, mutual_information_depths
-from adaexit_hf.models.token_layers import run_tokens
+from adaexit_hf.models.encoder_layers import embed_inputs, family_of, run_layer, run_tokens
+from adaexit_hf.models.modeling_depth_adaptive import binned_depths, mutual_information, mutual_information_depths
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 Model = DepthAdaptiveForSequenceClassification
@@ -52,7 +51,7 @@ def naive(model: Model, example: dict[str, Tensor], depths: list[int]) -> tuple[
 
 def stem(model: Model, example: dict[str, Tensor]) -> Any:
     names = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds")
-    return start(model.encoder, **{name: example.get(name) for name in names})
+    return embed_inputs(model.encoder, **{name: example.get(name) for name in names})
 
 
 def unpadded(inputs: dict[str, Tensor]) -> list[dict[str, Tensor]]:
@@ -100,7 +99,7 @@ def test_active_tokens_alone_give_the_states_of_the_whole_layer(name: str, atten
     stock = encoder(name, attn_implementation=attention)
     inputs = batch(stock.config, padding)
     names = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds")
-    hidden, context = start(stock, **{each: inputs.get(each) for each in names})
+    hidden, context = embed_inputs(stock, **{each: inputs.get(each) for each in names})
     torch.manual_seed(0)
     active = torch.rand(hidden.shape[:2]) < 0.5
     active[0], active[1] = False, True

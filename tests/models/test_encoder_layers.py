@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import GPT2Config, PreTrainedModel, set_seed
 
 from adaexit_hf import DeeBertConfig, DeeBertForSequenceClassification
-from adaexit_hf.models.encoder_layers import family_of, run_layer, start
+from adaexit_hf.models.encoder_layers import embed_inputs, family_of, run_layer
 
 IMPLEMENTATIONS = [
     (name, attention)
@@ -22,7 +22,7 @@ IMPLEMENTATIONS = [
 def layerwise(model: PreTrainedModel, **inputs: Any) -> list[Tensor]:
     """Input of layer 1 and output of every layer; the last one as exit heads read it."""
     names = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds")
-    hidden, context = start(model, *(inputs.get(name) for name in names))
+    hidden, context = embed_inputs(model, *(inputs.get(name) for name in names))
     states = [hidden]
     for index, layer in enumerate(family_of(model.config).layers(model)):
         hidden, _ = run_layer(model, index, layer, hidden, context)
@@ -88,7 +88,7 @@ def test_dropping_rows_changes_nothing_for_the_others(name: str) -> None:
     model, kept = encoder(name), torch.tensor([1, 4])
     inputs = batch(model.config)
     positions = torch.arange(2, 11)[None] + torch.arange(6)[:, None]
-    hidden, context = start(model, inputs["input_ids"], inputs["attention_mask"], None, positions, None)
+    hidden, context = embed_inputs(model, inputs["input_ids"], inputs["attention_mask"], None, positions, None)
     layers = family_of(model.config).layers(model)
     first, _ = run_layer(model, 0, layers[0], hidden, context)
     full, _ = run_layer(model, 1, layers[1], first, context)

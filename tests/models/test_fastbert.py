@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, BertConfig
 
 from adaexit_hf import FastBertConfig, FastBertForSequenceClassification
-from adaexit_hf.models.exit_types import Stage
+from adaexit_hf.models.modeling_early_exit import Stage
 from adaexit_hf.models.modeling_fastbert import BranchClassifier
 
 Model = FastBertForSequenceClassification

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from adaexit_hf.inference import predict
 from helpers.runs import Row, clear_thresholds, new_model, texts
 from helpers.tiny import ENCODERS, VARIANTS, build
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForSequenceClassification
 
 from adaexit_hf import ExitTrace, collect_trace
+from adaexit_hf.inference import predict
 from adaexit_hf.models import EarlyExitForSequenceClassification
 from adaexit_hf.pruning.unused_layers import prune_unused_layers
 

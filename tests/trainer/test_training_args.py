@@ -11,7 +11,7 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from adaexit_hf import EarlyExitTrainer, EarlyExitTrainingArguments
 from adaexit_hf.models.exit_heads import ExitHead
-from adaexit_hf.models.exit_types import Stage
+from adaexit_hf.models.modeling_early_exit import Stage
 from adaexit_hf.trainer.training_args import CHECKPOINTING
 
 # What stage "exits" overrides, and what "backbone" has.

@@ -1,18 +1,17 @@
-"""Tokenized rows as padded batches, and what a model says of them at full depth.
+"""Tokenized rows as padded batches, their labels, and full-depth passes over them in eval mode.
 
-This file travels inside checkpoints: see CONTRIBUTING.md, "The shipped folder".
+This file travels inside checkpoints: see docs/contributing.md, "Files that travel with a checkpoint".
 """
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
-
-from .eval_mode import eval_mode
 
 Row = Mapping[str, Any]
 # Per-token columns, and what pads them; `None` is the encoder's padding token.
@@ -256,3 +255,22 @@ def full_depth(
                 tell(len(places))
     place = torch.tensor(order).argsort()
     return torch.cat(logits)[place], torch.cat(scores)[place]
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside, afterwards for every module its own mode again: users keep parts of a model in eval mode.
+
+    >>> model = nn.Sequential(nn.Dropout(), nn.Dropout().eval())
+    >>> with eval_mode(model):
+    ...     inside = [part.training for part in model]
+    >>> inside, [part.training for part in model]
+    ([False, False], [True, False])
+    """
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

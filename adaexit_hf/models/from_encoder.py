@@ -1,6 +1,6 @@
 """Start an early-exit model from a pretrained encoder or a fine-tuned classifier.
 
-This file travels inside checkpoints: see CONTRIBUTING.md, "The shipped folder".
+This file travels inside checkpoints: see docs/contributing.md, "Files that travel with a checkpoint".
 """
 
 import dataclasses
