@@ -1,13 +1,21 @@
 """Make the methods known to Transformers' Auto classes and to `pipeline`.
 
-`import adaexit_hf` announces the model types to `AutoConfig`; the methods themselves are imported, and
-registered in the public way, when a config of such a type or one of their classes is first used.
+`import adaexit_hf` imports neither torch nor the Auto classes, as `import transformers` does not. The Auto classes
+learn the model types when they are imported themselves; the methods are imported, and registered in the public way,
+when a config of such a type or one of their classes is first used.
 """
 
-import importlib
+import sys
 from collections import UserDict
-from importlib.util import find_spec
+from importlib import import_module
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
+from threading import RLock
+from types import ModuleType
 from typing import Any
+
+AUTO_CONFIG = "transformers.models.auto.configuration_auto"
+_lock = RLock()
 
 
 class _LazyConfigs(UserDict[str, Any]):
@@ -15,23 +23,47 @@ class _LazyConfigs(UserDict[str, Any]):
 
     def __getitem__(self, model_type: str) -> Any:
         if self.data.get(model_type, self) is None:
-            importlib.import_module("adaexit_hf.models").METHODS  # noqa: B018 # registers every method
+            from .models import import_methods
+
+            import_methods()
         return super().__getitem__(model_type)
 
 
+class _AutoConfigModule(ModuleType):
+    """Transformers' module of `AutoConfig`; loaded, and told the model types, when something of it is first used."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(f"module '{self.__name__}' has no attribute '{name}'")
+        with _lock:
+            if type(self) is _AutoConfigModule:
+                import_module("transformers.models.auto")  # its package
+                self.__class__ = ModuleType  # type: ignore[assignment]
+                self.__spec__.loader.exec_module(self)  # type: ignore[union-attr]
+                _announce_to(self)
+        return getattr(self, name)
+
+
 def announce() -> None:
-    """Make the model types known to `AutoConfig`, without importing the methods.
+    """Make the model types known to `AutoConfig` as soon as it is imported, without importing the methods.
 
-    Does nothing where torch is missing, since no model can be used there.
+    Does nothing where torch is not installed, since no model can be used there.
     """
-    if find_spec("torch") is None:
-        return
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    if AUTO_CONFIG in sys.modules:
+        _announce_to(sys.modules[AUTO_CONFIG])
+    elif find_spec("torch") is not None and (transformers := find_spec("transformers")) is not None:
+        file = Path(str(transformers.origin)).parent / "models" / "auto" / "configuration_auto.py"
+        spec = spec_from_file_location(AUTO_CONFIG, file)
+        module = sys.modules[AUTO_CONFIG] = module_from_spec(spec)  # type: ignore[arg-type]
+        module.__class__ = _AutoConfigModule
 
+
+def _announce_to(auto_config: ModuleType) -> None:
     from .models import MODEL_TYPES
 
+    configs = auto_config.CONFIG_MAPPING
     # `AutoConfig.register` takes classes, which would import the methods.
-    CONFIG_MAPPING._extra_content = _LazyConfigs(dict.fromkeys(MODEL_TYPES) | dict(CONFIG_MAPPING._extra_content))
+    configs._extra_content = _LazyConfigs(dict.fromkeys(MODEL_TYPES) | dict(configs._extra_content))
 
 
 def register(model: Any, encoder: Any) -> None:

@@ -10,12 +10,17 @@ import adaexit_hf
 from adaexit_hf.models import METHODS, MODEL_TYPES
 
 
-def test_importing_the_package_imports_neither_torch_nor_the_auto_classes() -> None:
-    late = {"torch", "transformers.models.auto", "transformers.pipelines", "transformers.trainer"}
-    code = f"import sys, adaexit_hf; print({late} & set(sys.modules))"
+def run_in_new_process(code: str) -> str:
+    """What code prints in an interpreter that has imported nothing."""
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr
-    assert found.stdout.strip() == "set()"
+    return found.stdout.strip()
+
+
+def test_importing_the_package_imports_neither_torch_nor_the_auto_classes() -> None:
+    late = {"torch", "transformers", "transformers.models.auto", "transformers.pipelines", "transformers.trainer"}
+    code = f"import sys, adaexit_hf; print({late} & set(sys.modules))"
+    assert run_in_new_process(code) == "set()"
 
 
 @pytest.mark.slow
@@ -39,16 +44,36 @@ print(type(AutoModelForSequenceClassification.from_config(config)).__module__)
 
 @pytest.mark.parametrize(
     "imports",
-    [
-        "import adaexit_hf; from transformers import pipeline",
-        "import transformers.pipelines, adaexit_hf",
-        "import adaexit_hf.models.pipeline_early_exit",  # imports Transformers' pipelines itself
-    ],
+    ["import adaexit_hf; from transformers import pipeline", "import transformers.pipelines, adaexit_hf"],
 )
-def test_pipelines_know_the_task(imports: str) -> None:
-    code = f"{imports}\nfrom transformers.pipelines import PIPELINE_REGISTRY as known"
-    code += "\nprint(known.check_task('early-exit-text-classification')[1]['impl'].__module__)"
+def test_pipelines_know_the_task_once_a_config_was_read(imports: str) -> None:
+    code = f"""
+{imports}
+from transformers import AutoConfig
+from transformers.pipelines import PIPELINE_REGISTRY
+AutoConfig.for_model("deebert", encoder_config={{"model_type": "bert"}})  # as `pipeline` does first
+print(PIPELINE_REGISTRY.check_task("early-exit-text-classification")[1]["impl"].__module__)
+"""
     assert run(code) == "adaexit_hf.models.pipeline_early_exit"
+
+
+def test_looking_at_all_modules_does_not_load_the_auto_classes() -> None:
+    """Inspection, as of torch while it is imported, reads attributes of every module that there is."""
+    code = """
+import inspect, sys, adaexit_hf
+inspect.getmodule(len, "nowhere")
+print([hasattr(module, "__warningregistry__") for module in list(sys.modules.values())] and "torch" in sys.modules)
+"""
+    assert run_in_new_process(code) == "False"
+
+
+def test_evaluation_imports_neither_the_trainer_nor_a_method() -> None:
+    code = """
+import sys, adaexit_hf.evaluation.curves
+names = [name.split(".")[-1] for name in sys.modules if name.startswith("adaexit_hf.models.modeling_")]
+print(names, "transformers.trainer" in sys.modules, "adaexit_hf.trainer" in sys.modules)
+"""
+    assert run_in_new_process(code) == "['modeling_early_exit'] False False"
 
 
 def test_a_copy_of_the_mapping_has_the_classes() -> None:

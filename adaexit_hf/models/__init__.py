@@ -30,7 +30,7 @@ __all__ = [*_lazy.names, "METHODS", "MODEL_TYPES"]
 
 def __getattr__(name: str) -> Any:
     if name == "METHODS" or name in _lazy.modules:
-        _import_methods()
+        import_methods()
     return globals()[name] if name == "METHODS" else _lazy(name)
 
 
@@ -38,7 +38,7 @@ def __dir__() -> list[str]:
     return __all__
 
 
-def _import_methods() -> None:
+def import_methods() -> None:
     """Import every method, register it with the Auto classes, and set `METHODS`: model type -> classifier."""
     from .._registration import register, register_pipeline
 

@@ -78,7 +78,7 @@ def test_every_command_has_help(capsys, command: str) -> None:
 
 
 def test_help_needs_no_torch() -> None:
-    code = "import sys; from adaexit_hf.cli import main; main(['--help']); assert 'torch' not in sys.modules"
+    code = "import sys; from adaexit_hf.cli.main import main; main(['--help']); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
@@ -313,7 +313,7 @@ def test_report_explains_in_more_steps(capsys, checkpoint, labelled, monkeypatch
         steps.append(options["steps"])
         return explain(*given, **options)
 
-    monkeypatch.setattr(cli_data, "explain", recorded)
+    monkeypatch.setattr("adaexit_hf.cli.report.explain", recorded)
     called(capsys, "report", checkpoint, *labelled, "--explain", "1", "--explain_steps", "80")
     called(capsys, "report", checkpoint, *labelled, "--explain", "1")
     assert steps == [80, inspect.signature(explain).parameters["steps"].default]
@@ -455,7 +455,7 @@ def test_an_interrupt_is_no_traceback(capsys, monkeypatch) -> None:
 
 def test_a_reader_that_has_enough_is_no_error(checkpoint, tmp_path) -> None:
     (tmp_path / "texts.txt").write_text("good film\n" * 3)
-    command = f"{sys.executable} -m adaexit_hf.cli predict {checkpoint} --file {tmp_path}/texts.txt | head -n 1"
+    command = f"{sys.executable} -m adaexit_hf.cli.main predict {checkpoint} --file {tmp_path}/texts.txt | head -n 1"
     found = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
     assert (found.returncode, len(found.stdout.splitlines())) == (0, 1), found.stderr
     assert "Error" not in found.stderr
