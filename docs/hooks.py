@@ -1,9 +1,9 @@
-"""What the site needs besides mkdocs.yml: pages from outside of docs/, links of the repository, equations, commands.
+"""What the site needs besides mkdocs.yml: pages from outside of docs/, links of the repository, equations, references.
 
 README, CHANGELOG, the method cards and the results are pages of the site and stay where they are in the repository.
 Pages link to each other by relative paths in the repository, so that the links work there, too; here they become links
-of the site. Equations become MathML, which browsers draw without a script. The options of the command line are read
-from the commands themselves.
+of the site. Equations become MathML, which browsers draw without a script. The options of the command line and the
+classes of the methods are read from the package, so that a new method needs no change here.
 """
 
 import dataclasses
@@ -29,10 +29,6 @@ FENCE = re.compile(r"^( *)(```|~~~).*?^\1\2 *$", flags=re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"(!?)\[((?:[^][]|\[[^][]*\])*)\]\(([^)\s]+)\)")
 EQUATION = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', flags=re.DOTALL)
 
-
-COMMANDS = "<!-- commands -->"  # where their tables go
-
-
 # Packages list their names when they are imported; the pages of the reference list them, and a test compares both.
 logging.getLogger("mkdocs.plugins.griffe").addFilter(lambda record: "Unsupported item in" not in record.getMessage())
 
@@ -40,6 +36,13 @@ logging.getLogger("mkdocs.plugins.griffe").addFilter(lambda record: "Unsupported
 def outside() -> set[str]:
     """Paths in the repository, with slashes, of what the site takes from outside of docs/."""
     return {path.relative_to(ROOT).as_posix() for pattern in OUTSIDE for path in ROOT.glob(pattern)}
+
+
+def on_config(config: Any) -> Any:
+    """Add the method cards to the navigation, below the page on methods."""
+    (section,) = (entry["Methods"] for entry in config.nav if "Methods" in entry)
+    section += [path for path in sorted(outside()) if path.startswith("model_cards/")]
+    return config
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -56,13 +59,15 @@ def source() -> str | None:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
-    """Turn links of the repository into links of the site, except in code; fill in the options of the commands."""
+    """Turn links of the repository into links of the site, except in code; fill in what comes from the package."""
     parts, end = [], 0
     for fence in FENCE.finditer(markdown):
         parts += [linked(markdown[end : fence.start()], page.file.src_uri, source()), fence.group()]
         end = fence.end()
     text = "".join([*parts, linked(markdown[end:], page.file.src_uri, source())])
-    return text.replace(COMMANDS, command_tables()) if COMMANDS in text else text
+    for place, make in {"<!-- commands -->": command_tables, "<!-- methods -->": method_classes}.items():
+        text = text.replace(place, make()) if place in text else text
+    return text
 
 
 def linked(text: str, page: str, repository: str | None) -> str:
@@ -114,6 +119,17 @@ def on_page_content(content: str, page: Any, **_: Any) -> str:
         return found
 
     return EQUATION.sub(mathml, content)
+
+
+def method_classes() -> str:
+    """For mkdocstrings: the classifier, config and encoder of every method."""
+    from adaexit_hf.models import METHODS
+
+    lines = ["::: adaexit_hf.models", "    options:", "      members:"]
+    for model in METHODS.values():
+        stem = model.__name__.removesuffix("ForSequenceClassification")
+        lines += [f"        - {name}" for name in (model.__name__, f"{stem}Config", f"{stem}Model")]
+    return "\n".join(lines)
 
 
 def command_tables() -> str:

@@ -4,7 +4,9 @@ import runpy
 from types import SimpleNamespace
 
 import pytest
-from helpers.pages import ROOT
+from helpers.pages import CARDS, ROOT
+
+from adaexit_hf.models import METHODS
 
 pytest.importorskip("mkdocs", reason="the extra docs is not installed")
 pytest.importorskip("latex2mathml", reason="the extra docs is not installed")
@@ -55,3 +57,16 @@ def test_every_command_has_a_table() -> None:
     for command in ("train", "evaluate", "calibrate", "report", "predict", "benchmark", "card", "convert", "push"):
         assert f"## adaexit {command}\n" in tables
     assert "| `--max_drop` | `0.01` |" in tables and "| `checkpoint` | |" in tables
+
+
+def test_the_classes_of_every_method_are_on_a_page() -> None:
+    assert "<!-- methods -->" in (ROOT / "docs" / "api" / "models.md").read_text()
+    listed = HOOKS["method_classes"]().splitlines()
+    for model in METHODS.values():
+        names = (model.__name__, model.config_class.__name__)
+        assert all(f"        - {name}" in listed for name in names)
+
+
+def test_every_card_is_in_the_navigation() -> None:
+    config = HOOKS["on_config"](SimpleNamespace(nav=[{"Start": "a.md"}, {"Methods": ["methods.md"]}]))
+    assert config.nav[1]["Methods"] == ["methods.md", *(f"model_cards/{card.name}" for card in CARDS)]
