@@ -92,13 +92,13 @@ def predict(
         Logits, exit layers and readiness scores, in the order of the data set.
 
     Raises:
-        ValueError: if the data set is empty or an item is neither a text nor a tokenized row, if there are texts but no
-            tokenizer, or if a threshold or size is out of range.
+        ValueError: if the data set is empty or an item is neither a text nor a tokenized row, if there are texts but
+            no tokenizer, or if a threshold or size is out of range.
         TypeError: if the model has no exits.
         DatasetError: if reading an item of the data set raised an error; the message gives the index of the item.
         RuntimeError: if another process raised an error.
 
-    Example:
+    Examples:
         >>> from transformers import BertConfig
         >>> from adaexit_hf.models import BerxitConfig, BerxitForSequenceClassification
         >>> encoder = BertConfig(
@@ -159,8 +159,8 @@ def predict_stream(
         exit_threshold: as for `predict`.
         early_exit: as for `predict`.
         batch_tokens: as for `predict`.
-        max_memory: as for `predict`. A smaller window yields the first predictions earlier, but has fewer texts to fill
-            its batches with.
+        max_memory: as for `predict`. A smaller window yields the first predictions earlier, but has fewer texts to
+            fill its batches with.
         progress: whether to show a progress bar.
 
     Yields:

@@ -95,8 +95,8 @@ def read_texts(path: Path, columns: Sequence[str]) -> Iterator[Text]:
     """Read texts, or pairs of texts, from a file, one row at a time.
 
     Args:
-        path: a .txt file with one text per line; a .csv or .tsv file with a header; a .jsonl file, or a .json file with
-            a list of rows.
+        path: a .txt file with one text per line; a .csv or .tsv file with a header; a .jsonl file, or a .json file
+            with a list of rows.
         columns: one column with texts, or two for pairs of texts. Not used for .txt.
 
     Yields:
