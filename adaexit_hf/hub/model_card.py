@@ -71,6 +71,18 @@ def write_model_card(
         TypeError: if `facts` has an unknown name.
         FileExistsError: if there is a README.md that this function did not write.
         OSError: if the files cannot be written.
+
+    Examples:
+        >>> from transformers import BertConfig
+        >>> from adaexit_hf.models import BerxitConfig, BerxitForSequenceClassification
+        >>> encoder = BertConfig(
+        ...     vocab_size=9, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8
+        ... )
+        >>> config = BerxitConfig(encoder_config=encoder, num_labels=2, exit_threshold=0.9)
+        >>> with TemporaryDirectory() as folder:
+        ...     path = write_model_card(BerxitForSequenceClassification(config), folder, name="you/berxit-mrpc")
+        ...     "The saved threshold is 0.9." in path.read_text(encoding="utf-8")
+        True
     """
     folder = Path(folder)
     path = folder / "README.md"

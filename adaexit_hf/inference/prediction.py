@@ -1,4 +1,4 @@
-"""Predict many texts: layer by layer, after each layer the remaining texts are repacked into full batches."""
+"""Predict many texts layer by layer: after each layer the remaining texts are repacked into full batches."""
 
 import math
 import os
@@ -170,6 +170,20 @@ def predict_stream(
         ValueError: as for `predict`.
         TypeError: as for `predict`.
         DatasetError: as for `predict`.
+
+    Examples:
+        >>> from transformers import BertConfig
+        >>> from adaexit_hf.models import BerxitConfig, BerxitForSequenceClassification
+        >>> encoder = BertConfig(
+        ...     vocab_size=9, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8
+        ... )
+        >>> model = BerxitForSequenceClassification(BerxitConfig(encoder_config=encoder, num_labels=2))
+        >>> rows = ({"input_ids": [1, token, 2]} for token in (5, 6, 7))
+        >>> for prediction in predict_stream(model, rows, exit_threshold=0.5, progress=False):
+        ...     print(prediction.place, prediction.exit_layer)
+        0 1
+        1 1
+        2 1
     """
     predictor = _Predictor(model, tokenizer, exit_threshold, early_exit, batch_tokens, max_memory)
     empty = True

@@ -85,9 +85,9 @@ def _translated(facts: dict[str, Any]) -> dict[str, Any]:
     task = _single("tasks", facts.pop("tasks", None))
     if task not in (None, TASK):
         raise ValueError(f"tasks: got {task!r}; these models do '{TASK}', leave it out")
-    for theirs, ours in (("model_name", "title"), ("finetuned_from", "base_model")):
-        if theirs in facts:
-            facts[ours] = facts.pop(theirs)
+    for argument, fact in (("model_name", "title"), ("finetuned_from", "base_model")):
+        if argument in facts:
+            facts[fact] = facts.pop(argument)
     if isinstance(facts.get("tags"), str):
         facts["tags"] = [facts["tags"]]
     hub_id, config = (_single(name, facts.pop(name, None)) for name in ("dataset_tags", "dataset_args"))
