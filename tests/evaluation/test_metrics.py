@@ -41,21 +41,23 @@ def test_predictions_that_are_not_finite_have_no_correlation(metric, value):
 
 @pytest.mark.parametrize(("predictions", "references"), [([0, 1, 2], [0, 1, 1]), ([0, 1, 0], [0, 1, 2])])
 def test_f1_is_of_two_classes(predictions, references):
-    with pytest.raises(ValueError, match="metric: f1 is of class 1 of two, and there are classes up to 2; pass accur"):
+    with pytest.raises(
+        ValueError, match="metric: f1 is defined for two classes, 0 and 1, but there are classes up to 2; pass accur"
+    ):
         compute_score("f1", predictions, references)
 
 
 @pytest.mark.parametrize(
     ("metric", "references", "message"),
     [
-        ("f1", [0, 0, 0], "references: the 3 labels have no class 1, where f1 is not defined; pass data with other"),
+        ("f1", [0, 0, 0], "references: the 3 labels include no class 1, so f1 is not defined; pass data with other"),
         (
             "matthews_correlation",
             [1, 1, 1],
-            "references: the 3 labels are all the same, where matthews_correlation is",
+            "references: the 3 labels are all equal, so matthews_correlation is",
         ),
-        ("pearson", [0.5, 0.5], "references: the 2 labels are all the same, where pearson is not defined"),
-        ("spearmanr", [2.0], "references: the 1 labels are all the same, where spearmanr is not defined"),
+        ("pearson", [0.5, 0.5], "references: the 2 labels are all equal, so pearson is not defined"),
+        ("spearmanr", [2.0], "references: the 1 labels are all equal, so spearmanr is not defined"),
     ],
 )
 def test_a_metric_that_is_not_defined_is_not_zero(metric, references, message):

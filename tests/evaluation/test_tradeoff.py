@@ -66,7 +66,9 @@ def test_f1_of_three_classes_of_which_one_never_occurs(by_hand: ExitTrace) -> No
     trace = ExitTrace(logits, by_hand.scores, by_hand.labels, by_hand.exit_layers, "gt")
     calls: list[Any] = [layer_scores, tradeoff_curve, oracle_bound, lambda trace, name: report(trace, (name,), None)]
     for call in calls:
-        with pytest.raises(ValueError, match="metric: f1 is of class 1 of two, and there are 3 classes; pass"):
+        with pytest.raises(
+            ValueError, match="metric: f1 is defined for two classes, 0 and 1, but there are 3 classes; pass"
+        ):
             call(trace, "f1")
 
 
