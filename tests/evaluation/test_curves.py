@@ -198,7 +198,9 @@ def test_classes_need_no_tolerance(by_hand: ExitTrace) -> None:
 def test_without_labels_nothing_is_right(by_hand: ExitTrace) -> None:
     unlabelled = ExitTrace(by_hand.logits, by_hand.scores, None, (2, 3, 6), "gt")
     for call in (oracle_exits, lambda trace: layer_scores(trace, accuracy)):
-        with pytest.raises(ValueError, match="trace: has no labels; collect it on a data set with a 'label' column"):
+        with pytest.raises(
+            ValueError, match="trace: has no labels; call collect_trace on a data set with a 'label' column"
+        ):
             call(unlabelled)
 
 
@@ -258,9 +260,11 @@ BAD_INTERVALS: Any = [
     ),
     pytest.param(lambda: bootstrap_samples([coin(4, 1)], scored, 0), "resamples: got 0; pass a whole", id="resamples"),
     pytest.param(lambda: bootstrap_samples([coin(4, 1)], scored, level=95), "level: got 95; pass a share", id="level"),
-    pytest.param(lambda: bootstrap_samples([coin(4, 1)], lambda _: NAN), "statistic: is nan on all samples", id="nan"),
-    pytest.param(lambda: bootstrap_seeds([0.5]), "values: got 1; an interval over seeds needs at least two", id="one"),
-    pytest.param(lambda: bootstrap_seeds([0.5, NAN]), "statistic: is nan on all samples", id="nan seed"),
+    pytest.param(
+        lambda: bootstrap_samples([coin(4, 1)], lambda _: NAN), "statistic: is nan on the whole data set", id="nan"
+    ),
+    pytest.param(lambda: bootstrap_seeds([0.5]), "values: got 1; pass the values of at least two runs", id="one"),
+    pytest.param(lambda: bootstrap_seeds([0.5, NAN]), "statistic: is nan on the whole data set", id="nan seed"),
 ]
 
 
@@ -272,7 +276,7 @@ def test_intervals_that_do_not_exist(call: Any, message: str) -> None:
 
 def test_a_statistic_that_is_sometimes_undefined() -> None:
     calls = iter([0.5, 0.5, NAN, 0.5])
-    with pytest.raises(ValueError, match="statistic: is nan on 1 of 3 resamples; use one that is defined on all"):
+    with pytest.raises(ValueError, match="statistic: is nan on 1 of 3 resamples; pass one that is defined on all"):
         bootstrap_samples([coin(4, 1)], lambda _: next(calls), resamples=3)
 
 

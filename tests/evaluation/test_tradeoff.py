@@ -212,7 +212,9 @@ def test_a_set_without_labels(label: dict[str, Any]) -> None:
     rows = [row | label for row in texts(3, labels=False)]
     trace = collect_trace(new_model("deebert"), rows, progress=False)
     assert trace.labels is None
-    with pytest.raises(ValueError, match="trace: has no labels; collect it on a data set with a 'label' column"):
+    with pytest.raises(
+        ValueError, match="trace: has no labels; call collect_trace on a data set with a 'label' column"
+    ):
         tradeoff_curve(trace, accuracy)
 
 
