@@ -98,21 +98,27 @@ def test_flops_are_another_axis() -> None:
 
 FLAT = [CurvePoint(None, 1.0, 1.0, 0.0)]
 BAD_CURVES: Any = [
-    pytest.param(lambda: area_under_curve(line((3, NAN), (5, 1))), "curve: the score at .* is nan; use", id="nan"),
+    pytest.param(lambda: area_under_curve(line((3, NAN), (5, 1))), "curve: the score at .* is nan; choose", id="nan"),
     pytest.param(lambda: area_under_curve(FALLING, (1, 3)), r"between: got \(1, 3\); the curve goes", id="beyond"),
     pytest.param(lambda: area_under_curve(FALLING, (3, 3)), r"between: got \(3, 3\); the curve", id="no width"),
     pytest.param(lambda: area_under_curve(FALLING, cost="time"), "cost: got 'time'; choose 'layers'", id="cost"),
     pytest.param(
-        lambda: areas_between(FALLING, line((5, 1), (6, 1))), "curves: go from 2 to 4 and 5 to 6", id="apart"
+        lambda: areas_between(FALLING, line((5, 1), (6, 1))), "curves: their ranges, 2 to 4 and 5 to 6", id="apart"
     ),
-    pytest.param(lambda: areas_between(FALLING, line((5, 1))), "curve: got points at 1 depth; an area", id="point"),
+    pytest.param(
+        lambda: areas_between(FALLING, line((5, 1))),
+        r"curve: got points at 1 distinct costs \(layers\); at least",
+        id="point",
+    ),
     pytest.param(
         lambda: mean_curve([line((1, 1), (2, 1)), line((3, 1), (4, 1))]),
-        "curves: go from 1 to 2 and 3 to 4 layers, which have nothing in common",
+        "curves: their ranges, 1 to 2 and 3 to 4 layers, do not overlap; pass more",
         id="means apart",
     ),
     pytest.param(lambda: mean_curve([]), "curves: got none; pass at least one", id="no curves"),
-    pytest.param(lambda: area_under_curve(FLAT, cost="flops"), "curve: knows no FLOPs; collect", id="no flops"),
+    pytest.param(
+        lambda: area_under_curve(FLAT, cost="flops"), "curve: has no FLOPs; call collect_trace", id="no flops"
+    ),
 ]
 
 
@@ -295,5 +301,7 @@ def test_a_mean_curve_has_two_points_or_more(count: Any) -> None:
 
 
 def test_a_score_beyond_the_curve_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"mean_layers: got 2; the curve goes from 3 to 12, pass one of these"):
+    with pytest.raises(
+        ValueError, match=r"mean_layers: got 2; the curve goes from 3 to 12, pass a number in that range"
+    ):
         score_at(line((3, 0.6), (12, 0.8)), 2)

@@ -287,7 +287,8 @@ def test_the_area_is_the_mean_score_with_the_best_of_equal_depths() -> None:
 
 def test_an_area_needs_two_depths() -> None:
     with pytest.raises(
-        ValueError, match="curve: got points at 1 depth; an area needs at least two, pass more thresholds"
+        ValueError,
+        match=r"curve: got points at 1 distinct costs \(layers\); at least two are needed, pass more thresholds",
     ):
         area_under_curve([CurvePoint(None, 0.8, 12.0, 0.0)])
 
@@ -318,7 +319,7 @@ def test_the_drop_of_a_negative_score_is_downwards() -> None:
 IMPOSSIBLE = [
     pytest.param(CURVE, -0.1, "max_drop: got -0.1; pass a fraction >= 0", id="negative"),
     pytest.param(CURVE, NAN, "max_drop: got nan; pass a fraction >= 0", id="nan"),
-    pytest.param(CURVE[:-1], 0.1, r"curve: has no point of full depth \(threshold None\)", id="no full depth"),
+    pytest.param(CURVE[:-1], 0.1, r"curve: has no point at full depth \(threshold None\)", id="no full depth"),
     pytest.param([CURVE[-1]._replace(score=NAN)], 0.1, "curve: the score at full depth is nan", id="nan score"),
 ]
 
