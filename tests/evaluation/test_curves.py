@@ -175,7 +175,7 @@ def test_an_answer_that_is_not_finite_is_wrong() -> None:
     logits = torch.tensor([[[NAN, NAN], [1.0, 0.0]], [[0.0, math.inf], [0.0, math.inf]], [[0.0, 1.0], [1.0, 0.0]]])
     trace = ExitTrace(logits, torch.ones(3, 2), torch.tensor([0, 1, 1]), (1, 2), "gt")
     assert oracle_exits(trace).tolist() == [1, 0, 0]
-    message = "trace: 3 of 6 answers, samples times exits, are not finite and count as wrong; collect it again"
+    message = r"trace: 3 of 6 predictions \(samples times exits\) are not finite and count as wrong; collect it again"
     with pytest.warns(RuntimeWarning, match=message):
         assert layer_scores(trace, accuracy) == {1: pytest.approx(1 / 3), 2: pytest.approx(1 / 3)}
     with pytest.warns(RuntimeWarning, match=message):
@@ -190,14 +190,17 @@ def test_in_regression_right_is_near_enough() -> None:
     answers = torch.tensor([[1.4, 1.0], [3.0, 2.9], [NAN, 0.5]])
     trace = ExitTrace(answers[..., None], torch.zeros(3, 2), torch.tensor([1.0, 1.0, 0.0]), (1, 2), "gt")
     assert oracle_exits(trace, tolerance=0.5).tolist() == [0, 1, 1]  # the second is never right, but nearer at exit 2
-    with pytest.raises(ValueError, match="tolerance: got None, but numbers are never quite right; pass the largest"):
+    with pytest.raises(ValueError, match="tolerance: got None, but the trace is of a regression; pass the largest"):
         oracle_exits(trace)
     with pytest.raises(ValueError, match="tolerance: got -1"):
         oracle_exits(trace, tolerance=-1.0)
 
 
 def test_classes_need_no_tolerance(by_hand: ExitTrace) -> None:
-    with pytest.raises(ValueError, match="tolerance: got 0.5 for classes, which are right or wrong; leave it out"):
+    with pytest.raises(
+        ValueError,
+        match="tolerance: got 0.5, but the trace is of a classifier; only regression takes one, leave it out",
+    ):
         oracle_exits(by_hand, tolerance=0.5)
 
 

@@ -76,7 +76,7 @@ def test_the_warning_of_lost_answers_points_at_the_call(by_hand: ExitTrace) -> N
     by_hand.logits[0, 0] = NAN
     calls: list[Any] = [layer_scores, tradeoff_curve, oracle_bound, lambda trace, name: report(trace, (name,), None)]
     for call in calls:
-        with pytest.warns(RuntimeWarning, match="1 of 12 answers, samples times exits, are not finite") as told:
+        with pytest.warns(RuntimeWarning, match=r"1 of 12 predictions \(samples times exits\) are not finite") as told:
             call(by_hand, "accuracy")
         assert [each.filename for each in told] == [__file__]
 

@@ -273,7 +273,7 @@ def test_metrics_are_those_of_compute_score(browser: Any, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:trace. . of . answers:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:trace. . of . predictions:RuntimeWarning")
 def test_a_class_that_is_not_finite_counts_as_wrong(browser: Any, tmp_path: Path) -> None:
     cases = ("accuracy", [1, 0, 1], 2), ("f1", [1, 0], 1), ("f1", [1, 0], 0), ("matthews_correlation", [0, 1, 1, 0], 1)
     for metric, truth, lost in cases:
