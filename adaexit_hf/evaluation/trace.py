@@ -54,6 +54,11 @@ class ExitTrace:
         >>> trace = ExitTrace(logits, scores, torch.tensor([1, 1]), exit_layers=(6, 12), ready="gt")
         >>> trace.exits_at(0.7).tolist()  # the first sample leaves at the first exit, the second at the last
         [0, 1]
+        >>> exit_logits, exit_layer = trace.at(0.7)
+        >>> exit_layer.tolist(), predictions(exit_logits).tolist()
+        ([6, 12], [1, 1])
+        >>> trace.take(torch.tensor([1])).logits.shape
+        torch.Size([1, 2, 2])
     """
 
     logits: Tensor

@@ -63,6 +63,16 @@ def attention_entropy(
     Raises:
         ValueError: If there are no rows, or if the attention implementation of the model returns no weights.
         TypeError: If the model has no exits.
+
+    Examples:
+        >>> from transformers import BertConfig
+        >>> from adaexit_hf.models.modeling_deebert import DeeBertConfig, DeeBertForSequenceClassification
+        >>> encoder = BertConfig(vocab_size=10, hidden_size=4, num_hidden_layers=3, num_attention_heads=2)
+        >>> model = DeeBertForSequenceClassification(DeeBertConfig(encoder_config=encoder))
+        >>> model.set_attn_implementation("eager")
+        >>> result = attention_entropy(model, [{"input_ids": [2, 5, 3]}, {"input_ids": [2, 3]}], progress=False)
+        >>> result.entropy.shape, result.tokens.tolist()
+        (torch.Size([2, 3, 2]), [3, 2])
     """
     check_model(model)
     rows, training = checked_rows(dataset), model.training

@@ -45,6 +45,17 @@ def prune_unused_layers(
             tokens skip layers in this method, if ALBERT's layers share the weights of several groups, or if an adapter
             has renamed the weights.
         TypeError: If the model is wrapped, as by PEFT.
+
+    Examples:
+        >>> from transformers import BertConfig
+        >>> from adaexit_hf.evaluation.collect import collect_trace
+        >>> from adaexit_hf.models.modeling_deebert import DeeBertConfig, DeeBertForSequenceClassification
+        >>> encoder = BertConfig(vocab_size=10, hidden_size=4, num_hidden_layers=3, num_attention_heads=1)
+        >>> config = DeeBertConfig(encoder_config=encoder, exit_criterion="confidence", exit_threshold=0.5)
+        >>> model = DeeBertForSequenceClassification(config)  # of two classes, one always has a confidence above 0.5
+        >>> trace = collect_trace(model, [{"input_ids": [2, 5, 3]}], progress=False)
+        >>> prune_unused_layers(model, trace).config.exit_layers
+        [1]
     """
     if not isinstance(model, PreTrainedModel):
         raise TypeError(f"model: got a {type(model).__name__}; pass the model in it, e.g. model.merge_and_unload()")
