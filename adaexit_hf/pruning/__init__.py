@@ -1,4 +1,4 @@
-"""Remove layers: those that no text reaches, and the static baselines that early exit is compared with."""
+"""Remove layers: those that no text reaches, or a fixed choice, for the baselines that early exit is compared with."""
 
 from .layer_drop import LayerDrop, keep_layers, layer_drop
 from .unused_layers import prune_unused_layers

@@ -1,4 +1,4 @@
-"""Show results: figures (extra `plot`), and an HTML report with a threshold slider."""
+"""Show results: figures (extra `plot`) and an HTML report with a threshold slider."""
 
 from .figures import comparison_figure, exit_figure, tradeoff_figure
 from .html_report import Report, build_report, write_report

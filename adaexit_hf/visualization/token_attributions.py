@@ -1,4 +1,4 @@
-"""Texts with what each word adds to the answer, or to readiness, as the HTML report shows them."""
+"""Token attributions over the original text, in the form that the HTML report shows."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -7,19 +7,19 @@ from typing import Any, NamedTuple
 
 from ..interpretation.attribution import Explanation
 
-# The page has a number as one of 91 characters: those that neither JSON nor HTML escapes.
+# The page stores each number as one of 91 characters, those that neither JSON nor HTML escapes.
 DIGITS = "".join(chr(code) for code in range(33, 127) if chr(code) not in '"<\\')
-STEPS = len(DIGITS) // 2  # from 0 to the largest of a row
+STEPS = len(DIGITS) // 2  # steps from 0 to the largest value of a row
 
 
 class TokenAttributions(NamedTuple):
-    """Why a sample was answered as it was, and left where it did.
+    """The tokens of a sample with their attributions.
 
-    Args:
-        tokens: the words of the sample, in order.
-        values: what is explained, e.g. "answer at layer 3" -> one number per token, of either sign. What ends in
-            " at layer ..." can also be shown for the layer where each sample leaves.
-        separator: what stands between tokens; "" where they have their own spaces.
+    Attributes:
+        tokens: Tokens of the sample, in order.
+        values: Attributions by name, e.g. `"answer at layer 3"`, one number of either sign per token. If a name ends
+            in `" at layer <number>"`, the page can also show the attributions at the exit that each sample takes.
+        separator: Text between tokens; `""` if the tokens contain their own spaces. Default: one space.
     """
 
     tokens: Sequence[str]
@@ -28,18 +28,23 @@ class TokenAttributions(NamedTuple):
 
 
 def token_attributions(explanation: Explanation, text: str | Sequence[str], tokenizer: Any) -> TokenAttributions:
-    """An explanation, over the text as it was written.
+    """Map an explanation back to the original text.
 
-    Special tokens, which have no attributions, are left out, and what the model did not read has none. Where the
-    tokenizer does not know where in the text its tokens are (`is_fast`), they are shown as it names them.
+    Special tokens have no attributions and are left out. Text that was cut off before the model read it is kept,
+    without attributions. A slow tokenizer (`is_fast` is False) does not report where in the text its tokens are; then
+    the tokens themselves are returned.
 
     Args:
-        explanation: of the text, from `explain`.
-        text: that was explained, or the pair.
-        tokenizer: that made its row.
+        explanation: Explanation of the text from `explain`.
+        text: The text that was explained, or the pair of texts.
+        tokenizer: The tokenizer with which the text was tokenized.
+
+    Returns:
+        Pieces of the text, one per token, with their attributions. A character that consists of several tokens is one
+        piece, with the sum of their attributions.
 
     Raises:
-        ValueError: the tokenizer makes other tokens of the text than were explained.
+        ValueError: If the tokenizer splits the text into other tokens than those that were explained.
     """
     values = explanation.named_values()
     if not tokenizer.is_fast:
@@ -47,76 +52,91 @@ def token_attributions(explanation: Explanation, text: str | Sequence[str], toke
         named = {name: [row[k] for k in words] for name, row in values.items()}
         return TokenAttributions([explanation.tokens[k] for k in words], named)
     sides, count = [text] if isinstance(text, str) else list(text), len(explanation.tokens)
-    # As long as what was explained, so that it is cut where that was.
-    found = tokenizer(*sides, truncation=True, max_length=count, return_offsets_mapping=True)
-    if tokenizer.convert_ids_to_tokens(found["input_ids"]) != list(explanation.tokens):
+    # With the explained number of tokens as max_length, the text is truncated where it was before.
+    encoded = tokenizer(*sides, truncation=True, max_length=count, return_offsets_mapping=True)
+    if tokenizer.convert_ids_to_tokens(encoded["input_ids"]) != list(explanation.tokens):
         raise ValueError(
             f"text: {text!r} has other tokens than the {count} that were explained; pass the text and the tokenizer "
-            "of the row that explain() got"
+            "of the row that was passed to explain()"
         )
     pieces: list[tuple[str, list[int]]] = []
-    for side, whole in enumerate(sides):
-        spans = [(*found["offset_mapping"][k], k) for k, of in enumerate(found.sequence_ids()) if of == side]
-        pieces += [("\n", [])] * (side > 0) + _pieces(whole, spans)
+    for side, side_text in enumerate(sides):
+        spans = [
+            (*encoded["offset_mapping"][k], k)
+            for k, token_side in enumerate(encoded.sequence_ids())
+            if token_side == side
+        ]
+        pieces += [("\n", [])] * (side > 0) + _pieces(side_text, spans)
     summed = {name: [sum(row[k] for k in tokens) for _, tokens in pieces] for name, row in values.items()}
     return TokenAttributions([piece for piece, _ in pieces], summed, separator="")
 
 
 def _pieces(text: str, spans: list[tuple[int, int, int]]) -> list[tuple[str, list[int]]]:
-    """A text, cut before each token, with the tokens of each piece: bytes of one character share theirs.
+    """Split a text before each token, and return each piece with the indices of its tokens.
+
+    Tokens that start at the same character, such as the bytes of one character, share a piece.
 
     Args:
-        spans: start and end of each token in the text, and its number.
+        text: The text.
+        spans: Start and end of each token in the text, and the index of the token.
     """
     tokens: dict[int, list[int]] = {}
-    for start, _, number in sorted(spans):
-        tokens.setdefault(start, []).append(number)
-    read = max((end for _, end, _ in spans), default=0)
-    cuts = pairwise([0, *list(tokens)[1:], read])
-    pieces = [(text[start:end], numbers) for (start, end), numbers in zip(cuts, tokens.values(), strict=False)]
-    return pieces + [(text[read:], [])] * (read < len(text))
+    for start, _, index in sorted(spans):
+        tokens.setdefault(start, []).append(index)
+    read_end = max((end for _, end, _ in spans), default=0)
+    cuts = pairwise([0, *list(tokens)[1:], read_end])
+    pieces = [(text[start:end], indices) for (start, end), indices in zip(cuts, tokens.values(), strict=False)]
+    return pieces + [(text[read_end:], [])] * (read_end < len(text))
 
 
 def finite_only(attributions: TokenAttributions) -> TokenAttributions:
-    """Without the rows that have a number that is not finite, which the page cannot show."""
-    kept = {name: row for name, row in attributions.values.items() if all(map(isfinite, row))}
-    return attributions._replace(values=kept)
+    """Remove the rows that contain a number that is not finite, which the page cannot show."""
+    finite_rows = {name: row for name, row in attributions.values.items() if all(map(isfinite, row))}
+    return attributions._replace(values=finite_rows)
 
 
 def embedded(
-    name: str, found: Sequence[TokenAttributions] | None, texts: Sequence[str | Sequence[str]] | None
+    name: str, attributions: Sequence[TokenAttributions] | None, texts: Sequence[str | Sequence[str]] | None
 ) -> dict[str, Any] | None:
-    """As the page has them: names once, rows of numbers packed, and tokens as lengths where they spell the text.
+    """Encode the attributions of a trace compactly for the page.
+
+    Names are stored once, rows of numbers are packed, and tokens that together spell the sample's text are stored as
+    their lengths.
 
     Args:
-        name: of the trace, for errors.
+        name: Name of the trace, for error messages.
+        attributions: Attributions of the first samples or of all.
+        texts: Texts of all samples.
 
     Raises:
-        ValueError: a row has not one finite number per token.
+        ValueError: If a row does not have one finite number per token.
     """
-    if found is None:
+    if attributions is None:
         return None
-    names = list(dict.fromkeys(what for each in found for what in each.values))
-    samples: list[dict[str, Any]] = []
-    for place, each in enumerate(found):
-        for what, row in each.values.items():
-            where = f"attributions['{name}']: '{what}' of sample {place} has"
-            if len(row) != len(each.tokens):
-                raise ValueError(f"{where} {len(row)} numbers for {len(each.tokens)} tokens; pass one for each")
-            wrong = next((value for value in row if not isfinite(value)), None)
-            if wrong is not None:
-                raise ValueError(f"{where} the number {wrong}; pass finite ones, or leave the attributions out")
-        text = None if texts is None else texts[place]
-        whole = text if text is None or isinstance(text, str) else "\n".join(text)
-        spelled = each.separator.join(each.tokens) == whole
-        tokens = [len(token.encode("utf-16-le")) // 2 for token in each.tokens] if spelled else list(each.tokens)
-        rows = [packed(each.values[what]) if what in each.values else None for what in names]
-        samples.append({"tokens": tokens, "separator": each.separator, "rows": rows})
-    return {"names": names, "samples": samples}
+    value_names = list(dict.fromkeys(value_name for sample in attributions for value_name in sample.values))
+    encoded: list[dict[str, Any]] = []
+    for index, sample in enumerate(attributions):
+        for value_name, row in sample.values.items():
+            row_has = f"attributions['{name}']: '{value_name}' of sample {index} has"
+            if len(row) != len(sample.tokens):
+                raise ValueError(f"{row_has} {len(row)} numbers for {len(sample.tokens)} tokens; pass one per token")
+            not_finite = next((value for value in row if not isfinite(value)), None)
+            if not_finite is not None:
+                raise ValueError(f"{row_has} the number {not_finite}; pass finite numbers, or leave the row out")
+        text = None if texts is None else texts[index]
+        joined = text if text is None or isinstance(text, str) else "\n".join(text)
+        spells_text = sample.separator.join(sample.tokens) == joined
+        # JavaScript counts the length of a string in UTF-16 units.
+        tokens = [len(token.encode("utf-16-le")) // 2 for token in sample.tokens] if spells_text else [*sample.tokens]
+        rows = [
+            packed(sample.values[value_name]) if value_name in sample.values else None for value_name in value_names
+        ]
+        encoded.append({"tokens": tokens, "separator": sample.separator, "rows": rows})
+    return {"names": value_names, "samples": encoded}
 
 
 def packed(row: Sequence[float]) -> tuple[float, str]:
-    """The size of a step, and a character per number: the middle one of `DIGITS` is 0.
+    """Return the size of one step and one character per number; the middle character of `DIGITS` is 0.
 
     >>> packed([0.9, -0.9, 0.0, 0.02])
     (0.02, '~!PQ')

@@ -240,7 +240,7 @@ def test_groups_of_shared_layers_cannot_be_told_apart(name):
 def test_the_first_layer_of_modernbert_stays():
     model = classifier("modernbert")
     before = model.config.to_dict()
-    with pytest.raises(ValueError, match=r"layers: got \[2, 3\]; ModernBERT's first layer lacks a norm"):
+    with pytest.raises(ValueError, match=r"layers: got \[2, 3\]; only ModernBERT's first layer has no attention norm"):
         keep_layers(model, [2, 3])
     assert model.config.to_dict() == before
 
