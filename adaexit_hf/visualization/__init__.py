@@ -2,7 +2,7 @@
 
 from .figures import comparison_figure, exit_figure, tradeoff_figure
 from .html_report import Report, build_report, write_report
-from .token_attributions import TokenAttributions, token_attributions
+from .attributed_tokens import TokenAttributions, token_attributions
 
 __all__ = [
     "Report",

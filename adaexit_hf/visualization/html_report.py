@@ -13,7 +13,7 @@ from ..evaluation.metrics import METRICS
 from ..evaluation.trace import ExitTrace, check_same_data, predictions
 from ..evaluation.tradeoff import spread_thresholds
 from ..models.configuration_early_exit import Threshold
-from .token_attributions import DIGITS, TokenAttributions, embedded
+from .attributed_tokens import DIGITS, TokenAttributions, embedded
 
 ASSETS = Path(__file__).parent / "assets"
 READY_IN_WORDS = {"lt": "below", "le": "at or below", "gt": "above", "ge": "at or above"}

@@ -19,8 +19,8 @@ from adaexit_hf.evaluation.metrics import compute_score
 from adaexit_hf.evaluation.trace import ExitTrace, predictions
 from adaexit_hf.evaluation.tradeoff import layer_scores, tradeoff_curve
 from adaexit_hf.interpretation.attribution import Attribution, Explanation
+from adaexit_hf.visualization.attributed_tokens import TokenAttributions, token_attributions
 from adaexit_hf.visualization.html_report import build_report, write_report
-from adaexit_hf.visualization.token_attributions import TokenAttributions, token_attributions
 
 TEXTS = ["</script><b>bold</b>", "not so bad", "good", "bad & worse"] * 5
 

@@ -9,7 +9,7 @@ from transformers import AutoModelForSequenceClassification, GPT2Config
 
 from adaexit_hf.models.encoder_layers import embed_inputs as embed
 from adaexit_hf.models.encoder_layers import family_of, run_layer
-from adaexit_hf.pruning.layer_drop import evenly_spaced, keep_layers, layer_drop, only_layers
+from adaexit_hf.pruning.layerdrop import evenly_spaced, keep_layers, layer_drop, only_layers
 from adaexit_hf.trainer.training_args import CHECKPOINTING
 
 ENCODERS = [*FAMILIES, "deberta-v2-conv", "albert-inner", "modernbert-mean"]
