@@ -1,7 +1,6 @@
 """What an early exit costs in floating-point operations, counted while the model runs, heads included."""
 
 from collections.abc import Mapping
-from numbers import Integral
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..models.batching import eval_mode, model_inputs, padded_batch
+from ..models.configuration_early_exit import check_whole_number
 from ..models.early_exit_loop import InFlight, LayerLoop, trimmed
 from ..models.modeling_early_exit import EarlyExitForSequenceClassification
 
@@ -29,8 +29,7 @@ def flops_per_exit(model: EarlyExitForSequenceClassification, tokens: int) -> Te
         ValueError: a length below 1, or beyond the position table; attention that PyTorch does not count; a method in
             which a text's cost depends on its words, see `collect_trace(..., count_flops=True)`.
     """
-    if isinstance(tokens, bool) or not isinstance(tokens, Integral) or tokens < 1:
-        raise ValueError(f"tokens: got {tokens!r}; pass a whole number of tokens from 1, e.g. tokens=64")
+    check_whole_number("tokens", tokens, low=1, advice="e.g. tokens=64")
     if model.spares_tokens:
         raise ValueError(
             f"model: in '{model.config.model_type}' tokens skip layers, so what a text costs depends on its words, "

@@ -6,13 +6,12 @@ how faithful they are (DeYoung et al., "ERASER", ACL 2020, section 4.2). `probes
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..models.configuration_early_exit import Threshold, check_choice
+from ..models.configuration_early_exit import Threshold, check_choice, check_whole_number
 from ..models.modeling_early_exit import EarlyExitForSequenceClassification
 from ..utils.imports import needed
 from .faithfulness import ROUNDING, completeness_error, faithfulness, warn_of_incomplete
@@ -150,7 +149,7 @@ def explain(
     gradients = needed("captum.attr", "interpret").IntegratedGradients
     kinds = [(readiness, readiness)] * scores + [(answer, probability)]  # what cannot be explained first, to refuse it
     desc, found = "Explaining" if progress else None, {}
-    _check_steps(steps)
+    check_whole_number("steps", steps, low=2, advice="e.g. steps=64")
     for batch in texts(run, dataset, tokenizer, label, exit_threshold, baseline_id, batch_size, desc):
         fields = []
         for value, measure in kinds:
@@ -209,7 +208,7 @@ def layer_conductance(
     conductance = needed("captum.attr", "interpret").LayerConductance
     exit_layers, hidden = torch.tensor(model.config.exit_layers), model.config.encoder_config.hidden_size
     desc, found = "Explaining layers" if progress else None, {}
-    _check_steps(steps)
+    check_whole_number("steps", steps, low=2, advice="e.g. steps=64")
     for batch in texts(run, dataset, tokenizer, label, exit_threshold, baseline_id, batch_size, desc):
         at = torch.searchsorted(exit_layers, batch.exit_layer.cpu()).to(batch.classes.device)
         classes = batch.classes[:, None] if of == "answer" else batch.ranking[torch.arange(len(at)), at]
@@ -289,11 +288,6 @@ def _about(batch: Texts, row: int) -> tuple[tuple[str, ...], Tensor, int, int]:
     real = batch.real[row].cpu()
     names = tuple(name for name, kept in zip(batch.names[row], real.tolist(), strict=True) if kept)
     return names, ~batch.words[row].cpu()[real], int(batch.exit_layer[row]), int(batch.classes[row])
-
-
-def _check_steps(steps: int) -> None:
-    if isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 2:
-        raise ValueError(f"steps: got {steps!r}; pass a whole number >= 2, e.g. steps=64")
 
 
 def _missed(values: Tensor, change: Tensor) -> Tensor:

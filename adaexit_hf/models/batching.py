@@ -6,12 +6,14 @@ This file travels inside checkpoints: see docs/contributing.md, "Files that trav
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
+
+from .configuration_early_exit import check_whole_number
 
 Row = Mapping[str, Any]
 # Per-token columns, and what pads them; `None` is the encoder's padding token.
@@ -174,16 +176,6 @@ def _label(value: Any, name: str, place: int) -> Any:
     raise ValueError(f"{name}: got {value!r} in row {place}; pass {what}")
 
 
-def check_batch_size(batch_size: int) -> None:
-    """Refuse what is no number of rows.
-
-    Raises:
-        ValueError: it is none.
-    """
-    if isinstance(batch_size, bool) or not isinstance(batch_size, Integral) or batch_size < 1:
-        raise ValueError(f"batch_size: got {batch_size!r}; pass a whole number from 1, e.g. batch_size=32")
-
-
 def check_model(model: Any) -> None:
     """Refuse a model without exits. Not by its class, which is another one in a checkpoint that carries its code.
 
@@ -209,7 +201,7 @@ def by_length(
     Raises:
         ValueError: no batch size.
     """
-    check_batch_size(batch_size)
+    check_whole_number("batch_size", batch_size, low=1, advice="e.g. batch_size=32")
     order = sorted(range(len(rows)), key=lambda place: len(rows[place]["input_ids"]), reverse=True)
     for first in tqdm(range(0, len(order), batch_size), desc=desc, disable=desc is None):
         places = order[first : first + batch_size]

@@ -7,7 +7,7 @@ import copy
 import difflib
 import inspect
 import math
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, ClassVar, Literal
 
 from transformers import AutoConfig, BertConfig, PreTrainedConfig
@@ -367,3 +367,25 @@ def check_number(name: str, value: float, low: float = -math.inf) -> float:
     if not math.isfinite(value) or value < low:
         raise ValueError(f"{name}: got {value}; pass a finite number" + (f" >= {low:g}" if math.isfinite(low) else ""))
     return value
+
+
+def check_whole_number(name: str, value: int, low: int, advice: str = "") -> int:
+    """Return `value` as an int if it is a whole number from `low`, NumPy's integers included.
+
+    Args:
+        name: the argument's name, for the error message.
+        value: the value that was passed.
+        low: the smallest value allowed.
+        advice: end of the error message, e.g. "e.g. batch_size=32".
+
+    Raises:
+        ValueError: `value` is of another type (bool included), or below `low`.
+
+    >>> check_whole_number("batch_size", 0, low=1, advice="e.g. batch_size=32")
+    Traceback (most recent call last):
+        ...
+    ValueError: batch_size: got 0; pass a whole number from 1, e.g. batch_size=32
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
+        raise ValueError(f"{name}: got {value!r}; pass a whole number from {low}" + (f", {advice}" if advice else ""))
+    return int(value)

@@ -44,6 +44,7 @@ from .configuration_early_exit import EarlyExitConfig
 from .configuration_early_exit import Threshold
 from .configuration_early_exit import check_choice
 from .configuration_early_exit import check_number
+from .configuration_early_exit import check_whole_number
 from .encoder_layers import Context
 from .exit_heads import Exit
 from .exit_heads import ExitHead
@@ -120,12 +121,9 @@ class DactBertConfig(EarlyExitConfig):
         check_number("ponder_cost", self.ponder_cost, low=0.0)
         check_number("halting_bias", self.halting_bias)
         check_choice("halting_bound", self.halting_bound, ("tight", "paper"))
-        exits = len(self.exit_layers)
-        if self.bound_exits is not None and (type(self.bound_exits) is not int or self.bound_exits < exits):
-            raise ValueError(
-                f"bound_exits: got {self.bound_exits!r}; pass a whole number from {exits}, the number of exits, or "
-                "leave it out"
-            )
+        if self.bound_exits is not None:
+            exits, advice = len(self.exit_layers), "the number of exits, or leave it out"
+            self.bound_exits = check_whole_number("bound_exits", self.bound_exits, low=exits, advice=advice)
         check_choice("halting_input", self.halting_input, ("state", "entropy"))
         check_choice("fine_tuning", self.fine_tuning, ("joint", "three_stage", "three_stage_distilled"))
         if not isinstance(self.tied_halting, bool):
