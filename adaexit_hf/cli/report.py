@@ -10,6 +10,7 @@ import datasets
 from ..evaluation.summary import write_results
 from ..interpretation.attribution import explain
 from ..interpretation.unrolled import NoGradientError
+from ..models.configuration_early_exit import check_whole_number
 from ..utils.files import replace_text
 from ..utils.imports import needed
 from ..visualization.attributed_tokens import TokenAttributions, finite_only, token_attributions
@@ -51,8 +52,7 @@ def report(options: ReportOptions, given: Any) -> None:
         raise ValueError(
             f"explain: got {options.explain}; pass how many samples to explain, from 0, e.g. --explain 20"
         )
-    if options.explain_steps < 2:
-        raise ValueError(f"explain_steps: got {options.explain_steps}; pass a whole number from 2, e.g. 64")
+    check_whole_number("explain_steps", options.explain_steps, low=2, advice="e.g. --explain_steps 64")
     if options.explain:
         needed("captum.attr", "interpret")  # before everything else takes its time
     model, tokenizer = load(given.checkpoint, options)

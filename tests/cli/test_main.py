@@ -318,7 +318,7 @@ def test_report_explains_in_more_steps(capsys, checkpoint, labelled, monkeypatch
     called(capsys, "report", checkpoint, *labelled, "--explain", "1")
     assert steps == [80, inspect.signature(explain).parameters["steps"].default]
     message = refused(capsys, "report", checkpoint, *labelled, "--explain", "1", "--explain_steps", "1")
-    assert "explain_steps: got 1; pass a whole number from 2" in message
+    assert "explain_steps: got 1; pass a whole number from 2, e.g. --explain_steps 64" in message
 
 
 def test_report_explains_answers_where_readiness_has_no_gradient(capsys, checkpoint, labelled) -> None:
