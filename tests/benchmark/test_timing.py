@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from adaexit_hf.benchmark import timing as benchmark
 from adaexit_hf.benchmark.planted import planned_layers, planted_model, planted_rows, text_lengths
-from adaexit_hf.benchmark.records import known, read_lines
+from adaexit_hf.benchmark.records import find_record, read_lines
 from adaexit_hf.benchmark.runs import FROM_TEXTS, RUNS, AnswersDifferError, check_answer, make_run
 from adaexit_hf.benchmark.timing import cells, measure, planted_workload, workload
 
@@ -187,9 +187,9 @@ def test_a_last_line_that_was_cut_off_is_measured_again(tmp_path):
     assert read_lines(path) == [{"a": 1}]
     assert path.read_text() == '{"a": 1}\n'
     path.write_text('{"a": 1}\nnonsense\n{"a": 2}\n')
-    with pytest.raises(ValueError, match="output: line 2 of .* is no JSON"):
+    with pytest.raises(ValueError, match="output: line 2 of .* is not JSON"):
         read_lines(path)
-    assert known([{"a": 1, "eta": 1.0}], {"a": 1}) == {"a": 1, "eta": 1.0}
+    assert find_record([{"a": 1, "eta": 1.0}], {"a": 1}) == {"a": 1, "eta": 1.0}
 
 
 @pytest.fixture
