@@ -21,8 +21,9 @@ def print_curve(points: list[CurvePoint], metric: str, chosen: float | list[floa
     for point in sorted({*sample, *always}, key=lambda point: point.mean_layers):
         name = "full depth" if point.threshold is None else f"{point.threshold:.6g}"
         mark = " <- chosen" if point.threshold == chosen else ""
-        no_flops = full_flops is None or point.flops is None
-        flops_column = "" if no_flops else f" {1 - point.flops / full_flops:>12.1%}"
+        flops_column = ""
+        if full_flops is not None and point.flops is not None:
+            flops_column = f" {1 - point.flops / full_flops:>12.1%}"
         print(f"{name:>12} {point.score:>20.4f} {point.mean_layers:>16.2f} {point.saving:>7.1%}{flops_column}{mark}")
 
 

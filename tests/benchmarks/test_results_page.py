@@ -198,7 +198,7 @@ def test_time_saved_is_that_of_the_shape_it_names():
 def test_a_half_written_line_is_left_out(tmp_path):
     path = tmp_path / "lines.jsonl"
     path.write_text("".join(json.dumps(each) + "\n" for each in exits("deebert")) + '{"dataset": "tr')
-    with pytest.warns(UserWarning, match="line 4: not a whole line, left out"):
+    with pytest.warns(UserWarning, match="line 4: incomplete line, ignored"):
         assert results_page.main([str(path)]) == 0
     assert "| DeeBERT | 70.5 ± 1.2 |" in (tmp_path / "RESULTS.md").read_text()
 
