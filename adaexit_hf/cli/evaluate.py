@@ -105,7 +105,7 @@ def results_with_intervals(
     The interval is None, with a message on stderr, if a prediction is not finite or if the metric is undefined on a
     resample.
     """
-    headline, results = metric_function(metrics[0]), {}
+    metric, results = metric_function(metrics[0]), {}
     for split, trace in traces.items():
         results[split] = summarize(trace, metrics, threshold)
         results[split]["intervals"] = {metrics[0]: None}
@@ -117,7 +117,7 @@ def results_with_intervals(
         at_threshold = ExitTrace(logits, torch.zeros(logits.shape[:2]), trace.labels, (trace.depth,), trace.ready)
         try:
             interval = bootstrap_samples(
-                [at_threshold], lambda sample: headline(predictions(sample.logits[:, 0]), sample.known_labels())
+                [at_threshold], lambda sample: metric(predictions(sample.logits[:, 0]), sample.known_labels())
             )
             results[split]["intervals"] = {metrics[0]: [interval.low, interval.high]}
         except UndefinedResamplesError as error:
