@@ -23,8 +23,8 @@ from ..models.modeling_early_exit import EarlyExitOutput
 
 Row = dict[str, list[int]]
 # Logits, (texts, labels), float32, and exit layers, (texts,), or None for runs without exits.
-Answer = tuple[Tensor, Tensor | None]
-Classify = Callable[[list[int], dict[str, Tensor]], Answer]
+RunOutput = tuple[Tensor, Tensor | None]
+Classify = Callable[[list[int], dict[str, Tensor]], RunOutput]
 # Allowed difference of logits and scores between runs, relative to the largest logit or 1, since results in other
 # batches round differently.
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2}
@@ -42,7 +42,7 @@ class Expected(NamedTuple):
         exit_layer: Exit layer of every text, 1..L, (texts,).
         full_depth: Logits of the model without early exit, (texts, labels).
         stock: Logits of the stock classifier, (texts, labels). They differ from `full_depth` if it has another head.
-        sure: True for texts whose scores are not so close to a threshold that rounding may change the exit layer,
+        unambiguous: False for texts with a score so close to a threshold that rounding may change the exit layer,
             (texts,).
         tolerance: Allowed difference of a logit.
     """
@@ -51,7 +51,7 @@ class Expected(NamedTuple):
     exit_layer: Tensor
     full_depth: Tensor
     stock: Tensor
-    sure: Tensor
+    unambiguous: Tensor
     tolerance: float
 
 
@@ -94,7 +94,7 @@ class Workload:
         return float(depth * tokens.sum().item() / (tokens * self.expected.exit_layer).sum().item())
 
 
-def expected_answers(
+def expected_outputs(
     model: EarlyExitForSequenceClassification, rows: list[Row], batch_size: int = 32, plan: list[int] | None = None
 ) -> Expected:
     """Compute from a full-depth pass what runs with early exit must return.
@@ -130,29 +130,31 @@ def expected_answers(
     return Expected(exit_logits, depths, full_logits, full_logits, ~(close & reached).any(dim=1), tolerance)
 
 
-def check_answer(name: str, answer: Answer, expected: Expected) -> None:
+def check_output(name: str, output: RunOutput, expected: Expected) -> None:
     """Compare the result of a run with the expected one.
 
     Args:
         name: Name of the run, one of `RUNS`.
-        answer: Its logits and exit layers.
+        output: Its logits and exit layers.
         expected: The expected results of all runs.
 
     Raises:
         AnswersDifferError: Logits or exit layers differ.
     """
-    logits, layers = answer
+    logits, layers = output
     expected_logits = expected.full_depth if name == "pipeline-full-depth" else expected.stock
     if layers is not None:
         expected_logits = expected.logits
-        wrong = ((layers != expected.exit_layer) & expected.sure).nonzero().flatten().tolist()
+        wrong = ((layers != expected.exit_layer) & expected.unambiguous).nonzero().flatten().tolist()
         if wrong:
             raise AnswersDifferError(
                 f"{name}: {len(wrong)} of {len(layers)} texts exit at another layer than expected, first text "
                 f"{wrong[0]}: {int(layers[wrong[0]])} instead of {int(expected.exit_layer[wrong[0]])}"
             )
     difference = (logits - expected_logits).abs().amax(dim=1)
-    wrong = (~(difference <= expected.tolerance) & (expected.sure | (layers is None))).nonzero().flatten().tolist()
+    wrong = (
+        (~(difference <= expected.tolerance) & (expected.unambiguous | (layers is None))).nonzero().flatten().tolist()
+    )
     if wrong:
         raise AnswersDifferError(
             f"{name}: logits of {len(wrong)} of {len(logits)} texts differ by more than {expected.tolerance:.2g}, "
@@ -176,7 +178,7 @@ def stock_twin(model: EarlyExitForSequenceClassification) -> PreTrainedModel:
     return cast(PreTrainedModel, stock.to(device=model.device, dtype=model.dtype).eval())
 
 
-def make_run(work: Workload, name: str, batch_size: int, batch_tokens: int, ready: bool) -> Callable[[], Answer]:
+def make_run(work: Workload, name: str, batch_size: int, batch_tokens: int, ready: bool) -> Callable[[], RunOutput]:
     """Build a function that classifies the texts of a workload in one of the ways in `RUNS`.
 
     Args:
@@ -204,12 +206,12 @@ def make_run(work: Workload, name: str, batch_size: int, batch_tokens: int, read
     prepared = list(_batches(work, sizes)) if ready else None
     classify = _authors(work) if name == "authors" else _static(work) if name.startswith("static") else _in_model(work)
 
-    def run() -> Answer:
+    def run() -> RunOutput:
         batches = prepared or _batches(work, sizes)
-        answers = [(places, *classify(places, batch)) for places, batch in batches]
-        order = torch.tensor([place for places, _, _ in answers for place in places]).argsort()
-        logits = torch.cat([logits for _, logits, _ in answers]).float().cpu()[order]
-        layers = [layers for _, _, layers in answers if layers is not None]
+        outputs = [(places, *classify(places, batch)) for places, batch in batches]
+        order = torch.tensor([place for places, _, _ in outputs for place in places]).argsort()
+        logits = torch.cat([logits for _, logits, _ in outputs]).float().cpu()[order]
+        layers = [layers for _, _, layers in outputs if layers is not None]
         return logits, torch.cat(layers).cpu()[order] if layers else None
 
     return run
@@ -238,7 +240,7 @@ def _static(work: Workload) -> Classify:
 
 
 def _in_model(work: Workload) -> Classify:
-    def classify(_: list[int], batch: dict[str, Tensor]) -> Answer:
+    def classify(_: list[int], batch: dict[str, Tensor]) -> RunOutput:
         output = cast(EarlyExitOutput, work.model(**batch))
         return cast(Tensor, output.logits), output.exit_layer
 
@@ -251,18 +253,18 @@ def _batches(work: Workload, sizes: list[list[int]]) -> Iterator[tuple[list[int]
         yield places, {name: value.to(work.model.device, non_blocking=True) for name, value in batch.items()}
 
 
-def _predict(work: Workload, from_texts: bool, batch_tokens: int) -> Callable[[], Answer]:
+def _predict(work: Workload, from_texts: bool, batch_tokens: int) -> Callable[[], RunOutput]:
     data, tokenizer = (work.texts, work.tokenizer) if from_texts else (work.rows, None)
     options = {"batch_tokens": batch_tokens, "max_memory": work.max_memory, "progress": False}
 
-    def run() -> Answer:
+    def run() -> RunOutput:
         output = predict(work.model, cast(list[Any], data), tokenizer, **cast(dict[str, Any], options))
         return output.logits, output.exit_layer
 
     return run
 
 
-def _pipeline(work: Workload, stock: bool, batch_size: int) -> Callable[[], Answer]:
+def _pipeline(work: Workload, stock: bool, batch_size: int) -> Callable[[], RunOutput]:
     config, texts = work.model.config, cast(list[Any], work.texts)
     model = work.stock if stock else work.model
     options = {"model": model, "tokenizer": work.tokenizer, "device": model.device, "batch_size": batch_size}
@@ -270,7 +272,7 @@ def _pipeline(work: Workload, stock: bool, batch_size: int) -> Callable[[], Answ
     inputs = [text if isinstance(text, str) else {"text": text[0], "text_pair": text[1]} for text in texts]
     truncation = {"truncation": True, "max_length": max(len(row["input_ids"]) for row in work.rows)}
 
-    def run() -> Answer:
+    def run() -> RunOutput:
         threshold, config.exit_threshold = config.exit_threshold, None  # full depth; the stock classifier ignores it
         try:
             outputs = classify(inputs, top_k=None, function_to_apply="none", **truncation)
@@ -298,7 +300,7 @@ def _authors(work: Workload) -> Classify:
     threshold_at = dict(zip(layers, cast(list[float], model.thresholds_in_use(None, None)), strict=True))
     encoder = cast(Any, model.encoder)
 
-    def classify(places: list[int], batch: dict[str, Tensor]) -> Answer:
+    def classify(places: list[int], batch: dict[str, Tensor]) -> RunOutput:
         (place,) = places
         hidden = encoder.embeddings(**{name: value for name, value in batch.items() if name != "attention_mask"})
         for number, layer in enumerate(encoder.encoder.layer, start=1):

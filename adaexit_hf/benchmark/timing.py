@@ -28,12 +28,12 @@ from .runs import (
     EXITS,
     RUNS,
     SINGLE,
-    Answer,
     AnswersDifferError,
     Row,
+    RunOutput,
     Workload,
-    check_answer,
-    expected_answers,
+    check_output,
+    expected_outputs,
     make_run,
     stock_twin,
 )
@@ -63,16 +63,16 @@ def ratios(times: Sequence[tuple[float, float]], layer_speed_up: float) -> Recor
     return {"speed_up": speed_up, "eta": [value / layer_speed_up for value in speed_up]}
 
 
-def timed(run: Callable[[], Answer], device: torch.device) -> tuple[float, Answer]:
+def timed(run: Callable[[], RunOutput], device: torch.device) -> tuple[float, RunOutput]:
     """Seconds until the results are on the host, and the results."""
     cuda = device.type == "cuda"
     if cuda:
         torch.cuda.synchronize(device)
     started = time.perf_counter()
-    answer = run()
+    output = run()
     if cuda:
         torch.cuda.synchronize(device)
-    return time.perf_counter() - started, answer
+    return time.perf_counter() - started, output
 
 
 @torch.inference_mode()
@@ -119,8 +119,8 @@ def measure(
     seconds: dict[str, list[float]] = {baseline: [], candidate: []}
     for _ in range(rounds + 1):
         for name, run in runs.items():
-            spent, answer = timed(run, work.model.device)
-            check_answer(name, answer, work.expected)
+            spent, output = timed(run, work.model.device)
+            check_output(name, output, work.expected)
             seconds[name].append(spent)
     times = list(zip(seconds[baseline][1:], seconds[candidate][1:], strict=True))
     saves = candidate in EXITS and baseline not in EXITS
@@ -130,7 +130,7 @@ def measure(
         **ratios(times, work.layer_speed_up if saves else 1.0),
         "seconds": [[round(value, 6) for value in pair] for pair in times],
         "same_head": work.expected.stock is work.expected.full_depth,
-        "texts_near_threshold": int((~work.expected.sure).sum()),
+        "texts_near_threshold": int((~work.expected.unambiguous).sum()),
     }
 
 
@@ -154,17 +154,17 @@ def workload(
         ValueError: The config has no threshold.
         AnswersDifferError: A planted model does not follow its plan, or its stock twin returns other logits.
     """
-    stock, expected = stock_twin(model), expected_answers(model, rows, plan=plan)
+    stock, expected = stock_twin(model), expected_outputs(model, rows, plan=plan)
     work = Workload(model, stock, stock, rows, expected, plan, **fields)
     with torch.inference_mode():
-        answer = make_run(work, "static", 32, 0, ready=False)()
+        output = make_run(work, "static", 32, 0, ready=False)()
     try:
-        check_answer("static", answer, expected)
+        check_output("static", output, expected)
     except AnswersDifferError:
         if plan is not None:
             raise
         # The exits have another pooling or head: the stock classifier takes the same time but returns other logits.
-        work.expected = expected._replace(stock=answer[0])
+        work.expected = expected._replace(stock=output[0])
     if compile_static:
         work.static = torch.compile(stock)
     return work
@@ -287,9 +287,11 @@ def _measure_growth(
         plan = planned_layers(count, config.num_hidden_layers, saving)
         rows = planted_rows(plan, text_lengths(count, lengths), config.vocab_size)
         started = time.perf_counter()
-        for answer in predict_stream(model, rows, max_memory=max_memory, progress=False):
-            if answer.exit_layer != plan[answer.place]:
-                raise AnswersDifferError(f"predict_stream: text {answer.place} exits at layer {answer.exit_layer}")
+        for prediction in predict_stream(model, rows, max_memory=max_memory, progress=False):
+            if prediction.exit_layer != plan[prediction.place]:
+                raise AnswersDifferError(
+                    f"predict_stream: text {prediction.place} exits at layer {prediction.exit_layer}"
+                )
         return time.perf_counter() - started
 
     run(32)
