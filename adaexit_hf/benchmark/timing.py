@@ -105,7 +105,10 @@ def measure(
         ValueError: A run is unknown, or the workload lacks what the run needs.
         AnswersDifferError: A run returned wrong logits or exit layers.
 
-    Example:
+    Examples:
+        >>> from transformers import BertConfig
+        >>> from adaexit_hf.benchmark.planted import planted_model
+        >>> from adaexit_hf.benchmark.timing import planted_workload
         >>> shape = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 20}
         >>> model = planted_model(BertConfig(num_hidden_layers=2, **shape), torch.float32, "cpu")
         >>> work = planted_workload(model, texts=8, saving=1.6, lengths="short")
@@ -119,9 +122,9 @@ def measure(
     seconds: dict[str, list[float]] = {baseline: [], candidate: []}
     for _ in range(rounds + 1):
         for name, run in runs.items():
-            spent, output = timed(run, work.model.device)
+            elapsed, output = timed(run, work.model.device)
             check_output(name, output, work.expected)
-            seconds[name].append(spent)
+            seconds[name].append(elapsed)
     times = list(zip(seconds[baseline][1:], seconds[candidate][1:], strict=True))
     saves = candidate in EXITS and baseline not in EXITS
     return {
