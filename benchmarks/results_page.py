@@ -1,7 +1,7 @@
 r"""Write benchmarks/RESULTS.md and its figures from the recorded runs of `compare_methods.py`.
 
     python benchmarks/results_page.py benchmarks/comparison.jsonl --speed benchmarks/inference_speed.jsonl \
-        --pages README.md model_cards/[a-z]*.md
+        --pages README.md docs/results.md model_cards/[a-z]*.md
 
 Every number and every verdict on the page is computed from the lines of these files, so run the command again when
 there are more lines. The text around the tables is in results_template.md. RESULTS.md and the figures are written to
@@ -30,6 +30,9 @@ from adaexit_hf.visualization.figures import comparison_figure
 
 MARK = "<!-- written by benchmarks/results_page.py -->"
 SHOWN = 0.15  # figures show scores down to this much below the best
+# The part of the summary that README.md shows; docs/results.md shows all of it.
+README_DATASETS = ("trec", "mrpc", "stsb")
+README_METHODS = ("static-6", "static-3", *NAMES)
 TEMPLATE = Path(__file__).with_name("results_template.md")
 
 
@@ -70,9 +73,17 @@ def areas(runs: Runs, share: float) -> list[str]:
     return markdown(["method", *datasets], body)
 
 
-def summary(runs: Runs) -> list[str]:
-    """One table for all data sets: score at full depth -> with exits, and mean layers with exits."""
+def summary(runs: Runs, only_datasets: Sequence[str] = (), only_methods: Sequence[str] = ()) -> list[str]:
+    """One table for all data sets: score at full depth -> with exits, and mean layers with exits.
+
+    Args:
+        runs: Lines by data set and method.
+        only_datasets: Data sets to show, in this order. Default: all that were run.
+        only_methods: Methods to show. Default: all that were run.
+    """
     datasets, methods = names_of(runs)
+    datasets = [name for name in only_datasets or datasets if name in datasets]
+    methods = [name for name in methods if not only_methods or name in only_methods]
     metrics = {
         dataset: next(rows[0]["metric"] for (name, _), rows in runs.items() if name == dataset) for dataset in datasets
     }
@@ -134,7 +145,9 @@ def card_table(runs: Runs, method: str) -> list[str]:
 
 
 def write_table(page: Path, runs: Runs) -> None:
-    """Replace the table between the two marks of a page: in a method's card the method's table, else the summary.
+    """Replace the table between the two marks of a page: a method's table in its card, else the summary.
+
+    README.md gets only a part of the summary.
 
     Raises:
         ValueError: The page does not have two marks.
@@ -142,7 +155,12 @@ def write_table(page: Path, runs: Runs) -> None:
     parts = page.read_text().split(MARK)
     if len(parts) != 3:
         raise ValueError(f"pages: {page} does not have two lines '{MARK}'; add them where the table should be")
-    table = card_table(runs, page.stem) if page.stem in NAMES else summary(runs)
+    if page.stem in NAMES:
+        table = card_table(runs, page.stem)
+    elif page.name == "README.md":
+        table = summary(runs, README_DATASETS, README_METHODS)
+    else:
+        table = summary(runs)
     parts[1] = "\n".join(["\n", *table, "\n"])
     page.write_text(MARK.join(parts))
 
@@ -206,7 +224,7 @@ def page(runs: Runs, speed: Sequence[Row], folder: Path) -> str:
         "    --model_name_or_path sentence-transformers/all-MiniLM-L6-v2 --exit_pooling mean \\",
         "    --results benchmarks/comparison.jsonl -- --bf16 --use_cpu  # runs what is missing",
         "python benchmarks/results_page.py benchmarks/comparison.jsonl --speed benchmarks/inference_speed.jsonl \\",
-        "    --pages README.md model_cards/[a-z]*.md",
+        "    --pages README.md docs/results.md model_cards/[a-z]*.md",
     ]
     parts = {
         "setting": setting(rows),
@@ -234,7 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=Path,
         nargs="*",
         default=[],
-        help="Pages in which to replace the table, such as README.md and the method cards.",
+        help="Pages in which to replace the table: README.md, docs/results.md and the method cards.",
     )
     options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
     for path in filter(None, (options.results, options.speed)):
