@@ -13,8 +13,8 @@ import pytest
 import torch
 from datasets import Dataset
 from helpers.tiny import CLASSES, encoder_config
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
+from helpers.words import new_tokenizer
+from transformers import BertForSequenceClassification, BertModel
 
 from adaexit_hf import BerxitConfig, BerxitForSequenceClassification
 from adaexit_hf.cli import main as cli
@@ -26,7 +26,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", RESULTS, *CARDS]
 SECTIONS = [
     "Use", "Recommended settings", "How it works", "When it helps, and when not", "Measured results", "Reference",
 ]  # fmt: skip
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "film", "not", "good", "bad", ".", "[MASK]"]
+WORDS = ["a", "film", "not", "good", "bad", ".", "[MASK]"]
 
 
 @pytest.fixture
@@ -34,15 +34,7 @@ def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A working directory with a tiny encoder, classifier and finished model, and with three data sets of GLUE."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    words = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="[UNK]"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    words.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
-        mask_token="[MASK]",
-    )  # fmt: skip
+    tokenizer = new_tokenizer(WORDS, model_max_length=None)
     config = encoder_config("bert")
     exits = BerxitConfig(encoder_config=config, num_labels=2, exit_threshold=0.6)
     for name, model in {

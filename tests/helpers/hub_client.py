@@ -25,8 +25,8 @@ import torch
 from helpers.load_from_hub import TEXTS, loaded, says
 from helpers.runs import new_model, new_trainer
 from helpers.tiny import build
+from helpers.words import new_tokenizer
 from huggingface_hub import upload_folder
-from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerFast
 
 from adaexit_hf import DactBertForSequenceClassification, EarlyExitTrainer
@@ -34,12 +34,6 @@ from adaexit_hf import DactBertForSequenceClassification, EarlyExitTrainer
 REPO, TRAINED = "org/dact-bert-mrpc", "org/deebert-trained"
 CARD = "---\nlibrary_name: transformers\ntags:\n- early-exit\n---\n# Written by hand\n\n![curve](curve.png)\n"
 PICTURE = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
-
-
-def new_tokenizer() -> PreTrainedTokenizerFast:
-    words = Tokenizer(models.WordLevel({f"w{index}": index for index in range(64)}, unk_token="w1"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="w0", unk_token="w1", model_max_length=16)
 
 
 def head(repo: str) -> str:

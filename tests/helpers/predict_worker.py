@@ -13,8 +13,8 @@ import torch
 from accelerate import PartialState
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # it runs as a script
+from helpers.predictions import rows_of
 from helpers.tiny import build
-from test_prediction import rows_of
 
 from adaexit_hf import predict, predict_stream
 from adaexit_hf.models import EarlyExitForSequenceClassification

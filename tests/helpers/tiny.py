@@ -165,6 +165,30 @@ def predicted(
     return trace.exit_logits[torch.arange(len(chosen)), chosen], torch.tensor(model.config.exit_layers)[chosen]
 
 
+@torch.no_grad()
+def check_early_exit(
+    model: EarlyExitForSequenceClassification, inputs: dict[str, Any], thresholds: list[Any]
+) -> set[int]:
+    """Batched = one by one = selected from the trace, for every threshold; returns the layers at which rows left.
+
+    A row goes alone once for every layer that it leaves at: of thresholds that lead there, the first.
+    """
+    trace, gone_alone = trace_of(model, inputs), set()
+    for threshold in thresholds:
+        logits, layers = predicted(model, trace, threshold)
+        together = model(**inputs, exit_threshold=threshold)
+        assert together.exit_layer.tolist() == layers.tolist()
+        torch.testing.assert_close(together.logits, logits, atol=1e-5, rtol=1e-5)
+        for index, row in enumerate(one_by_one(inputs)):
+            layer = layers[index].item()
+            if (index, layer) not in gone_alone:
+                alone = model(**row, exit_threshold=threshold)
+                assert alone.exit_layer.item() == layer
+                torch.testing.assert_close(alone.logits[0], logits[index], atol=1e-5, rtol=1e-5)
+                gone_alone.add((index, layer))
+    return {layer for _, layer in gone_alone}
+
+
 def thresholds_between(trace: EarlyExitOutput, count: int = 3) -> list[float]:
     """Midpoints of the widest gaps between early scores: no rounding error moves a score across them.
 

@@ -1,7 +1,5 @@
 """What every method owes: early exit in batches is what one full-depth trace predicts, and calls do as documented."""
 
-from typing import Any
-
 import pytest
 import torch
 from helpers.tiny import (
@@ -11,42 +9,16 @@ from helpers.tiny import (
     ENCODERS,
     VARIANTS,
     build,
+    check_early_exit,
     inputs_of,
     labels_of,
-    one_by_one,
-    predicted,
     thresholds_between,
     trace_of,
 )
 
-from adaexit_hf.models import EarlyExitForSequenceClassification
-
-Model = EarlyExitForSequenceClassification
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
 every_method = pytest.mark.parametrize("method", CLASSES)
 core_encoders = pytest.mark.parametrize("encoder", CORE)
-
-
-@torch.no_grad()
-def check_early_exit(model: Model, inputs: dict[str, Any], thresholds: list[Any]) -> set[int]:
-    """Batched = one by one = selected from the trace, for every threshold; returns the layers at which rows left.
-
-    A row goes alone once for every layer that it leaves at: of thresholds that lead there, the first.
-    """
-    trace, gone_alone = trace_of(model, inputs), set()
-    for threshold in thresholds:
-        logits, layers = predicted(model, trace, threshold)
-        together = model(**inputs, exit_threshold=threshold)
-        assert together.exit_layer.tolist() == layers.tolist()
-        torch.testing.assert_close(together.logits, logits, atol=1e-5, rtol=1e-5)
-        for index, row in enumerate(one_by_one(inputs)):
-            layer = layers[index].item()
-            if (index, layer) not in gone_alone:
-                alone = model(**row, exit_threshold=threshold)
-                assert alone.exit_layer.item() == layer
-                torch.testing.assert_close(alone.logits[0], logits[index], atol=1e-5, rtol=1e-5)
-                gone_alone.add((index, layer))
-    return {layer for _, layer in gone_alone}
 
 
 @pytest.mark.parametrize(("variant", "encoder"), CORE_CASES)

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.predictions import silent
 from helpers.runs import METHODS, collate, new_model, new_trainer, texts, weights
 from helpers.tiny import FAMILIES, build, inputs_of, thresholds_between, trace_of
-from test_prediction import silent
 from torch import Tensor
 
 from adaexit_hf.models import EarlyExitForSequenceClassification
