@@ -14,7 +14,7 @@ from helpers.tiny import CLASSES
 
 from adaexit_hf import EarlyExitTrainingArguments
 from adaexit_hf.data import reconstruction
-from adaexit_hf.models import token_depths
+from adaexit_hf.models import modeling_depth_adaptive
 
 FOLDER = Path(__file__).parents[2] / "model_cards"
 every_method = pytest.mark.parametrize("method", sorted(CLASSES))
@@ -53,7 +53,7 @@ def test_recommended_settings_exist(method: str) -> None:
     model = CLASSES[method]
     known = {*model.config_class.own_arguments(), *dir(model), *parameters_of(model.prepare)}
     known |= {each.name for each in dataclasses.fields(EarlyExitTrainingArguments)}
-    for module in (reconstruction, token_depths):
+    for module in (reconstruction, modeling_depth_adaptive):
         known |= parameters_of(*(each for _, each in inspect.getmembers(module, inspect.isfunction)))
     named = [re.match(r"\w+", name).group() for row in rows for name in re.findall(r"`([^`]+)`", row[0])]
     assert set(named) <= known

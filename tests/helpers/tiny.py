@@ -83,6 +83,19 @@ VARIANTS: dict[str, tuple[type[EarlyExitForSequenceClassification], Settings]] =
 } | {f"{name}-{option}": (CLASSES[name], kwargs) for name, more in OPTIONS.items() for option, kwargs in more.items()}
 # Every variant on BERT, every method on the other encoders that matter most.
 CORE_CASES = [(variant, "bert") for variant in VARIANTS] + [(name, other) for name in CLASSES for other in CORE[1:]]
+# Exits that read all tokens meet pads in code of their own. All others are given the sentence vector by code that they
+# share, so that DeeBERT stands for them where only the padding differs.
+READS_TOKENS = tuple(name for name, (model, _) in VARIANTS.items() if model.reads_all_tokens)
+PADDED_CASES = [(variant, encoder, "right") for variant, encoder in CORE_CASES] + [
+    (variant, encoder, padding)
+    for variant, encoder in CORE_CASES
+    for padding in ("left", "none")
+    if variant in ("deebert", *READS_TOKENS)
+]
+# Methods that between them run all code that depends on the family of the encoder: the family's own classification
+# head, exits that read all tokens, tokens that skip layers, states after the encoder's last norm. All methods run on
+# the encoders of CORE.
+FAMILY_METHODS = ("deebert", "fastbert", "depth-adaptive", "right-tool")
 
 
 def encoder_config(name: str = "bert", **kwargs: Any) -> PreTrainedConfig:

@@ -5,8 +5,9 @@ import torch
 from helpers.tiny import (
     CLASSES,
     CORE,
-    CORE_CASES,
     ENCODERS,
+    FAMILY_METHODS,
+    PADDED_CASES,
     VARIANTS,
     build,
     check_early_exit,
@@ -21,7 +22,7 @@ every_method = pytest.mark.parametrize("method", CLASSES)
 core_encoders = pytest.mark.parametrize("encoder", CORE)
 
 
-@pytest.mark.parametrize(("variant", "encoder"), CORE_CASES)
+@pytest.mark.parametrize(("variant", "encoder", "padding"), PADDED_CASES)
 def test_early_exit_is_what_the_trace_predicts(variant: str, encoder: str, padding: str) -> None:
     labels = {} if build(variant).config.num_labels == 1 else {"num_labels": 2}  # two: some exits shall agree
     model = build(variant, encoder, **labels)
@@ -30,7 +31,7 @@ def test_early_exit_is_what_the_trace_predicts(variant: str, encoder: str, paddi
     assert len(check_early_exit(model, inputs, thresholds)) > 1
 
 
-@every_method
+@pytest.mark.parametrize("method", FAMILY_METHODS)
 @pytest.mark.parametrize("encoder", [name for name in ENCODERS if name not in CORE])
 def test_early_exit_on_every_family(method: str, encoder: str) -> None:
     model = build(method, encoder)
@@ -56,10 +57,10 @@ def test_a_threshold_for_each_exit(variant: str) -> None:
     check_early_exit(model, inputs, [[low, high, between, low], [high, between, low, high]])
 
 
-@every_variant
-def test_positions_leave_with_their_rows(variant: str) -> None:
+@every_method  # what its options change are exits, which read no positions
+def test_positions_leave_with_their_rows(method: str) -> None:
     for encoder in ("bert", "modernbert"):
-        model = build(variant, encoder)
+        model = build(method, encoder)
         inputs = inputs_of(model) | {"position_ids": torch.arange(9) + torch.arange(6)[:, None]}
         check_early_exit(model, inputs, thresholds_between(trace_of(model, inputs)))
 
