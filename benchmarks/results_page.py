@@ -1,7 +1,7 @@
 r"""Write benchmarks/RESULTS.md and its figures: what the runs of `compare_methods.py` say, in numbers of their own.
 
     python benchmarks/results_page.py benchmarks/comparison.jsonl --speed benchmarks/inference_speed.jsonl \
-        --pages README.md model_cards/[a-z]*.md
+        --pages README.md docs/results.md model_cards/[a-z]*.md
 
 Every result and every verdict on the page is computed from the lines of those files, so the page is written anew,
 whole, whenever there are more of them; the words around them are those of results_template.md. Methods are compared by
@@ -29,6 +29,9 @@ from adaexit_hf.visualization.figures import comparison_figure
 
 MARK = "<!-- written by benchmarks/results_page.py -->"
 SHOWN = 0.15  # of the score, below the best
+# What the README's table shows of the runs; docs/results.md shows all.
+README_DATASETS = ("trec", "mrpc", "stsb")
+README_METHODS = ("static-6", "static-3", *NAMES)
 TEMPLATE = Path(__file__).with_name("results_template.md")
 
 
@@ -69,9 +72,17 @@ def areas(runs: Runs, share: float) -> list[str]:
     return markdown(["method", *datasets], body)
 
 
-def summary(runs: Runs) -> list[str]:
-    """One table of everything: score at full depth -> with exits, and mean layers with exits."""
+def summary(runs: Runs, only_datasets: Sequence[str] = (), only_methods: Sequence[str] = ()) -> list[str]:
+    """One table: score at full depth -> with exits, and mean layers with exits.
+
+    Args:
+        runs: lines by data set and method.
+        only_datasets: in their order. Default: all that were run.
+        only_methods: leave out all others. Default: none is left out.
+    """
     datasets, methods = names_of(runs)
+    datasets = [name for name in only_datasets or datasets if name in datasets]
+    methods = [name for name in methods if not only_methods or name in only_methods]
     metrics = {
         dataset: next(rows[0]["metric"] for (name, _), rows in runs.items() if name == dataset) for dataset in datasets
     }
@@ -130,7 +141,7 @@ def card_table(runs: Runs, method: str) -> list[str]:
 
 
 def write_table(page: Path, runs: Runs) -> None:
-    """Write the table anew that a page has: a method's card that of its method, any other page the summary.
+    """Write the table anew that a page has: a method's card that of its method, README a part, any other page all.
 
     Raises:
         ValueError: it has no place for it.
@@ -138,7 +149,12 @@ def write_table(page: Path, runs: Runs) -> None:
     parts = page.read_text().split(MARK)
     if len(parts) != 3:
         raise ValueError(f"pages: {page} has no two lines '{MARK}', between which the table goes; add them")
-    table = card_table(runs, page.stem) if page.stem in NAMES else summary(runs)
+    if page.stem in NAMES:
+        table = card_table(runs, page.stem)
+    elif page.name == "README.md":
+        table = summary(runs, README_DATASETS, README_METHODS)
+    else:
+        table = summary(runs)
     parts[1] = "\n".join(["\n", *table, "\n"])
     page.write_text(MARK.join(parts))
 
@@ -201,7 +217,7 @@ def page(runs: Runs, speed: Sequence[Row], folder: Path) -> str:
         "    --model_name_or_path sentence-transformers/all-MiniLM-L6-v2 --exit_pooling mean \\",
         "    --results benchmarks/comparison.jsonl -- --bf16 --use_cpu  # runs what is missing",
         "python benchmarks/results_page.py benchmarks/comparison.jsonl --speed benchmarks/inference_speed.jsonl \\",
-        "    --pages README.md model_cards/[a-z]*.md",
+        "    --pages README.md docs/results.md model_cards/[a-z]*.md",
     ]
     parts = {
         "setting": setting(rows),
@@ -224,7 +240,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--speed", type=Path, help="JSON lines of benchmark_inference.py.")
     parser.add_argument("--output", type=Path, help="Folder. Default: that of the results.")
     parser.add_argument(
-        "--pages", type=Path, nargs="*", default=[], help="Also write the tables of README.md and method cards anew."
+        "--pages",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="Also write the tables of README.md, docs/results.md and the method cards anew.",
     )
     options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
     for path in filter(None, (options.results, options.speed)):

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import readme_figure
 import results_claims
 import results_figures
 import results_page
@@ -15,7 +16,8 @@ from results_figures import by_method
 from adaexit_hf.evaluation.curves import CurvePoint
 from adaexit_hf.visualization.figures import comparison_figure
 
-CARDS = Path(__file__).parents[2] / "model_cards"
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks"
 
 
 def line(method: str, seed: int, curve: list[tuple[float | None, float, float]], dataset: str = "trec") -> dict:
@@ -61,13 +63,25 @@ def test_the_examples_in_the_docstrings(module):
 
 
 def test_the_pages_in_the_repository_are_up_to_date(tmp_path):
-    pages = [CARDS.parent / "README.md", *(CARDS / f"{method}.md" for method in results_figures.PAPERS)]
+    cards = [ROOT / "model_cards" / f"{method}.md" for method in results_figures.PAPERS]
+    pages = [ROOT / "README.md", ROOT / "docs" / "results.md", *cards]
     copies = [Path(shutil.copy(page, tmp_path)) for page in pages]
-    runs, speed = (shutil.copy(CARDS / name, tmp_path) for name in ("comparison.jsonl", "inference_speed.jsonl"))
+    runs, speed = (shutil.copy(RESULTS / name, tmp_path) for name in ("comparison.jsonl", "inference_speed.jsonl"))
     assert results_page.main([str(runs), "--speed", str(speed), "--pages", *map(str, copies)]) == 0
-    for page in [CARDS / "RESULTS.md", *pages]:
+    for page in [RESULTS / "RESULTS.md", *pages]:
         assert (tmp_path / page.name).read_text() == page.read_text(), "run the command in benchmarks/results_page.py"
-    assert {path.name for path in tmp_path.glob("*.svg")} == {path.name for path in CARDS.glob("results_*.svg")}
+    assert {path.name for path in tmp_path.glob("*.svg")} == {path.name for path in RESULTS.glob("results_*.svg")}
+
+
+def test_the_readmes_chart_is_up_to_date(tmp_path):
+    assert readme_figure.main([str(RESULTS / "comparison.jsonl"), "--output", str(tmp_path)]) == 0
+    assert (tmp_path / readme_figure.NAME).read_bytes() == (RESULTS / readme_figure.NAME).read_bytes()
+
+
+def test_the_chart_without_runs_is_an_error_that_says_what_to_run(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        readme_figure.main([str(tmp_path / "none.jsonl")])
+    assert "run compare_methods.py --results" in capsys.readouterr().err
 
 
 def test_the_area_by_hand(tmp_path):
@@ -232,14 +246,26 @@ def test_the_threshold_of_another_seed_by_hand():
     assert row == "| deebert | trec | 0.2, 0.41, 0.2 | 1.00 to 1.20 | 1.00 to 1.50 | 18.3 (40.0) |"
 
 
-def test_the_summary_goes_where_a_page_has_it(tmp_path):
-    page = tmp_path / "README.md"
+@pytest.mark.parametrize("name", ["README.md", "results.md"])
+def test_the_summary_goes_where_a_page_has_it(tmp_path, name):
+    page = tmp_path / name
     page.write_text(f"before\n{results_page.MARK}\nold\n{results_page.MARK}\nafter\n")
     for _ in range(2):  # anew, not once more
         written(tmp_path, exits("deebert"), "--pages", str(page))
         before, table, after = page.read_text().split(results_page.MARK)
         assert (before, after) == ("before\n", "\nafter\n")
         assert "| DeeBERT | 81.0 -> 60.0, 1.00 |" in table and "old" not in table
+
+
+def test_the_readme_shows_a_part(tmp_path):
+    pages = [tmp_path / "README.md", tmp_path / "results.md"]
+    for page in pages:
+        page.write_text(f"{results_page.MARK}{results_page.MARK}")
+    runs = [*exits("deebert"), *exits("deebert", dataset="sick"), *exits("plain")]
+    written(tmp_path, runs, "--pages", *map(str, pages))
+    readme, everything = (page.read_text() for page in pages)
+    assert "| method | trec (accuracy) |\n" in readme and "| plain |" not in readme
+    assert "| method | trec (accuracy) | sick (accuracy) |\n" in everything and "| plain |" in everything
 
 
 def test_a_card_has_its_own_table(tmp_path):

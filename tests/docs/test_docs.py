@@ -3,7 +3,6 @@
 import inspect
 import re
 import sys
-import typing
 
 import pytest
 
@@ -59,8 +58,8 @@ def test_arguments_that_do_not_explain_themselves_are_explained(name: str) -> No
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_tensors_have_shapes(name: str) -> None:
-    hints = typing.get_type_hints(FUNCTIONS[name], vars(sys.modules[FUNCTIONS[name].__module__]))
-    if any("Tensor" in str(hint) for hint in hints.values()):
+    annotations = inspect.get_annotations(FUNCTIONS[name]).values()
+    if any("Tensor" in str(annotation) for annotation in annotations):
         assert re.search(r"\((batch|samples|texts|tokens|exits|rows)[,)]", described(FUNCTIONS[name])), name
 
 

@@ -1,0 +1,85 @@
+"""Draw the README's chart from the recorded runs: score over mean layers of some methods, and of models with one exit.
+
+    python benchmarks/readme_figure.py benchmarks/comparison.jsonl
+
+Writes tradeoff.svg beside the runs. Its ground is transparent and its colours are readable on white and on black.
+"""
+
+import argparse
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from compare_methods import whole_lines
+from comparison_tables import figures
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from results_figures import Runs, by_method, curve_of
+
+from adaexit_hf.evaluation import mean_curve
+
+NAME = "tradeoff.svg"
+# At least 3 : 1 against white and against GitHub's black.
+INK, FAINT = "#768390", "#76839055"
+METHODS = {"fastbert": ("FastBERT", "#2da44e"), "deebert": ("DeeBERT", "#388bfd"), "berxit": ("BERxiT", "#d4762c")}
+BASELINES = {"static-3": "3 layers, one exit", "static-6": "6 layers, one exit"}
+PANELS = {"trec": "TREC, accuracy (%)", "mrpc": "MRPC, F1 (%)"}
+SHOWN = {"trec": (85, 96), "mrpc": (81, 87.5)}  # percent
+SIZE = (7.8, 3.2)  # inches
+
+
+def draw_panel(axes: Axes, runs: Runs, dataset: str) -> None:
+    """The curves of one data set, means of seeds, and a diamond for every model with one exit."""
+    axes.set_title(PANELS[dataset], loc="left", fontsize=11, color=INK)
+    axes.grid(axis="y", color=FAINT, linewidth=0.8)
+    for method, (name, color) in METHODS.items():
+        curve = mean_curve([curve_of(row) for row in runs[dataset, method]])
+        layers, scores = [point.mean_layers for point in curve], [100 * point.score for point in curve]
+        axes.plot(layers, scores, color=color, linewidth=2.2, label=name)
+    for method, name in BASELINES.items():
+        found = [figures(row)["validation"] for row in runs[dataset, method]]
+        layer, score = found[0].layer, 100 * statistics.fmean(run.full for run in found)
+        axes.plot(layer, score, "D", color=INK, markersize=7, zorder=3)
+        last = layer == 6  # the label stands above and to the left of it, else below and to the right
+        axes.annotate(
+            name, (layer, score), (0, 9) if last else (9, -4), textcoords="offset points", color=INK, fontsize=9.5,
+            ha="right" if last else "left", va="bottom" if last else "top",
+        )  # fmt: skip
+    axes.set_ylim(*SHOWN[dataset])
+    axes.set_xticks(range(1, 7))
+    axes.set_xlabel("mean layers run per text, of 6", color=INK, fontsize=10)
+    axes.tick_params(length=0, labelcolor=INK, labelsize=9.5)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(INK)
+    axes.set_axisbelow(True)
+
+
+def draw(runs: Runs) -> Figure:
+    """The whole chart."""
+    figure = Figure(figsize=SIZE, layout="constrained")
+    figure.patch.set_alpha(0)
+    for axes, dataset in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
+        axes.patch.set_alpha(0)
+        draw_panel(axes, runs, dataset)
+    figure.axes[0].legend(loc="lower right", frameon=False, labelcolor=INK, fontsize=10)
+    return figure
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path, help="JSON lines of compare_methods.py.")
+    parser.add_argument("--output", type=Path, help="Folder. Default: that of the results.")
+    options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
+    if not options.results.is_file():
+        parser.error(f"{options.results}: no such file; run compare_methods.py --results {options.results}")
+    path = (options.output or options.results.parent) / NAME
+    with rc_context({"svg.hashsalt": NAME}):  # else every drawing has other names inside
+        draw(by_method(whole_lines(options.results))).savefig(path, metadata={"Date": None})
+    print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
