@@ -78,7 +78,7 @@ NEIGHBOUR = "    from .modeling_pabee import *\n"
 
 @pytest.mark.slow
 def test_a_method_is_one_file_and_one_line_of_the_package(tmp_path: Path) -> None:
-    """The other two new files of a method are its tests, tests/models/test_<method>.py, and its card, model_cards/."""
+    """The other two new files are the method's test and model card: tests/models/test_x.py and model_cards/x.md."""
     package = tmp_path / "adaexit_hf"
     shutil.copytree(Path(adaexit_hf.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
     (package / "models" / "modeling_margin_exits.py").write_text(METHOD.lstrip())
