@@ -26,8 +26,11 @@ FILED = ("deebert", "fastbert")
 # Which parameters a step leaves out, and which tokens a layer runs, is all that a method can change of checkpointing:
 # those of BERxiT and DeeBERT change from step to step and from stage to stage; the depth-adaptive method skips tokens.
 CHECKPOINTED = ("berxit", "deebert", "depth-adaptive")
-CASES = {method: (method, False) for method in METHODS} | {
-    f"{method}-checkpointing": (method, True) for method in CHECKPOINTED
+CASES = {
+    f"{method}-checkpointing" if checkpointing else method: (method, checkpointing)
+    for method in METHODS
+    for checkpointing in (False, True)
+    if not checkpointing or method in CHECKPOINTED
 }
 
 
