@@ -1,25 +1,38 @@
-"""Rows of a data set and their places: batches of similar length; loading rows together with where they stand."""
+"""Batches of rows of similar length, as indices, and loading the rows with given indices."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-MOST_ROWS = 256  # in a batch, however short
-USUAL_LENGTH = 128  # taken where nobody knows it: batches are neither single rows, nor too large if rows are longer
+MOST_ROWS = 256  # largest number of rows in a batch
+# Assumed number of tokens of a row whose length is unknown: batches then have several rows, and fit into memory even
+# if the rows are longer.
+USUAL_LENGTH = 128
 
 
 def length_of(row: Any) -> int:
-    """Tokens of a row; `USUAL_LENGTH` where only the collator will know."""
+    """Number of tokens of a row; `USUAL_LENGTH` if the row is tokenized only by the collator.
+
+    >>> length_of({"input_ids": [1, 5, 2]}), length_of("a text")
+    (3, 128)
+    """
     return len(row["input_ids"]) if isinstance(row, Mapping) and "input_ids" in row else USUAL_LENGTH
 
 
 def groups(
     lengths: Sequence[int], batch_size: int = 0, batch_tokens: int = 0, by_length: bool = True
 ) -> list[list[int]]:
-    """Places of the rows of each batch: at most so many rows, and at most so many tokens, pads included.
+    """Divide rows into batches with a limited number of rows and of tokens.
 
     Args:
-        batch_size, batch_tokens: 0 for no limit; one row alone may have more tokens.
-        by_length: the longest come first, as a limit of tokens wants it.
+        lengths: number of tokens of each row.
+        batch_size: largest number of rows in a batch; 0 for no limit.
+        batch_tokens: largest number of tokens in a batch, padding included; 0 for no limit. A single row may have
+            more.
+        by_length: put rows of similar length together, the longest first. A limit of tokens needs this, because the
+            first row of a batch determines its width.
+
+    Returns:
+        The indices of the rows of each batch.
 
     >>> groups([3, 9, 4, 8], batch_size=2, by_length=False), groups([3, 9, 4, 8], batch_size=2)
     ([[0, 1], [2, 3]], [[1, 3], [2, 0]])
@@ -29,22 +42,31 @@ def groups(
     order = list(range(len(lengths)))
     if by_length:
         order.sort(key=lengths.__getitem__, reverse=True)
-    found: list[list[int]] = []
+    batches: list[list[int]] = []
     first = 0
     while first < len(order):
         size = batch_size or len(order)
         if batch_tokens:
             size = min(size, max(1, batch_tokens // max(1, lengths[order[first]])))
-        found.append(order[first : first + size])
+        batches.append(order[first : first + size])
         first += size
-    return found
+    return batches
 
 
 def chunks(items: Sequence[Any], size: int) -> Iterator[Any]:
+    """Parts of `size` items, in order; the last one may have fewer.
+
+    >>> list(chunks("abcde", 2))
+    ['ab', 'cd', 'e']
+    """
     return (items[first : first + size] for first in range(0, len(items), size))
 
 
-def fetched(dataset: Any, places: Sequence[int]) -> list[Any]:
-    """Rows of a data set, all at once where it can, as PyTorch's own loader fetches them."""
-    at_once = getattr(dataset, "__getitems__", None)
-    return list(at_once(list(places))) if at_once else [dataset[place] for place in places]
+def fetch_rows(dataset: Any, places: Sequence[int]) -> list[Any]:
+    """The rows with these indices; all at once if the data set has `__getitems__`, as in PyTorch's DataLoader.
+
+    >>> fetch_rows(["a", "b", "c"], [2, 0])
+    ['c', 'a']
+    """
+    get_rows = getattr(dataset, "__getitems__", None)
+    return list(get_rows(list(places))) if get_rows else [dataset[place] for place in places]

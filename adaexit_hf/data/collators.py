@@ -9,23 +9,37 @@ from ..models.batching import token_column
 
 
 class DataCollatorWithTokenDepths(DataCollatorWithPadding):
-    """Pads `token_depths` along with the rest; for training on what `estimate_depths_by_reconstruction` returns."""
+    """Transformers' `DataCollatorWithPadding` that also pads the column `token_depths`.
+
+    It is for training on the depths that `estimate_depths_by_reconstruction` adds to a data set. `EarlyExitTrainer`
+    uses it by default if it has a tokenizer. Its arguments are those of `DataCollatorWithPadding`: `tokenizer`,
+    `padding`, `max_length`, `pad_to_multiple_of` and `return_tensors`, which must be "pt" with `token_depths`. Depths
+    are padded on the same side as the tokens.
+    """
 
     def __call__(self, features: list[dict[str, Any]]) -> Any:
-        """Rows -> padded tensors; depths are padded with 0 on the tokenizer's side.
+        """Pad rows to one batch.
+
+        Args:
+            features: rows with `input_ids` and other columns; all or none have `token_depths`.
+
+        Returns:
+            The padded columns as tensors of shape `(batch, tokens)`; depths are padded with 0.
 
         Raises:
-            ValueError: as many depths as tokens are needed.
+            ValueError: if a row does not have one depth per token.
         """
-        rest = [{name: value for name, value in feature.items() if name != "token_depths"} for feature in features]
-        batch = super().__call__(rest)
+        without_depths = [
+            {name: value for name, value in feature.items() if name != "token_depths"} for feature in features
+        ]
+        batch = super().__call__(without_depths)
         if "token_depths" not in features[0]:
             return batch
         width, left = batch["input_ids"].shape[1], self.tokenizer.padding_side == "left"
         rows = []
         for feature in features:
             depths = token_column(feature, "token_depths")
-            gap = [0] * (width - len(depths))
-            rows.append(gap + depths if left else depths + gap)
+            padding = [0] * (width - len(depths))
+            rows.append(padding + depths if left else depths + padding)
         batch["token_depths"] = torch.tensor(rows)
         return batch

@@ -1,12 +1,12 @@
-"""Depths of tokens from how well each layer can restore them. Liu et al., AAAI 2021, section 2.2 and Eq. 4.
+"""Depths of tokens from how well each layer reconstructs them. Liu et al., AAAI 2021, section 2.2 and Eq. 4.
 
-A masked language model with a prediction after every layer ("anytime") is trained on texts of the task, without their
-labels; then each token is masked in turn, and its depth is the layer that restores it at the least cost,
+A masked language model that predicts after every layer ("anytime") is trained on texts of the task, without labels.
+Then each token is masked in turn; its depth is the layer n with the lowest cost,
 
     d(t) = argmin_n (loss_n + penalty n).
 
-Deliberate difference: Eq. 4 has minus, which would favour deep layers; the paper's Table 4, where a larger penalty
-gives lesser depths, needs plus.
+Deliberate difference: Eq. 4 has a minus sign, which would favor deep layers. In the paper's Table 4 a larger penalty
+gives smaller depths, which requires a plus sign.
 """
 
 import functools
@@ -27,7 +27,7 @@ from transformers.modeling_outputs import MaskedLMOutput
 from ..models.batching import Row, by_length, checked_rows
 from ..models.encoder_layers import embed_inputs, family_of, run_layer
 
-# The stock prediction head of each family: states (n, hidden) -> logits (n, vocabulary).
+# The prediction head of each family in Transformers: states (n, hidden) -> logits (n, vocabulary).
 _HEADS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "albert": lambda model, hidden: model.predictions(hidden),
     "bert": lambda model, hidden: model.cls(hidden),
@@ -41,38 +41,58 @@ _HEADS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "roberta": lambda model, hidden: model.lm_head(hidden),
     "xlm-roberta": lambda model, hidden: model.lm_head(hidden),
 }
-CHUNK = 32  # texts between two writes to the file
+CHUNK = 32  # number of texts between two writes to the file
 
 
 def anytime_losses(model: PreTrainedModel, inputs: Mapping[str, Tensor | None], targets: Tensor) -> Tensor:
-    """Cross-entropy of every layer's prediction at the tokens that are asked for, in nats: (layers, tokens asked for).
+    """Cross-entropy of every layer's prediction of the target tokens, in nats.
 
     Args:
-        model: a stock `...ForMaskedLM` of any supported family; its one prediction head serves all layers.
-        inputs: of the encoder, (batch, tokens).
-        targets: the tokens to restore, (batch, tokens), -100 elsewhere.
+        model: a `...ForMaskedLM` of Transformers of any supported family; all layers share its prediction head.
+        inputs: inputs of the encoder, `(batch, tokens)`.
+        targets: ids of the tokens to predict, `(batch, tokens)`; -100 for tokens that are not targets.
+
+    Returns:
+        The losses, `(layers, targets)`.
     """
     encoder = model.base_model
     family = family_of(encoder.config)
     hidden, context = embed_inputs(encoder, **inputs)
-    asked = targets != -100
+    is_target = targets != -100
     losses = []
     for index, layer in enumerate(family.layers(encoder)):
         hidden, _ = run_layer(encoder, index, layer, hidden, context)
-        # The head is the most expensive part: it sees the masked tokens only.
-        logits = _HEADS[encoder.config.model_type](model, family.finish(encoder, hidden)[asked])
-        losses.append(functional.cross_entropy(logits.float(), targets[asked], reduction="none"))
+        # Only for the target tokens, because the head is the most expensive part.
+        logits = _HEADS[encoder.config.model_type](model, family.finish(encoder, hidden)[is_target])
+        losses.append(functional.cross_entropy(logits.float(), targets[is_target], reduction="none"))
     return torch.stack(losses)
 
 
 def anytime_masked_lm(model: PreTrainedModel) -> PreTrainedModel:
-    """Make a stock `...ForMaskedLM` train a prediction after every layer; the layers' losses are summed.
+    """Make a masked language model predict after every layer; its loss is the sum of the layers' losses.
 
-    Only its forward changes, so that it trains with Transformers' `Trainer` and `DataCollatorForLanguageModeling`, and
-    saves as ever.
+    Only the model's forward is replaced, so that it can be trained with Transformers' `Trainer` and
+    `DataCollatorForLanguageModeling`, and saved as before. Source: Liu et al., AAAI 2021, section 2.2.
+
+    Args:
+        model: a `...ForMaskedLM` of Transformers; it is changed in place.
+
+    Returns:
+        The same model.
 
     Raises:
-        ValueError: the model is no masked language model of a supported family.
+        ValueError: if the model is not a masked language model of a supported family.
+
+    Examples:
+        >>> from transformers import BertConfig, BertForMaskedLM
+        >>> config = BertConfig(
+        ...     vocab_size=9, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8
+        ... )
+        >>> model = anytime_masked_lm(BertForMaskedLM(config).eval())
+        >>> labels = torch.tensor([[-100, 5, -100]])  # the second token is masked
+        >>> loss = model(input_ids=torch.tensor([[1, 3, 2]]), labels=labels).loss
+        >>> 2 * 2.0 < loss.item() < 2 * 2.4  # two layers, each about ln 9 = 2.2 before training
+        True
     """
     _check_masked_lm(model)
     model.forward = functools.partial(_anytime_forward, model)
@@ -96,14 +116,23 @@ def _anytime_forward(
     labels: Tensor | None = None,
 ) -> MaskedLMOutput:
     if labels is None:
-        raise ValueError("labels: missing; use DataCollatorForLanguageModeling, which masks tokens and names them")
+        raise ValueError(
+            "labels: got None; use DataCollatorForLanguageModeling, which masks tokens and makes the labels"
+        )
     inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
     losses = anytime_losses(model, inputs, labels)
     return MaskedLMOutput(loss=losses.mean(dim=1).sum() if losses.shape[1] else losses.sum())
 
 
 def depths_by_penalty(losses: Tensor, penalty: float) -> Tensor:
-    """argmin_n (loss_n + penalty n), Eq. 4 with its sign put right: (layers, tokens) -> (tokens,), 1..layers.
+    """The layer n with the lowest loss_n + penalty n for each token: Eq. 4 with the corrected sign.
+
+    Args:
+        losses: `(layers, tokens)`.
+        penalty: cost of one layer, >= 0.
+
+    Returns:
+        Depths from 1 to the number of layers, `(tokens,)`.
 
     >>> losses = torch.tensor([[2.0, 0.5], [1.0, 0.45], [0.8, 0.44]])
     >>> depths_by_penalty(losses, 0.1).tolist(), depths_by_penalty(losses, 0.5).tolist()
@@ -122,29 +151,42 @@ def estimate_depths_by_reconstruction(
     masked_at_once: int = 1,
     losses_file: str | Path | None = None,
 ) -> Any:
-    """Add the column `token_depths`, layers per token in 1..L, to a tokenized data set; labels are not looked at.
+    """Add the column `token_depths`, the number of layers for each token, to a tokenized data set.
+
+    The depth of a token is the layer that reconstructs it best when it is masked, with a penalty for deep layers.
+    Labels are not used. Source: Liu et al., AAAI 2021, section 2.2 and Eq. 4 with a corrected sign (see the module).
 
     Args:
         dataset: a `datasets.Dataset` with `input_ids`, not padded.
-        model: an anytime masked language model, see `anytime_masked_lm`, as deep as the classifier's encoder.
-        tokenizer: for its mask token, and its special tokens, which get depth 1; the unknown token gets L.
-        penalty: lambda of Eq. 4, >= 0; the paper's is 0.1.
-        batch_size: masked copies of texts per forward pass.
-        masked_at_once: tokens masked in one copy, evenly spaced. 1 is the paper's, one copy for each token; about 7 is
-            what masked language models are trained on, and as many times faster.
-        losses_file: JSON lines, one per text; what it has is not computed again, so that interrupted work goes on, and
-            another `penalty` costs nothing.
+        model: a masked language model that was trained with `anytime_masked_lm`, with as many layers as the
+            classifier's encoder.
+        tokenizer: its tokenizer. Special tokens get depth 1; the unknown token gets the largest depth.
+        penalty: cost of one layer, lambda in Eq. 4, >= 0; larger values give smaller depths. Default: 0.1, as in the
+            paper.
+        batch_size: number of masked copies of texts in one forward pass, > 0. Default: 64.
+        masked_at_once: number of tokens, >= 1, that are masked in one copy of a text, evenly spaced. 1 needs one copy
+            per token, as in the paper. Masked language models are trained with about 7; that is about 7 times faster.
+            Default: 1.
+        losses_file: JSON lines, one per text, in which the losses are saved. Losses that it already has are not
+            computed again, so that an interrupted call can be continued, and another `penalty` needs no new
+            computation.
+            Default: none.
+
+    Returns:
+        The data set with the column `token_depths`: for each text a list of depths, from 1 to the number of layers.
 
     Raises:
-        ValueError, TypeError: no `datasets.Dataset`, no rows or `input_ids`, no masked language model; a tokenizer
-            without a mask token; a negative penalty; a `losses_file` of other texts or another model.
+        ValueError: if the data set has no rows or no `input_ids`; if the model is not a masked language model; if the
+            tokenizer has no mask token; if `penalty`, `batch_size` or `masked_at_once` is out of range; or if
+            `losses_file` was made from other texts or another model.
+        TypeError: if the data set is not a `datasets.Dataset`.
     """
     if not penalty >= 0:
         raise ValueError(f"penalty: got {penalty}; pass a number >= 0, the paper's is 0.1")
     if masked_at_once < 1:
         raise ValueError(f"masked_at_once: got {masked_at_once}; pass 1, as in the paper, or more")
     if tokenizer.mask_token_id is None:
-        raise ValueError("tokenizer: has no mask token; pass that of a masked language model")
+        raise ValueError("tokenizer: has no mask token; pass the tokenizer of a masked language model")
     _check_masked_lm(model)
     rows = checked_rows(dataset)
     if not hasattr(dataset, "add_column"):
@@ -153,75 +195,90 @@ def estimate_depths_by_reconstruction(
         )
     special = set(tokenizer.all_special_ids)
     places = [[place for place, token in enumerate(row["input_ids"]) if token not in special] for row in rows]
-    kept = None if losses_file is None else _LossesFile(Path(losses_file), _fingerprint(rows, model, masked_at_once))
-    losses: list[Tensor] = [] if kept is None else kept.read()
-    bar = tqdm(total=len(rows), initial=len(losses), desc="Restoring tokens")
+    file = None if losses_file is None else _LossesFile(Path(losses_file), _fingerprint(rows, model, masked_at_once))
+    losses: list[Tensor] = [] if file is None else file.read()
+    bar = tqdm(total=len(rows), initial=len(losses), desc="Reconstructing tokens")
     for first in range(len(losses), len(rows), CHUNK):
         chunk = slice(first, first + CHUNK)
-        found = _restore(rows[chunk], places[chunk], model, tokenizer.mask_token_id, batch_size, masked_at_once)
-        if kept is not None:
-            kept.append(found)
-        losses += found
-        bar.update(len(found))
+        new_losses = _losses_of_rows(
+            rows[chunk], places[chunk], model, tokenizer.mask_token_id, batch_size, masked_at_once
+        )
+        if file is not None:
+            file.append(new_losses)
+        losses += new_losses
+        bar.update(len(new_losses))
     bar.close()
-    deepest = int(model.config.num_hidden_layers)
+    layers = int(model.config.num_hidden_layers)
     depths = []
-    for row, own, per_layer in zip(rows, places, losses, strict=True):
-        depths.append([deepest if token == tokenizer.unk_token_id else 1 for token in row["input_ids"]])
-        for place, depth in zip(own, depths_by_penalty(per_layer, penalty).tolist(), strict=True):
-            depths[-1][place] = depth
+    for row, row_places, row_losses in zip(rows, places, losses, strict=True):
+        row_depths = [layers if token == tokenizer.unk_token_id else 1 for token in row["input_ids"]]
+        for place, depth in zip(row_places, depths_by_penalty(row_losses, penalty).tolist(), strict=True):
+            row_depths[place] = depth
+        depths.append(row_depths)
     if "token_depths" in dataset.column_names:
         dataset = dataset.remove_columns("token_depths")
     return dataset.add_column("token_depths", depths)
 
 
-def _restore(
-    rows: Sequence[Row], places: Sequence[list[int]], model: Any, mask_id: int, batch_size: int, together: int
+def _losses_of_rows(
+    rows: Sequence[Row], places: Sequence[list[int]], model: Any, mask_id: int, batch_size: int, masked_at_once: int
 ) -> list[Tensor]:
-    """Losses (layers, places) of each row, to 4 digits, as the file keeps them; each place masked in one copy."""
-    copies, owners = [], []
-    for number, (row, own) in enumerate(zip(rows, places, strict=True)):
-        count = -(-len(own) // together)
-        for shift in range(count):
-            masked = own[shift::count]
+    """The losses of every layer at the given places of each row; each place is masked in one copy of its row.
+
+    Args:
+        rows: tokenized texts.
+        places: indices of the tokens to mask in each row.
+        model: a masked language model.
+        mask_id: id of the mask token.
+        batch_size: number of copies in one forward pass.
+        masked_at_once: largest number of tokens that are masked in one copy.
+
+    Returns:
+        For each row the losses, `(layers, places)`, rounded to 4 digits as in the file.
+    """
+    copies, masked_tokens = [], []
+    for number, (row, row_places) in enumerate(zip(rows, places, strict=True)):
+        copies_of_row = -(-len(row_places) // masked_at_once)
+        for shift in range(copies_of_row):
+            masked = row_places[shift::copies_of_row]
             tokens = list(row["input_ids"])
             for place in masked:
                 tokens[place] = mask_id
             copies.append({**row, "input_ids": tokens})
-            owners.append((number, masked))
-    found: list[dict[int, list[float]]] = [{} for _ in rows]
+            masked_tokens.append((number, masked))
+    losses_at_places: list[dict[int, list[float]]] = [{} for _ in rows]
     training = model.training
     model.eval()
     try:
-        for numbers, batch in by_length(copies, batch_size, model.config):
+        for copy_numbers, batch in by_length(copies, batch_size, model.config):
             targets = torch.full_like(batch["input_ids"], -100)
-            for line, copy in enumerate(numbers):
-                number, masked = owners[copy]
+            for line, copy_number in enumerate(copy_numbers):
+                number, masked = masked_tokens[copy_number]
                 targets[line, masked] = torch.tensor(rows[number]["input_ids"])[masked]
             inputs = {name: value.to(model.device) for name, value in batch.items() if name != "token_depths"}
             with torch.inference_mode():
                 losses = iter(anytime_losses(model, inputs, targets.to(model.device)).T.tolist())
-            for copy in numbers:
-                number, masked = owners[copy]
-                found[number] |= {place: next(losses) for place in masked}
+            for copy_number in copy_numbers:
+                number, masked = masked_tokens[copy_number]
+                losses_at_places[number] |= {place: next(losses) for place in masked}
     finally:
         model.train(training)
     layers = int(model.config.num_hidden_layers)
     return [
-        torch.tensor([each[place] for place in own]).reshape(len(own), layers).T.round(decimals=4)
-        for each, own in zip(found, places, strict=True)
+        torch.tensor([row_losses[place] for place in row_places]).reshape(len(row_places), layers).T.round(decimals=4)
+        for row_losses, row_places in zip(losses_at_places, places, strict=True)
     ]
 
 
-def _fingerprint(rows: Sequence[Row], model: Any, together: int) -> str:
-    """What the losses depend on: texts, weights, and how many tokens are masked at once."""
+def _fingerprint(rows: Sequence[Row], model: Any, masked_at_once: int) -> str:
+    """A hash of everything that the losses depend on: texts, weights, and how many tokens are masked at once."""
     sums = [round(float(parameter.detach().double().sum()), 6) for parameter in model.parameters()]
-    known = json.dumps([[list(row["input_ids"]) for row in rows], sums, together])
-    return hashlib.sha256(known.encode()).hexdigest()
+    content = json.dumps([[list(row["input_ids"]) for row in rows], sums, masked_at_once])
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 class _LossesFile:
-    """JSON lines: the fingerprint, then the losses of one text a line, rounded to 4 digits."""
+    """JSON lines: first the fingerprint, then one line per text with its losses, rounded to 4 digits."""
 
     def __init__(self, path: Path, fingerprint: str) -> None:
         self.path, self.fingerprint = path, fingerprint
@@ -229,12 +286,12 @@ class _LossesFile:
             path.write_text(json.dumps(fingerprint) + "\n")
 
     def read(self) -> list[Tensor]:
-        """All whole lines; a half-written one, of an interrupted run, is cut off."""
-        written = self.path.read_bytes()
-        whole = written.rfind(b"\n") + 1
-        if whole < len(written):
-            os.truncate(self.path, whole)
-        lines = written[:whole].decode().splitlines()
+        """The losses in all complete lines; an incomplete last line of an interrupted run is removed."""
+        content = self.path.read_bytes()
+        complete = content.rfind(b"\n") + 1  # number of bytes
+        if complete < len(content):
+            os.truncate(self.path, complete)
+        lines = content[:complete].decode().splitlines()
         if not lines or json.loads(lines[0]) != self.fingerprint:
             raise ValueError(
                 f"losses_file: '{self.path}' was made from other texts, weights or masked_at_once; pass another file, "
@@ -244,5 +301,5 @@ class _LossesFile:
 
     def append(self, losses: list[Tensor]) -> None:
         with self.path.open("a") as file:
-            for each in losses:
-                file.write(json.dumps([[round(value, 4) for value in layer] for layer in each.tolist()]) + "\n")
+            for row_losses in losses:
+                file.write(json.dumps([[round(loss, 4) for loss in layer] for layer in row_losses.tolist()]) + "\n")

@@ -1,4 +1,4 @@
-"""GLUE and SICK: which columns, which metric; and any other labelled text, tokenized (extra `train`)."""
+"""Columns and metrics of GLUE and SICK; checking and tokenizing any labelled text data set (extra `train`)."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -10,7 +10,13 @@ with needs("train"):
 
 
 class Task(NamedTuple):
-    """Columns of a task, its metrics (headline first), and the splits to evaluate on."""
+    """What to read and to measure in a data set.
+
+    Attributes:
+        text_columns: one column with texts, or two for pairs of texts.
+        metrics: names of the metrics, as for `compute_score`, the most important one first.
+        evaluation_splits: the splits to evaluate on.
+    """
 
     text_columns: tuple[str, ...]
     metrics: tuple[str, ...]
@@ -32,7 +38,14 @@ TASKS: dict[str, Task] = {
 
 
 class Labels(NamedTuple):
-    """What the labels of a data set are: class names, or None for numbers (regression)."""
+    """The kind of labels that a data set has.
+
+    Attributes:
+        names: names of the classes, in the order of their indices; None for regression.
+
+    >>> Labels(["negative", "positive"]).num_labels, Labels(None).num_labels
+    (2, 1)
+    """
 
     names: list[str] | None
 
@@ -42,10 +55,16 @@ class Labels(NamedTuple):
 
 
 def check_columns(dataset: datasets.Dataset, text_columns: Sequence[str], label_column: str, split: str) -> None:
-    """Every column is there, and nothing in it is missing.
+    """Check that a data set has these columns, without missing values.
+
+    Args:
+        dataset: one split.
+        text_columns: the columns with texts.
+        label_column: the column with labels.
+        split: name of the split in error messages.
 
     Raises:
-        ValueError: naming the split, the column, and what there is.
+        ValueError: if a column or a value is missing; the message names the split and the column.
     """
     for column in (*text_columns, label_column):
         if column not in dataset.column_names:
@@ -57,12 +76,21 @@ def check_columns(dataset: datasets.Dataset, text_columns: Sequence[str], label_
         if missing:
             what = "labels" if column == label_column else "texts"
             raise ValueError(
-                f"split '{split}': column '{column}' lacks {missing} of {len(dataset)} {what}; drop these rows"
+                f"split '{split}': column '{column}' lacks {missing} of {len(dataset)} {what}; remove these rows"
             )
 
 
 def labels_of(dataset: datasets.Dataset, column: str) -> Labels:
-    """Class names from the data set's own ClassLabel, else from the values that occur; floats mean regression."""
+    """The kind of labels in a column.
+
+    Args:
+        dataset: one split, usually the training set.
+        column: the column with labels.
+
+    Returns:
+        The names of the column's `ClassLabel`; no names (regression) for floating-point numbers; otherwise the sorted
+        distinct values.
+    """
     feature = dataset.features[column]
     if isinstance(feature, datasets.ClassLabel):
         return Labels(list(feature.names))
@@ -79,25 +107,36 @@ def tokenize(
     labels: Labels,
     max_length: int,
 ) -> datasets.Dataset:
-    """Rows with what the model takes and `labels`, not padded.
+    """Tokenize a data set, without padding.
+
+    Args:
+        dataset: one split.
+        tokenizer: the tokenizer of the model.
+        text_columns: one column with texts, or two for pairs of texts.
+        label_column: the column with labels.
+        labels: the labels of the training set, from `labels_of`.
+        max_length: number of tokens after which a text is truncated.
+
+    Returns:
+        A data set with the columns of the tokenizer and `labels`; the other columns are removed.
 
     Raises:
-        ValueError: a label that the training set does not have.
+        ValueError: if a label does not occur in the training set.
     """
     feature = dataset.features[label_column]
-    ids = None
+    class_indices = None
     if labels.names is not None and not isinstance(feature, datasets.ClassLabel):
-        ids = {name: index for index, name in enumerate(labels.names)}
+        class_indices = {name: index for index, name in enumerate(labels.names)}
 
     def encode(rows: dict[str, list[Any]]) -> dict[str, Any]:
         texts = [[str(text) for text in rows[column]] for column in text_columns]
         encoded = dict(tokenizer(*texts, truncation=True, max_length=max_length))
         values = rows[label_column]
-        if ids is not None:
-            unknown = {str(value) for value in values} - set(ids)
+        if class_indices is not None:
+            unknown = {str(value) for value in values} - set(class_indices)
             if unknown:
                 raise ValueError(f"column '{label_column}': labels {sorted(unknown)} do not occur in the training set")
-            values = [ids[str(value)] for value in values]
+            values = [class_indices[str(value)] for value in values]
         return encoded | {"labels": values}
 
     return dataset.map(encode, batched=True, remove_columns=dataset.column_names, desc="Tokenizing")

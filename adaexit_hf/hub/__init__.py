@@ -1,4 +1,4 @@
-"""Publish and import checkpoints: model cards, uploads, conversion of the papers' authors' checkpoints."""
+"""Publish models with model cards, and convert the checkpoints of the papers' authors."""
 
 from .card_facts import CardDataset, MeasuredSpeed
 from .conversion import convert_checkpoint

@@ -1,4 +1,4 @@
-"""What a model card is made of: data, measurements and training; and what it refuses to report."""
+"""The facts on a model card: data set, measurements and training arguments; and the checks of these facts."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,14 +16,18 @@ TRAINING = """
 
 
 class CardDataset(NamedTuple):
-    """The data behind a card's numbers.
+    """The data set that a model was trained and evaluated on.
 
-    Args:
-        name: for people, e.g. "GLUE MRPC".
-        hub_id: e.g. "nyu-mll/glue"; None for data that is not on the Hub.
-        config: its configuration there, e.g. "mrpc".
-        revision: its commit or branch there.
-        pairs: is a row two texts?
+    Attributes:
+        name: name to show, e.g. "GLUE MRPC".
+        hub_id: name on the Hub, e.g. "nyu-mll/glue". Default: None, for a data set that is not on the Hub.
+        config: name of the configuration on the Hub, e.g. "mrpc". Default: none.
+        revision: commit or branch on the Hub. Default: none.
+        pairs: whether a row is a pair of texts. Default: False.
+
+    Examples:
+        >>> CardDataset("GLUE MRPC", "nyu-mll/glue", config="mrpc", pairs=True).hub_id
+        'nyu-mll/glue'
     """
 
     name: str
@@ -34,12 +38,17 @@ class CardDataset(NamedTuple):
 
 
 class MeasuredSpeed(NamedTuple):
-    """What early exit gained on the clock.
+    """The measured speed-up by early exit, in wall-clock time.
 
-    Args:
-        machine: what it ran on, e.g. "2 cores of an AMD EPYC 9B45".
-        how: batches, dtype, baseline, number of runs.
-        speed_up: threshold -> seconds at full depth divided by seconds at that threshold, above 0.
+    Attributes:
+        machine: the hardware, e.g. "2 cores of an AMD EPYC 9B45".
+        how: batches, dtype, baseline and number of runs.
+        speed_up: threshold -> time at full depth divided by time at that threshold, > 0; values above 1 are faster.
+
+    Examples:
+        >>> speed = MeasuredSpeed("2 cores of an AMD EPYC 9B45", "batches of 32, float32, median of 5", {0.9: 1.6})
+        >>> speed.speed_up[0.9]
+        1.6
     """
 
     machine: str
@@ -52,16 +61,16 @@ class _Measured(TypedDict):
 
 
 class SplitMetrics(_Measured, total=False):
-    """What was measured on one split, as in `metrics.json`; only `at_threshold` must be there.
+    """Measurements on one split, as in `metrics.json`; only `at_threshold` is required.
 
-    Args:
-        at_threshold: metric -> value, with the exits of `exit_threshold`.
-        full_depth: metric -> value, with every layer.
-        exit_threshold: where it was measured; must be the model's.
+    Attributes:
+        at_threshold: metric -> value, with early exit at `exit_threshold`.
+        full_depth: metric -> value, with all layers.
+        exit_threshold: threshold of the measurement; must be the one in the model's config.
         samples: number of texts.
-        mean_exit_layer: layers run per text, in [1, L].
-        saving: share of layer executions saved, in [0, 1).
-        exit_histogram: layer -> number of texts that left there.
+        mean_exit_layer: mean number of layers that a text runs, from 1 to the number of layers L.
+        saving: share of layer executions that are saved, in [0, 1).
+        exit_histogram: layer -> number of texts that exit after it.
     """
 
     full_depth: Mapping[str, float]
@@ -73,14 +82,18 @@ class SplitMetrics(_Measured, total=False):
 
 
 def training_facts(args: TrainingArguments, rows: int | None = None) -> dict[str, Any]:
-    """What a card says of the training: the arguments that decide its outcome, nothing of the machine's paths.
+    """The training arguments that a card shows: those that influence the result, and no paths of the machine.
 
     Args:
-        rows: of the training set, if they can be counted.
+        args: the training arguments; `stage_overrides` are included if there are any.
+        rows: number of rows of the training set. Default: unknown.
+
+    Returns:
+        Argument -> value.
     """
-    known = {field.name for field in fields(args)}
-    facts = {name: getattr(args, name) for name in [*TRAINING.split(), "stage_overrides"] if name in known}
-    facts = {name: getattr(value, "value", value) for name, value in facts.items()}  # of an enum, its text
+    existing = {field.name for field in fields(args)}
+    facts = {name: getattr(args, name) for name in [*TRAINING.split(), "stage_overrides"] if name in existing}
+    facts = {name: getattr(value, "value", value) for name, value in facts.items()}  # the text of an enum
     return {"training rows": rows, "processes": args.world_size, **facts} if rows else facts
 
 
@@ -90,38 +103,44 @@ def check_facts(
     metrics: Mapping[str, SplitMetrics],
     speed: MeasuredSpeed | None,
 ) -> None:
-    """Refuse what a card must not report.
+    """Check the measurements on a card.
 
     Args:
-        threshold: the model's.
+        threshold: the exit threshold in the model's config.
+        curve: the trade-off curve.
+        metrics: split -> measurements.
+        speed: the measured speed-up, if there is one.
 
     Raises:
-        ValueError: a number that is NaN or infinite; metrics measured at another threshold than the model's; a
-            speed-up that is not positive, or at a threshold that the curve does not have.
+        ValueError: if a number is NaN or infinite; if metrics were measured at another threshold than the model's; or
+            if a speed-up is not positive, or at a threshold that the curve does not have.
     """
-    for what, value in _numbers(curve, metrics):
-        if value is None or not math.isfinite(value):  # None in a file, since JSON has no NaN
+    for description, value in _numbers(curve, metrics):
+        if value is None or not math.isfinite(value):  # None is NaN in a JSON file
             raise ValueError(
-                f"{what} is {value}; a card reports finite numbers only, leave it out or use a metric that is defined"
+                f"{description} is {value}; a card reports finite numbers only: leave it out, or use another metric"
             )
     for split, measured in metrics.items():
-        at = measured.get("exit_threshold", threshold)
-        if at != threshold:
+        measured_threshold = measured.get("exit_threshold", threshold)
+        if measured_threshold != threshold:
             raise ValueError(
-                f"metrics: '{split}' was measured at exit_threshold {at}, but the model's is {threshold}; measure it "
-                "again, or set model.config.exit_threshold"
+                f"metrics: '{split}' was measured at exit_threshold {measured_threshold}, but the model's is "
+                f"{threshold}; measure it again, or set model.config.exit_threshold"
             )
-    for at, speed_up in (speed.speed_up if speed else {}).items():
+    for speed_threshold, speed_up in (speed.speed_up if speed else {}).items():
         if not (math.isfinite(speed_up) and speed_up > 0):
-            raise ValueError(f"speed: the speed-up at threshold {at} is {speed_up}; pass a ratio of times, above 0")
-        if at not in [point.threshold for point in curve]:
             raise ValueError(
-                f"speed: threshold {at} is none of the curve's; pass tradeoff_curve(trace, metric, thresholds) with it"
+                f"speed: the speed-up at threshold {speed_threshold} is {speed_up}; pass a ratio of times, above 0"
+            )
+        if speed_threshold not in [point.threshold for point in curve]:
+            raise ValueError(
+                f"speed: threshold {speed_threshold} is not in the curve; pass tradeoff_curve(trace, metric, "
+                "thresholds) with this threshold"
             )
 
 
 def _numbers(curve: Sequence[CurvePoint], metrics: Mapping[str, SplitMetrics]) -> Iterator[tuple[str, float | None]]:
-    """Every number that a card shows, with the name of where it comes from."""
+    """Every number on a card, with a description for error messages."""
     for point in curve:
         for name in ("score", "mean_layers", "saving"):
             yield f"curve: {name} at threshold {point.threshold}", getattr(point, name)

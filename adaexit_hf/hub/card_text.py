@@ -13,9 +13,9 @@ from ..version import __version__
 from .card_facts import CardDataset, MeasuredSpeed, SplitMetrics
 
 COMPARISONS = {"lt": "below", "le": "at or below", "gt": "above", "ge": "at or above"}
-UNITS = {"entropy": " nats", "patience": " exits in a row that agree"}  # the others have none
+UNITS = {"entropy": " nats", "patience": " exits in a row that agree"}  # other criteria have no unit
 NAMES = {"f1": "F1", "pearson": "Pearson correlation", "spearmanr": "Spearman correlation"}
-ROWS = 10  # of a threshold table, besides the chosen threshold and full depth
+ROWS = 10  # in the table of thresholds, besides the saved threshold and full depth
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -32,7 +32,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def readable(metric: str) -> str:
-    """Name of a metric for people.
+    """Name of a metric as it is shown.
 
     >>> readable("f1"), readable("matthews_correlation")
     ('F1', 'matthews correlation')
@@ -41,17 +41,22 @@ def readable(metric: str) -> str:
 
 
 def shown_points(curve: Sequence[CurvePoint], chosen: Any, count: int = ROWS) -> list[CurvePoint]:
-    """At most `count` points spread evenly over the layers run, and besides the chosen one and full depth.
+    """At most `count` points of a curve, spread evenly over the mean layers, and the chosen one and full depth.
 
-    >>> curve = [CurvePoint(each / 10, 0.8, 1 + each / 2, 0.0) for each in range(9)]
+    Args:
+        curve: the trade-off curve.
+        chosen: the saved threshold, which is always shown.
+        count: number of points.
+
+    >>> curve = [CurvePoint(step / 10, 0.8, 1 + step / 2, 0.0) for step in range(9)]
     >>> [point.mean_layers for point in shown_points(curve, chosen=0.1, count=3)]
     [1.0, 1.5, 3.0, 5.0]
     """
     if not curve:
         return []
     low, high = (select(point.mean_layers for point in curve) for select in (min, max))
-    aims = [low + (high - low) * step / max(1, count - 1) for step in range(count)]
-    shown = {min(curve, key=lambda point: abs(point.mean_layers - aim)) for aim in aims}
+    targets = [low + (high - low) * step / max(1, count - 1) for step in range(count)]
+    shown = {min(curve, key=lambda point: abs(point.mean_layers - target)) for target in targets}
     shown |= {point for point in curve if point.threshold is None or point.threshold == chosen}
     return sorted(shown, key=lambda point: (point.mean_layers, point.threshold is None))
 
@@ -59,7 +64,7 @@ def shown_points(curve: Sequence[CurvePoint], chosen: Any, count: int = ROWS) ->
 def threshold_table(
     model: EarlyExitForSequenceClassification, curve: Sequence[CurvePoint], metric: str, speed: MeasuredSpeed | None
 ) -> str:
-    """Threshold, score, mean layers, layers saved; and the speed-up where it was measured. "" without a curve."""
+    """A table with threshold, score, mean layers, saving and, if it was measured, speed-up; "" without a curve."""
     chosen, speed_ups = model.config.exit_threshold, speed.speed_up if speed else {}
     points = set(shown_points(curve, chosen)) | {point for point in curve if point.threshold in speed_ups}
     rows = []
@@ -77,34 +82,37 @@ def threshold_table(
 
 
 def speed_note(speed: MeasuredSpeed | None) -> str:
+    """How the speed-up was measured, or that it was not."""
     if speed is None:
         return (
-            "Layers saved are no seconds: what that gives on the clock depends on machine and batches, and was not "
-            "measured for this model."
+            "The share of layers saved is not the share of time saved, which depends on the machine and the batches "
+            "and was not measured for this model."
         )
-    return f"Speed-up: time at full depth divided by time with exits; {speed.how}; on {speed.machine}."
+    return f"Speed-up: time at full depth divided by time with early exit; {speed.how}; on {speed.machine}."
 
 
 def exit_rule(model: EarlyExitForSequenceClassification) -> str:
-    """When a text leaves, in one sentence, and what the saved threshold is."""
+    """When a text exits, in one sentence, and the saved threshold."""
     config = model.config
     if len(config.exit_layers) == 1:
-        return f"There is a single exit, so that every text runs all {config.exit_layers[-1]} layers."
+        return f"There is only one exit, so every text runs all {config.exit_layers[-1]} layers."
     unit, bounds = UNITS.get(config.exit_criterion, ""), config.threshold_bounds
     rule = (
-        f"A text leaves at the first exit whose score (`{config.exit_criterion}`) is "
-        f"{COMPARISONS[model.ready.__name__]} the threshold, and at the last layer at the latest. Thresholds go from "
-        f"{bounds[0]:g} to {bounds[1]:.4g}{unit}."
+        f"A text exits at the first exit layer whose readiness score (`{config.exit_criterion}`) is "
+        f"{COMPARISONS[model.ready.__name__]} the threshold, and otherwise at the last layer. The threshold is "
+        f"between {bounds[0]:g} and {bounds[1]:.4g}{unit}."
     )
     if config.exit_threshold is None:
-        return f"{rule} None is saved: until you choose one, every text runs all layers."
+        return f"{rule} No threshold is saved: until you choose one, every text runs all layers."
     numbers = config.exit_threshold if isinstance(config.exit_threshold, list) else [config.exit_threshold]
-    given = ", ".join(f"{number:.6g}" for number in numbers)
-    return f"{rule} The saved one is {given}{' (one per exit)' if len(numbers) > 1 else ''}."
+    saved = ", ".join(f"{number:.6g}" for number in numbers)
+    if len(numbers) > 1:
+        return f"{rule} The saved thresholds are {saved} (one per exit)."
+    return f"{rule} The saved threshold is {saved}."
 
 
 def exits(layers: Sequence[int]) -> str:
-    """Where the exits are.
+    """The exit layers in words.
 
     >>> exits([1, 2, 3]), exits([4, 8, 12]), exits([6])
     ('every layer', 'layers 4, 8, 12', 'layer 6')
@@ -115,45 +123,46 @@ def exits(layers: Sequence[int]) -> str:
 
 
 def headline(metrics: Mapping[str, SplitMetrics]) -> tuple[str | None, str]:
-    """The first split, None without any, and the readable name of its first metric, which the curve is of."""
+    """The first split, None if there is none, and the readable name of its first metric, which is the curve's."""
     for split, measured in metrics.items():
         return split, readable(next(iter(measured["at_threshold"]), "score"))
     return None, "score"
 
 
 def measured_on(metrics: Mapping[str, SplitMetrics]) -> str:
-    """The first split, and how many texts it has; "" without any."""
+    """The first split and its number of texts; "" without any."""
     for split, measured in metrics.items():
         return f"{split}, {measured['samples']} texts" if "samples" in measured else split
     return ""
 
 
 def results_table(metrics: Mapping[str, SplitMetrics], dataset: CardDataset | None) -> str:
-    """One row per split and metric; "" without any."""
+    """A table with one row per split and metric; "" without any."""
     rows = []
     for split, measured in metrics.items():
         full: Mapping[str, float] = measured.get("full_depth", {})
-        cost = [
+        layers = [
             f"{measured['mean_exit_layer']:.2f}" if "mean_exit_layer" in measured else "-",
             f"{measured['saving']:.1%}" if "saving" in measured else "-",
         ]
         texts = measured.get("samples", "-")
         for metric, value in measured["at_threshold"].items():
-            whole = f"{full[metric]:.4f}" if metric in full else "-"
-            rows.append([split, texts, readable(metric), whole, f"{value:.4f}", *cost])
+            at_full_depth = f"{full[metric]:.4f}" if metric in full else "-"
+            rows.append([split, texts, readable(metric), at_full_depth, f"{value:.4f}", *layers])
     header = ["split", "texts", "metric", "full depth", "as saved", "mean exit layer", "layers saved"]
-    where = f"Measured on {dataset_link(dataset)}:\n\n" if dataset else ""
-    return where + table(header, rows) if rows else ""
+    introduction = f"Measured on {dataset_link(dataset)}:\n\n" if dataset else ""
+    return introduction + table(header, rows) if rows else ""
 
 
 def dataset_link(dataset: CardDataset) -> str:
+    """The name of the data set, with a link if it is on the Hub."""
     if dataset.hub_id is None:
         return dataset.name
     return f"[{dataset.name}](https://huggingface.co/datasets/{dataset.hub_id})"
 
 
 def stages_table(stages: Sequence[Stage], overrides: Mapping[str, Mapping[str, Any]]) -> str:
-    """The training runs, in order."""
+    """A table of the training stages, in order."""
     rows = [
         [
             f"`{stage.name}`",
@@ -163,48 +172,50 @@ def stages_table(stages: Sequence[Stage], overrides: Mapping[str, Mapping[str, A
         ]
         for stage in stages
     ]
-    return table(["stage", "objectives, in turn by optimizer step", "frozen", "arguments of its own"], rows)
+    return table(["stage", "objectives, alternating by optimizer step", "frozen", "arguments of this stage"], rows)
 
 
-def settings_table(what: str, values: Mapping[str, Any]) -> str:
+def settings_table(header: str, values: Mapping[str, Any]) -> str:
+    """A table of names and values; "" without any."""
     rows = [[f"`{name}`", f"`{value}`"] for name, value in values.items()]
-    return table([what, "value"], rows) if rows else ""
+    return table([header, "value"], rows) if rows else ""
 
 
 def method_settings(model: EarlyExitForSequenceClassification) -> dict[str, Any]:
-    """Arguments of the method's config that are set."""
+    """The arguments of the method's config that are not None."""
     names = (name for name in model.config.own_arguments() if name != "encoder_config")
     values = {name: getattr(model.config, name) for name in names}
     return {name: value for name, value in values.items() if value is not None}
 
 
 def versions() -> str:
-    found = {"adaexit_hf": __version__, "Transformers": transformers.__version__, "PyTorch": torch.__version__}
-    return ", ".join(f"{name} {version}" for name, version in found.items()) + f", Python {platform.python_version()}"
+    """The versions of this package, Transformers, PyTorch and Python."""
+    packages = {"adaexit_hf": __version__, "Transformers": transformers.__version__, "PyTorch": torch.__version__}
+    listed = ", ".join(f"{name} {version}" for name, version in packages.items())
+    return f"{listed}, Python {platform.python_version()}"
 
 
 def limitations(
     model: EarlyExitForSequenceClassification, split: str | None, speed: MeasuredSpeed | None
 ) -> list[str]:
-    """What a reader should not expect, one sentence or two each."""
+    """The limitations of the model, one or two sentences each."""
     config = model.config
     if config.num_labels == 1:
-        answers = "It answers with one number, in the unit of the labels that it was trained on."
+        output = "It predicts one number, in the unit of the labels that it was trained on."
     else:
         labels = ", ".join(f"`{config.id2label[index]}`" for index in range(config.num_labels))
-        answers = f"It knows the answers {labels}, and gives one of them to any text whatever."
-    found = [
-        answers,
-        "What its encoder learned from the texts of its pretraining, prejudices included, is in its answers, at every "
-        "exit.",
-        "A threshold fits the texts that it was chosen on. On texts of another kind, choose it anew on labelled ones; "
-        "exits may be sure of themselves and wrong.",
-        "`output_hidden_states`, `output_attentions` and compiled or exported models run every layer.",
+        output = f"It predicts one of {labels} for every text, also for a text to which none of them applies."
+    sentences = [
+        output,
+        "Biases in the texts that the encoder was pretrained on affect the predictions of every exit.",
+        "A threshold is only valid for texts similar to those on which it was chosen. For other texts, choose it anew "
+        "on labelled examples: an exit can be confident and wrong.",
+        "`output_hidden_states`, `output_attentions` and compiled or exported models run all layers.",
     ]
     if split is not None:
-        found.append(
-            f"A threshold that was chosen on `{split}` looks a little better there than it is on texts never seen."
+        sentences.append(
+            f"If the threshold was chosen on `{split}`, the results there are slightly better than on new texts."
         )
     if speed is None:
-        found.append("Nothing was measured on the clock.")
-    return found
+        sentences.append("The inference time was not measured.")
+    return sentences

@@ -1,4 +1,4 @@
-"""Model cards: what a model is, how to load it, what was measured; the README.md of its folder, with pictures."""
+"""Model cards: the README.md of a model folder, with pictures: what the model is, how to load it, its results."""
 
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 logger = logging.get_logger(__name__)
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
-MARKER = "<!-- Written by adaexit_hf, which writes it anew. To keep a text of your own, delete this line. -->"
+MARKER = "<!-- Written by adaexit_hf, which may replace this file. Delete this line to keep your own text. -->"
 TASK = "text-classification"
 TRADEOFF, EXITS = "tradeoff.png", "exit_layers.png"
-HUB_METRICS = {"pearson": "pearsonr"}  # the Hub's name where it is not ours
+HUB_METRICS = {"pearson": "pearsonr"}  # metrics that have another name on the Hub
 TEXTS = {
     False: '["a gripping film", "not the worst, but hardly good"]',
     True: '[("He said so.", "He told them so."), ("It rained.", "The sun shone.")]',
@@ -44,47 +44,70 @@ def write_model_card(
     overwrite: bool = False,
     **facts: Any,
 ) -> Path:
-    """Write `README.md` and its pictures into a model's folder: all of it, or nothing.
+    """Write the model card, `README.md` with its pictures, into a model's folder.
 
-    Pictures need matplotlib; without it a warning says so, and the card has none.
+    Either all files are written, or the folder stays as it was. Pictures need matplotlib; without it a warning says
+    so, and the card has no pictures. The card only reports the facts that are passed.
 
     Args:
-        name: what `from_pretrained` takes, e.g. "you/berxit-mrpc". Default: the folder's name.
-        curve, metrics: as for `build_model_card`.
-        overwrite: also replace a README.md that this function did not write.
-        **facts: the other arguments of `build_model_card`.
+        model: an early-exit model.
+        folder: the folder, which is created if it does not exist.
+        name: the name for `from_pretrained` in the card's code, e.g. "you/berxit-mrpc". Default: the folder's name.
+        curve: the result of `tradeoff_curve` on the first split of `metrics`, with its first metric. Default: no
+            curve.
+        metrics: split -> measurements: "at_threshold" (metric -> value) and optionally "full_depth", "exit_threshold",
+            "samples", "mean_exit_layer", "saving" and "exit_histogram", as in `metrics.json`. Default: none.
+        overwrite: replace a README.md that this function did not write. Default: False.
+        **facts: more facts for the card: `dataset` (a `CardDataset`), `training` (argument -> value), `speed` (a
+            `MeasuredSpeed`), `base_model` (name of the pretrained encoder on the Hub), `title`, `language`, `license`
+            and `tags`.
 
     Returns:
-        the path of the card.
+        The path of the card.
 
     Raises:
-        ValueError: as `build_model_card`; FileExistsError: a README.md of somebody else; OSError: no place to write.
+        ValueError: if a number is NaN or infinite; if metrics were measured at another threshold than the model's; or
+            if a speed-up is not positive, or at a threshold that the curve does not have.
+        TypeError: if `facts` has an unknown name.
+        FileExistsError: if there is a README.md that this function did not write.
+        OSError: if the files cannot be written.
+
+    Examples:
+        >>> from transformers import BertConfig
+        >>> from adaexit_hf.models import BerxitConfig, BerxitForSequenceClassification
+        >>> encoder = BertConfig(
+        ...     vocab_size=9, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8
+        ... )
+        >>> config = BerxitConfig(encoder_config=encoder, num_labels=2, exit_threshold=0.9)
+        >>> with TemporaryDirectory() as folder:
+        ...     path = write_model_card(BerxitForSequenceClassification(config), folder, name="you/berxit-mrpc")
+        ...     "The saved threshold is 0.9." in path.read_text(encoding="utf-8")
+        True
     """
     folder = Path(folder)
     path = folder / "README.md"
     if not overwrite and path.exists() and MARKER not in path.read_text(encoding="utf-8", errors="replace"):
         raise FileExistsError(
-            f"folder: '{path}' was not written by adaexit_hf, so it stays as it is; move it away, or pass "
-            "overwrite=True"
+            f"folder: '{path}' was not written by adaexit_hf, so it is not replaced; move it, or pass overwrite=True"
         )
     pictures = _pictures(model, curve, metrics or {})
     if pictures and find_spec("matplotlib") is None:
-        logger.warning("the model card has no pictures, they need matplotlib: pip install adaexit_hf[plot]")
+        logger.warning("the model card has no pictures, which need matplotlib: pip install adaexit_hf[plot]")
         pictures = {}
     name = name or folder.resolve().name
     card = build_model_card(model, name, curve=curve, metrics=metrics, pictures=pictures, **facts)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # Uploads leave out what starts with "_": what an interrupted run may leave is never pushed.
+        # The name starts with "_" because uploads leave out such files, in case an interrupted run does not remove it.
         with TemporaryDirectory(dir=folder, prefix="_card-") as scratch:
             for picture, draw in pictures.items():
                 draw().savefig(Path(scratch, picture))
             card.save(Path(scratch, path.name))
-            for file in (*pictures, path.name):  # the card last: it never names a picture that is not there
+            for file in (*pictures, path.name):  # the card last, so that all its pictures exist
                 os.replace(Path(scratch, file), folder / file)
     except OSError as error:
-        why = f"folder: the model card could not be written into '{folder}': {error.strerror or error}"
-        raise OSError(error.errno, why) from error
+        message = f"folder: the model card could not be written into '{folder}': {error.strerror or error}"
+        raise OSError(error.errno, message) from error
     return path
 
 
@@ -104,40 +127,45 @@ def build_model_card(
     tags: Iterable[str] = (),
     pictures: Collection[str] = (),
 ) -> ModelCard:
-    """The card of a model, without writing anything; what is not given, it does not claim.
+    """Build the model card without writing it; it only reports the facts that are passed.
 
     Args:
-        name: what `from_pretrained` takes.
-        curve: `tradeoff_curve` on the first split of `metrics`, of its first metric.
-        metrics: split -> what was measured there.
-        dataset: what the model was trained and measured on.
-        training: argument -> value, as from `training_facts`; `stage_overrides` are shown stage by stage.
-        speed: what was measured on the clock, if it was.
-        base_model: name on the Hub of the encoder that training started from.
+        model: an early-exit model.
+        name: the name for `from_pretrained` in the card's code.
+        curve: the result of `tradeoff_curve` on the first split of `metrics`, with its first metric.
+        metrics: split -> measurements.
+        dataset: the data set that the model was trained and evaluated on.
+        training: argument -> value, as from `training_facts`; `stage_overrides` are shown with their stages.
+        speed: the measured speed-up.
+        base_model: name on the Hub of the encoder that the training started from.
         title: heading. Default: the last part of `name`.
-        language, license: as the Hub names them; left out where they are not known.
-        tags: besides those that every card has.
-        pictures: files beside the card to show, of "tradeoff.png" and "exit_layers.png".
+        language: one or several language codes of the Hub. Default: left out.
+        license: license identifier of the Hub. Default: left out.
+        tags: tags besides those that every card has.
+        pictures: files beside the card to show, from "tradeoff.png" and "exit_layers.png".
+
+    Returns:
+        The card.
 
     Raises:
-        ValueError: a number that is NaN or infinite; metrics measured at another threshold than the model's; a
-            speed-up that is not positive, or at a threshold that the curve does not have.
+        ValueError: if a number is NaN or infinite; if metrics were measured at another threshold than the model's; or
+            if a speed-up is not positive, or at a threshold that the curve does not have.
     """
     config, splits = model.config, metrics or {}
     check_facts(config.exit_threshold, curve, splits, speed)
     title = title or name.rstrip("/").split("/")[-1]
     results = _eval_results(splits, dataset or CardDataset("unknown"))
-    names = dict.fromkeys(metric for measured in splits.values() for metric in measured["at_threshold"])
+    metric_names = dict.fromkeys(metric for measured in splits.values() for metric in measured["at_threshold"])
     card_data = ModelCardData(
         language=language,
         license=license,
-        library_name="transformers",  # which loads it by the code it carries; the package is among the tags
+        library_name="transformers",  # it loads the model with the checkpoint's code; this package is a tag
         pipeline_tag=TASK,
         base_model=base_model,
         datasets=[dataset.hub_id] if dataset and dataset.hub_id else None,
-        metrics=[HUB_METRICS.get(metric, metric) for metric in names] or None,
+        metrics=[HUB_METRICS.get(metric, metric) for metric in metric_names] or None,
         tags=["early-exit", config.model_type, "adaexit_hf", *tags],
-        model_name=title if results else None,  # without results it would become a field of its own
+        model_name=title if results else None,  # only part of the results; without them a separate field
         eval_results=results or None,
     )
     split, metric = text.headline(splits)
@@ -173,7 +201,7 @@ def build_model_card(
 
 
 def _eval_results(metrics: Mapping[str, SplitMetrics], dataset: CardDataset) -> list[EvalResult]:
-    """What the Hub shows beside a card: every metric as the model is saved, and at full depth."""
+    """The results that the Hub shows beside a card: every metric with the saved threshold, and at full depth."""
     results = []
     for split, measured in metrics.items():
         kinds: dict[str, Mapping[str, float]] = {"as saved": measured["at_threshold"]}
@@ -191,7 +219,7 @@ def _eval_results(metrics: Mapping[str, SplitMetrics], dataset: CardDataset) -> 
                         dataset_revision=dataset.revision,
                         metric_type=HUB_METRICS.get(metric, metric),
                         metric_name=f"{text.readable(metric)} {kind}",
-                        metric_value=float(value),  # YAML knows no numbers of numpy
+                        metric_value=float(value),  # YAML cannot write NumPy numbers
                     )
                 )
     return results
@@ -200,14 +228,14 @@ def _eval_results(metrics: Mapping[str, SplitMetrics], dataset: CardDataset) -> 
 def _pictures(
     model: EarlyExitForSequenceClassification, curve: Sequence[CurvePoint], metrics: Mapping[str, SplitMetrics]
 ) -> dict[str, Callable[[], "Figure"]]:
-    """File name -> how to draw it, for what there is something to see in."""
+    """File name -> function that draws the picture, for the pictures that the facts suffice for."""
     depth, chosen = model.config.exit_layers[-1], model.config.exit_threshold
-    on = text.measured_on(metrics)
-    found: dict[str, Callable[[], Figure]] = {}
+    measured_on = text.measured_on(metrics)
+    pictures: dict[str, Callable[[], Figure]] = {}
     if len({point.mean_layers for point in curve}) > 1:
-        found[TRADEOFF] = partial(tradeoff_figure, curve, text.headline(metrics)[1], depth, chosen, on)
+        pictures[TRADEOFF] = partial(tradeoff_figure, curve, text.headline(metrics)[1], depth, chosen, measured_on)
     histogram = next((measured.get("exit_histogram") for measured in metrics.values()), None)
     if histogram and len(histogram) > 1 and chosen is not None:
         layers = {int(layer): count for layer, count in histogram.items()}
-        found[EXITS] = partial(exit_figure, layers, depth, on)
-    return found
+        pictures[EXITS] = partial(exit_figure, layers, depth, measured_on)
+    return pictures

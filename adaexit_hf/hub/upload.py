@@ -1,5 +1,6 @@
-"""Which files of a model's folder are never uploaded to the Hub."""
+"""Which files of a model folder are never uploaded to the Hub."""
 
-# Stages keep their checkpoints and optimizers in folders of their own, which Trainer's patterns do not match. The
-# pickled arguments need this package to be read, and hold paths of this machine and the token.
+# Training stages have their checkpoints and optimizer states in folders that the patterns of Transformers' Trainer do
+# not match; "stages.json" is `trainer.ledger.LEDGER`. The pickled training arguments can only be read with this
+# package, and contain local paths and the access token.
 NEVER_UPLOADED = ("_*", "checkpoint-*", "stage-*/*", "stages.json", "training_args.bin")

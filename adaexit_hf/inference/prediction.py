@@ -1,4 +1,4 @@
-"""Predict many texts: layer by layer, in full batches of those that are still undecided."""
+"""Predict many texts layer by layer: after each layer the remaining texts are repacked into full batches."""
 
 import math
 import os
@@ -20,18 +20,19 @@ from ..models.encoder_layers import Context, family_of
 from ..models.modeling_early_exit import EarlyExitForSequenceClassification, report_not_finite
 from .row_reader import Row, RowReader, numbered
 
-# A number of tokens to try; no other side of an encoder's tensors is as long.
-TRIED = 61
+# Length of the text with which the memory per row is estimated: a prime number, so that a side of a tensor with this
+# length can only be the number of tokens.
+TRIAL_LENGTH = 61
 
 
 class Prediction(NamedTuple):
-    """What one text was told.
+    """The prediction for one text.
 
-    Args:
-        place: where it stands in the data set, from 0.
-        logits: the answer, (labels,), on the CPU in float32.
-        exit_layer: layers run, 1..L.
-        exit_score: readiness at the exit that was taken, in the unit of the model's exit criterion.
+    Attributes:
+        place: index of the text in the data set, counted from 0.
+        logits: logits of the exit that the text took, of shape `(labels,)`, float32, on the CPU.
+        exit_layer: number of layers that were run, from 1 to the number of layers.
+        exit_score: readiness score at the exit that the text took, in the unit of the model's exit criterion.
     """
 
     place: int
@@ -41,12 +42,13 @@ class Prediction(NamedTuple):
 
 
 class Predictions(NamedTuple):
-    """What the texts were told, in the order of the data set, on the CPU.
+    """The predictions for all texts, in the order of the data set, on the CPU.
 
-    Args:
-        logits: (texts, labels), float32.
-        exit_layer: layers run, 1..L, (texts,).
-        exit_score: readiness at the exit that was taken, (texts,).
+    Attributes:
+        logits: logits of the exit that each text took, of shape `(texts, labels)`, float32.
+        exit_layer: number of layers that were run, from 1 to the number of layers, of shape `(texts,)`.
+        exit_score: readiness score at the exit that each text took, in the unit of the model's exit criterion, of
+            shape `(texts,)`.
     """
 
     logits: Tensor
@@ -65,52 +67,72 @@ def predict(
     max_memory: int = 2**30,
     progress: bool = True,
 ) -> Predictions:
-    """Classify a whole data set, faster than batch by batch.
+    """Classify a whole data set with early exit, faster than batch by batch.
 
-    All texts of a window run layer 1, then those that are undecided layer 2, and so on, always packed into full
-    batches of similar length. Under Accelerate or torchrun the processes share the texts, and each gets all answers.
+    The texts are processed in windows; a window holds as many texts as fit into `max_memory`. All texts of a window
+    run layer 1; those that have not exited run layer 2, and so on. After every layer the remaining texts are repacked
+    into full batches of similar length. Under Accelerate or torchrun the processes share the texts, and each process
+    returns the predictions for all of them.
 
     Args:
-        model: on any device; the modes of its modules, train or eval, are restored afterwards.
+        model: an early-exit model, on any device. It runs in eval mode; afterwards every module is in its previous
+            mode again.
         dataset: texts, pairs of texts, rows `{"text": ..., "text_pair": ...}`, or tokenized rows with `input_ids`: a
-            list, a `datasets.Dataset`, or any iterable. Rows need not be padded.
-        tokenizer: the model's; not needed for tokenized rows.
-        exit_threshold, early_exit: as for the model's forward; `early_exit=False` runs full depth.
-        batch_tokens: tokens of a batch, pads included; default 1024 on a CPU, 16384 elsewhere.
-        max_memory: bytes that the hidden states of a window, and what the layers need besides, may take.
-        progress: show a bar.
+            list, a `datasets.Dataset`, or any other iterable. Rows need not be padded.
+        tokenizer: the model's tokenizer. Not needed for tokenized rows.
+        exit_threshold: as for the model's forward: one threshold, or one per exit. Default: the one in the config.
+        early_exit: False runs all layers; True raises an error if there is no threshold. Default: exit early if there
+            is a threshold.
+        batch_tokens: largest number of tokens in a batch, padding included. Default: 1024 on a CPU, 16384 elsewhere.
+        max_memory: largest size of a window in bytes: its hidden states and what the layers need besides them, such as
+            attention masks. Default: 1 GiB.
+        progress: whether to show a progress bar.
 
     Returns:
-        logits, exit layers and scores in the order of the data set.
+        Logits, exit layers and readiness scores, in the order of the data set.
 
     Raises:
-        ValueError: an empty data set, or one without texts; no tokenizer for texts; a bad threshold or size.
-        DatasetError: the data set itself raised an error; the message names the item.
-        RuntimeError: another process raised an error.
+        ValueError: if the data set is empty or an item is neither a text nor a tokenized row, if there are texts but
+            no tokenizer, or if a threshold or size is out of range.
+        TypeError: if the model has no exits.
+        DatasetError: if reading an item of the data set raised an error; the message gives the index of the item.
+        RuntimeError: if another process raised an error.
+
+    Examples:
+        >>> from transformers import BertConfig
+        >>> from adaexit_hf.models import BerxitConfig, BerxitForSequenceClassification
+        >>> encoder = BertConfig(
+        ...     vocab_size=9, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8
+        ... )
+        >>> model = BerxitForSequenceClassification(BerxitConfig(encoder_config=encoder, num_labels=2))
+        >>> rows = [{"input_ids": [1, 5, 2]}, {"input_ids": [1, 6, 7, 2]}]
+        >>> predict(model, rows, exit_threshold=0.5, progress=False).exit_layer.tolist()
+        [1, 1]
+        >>> predict(model, rows, early_exit=False, progress=False).exit_layer.tolist()
+        [2, 2]
     """
-    process, processes = _processes()
-    job = _Job(model, tokenizer, exit_threshold, early_exit, batch_tokens, max_memory)
-    share = numbered(dataset, process, processes)
+    predictor = _Predictor(model, tokenizer, exit_threshold, early_exit, batch_tokens, max_memory)
+    process, processes = predictor.process, predictor.processes
     windows, failure = [], cast(Exception | None, None)
     try:
-        windows = list(job.windows(share, _bar(dataset, progress, processes)))
+        windows = list(predictor.windows(dataset, progress))
     except Exception as error:
         if processes == 1:
             raise
-        failure = error  # the others would wait for ever
+        failure = error  # raised after the gathering below, in which all processes must take part
     if processes > 1:
-        # Words, since not every error can be sent.
-        told = gather_object([failure and f"process {process} raised {type(failure).__name__}: {failure}"])
+        # Messages instead of the exceptions themselves, because not every exception can be pickled.
+        messages = gather_object([failure and f"process {process} raised {type(failure).__name__}: {failure}"])
         if failure is not None:
             raise failure
-        if any(told):
-            raise RuntimeError(f"predict: {next(filter(None, told))}")
+        if any(messages):
+            raise RuntimeError(f"predict: {next(filter(None, messages))}")
         windows = gather_object(windows)
     if not windows:
         raise ValueError("dataset: got no texts; pass at least one")
-    places, *answers = (torch.cat(parts) for parts in zip(*windows, strict=True))
+    places, *columns = (torch.cat(parts) for parts in zip(*windows, strict=True))
     order = places.argsort()
-    return Predictions(*(answer[order] for answer in answers))
+    return Predictions(*(column[order] for column in columns))
 
 
 def predict_stream(
@@ -124,26 +146,57 @@ def predict_stream(
     max_memory: int = 2**30,
     progress: bool = True,
 ) -> Iterator[Prediction]:
-    """`predict` for data that do not fit into memory: gives the answers in order, window by window.
+    """Classify a data set that does not fit into memory: `predict` as an iterator over single predictions.
 
-    Arguments and errors as for `predict`. When the data set raises an error, or an item is bad, the texts before it
-    are answered first.
-    Under Accelerate or torchrun each process gives the answers of its share, every n-th text; `place` tells which.
+    Predictions come in the order of the data set, window by window. If the data set raises an error or an item is
+    invalid, the predictions for the texts before it come first, then the error. Under Accelerate or torchrun each
+    process yields the predictions for its own share, every n-th text; `Prediction.place` is the index of the text.
+
+    Args:
+        model: as for `predict`.
+        dataset: as for `predict`; it may be endless.
+        tokenizer: as for `predict`.
+        exit_threshold: as for `predict`.
+        early_exit: as for `predict`.
+        batch_tokens: as for `predict`.
+        max_memory: as for `predict`. A smaller window yields the first predictions earlier, but has fewer texts to
+            fill its batches with.
+        progress: whether to show a progress bar.
+
+    Yields:
+        The prediction for each text, in the order of the data set.
+
+    Raises:
+        ValueError: as for `predict`.
+        TypeError: as for `predict`.
+        DatasetError: as for `predict`.
+
+    Examples:
+        >>> from transformers import BertConfig
+        >>> from adaexit_hf.models import BerxitConfig, BerxitForSequenceClassification
+        >>> encoder = BertConfig(
+        ...     vocab_size=9, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8
+        ... )
+        >>> model = BerxitForSequenceClassification(BerxitConfig(encoder_config=encoder, num_labels=2))
+        >>> rows = ({"input_ids": [1, token, 2]} for token in (5, 6, 7))
+        >>> for prediction in predict_stream(model, rows, exit_threshold=0.5, progress=False):
+        ...     print(prediction.place, prediction.exit_layer)
+        0 1
+        1 1
+        2 1
     """
-    process, processes = _processes()
-    job = _Job(model, tokenizer, exit_threshold, early_exit, batch_tokens, max_memory)
-    share = numbered(dataset, process, processes)
+    predictor = _Predictor(model, tokenizer, exit_threshold, early_exit, batch_tokens, max_memory)
     empty = True
-    for places, logits, exit_layer, exit_score in job.windows(share, _bar(dataset, progress, processes)):
+    for places, logits, exit_layer, exit_score in predictor.windows(dataset, progress):
         empty = False
-        # A copy, since users could not change a tensor of inference mode.
+        # A copy, because a tensor made in inference mode cannot be changed in place outside of it.
         yield from map(Prediction, places.tolist(), logits.clone(), exit_layer.tolist(), exit_score.tolist())
-    if empty and processes == 1:
+    if empty and predictor.processes == 1:
         raise ValueError("dataset: got no texts; pass at least one")
 
 
-class _Job:
-    """The settings of one call, checked."""
+class _Predictor:
+    """The model, the tokenizer and the checked settings of one call of `predict` or `predict_stream`."""
 
     def __init__(
         self,
@@ -154,6 +207,7 @@ class _Job:
         batch_tokens: int | None,
         max_memory: int,
     ) -> None:
+        self.process, self.processes = _processes()
         check_model(model)
         self.model = model
         self.thresholds = model.thresholds_in_use(exit_threshold, early_exit)
@@ -163,26 +217,27 @@ class _Job:
         for name, size in {"batch_tokens": self.batch_tokens, "max_memory": max_memory}.items():
             if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
                 raise ValueError(f"{name}: got {size!r}; pass a whole number > 0")
-        self.sizes: dict[int, int] = {}  # of rows with so many tokens
-        self.context = _tried(model)
+        self.row_bytes: dict[int, int] = {}  # number of tokens -> bytes
+        self.trial_context = _trial_context(model)
         config = model.config.encoder_config
         limits = (family_of(config).max_tokens(config), getattr(tokenizer, "model_max_length", None))
         self.reader = RowReader(tokenizer, min((limit for limit in limits if limit), default=None))
 
-    def windows(self, items: Iterator[tuple[int, Any]], bar: Any) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """Places, logits, exit layers and scores of one window after the other."""
-        rows, failure = self.reader.rows(items), None
+    def windows(self, dataset: Any, progress: bool) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Places, logits, exit layers and readiness scores of this process's share, one window after the other."""
+        rows = self.reader.rows(numbered(dataset, self.process, self.processes))
+        failure = None
         window: list[tuple[int, Row]] = []
         memory = 0
-        with bar:
+        with self._progress_bar(dataset, progress) as bar:
             while True:
                 try:
                     item = next(rows, None)
-                except Exception as error:  # of the data set or of an item
+                except Exception as error:  # of the data set or of an item; the rows before it are predicted first
                     item, failure = None, error
-                size = 0 if item is None else self._bytes(item[1])
+                size = 0 if item is None else self._bytes_of(item[1])
                 if window and (item is None or memory + size > self.max_memory):
-                    yield self._answers(window, bar.update)
+                    yield self._predict_window(window, bar.update)
                     window, memory = [], 0
                 if item is None:
                     break
@@ -191,75 +246,85 @@ class _Job:
         if self.reader.truncated:
             warnings.warn(
                 f"{self.reader.truncated} texts have more than {self.reader.longest} tokens, the most that this model "
-                "reads; what is beyond was cut off",
+                "reads; they were truncated",
                 stacklevel=3,
             )
         if failure is not None:
             raise failure
 
-    def _bytes(self, row: Row) -> int:
-        """Memory that a row takes on its way: its states and ids, and its share of what the layers need besides."""
+    def _progress_bar(self, dataset: Any, progress: bool) -> Any:
+        total = -(-len(dataset) // self.processes) if isinstance(dataset, Sized) else None
+        return tqdm(total=total, desc="Predicting", unit=" texts", disable=not progress)
+
+    def _bytes_of(self, row: Row) -> int:
+        """Memory of a row: its hidden states and ids, and its share of what the layers need besides."""
         tokens, config = len(row["input_ids"]), self.model.config.encoder_config
-        if tokens not in self.sizes:
-            own = tokens * (config.hidden_size * self.model.dtype.itemsize + 8 * len(COLUMNS))
-            of_row, of_batch = (_bytes_at(tokens, values) for values in (self.context.masks, self.context.shared))
-            self.sizes[tokens] = own + of_row + -(-of_batch // rows_per_batch(self.batch_tokens, tokens))
-        return self.sizes[tokens]
+        if tokens not in self.row_bytes:
+            states = tokens * (config.hidden_size * self.model.dtype.itemsize + 8 * len(COLUMNS))
+            masks = _context_bytes(tokens, self.trial_context.masks)
+            shared = _context_bytes(tokens, self.trial_context.shared)
+            self.row_bytes[tokens] = states + masks + -(-shared // rows_per_batch(self.batch_tokens, tokens))
+        return self.row_bytes[tokens]
 
     @torch.inference_mode()
-    def _answers(
-        self, window: list[tuple[int, Row]], tell: Callable[[int], Any]
+    def _predict_window(
+        self, window: list[tuple[int, Row]], on_exit: Callable[[int], Any]
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Run a window through the model.
+
+        Args:
+            window: place and row of every text.
+            on_exit: called with the number of texts that have exited, for the progress bar.
+        """
         model = self.model
-        ordered = sorted(window, key=lambda item: len(item[1]["input_ids"]), reverse=True)
+        longest_first = sorted(window, key=lambda item: len(item[1]["input_ids"]), reverse=True)
         with eval_mode(model):
-            flights, first, rows = [], 0, [row for _, row in ordered]
+            flights, first, rows = [], 0, [row for _, row in longest_first]
             while rows:
                 count = rows_per_batch(self.batch_tokens, len(rows[0]["input_ids"]))
-                # On the host still, so that reading the mask costs nothing.
+                # `trimmed` reads the mask: that must happen before the batch is moved to the device.
                 batch = padded_batch(rows[:count], model.config.encoder_config)
                 inputs, extents = trimmed(dict(batch))
                 flight = InFlight.of(*model.embed(model_inputs(model, inputs)), extents)
                 flights.append(flight._replace(rows=flight.rows + first))
                 rows, first = rows[count:], first + count
             temperatures = model.config.exit_temperatures
-            answers = run_early_exit(model, flights, self.thresholds, temperatures, self.batch_tokens, tell)
+            answers = run_early_exit(model, flights, self.thresholds, temperatures, self.batch_tokens, on_exit)
         report_not_finite([answers.all_scores])
-        places = torch.tensor([place for place, _ in ordered])
+        places = torch.tensor([place for place, _ in longest_first])
         order = places.argsort()
         logits, score = answers.logits.float().cpu(), answers.score.float().cpu()
         return places[order], logits[order], answers.exit_layer.cpu()[order], score[order]
 
 
 @torch.inference_mode()
-def _tried(model: EarlyExitForSequenceClassification) -> Context:
-    """What a text of `TRIED` tokens, one of them a pad, needs besides its states; tells what other texts need."""
-    padding = (torch.arange(TRIED) < TRIED - 1).long()[None]
+def _trial_context(model: EarlyExitForSequenceClassification) -> Context:
+    """What the layers need besides the hidden states for a text of `TRIAL_LENGTH` tokens, the last one padding.
+
+    `_context_bytes` derives from it how much memory texts of other lengths need.
+    """
+    padding = (torch.arange(TRIAL_LENGTH) < TRIAL_LENGTH - 1).long()[None]
     padding = cast(Tensor, model_inputs(model, {"attention_mask": padding})["attention_mask"])
     config = model.config.encoder_config
-    hidden = torch.zeros(1, TRIED, config.hidden_size, dtype=model.dtype, device=padding.device)
+    hidden = torch.zeros(1, TRIAL_LENGTH, config.hidden_size, dtype=model.dtype, device=padding.device)
     return family_of(config).context(model.encoder, hidden, padding, None)
 
 
-def _bytes_at(tokens: int, values: Mapping[str, Any]) -> int:
-    """What the tensors of a context that was tried would take with so many tokens.
+def _context_bytes(tokens: int, trial_values: Mapping[str, Any]) -> int:
+    """Memory in bytes that the tensors of a trial context would take with another number of tokens.
 
-    >>> _bytes_at(10, {"mask": torch.ones(1, 1, TRIED, TRIED, dtype=torch.bool), "other": None})
+    >>> mask = torch.ones(1, 1, TRIAL_LENGTH, TRIAL_LENGTH, dtype=torch.bool)
+    >>> _context_bytes(10, {"mask": mask, "other": None})
     100
     """
-    tensors = [value for value in values.values() if isinstance(value, Tensor)]
-    sides = [[tokens if side == TRIED else side for side in tensor.shape] for tensor in tensors]
-    return sum(tensor.dtype.itemsize * math.prod(side) for tensor, side in zip(tensors, sides, strict=True))
+    tensors = [value for value in trial_values.values() if isinstance(value, Tensor)]
+    shapes = [[tokens if side == TRIAL_LENGTH else side for side in tensor.shape] for tensor in tensors]
+    return sum(tensor.dtype.itemsize * math.prod(shape) for tensor, shape in zip(tensors, shapes, strict=True))
 
 
 def _processes() -> tuple[int, int]:
-    """Which process this is, and of how many."""
+    """Index of this process, and the number of processes."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return 0, 1  # a state of Accelerate would decide the device of what is trained later
+        return 0, 1  # creating a PartialState here would fix the device of a later training
     state = PartialState()
     return state.process_index, state.num_processes
-
-
-def _bar(dataset: Any, progress: bool, shares: int) -> Any:
-    total = -(-len(dataset) // shares) if isinstance(dataset, Sized) else None
-    return tqdm(total=total, desc="Predicting", unit=" texts", disable=not progress)

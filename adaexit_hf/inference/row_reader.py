@@ -1,4 +1,4 @@
-"""Texts of any kind as tokenized rows, one after the other."""
+"""Texts in any form as tokenized rows, one after the other."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
@@ -8,16 +8,27 @@ from ..models.batching import COLUMNS, token_column
 
 Row = dict[str, list[int]]
 Texts = tuple[str, str | None]
-# Texts that are tokenized in one call.
+# Number of texts that are tokenized in one call.
 BLOCK = 1000
 
 
 class DatasetError(RuntimeError):
-    """Reading an item of the data set raised an error."""
+    """Reading an item of the data set raised an error; the message gives the index of the item and the error.
+
+    The original error is the `__cause__`.
+    """
 
 
 def numbered(dataset: Iterable[Any], share: int, shares: int) -> Iterator[tuple[int, Any]]:
-    """Every item of a share with its place in the data set."""
+    """Every item of a share with its index in the data set; share k of n has the items k, k + n, k + 2n, ...
+
+    Raises:
+        ValueError: if the data set is a single text, a mapping, or not iterable.
+        DatasetError: if the data set raises an error.
+
+    >>> list(numbered(["a", "b", "c"], share=0, shares=2))
+    [(0, 'a'), (2, 'c')]
+    """
     if isinstance(dataset, str | Mapping) or not isinstance(dataset, Iterable):
         raise ValueError(
             f"dataset: got {type(dataset).__name__}; pass a list of texts or rows, or one split of a data set, e.g. "
@@ -40,8 +51,8 @@ class RowReader:
     """Reads texts, pairs of texts, rows with `text` and `text_pair`, and tokenized rows.
 
     Args:
-        tokenizer: for what is not tokenized; may be None.
-        longest: number of tokens after which a text is cut off, or None.
+        tokenizer: for items that are not tokenized; may be None if all are.
+        longest: largest number of tokens of a row; longer ones are truncated and counted. None for no limit.
     """
 
     def __init__(self, tokenizer: Any, longest: int | None) -> None:
@@ -49,14 +60,14 @@ class RowReader:
         self.truncated = 0
 
     def rows(self, items: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Row]]:
-        """Tokenized rows, each with its place; all that come before an item that raises an error, then the error."""
+        """Tokenized rows, each with its index; if an item raises an error, all rows before it, then the error."""
         failure = None
         while failure is None:
             block: list[tuple[int, Row | Texts]] = []
             try:
                 for index, item in islice(items, BLOCK):
                     block.append((index, self._checked_row(index, item) if _is_row(item) else _texts_of(index, item)))
-            except Exception as error:  # what comes before is good
+            except Exception as error:  # raised after the valid items before it
                 failure = error
             if not block:
                 break
@@ -67,40 +78,44 @@ class RowReader:
     def _tokenized(self, block: list[tuple[int, Row | Texts]]) -> Iterator[tuple[int, Row]]:
         texts = {place: item for place, (_, item) in enumerate(block) if isinstance(item, tuple)}
         rows: dict[int, Row] = {}
-        for pairs in (False, True):
+        for pairs in (False, True):  # a tokenizer takes either single texts or pairs in one call
             places = [place for place, (_, second) in texts.items() if (second is not None) == pairs]
-            found = self._tokenize([texts[place] for place in places]) if places else []
-            rows |= dict(zip(places, found, strict=True))
+            tokenized = self._tokenize([texts[place] for place in places]) if places else []
+            rows |= dict(zip(places, tokenized, strict=True))
         for place, (index, item) in enumerate(block):
             row = rows[place] if isinstance(item, tuple) else item
             if not len(row["input_ids"]):
-                raise ValueError(f"dataset: item {index} has no tokens; drop it, or let the tokenizer add its own")
+                raise ValueError(
+                    f"dataset: item {index} has no tokens; remove it, or let the tokenizer add its special tokens"
+                )
             yield index, row
 
     def _tokenize(self, texts: list[Texts]) -> list[Row]:
+        """Rows of texts that are all single, or all pairs; those that are too long are truncated."""
         if self.tokenizer is None:
             raise ValueError(
                 "tokenizer: got None for a data set of texts; pass AutoTokenizer.from_pretrained(<the checkpoint>), "
                 "or tokenized rows"
             )
-
-        def call(texts: list[Texts], **options: Any) -> list[Row]:
-            first, second = ([text[side] for text in texts] for side in (0, 1))
-            columns = self.tokenizer(first, None if second[0] is None else second, verbose=False, **options)
-            known = [name for name in COLUMNS if name in columns]
-            return [{name: columns[name][place] for name in known} for place in range(len(texts))]
-
-        rows = call(texts)
+        rows = self._call_tokenizer(texts)
         if self.longest is not None:
-            long = [place for place, row in enumerate(rows) if len(row["input_ids"]) > self.longest]
-            cut = call([texts[place] for place in long], truncation=True, max_length=self.longest) if long else []
-            for place, row in zip(long, cut, strict=True):
-                rows[place] = row
-            self.truncated += len(long)
+            too_long = [place for place, row in enumerate(rows) if len(row["input_ids"]) > self.longest]
+            if too_long:
+                options = {"truncation": True, "max_length": self.longest}
+                truncated = self._call_tokenizer([texts[place] for place in too_long], **options)
+                for place, row in zip(too_long, truncated, strict=True):
+                    rows[place] = row
+            self.truncated += len(too_long)
         return rows
 
+    def _call_tokenizer(self, texts: list[Texts], **options: Any) -> list[Row]:
+        first, second = ([text[side] for text in texts] for side in (0, 1))
+        encoding = self.tokenizer(first, None if second[0] is None else second, verbose=False, **options)
+        columns = [name for name in COLUMNS if name in encoding]
+        return [{name: encoding[name][place] for name in columns} for place in range(len(texts))]
+
     def _checked_row(self, index: int, item: Mapping[str, Any]) -> Row:
-        """The per-token columns, without pads at the end; a row that is too long keeps its last token."""
+        """The per-token columns without the padding at the end; truncation keeps the last token, e.g. `[SEP]`."""
         try:
             row = {name: token_column(item, name) for name in COLUMNS if name in item}
         except (TypeError, ValueError) as error:
@@ -120,7 +135,7 @@ def _is_row(item: Any) -> bool:
 
 
 def _texts_of(index: int, item: Any) -> Texts:
-    """A text, or a pair of texts."""
+    """The text of an item and None, or its two texts."""
     texts = item
     if isinstance(item, Mapping):
         texts = [item[name] for name in ("text", "text_pair") if item.get(name) is not None]

@@ -1,4 +1,4 @@
-"""Train a model in the stages of its paper: `EarlyExitTrainer`."""
+"""Train a model in the stages of its method's paper: `EarlyExitTrainer`."""
 
 from .trainer import EarlyExitTrainer
 from .training_args import EarlyExitTrainingArguments

@@ -1,8 +1,9 @@
-"""States of a frozen encoder, computed once and read in every epoch.
+"""Hidden states of a frozen encoder, computed once and reused in every epoch.
 
-Every row is run once, in eval mode, in batches of similar length, which the processes share. The batches depend on the
-data set alone: a run that is resumed, or has more processes, gets the same states bit for bit. They have the dtype in
-which the encoder gives them, under autocast, too: exits read what they would have read.
+The encoder runs once over every row, in eval mode, in batches of similar length that are divided among the processes.
+The batches depend only on the data set: a run that is resumed, or has more processes, gets bit for bit the same
+states. States keep the dtype in which the encoder returns them, also under autocast, so that exits read the same
+values as if the encoder ran in every step.
 """
 
 import shutil
@@ -19,65 +20,77 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
-from ..data.batching import MOST_ROWS, chunks, fetched, groups, length_of
+from ..data.batching import MOST_ROWS, chunks, fetch_rows, groups, length_of
 from ..models.batching import eval_mode, model_inputs
 
 logger = logging.get_logger(__name__)
 
 
 class NoRoomError(RuntimeError):
-    """Neither memory nor disk holds the states."""
+    """Neither memory nor the disk has enough room for the states."""
 
 
 class FrozenStates:
-    """What the exits read of every row: a vector for each exit, or for each token and exit.
+    """The vectors that the exits read of every row: one for each exit, or one for each token and exit.
 
     Args:
-        rows: their number.
-        file: where states go that take more than `memory` bytes. What lies there is overwritten and never read, since
-            a process that was killed may have written half of it.
-        writes: is this the process of its machine that writes? The others map the same file.
-        all_tokens: do exits read all tokens?
+        rows: number of rows.
+        file: where the states go if they take more than `memory` bytes. An existing file is overwritten and never
+            read, because a process that was killed may have written only a part of it.
+        memory: largest size of the states in memory, in bytes.
+        writes: whether this process writes the file; the other processes of its machine map it into memory.
+        all_tokens: whether the exits read the states of all tokens.
     """
 
     def __init__(self, rows: int, file: Path, memory: int, writes: bool, all_tokens: bool) -> None:
         self.file, self.memory, self.writes, self.all_tokens = file, memory, writes, all_tokens
-        self._first, self._count = torch.zeros(2, rows, dtype=torch.long).unbind()  # of each row's vectors
+        # Where the vectors of each row start, and how many there are.
+        self._first, self._count = torch.zeros(2, rows, dtype=torch.long).unbind()
         self._parts: list[Tensor] = []
         self._values = torch.empty(0)  # (vectors, exits, hidden)
         self._vectors = 0
         self._open: Any = None
-        self.seconds = 0.0  # that it took to compute them
+        self.seconds = 0.0  # computing time
 
-    def reserve(self, expected: int) -> None:
-        """Decide where so many bytes go; all processes call it with the same number.
+    def reserve(self, size: int) -> None:
+        """Decide whether the states are kept in memory or in the file.
+
+        Args:
+            size: expected size of all states in bytes; all processes must pass the same number.
 
         Raises:
-            NoRoomError: the disk is too full.
+            NoRoomError: if they do not fit into memory and on the disk.
         """
-        if expected <= self.memory:
+        if size <= self.memory:
             return
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        free = min(gather_object([shutil.disk_usage(self.file.parent).free]))  # the same everywhere, so that all agree
-        if expected > 0.9 * free:
-            size, left = (f"{each / 2**30:.1f} GiB" for each in (expected, free))
-            raise NoRoomError(f"they take {size}, and '{self.file.parent}' has {left} left")
+        # The smallest of all machines, so that all processes decide the same.
+        free = min(gather_object([shutil.disk_usage(self.file.parent).free]))
+        if size > 0.9 * free:
+            needed, available = (f"{count / 2**30:.1f} GiB" for count in (size, free))
+            raise NoRoomError(f"they take {needed}, and '{self.file.parent}' has {available} left")
         self._open = self.file.open("wb") if self.writes else self.file
 
     def add(self, places: Sequence[int], counts: Tensor, states: Tensor) -> None:
-        """The states (vectors, exits, hidden) of rows with so many vectors, (rows,)."""
+        """Add the states of some rows.
+
+        Args:
+            places: indices of the rows in the data set.
+            counts: number of vectors of each row, `(rows,)`.
+            states: the vectors of all these rows, `(vectors, exits, hidden)`.
+        """
         self._first[list(places)] = self._vectors + counts.cumsum(0) - counts
         self._count[list(places)] = counts
         self._vectors += len(states)
         if self._open is None:
             self._parts.append(states)
             return
-        self._parts = [states[:0]]  # for its shape
+        self._parts = [states[:0]]  # `finish` needs the shape and dtype
         if self.writes:
             states.contiguous().view(torch.uint8).numpy().tofile(self._open)
 
     def finish(self, wait: Callable[[], None]) -> None:
-        """All rows are there; `wait` is for the other processes."""
+        """Call this after the last `add`; `wait` waits until all processes have called it."""
         self._values = torch.cat(self._parts)
         self._parts = []
         if self._open is not None:
@@ -88,14 +101,14 @@ class FrozenStates:
             self._values = torch.from_file(str(self.file), size=torch.Size(shape).numel(), dtype=dtype).view(shape)
         where = "memory" if self._open is None else f"'{self.file}'"
         size = self._values.nbytes / 2**20
-        logger.info(f"the encoder is frozen: kept its states of {len(self._count)} rows, {size:.0f} MiB, in {where}")
+        logger.info(f"the encoder is frozen: saved its states of {len(self._count)} rows, {size:.0f} MiB, in {where}")
 
     def batch(self, places: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
-        """`exit_states` for the model's forward, on the device of `places`.
+        """The argument `exit_states` of the model's forward for one batch, on the device of `places`.
 
         Args:
-            places: rows of the batch, (batch,).
-            inputs: what the collator made of them.
+            places: indices of the batch's rows in the data set, `(batch,)`.
+            inputs: the collated batch.
         """
         rows = places.cpu()
         slices = zip(self._first[rows].tolist(), self._count[rows].tolist(), strict=True)
@@ -103,9 +116,9 @@ class FrozenStates:
         if not self.all_tokens:
             return states
         mask = token_mask(inputs)
-        whole = states.new_zeros(*mask.shape, *states.shape[1:])  # (batch, tokens, exits, hidden)
-        whole[mask] = states
-        return whole
+        padded = states.new_zeros(*mask.shape, *states.shape[1:])  # (batch, tokens, exits, hidden)
+        padded[mask] = states
+        return padded
 
     def close(self) -> None:
         """Remove the file."""
@@ -124,34 +137,38 @@ def frozen_states(
     memory: int,
     progress: bool = True,
 ) -> FrozenStates:
-    """Run the encoder once over a data set; under several processes each has a share, and gets all states.
+    """Run the encoder once over a data set; several processes share the rows, and each gets all states.
 
     Args:
-        model: one with `takes_exit_states`, on its device.
-        dataset: with a length; the same rows every time.
-        collate: makes a batch of rows.
-        file, memory: as for `FrozenStates`; the file's name gets the number of the machine's first process.
-        progress: show a bar.
+        model: a model with `takes_exit_states`, on its device.
+        dataset: a data set with a length that gives the same rows every time.
+        collate: makes a batch from rows.
+        accelerator: the accelerator of the training.
+        file: as for `FrozenStates`; the number of the machine's first process is appended to its name.
+        memory: as for `FrozenStates`.
+        progress: whether to show a progress bar.
 
     Raises:
-        NoRoomError: the states are too large for memory and disk.
+        NoRoomError: if the states do not fit into memory and on the disk.
     """
     size, batch_tokens = len(dataset), 1024 if model.device.type == "cpu" else 16384
-    lengths = [length_of(row) for places in chunks(range(size), MOST_ROWS) for row in fetched(dataset, places)]
+    lengths = [length_of(row) for places in chunks(range(size), MOST_ROWS) for row in fetch_rows(dataset, places)]
     weights = lengths if model.reads_all_tokens else [1] * size
     file = file.with_name(f"{file.name}-{accelerator.process_index - accelerator.local_process_index}")
     states = FrozenStates(size, file, memory, accelerator.is_local_main_process, model.reads_all_tokens)
-    reserved, began = False, time.monotonic()
+    reserved, start = False, time.monotonic()
     try:
         with eval_mode(model), tqdm(total=size, desc="Running the frozen encoder", disable=not progress) as bar:
             for batches in chunks(groups(lengths, MOST_ROWS, batch_tokens), accelerator.num_processes):
-                found = []
+                encoded = []
                 if accelerator.process_index < len(batches):
                     places = batches[accelerator.process_index]
-                    batch = collate(fetched(dataset, places))
+                    batch = collate(fetch_rows(dataset, places))
                     with torch.inference_mode(), accelerator.autocast():
-                        found = [(places, *_encoded(model, batch))]
-                for places, counts, vectors in gather_object(found) if accelerator.num_processes > 1 else found:
+                        encoded = [(places, *_encode(model, batch))]
+                if accelerator.num_processes > 1:
+                    encoded = gather_object(encoded)
+                for places, counts, vectors in encoded:
                     if not reserved:
                         share = sum(weights[place] for place in places) / sum(weights)
                         states.reserve(int(vectors.nbytes / share))
@@ -159,15 +176,15 @@ def frozen_states(
                     states.add(places, counts, vectors)
                     bar.update(len(places))
         states.finish(accelerator.wait_for_everyone)
-        states.seconds = time.monotonic() - began
+        states.seconds = time.monotonic() - start
     except BaseException:
         states.close()
         raise
     return states
 
 
-def _encoded(model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """How many vectors each row has, (rows,), and the vectors, (vectors, exits, hidden), on the CPU."""
+def _encode(model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """The number of vectors of each row, `(rows,)`, and the vectors, `(vectors, exits, hidden)`, on the CPU."""
     states = model.states_for_exits(model_inputs(model, batch))
     if not model.reads_all_tokens:
         return torch.ones(len(states), dtype=torch.long), states.cpu()
@@ -176,15 +193,15 @@ def _encoded(model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def token_mask(inputs: Mapping[str, Tensor]) -> Tensor:
-    """Which places of a batch are no pads, bool (batch, tokens)."""
+    """True for tokens, False for padding; bool, `(batch, tokens)`."""
     if inputs.get("attention_mask") is not None:
         return inputs["attention_mask"].bool()
-    seen = inputs["input_ids"] if "input_ids" in inputs else inputs["inputs_embeds"]
-    return torch.ones(seen.shape[:2], dtype=torch.bool, device=seen.device)
+    tokens = inputs["input_ids"] if "input_ids" in inputs else inputs["inputs_embeds"]
+    return torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
 
 
 class RowsWithPlaces(Dataset[Any]):
-    """Each row of a data set with its place."""
+    """A data set whose rows come with their indices."""
 
     def __init__(self, rows: Any) -> None:
         self.rows = rows
@@ -193,13 +210,14 @@ class RowsWithPlaces(Dataset[Any]):
         return len(self.rows)
 
     def __getitems__(self, places: list[int]) -> list[tuple[int, Any]]:
-        return list(zip(places, fetched(self.rows, places), strict=True))
+        return list(zip(places, fetch_rows(self.rows, places), strict=True))
 
 
 class CollatorWithPlaces:
-    """A collator for them; the batch carries the rows' places as `exit_states`, for which the trainer puts the states.
+    """A collator for `RowsWithPlaces`: adds the indices of the rows to the batch, as `exit_states`.
 
-    So workers and processes hand on numbers, and the states stay where they are.
+    `EarlyExitTrainer.compute_loss` replaces them by the states, so that data loader workers and processes only
+    exchange indices, not states.
     """
 
     def __init__(self, collate: Callable[[list[Any]], Any]) -> None:

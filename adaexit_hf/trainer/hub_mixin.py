@@ -1,4 +1,4 @@
-"""What a training run sends to the Hub: the finished model, and nothing that its stages keep to be resumed."""
+"""The part of the Trainer that pushes to the Hub: the finished model, without the checkpoints of its stages."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from ..hub.upload import NEVER_UPLOADED
 
 
 class PushesFinishedModel(Trainer):
-    """A Trainer that pushes the files of `output_dir`, but not the folders of its stages."""
+    """A Trainer that pushes the files of `output_dir` to the Hub, but not the folders of its stages."""
 
     def push_to_hub(
         self,
@@ -20,29 +20,40 @@ class PushesFinishedModel(Trainer):
         private: bool | None = None,
         **card: Any,
     ) -> Any:
-        """Push the model as it is now, with its code, tokenizer and card, and what else lies in `output_dir`.
+        """Push the current model with its code, tokenizer and model card, and the other files in `output_dir`.
+
+        The folders of stages, checkpoints and the training arguments are not pushed.
 
         Args:
-            commit_message, revision, private: of the commit, and of the repository if there is none yet.
-            blocking: False returns at once, with a future.
-            token: default: `hub_token` of the arguments, or that of `hf auth login`.
-            **card: as in `create_model_card`.
+            commit_message: message of the commit.
+            blocking: False pushes in the background and returns a future at once.
+            token: access token. Default: `hub_token` of the training arguments, or the one of `hf auth login`.
+            revision: branch to push to. Default: `hub_revision` of the training arguments.
+            private: whether a repository that does not exist yet is created as a private one. Default: as set on the
+                Hub.
+            **card: arguments of `create_model_card`.
+
+        Returns:
+            The commit, a `CommitInfo` of huggingface_hub, or with `blocking=False` a future; None in all processes but
+            the first.
 
         Raises:
-            HfHubHTTPError: the Hub refuses; or the client's error of the connection. By then the model lies in
-                `output_dir`, and what the repository had is unchanged.
+            HfHubHTTPError: if the Hub rejects the push. The model is already saved in `output_dir`, and the repository
+                is unchanged. The same holds for the client's errors if there is no connection.
+            TypeError: as for `create_model_card`.
+            ValueError: as for `create_model_card`.
         """
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         self.save_model(_internal_call=True)
         token = token or self.args.hub_token
-        if self.hub_model_id is None:  # the arguments did not say push_to_hub
+        if self.hub_model_id is None:  # push_to_hub is not set in the training arguments
             self.init_hf_repo(token=token, private=private)
         if not self.is_world_process_zero():
             return None
         tags = card.pop("tags", None) or []
         tags = [*([tags] if isinstance(tags, str) else tags), *(self.model.model_tags or [])]
         self.create_model_card(tags=tags, **card)
-        return upload_folder(  # type: ignore[call-overload] # its overloads do not know `bool`
+        return upload_folder(  # type: ignore[call-overload] # its overloads do not accept `bool`
             repo_id=self.hub_model_id,
             folder_path=self.args.output_dir,
             commit_message=commit_message,

@@ -1,4 +1,4 @@
-"""One Trainer for every method: runs the stages that the model prescribes, one after the other, in one call."""
+"""The Trainer for all methods: one call of `train` runs all training stages of the model, one after the other."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -26,22 +26,35 @@ logger = logging.get_logger(__name__)
 
 
 class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
-    """Trains a model through its `stages`, each with its own trainable parameters, objectives, optimizer and schedule.
+    """Transformers' Trainer for early-exit models: trains in the stages of the method's paper.
 
-    Every stage starts from the same seed and writes to `output_dir/stage-<k>-<name>`; `output_dir/stages.json` says
-    which are done. Objectives are cycled per optimizer step, so accumulation and more processes change nothing. Logs
-    carry the stage's name and the loss of every exit (`exit_<layer>_loss`, the task loss whatever the objective). A
-    stage whose objectives need no labels also trains and evaluates on rows without, or with -1 as GLUE's test sets.
+    The model's `stages` say which parameters each stage trains and with which objectives; every stage has its own
+    optimizer and learning-rate schedule, and starts from the same seed. It writes to `output_dir/stage-<k>-<name>`;
+    `output_dir/stages.json` lists the stages that are done. If a stage has several objectives, they alternate by
+    optimizer step, so that gradient accumulation and several processes do not change the result. Logs contain the name
+    of the stage and the loss of every exit (`exit_<layer>_loss`, always the task loss). A stage whose objectives need
+    no labels can be trained and evaluated on rows without labels, or with label -1 as in GLUE's test sets.
+
+    Args:
+        model: an early-exit model.
+        args: the training arguments, those of single stages included.
+        *trainer_args: further positional arguments of Transformers' `Trainer`.
+        **trainer_kwargs: keyword arguments of Transformers' `Trainer`: `train_dataset`, `eval_dataset`,
+            `processing_class`, `data_collator`, `compute_metrics`, `callbacks`, ...
 
     Raises:
-        TypeError: `args` is not `EarlyExitTrainingArguments`.
-        ValueError: label smoothing, `compute_loss_func` or `model_init`, which would bypass the model's objectives.
+        TypeError: if `args` is not `EarlyExitTrainingArguments`, or the model has no stages.
+        ValueError: if label smoothing, `compute_loss_func` or `model_init` is set: they would replace the objectives.
     """
 
-    loss_is_scaled_for_ga = False  # the model's loss is a mean over the micro-batch
+    loss_is_scaled_for_ga = False  # the model's loss is the mean over the micro-batch
 
     def __init__(
-        self, model: EarlyExitForSequenceClassification, args: EarlyExitTrainingArguments, *rest: Any, **kwargs: Any
+        self,
+        model: EarlyExitForSequenceClassification,
+        args: EarlyExitTrainingArguments,
+        *trainer_args: Any,
+        **trainer_kwargs: Any,
     ) -> None:
         if not isinstance(args, EarlyExitTrainingArguments):
             raise TypeError(f"args: got {type(args).__name__}; pass EarlyExitTrainingArguments(output_dir=...)")
@@ -50,19 +63,21 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
                 f"model: {type(model).__name__} has no stages; pass an early-exit model, e.g. "
                 "DeeBertForSequenceClassification.from_encoder_pretrained(...)"
             )
-        if args.label_smoothing_factor or kwargs.get("compute_loss_func") or kwargs.get("model_init"):
+        bypassing = any(trainer_kwargs.get(name) for name in ("compute_loss_func", "model_init"))
+        if args.label_smoothing_factor or bypassing:
             raise ValueError(
                 "label_smoothing_factor, compute_loss_func and model_init bypass the objectives of the model's stages;"
                 " leave them out, or override exit_loss in a subclass of the model"
             )
         self.stage: Stage | None = None
-        # Since the last log: sum of each exit's losses, and number of micro-batches that have labels, (exits + 1,).
+        # Sums since the last log: the loss of each exit, and the number of micro-batches with labels, (exits + 1,).
         self._exit_losses: Tensor | None = None
         self._states: FrozenStates | None = None
-        super().__init__(model, args, *rest, **kwargs)
-        if type(self.data_collator) is DataCollatorWithPadding:  # it cannot pad a column `token_depths`
+        super().__init__(model, args, *trainer_args, **trainer_kwargs)
+        if type(self.data_collator) is DataCollatorWithPadding:  # which cannot pad the column `token_depths`
             self.data_collator = DataCollatorWithTokenDepths(self.data_collator.tokenizer)
-        self._given: tuple[Any, Any] = (self.optimizer, self.lr_scheduler)
+        # The optimizer and scheduler that were passed; None for those that every stage creates.
+        self._passed_optimizers: tuple[Any, Any] = (self.optimizer, self.lr_scheduler)
 
     def train(
         self,
@@ -71,45 +86,48 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
         ignore_keys_for_eval: list[str] | None = None,
         stage: str | None = None,
     ) -> TrainOutput:
-        """Run all stages, or one.
+        """Run all stages of the model, or a single one.
+
+        If a callback stops the training, the run ends and can be resumed; early stopping only ends its stage, and the
+        next one follows. Temperatures of an earlier calibration are removed from the config, with a warning.
 
         Args:
-            resume_from_checkpoint: True continues the run in `output_dir` where it was interrupted, in any stage; a
-                path names one of its checkpoints, and the stages before it count as done.
-            trial, ignore_keys_for_eval: as in Transformers.
-            stage: name of the only stage to run; the model is taken as it is.
-
-        Temperatures of a calibration before are dropped, with a warning.
-
-        A callback that stops the training stops the whole run, to be resumed; only early stopping ends just its stage.
+            resume_from_checkpoint: True continues an interrupted run in `output_dir`, whichever stage it was in. A
+                path continues from one of its checkpoints; the stages before it count as done. Default: start anew.
+            trial: as in Transformers.
+            ignore_keys_for_eval: as in Transformers.
+            stage: name of the only stage to run, with the model as it is now. Default: all stages.
 
         Returns:
-            steps of all stages together, loss of the last one, and the metrics of the last one; and per stage
-            `<stage>_train_loss` and `<stage>_train_runtime`.
+            The number of steps of all stages together, and the loss and the metrics of the last stage; the metrics
+            also have `<stage>_train_loss` and `<stage>_train_runtime` of every stage that was run.
 
         Raises:
-            ValueError: an unknown stage or override; a frozen name that matches nothing; nothing to resume, or a run
-                with another stage plan; or, when starting anew, checkpoints of an earlier run that would be mixed up.
+            TypeError: if `stage_overrides` is not a dict.
+            ValueError: if the stage or an override is unknown; if a stage trains no parameter, or freezes one that the
+                model does not have; if an optimizer was passed and several stages are to run; if there is no run to
+                resume, or one with another stage plan; or, without resuming, if `output_dir` has checkpoints of an
+                earlier run of the same stages.
         """
         base, plan = self.args, self.model.stages
-        names = [each.name for each in plan]
+        names = [planned.name for planned in plan]
         overrides = checked_overrides(base, names)
         if stage is not None and stage not in names:
             raise ValueError(f"stage: got {stage!r}; {type(self.model).__name__} has {', '.join(names)}")
-        if any(self._given) and stage is None and len(plan) > 1:
+        if any(self._passed_optimizers) and stage is None and len(plan) > 1:
             raise ValueError(
                 "optimizers: one optimizer cannot serve several stages; leave it out, or call train(stage=...)"
             )
         ledger = Ledger(Path(base.output_dir), plan, overrides)
         chosen = names if stage is None else [stage]
         _check_stages(self.model, plan, chosen)
-        done, checkpoint = ledger.resume(resume_from_checkpoint, chosen) if resume_from_checkpoint else ([], None)
-        if not resume_from_checkpoint:
-            ledger.refuse_leftovers(chosen)
-            done = [name for name in ledger.done() if name not in chosen]
-        self.accelerator.wait_for_everyone()  # nobody may write before all have looked
+        if resume_from_checkpoint:
+            done, checkpoint = ledger.resume(resume_from_checkpoint, chosen)
+        else:
+            done, checkpoint = ledger.start(chosen), None
+        self.accelerator.wait_for_everyone()  # no process may write before all have read
         if resume_from_checkpoint and done and checkpoint is None and (stage is None or stage in done):
-            self._load_from_checkpoint(ledger.final(stage or done[-1]))
+            self._load_from_checkpoint(ledger.final_model(stage or done[-1]))
 
         if not set(chosen) <= set(done):
             self._drop_temperatures()
@@ -119,11 +137,11 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
                 if name in done:
                     continue
                 current = plan[names.index(name)]
-                with self._entered(current, base, ledger.folder(name), overrides.get(name, {})):
+                with self._stage_setup(current, base, ledger.folder(name), overrides.get(name, {})):
                     if self.is_world_process_zero():
                         ledger.write(done)
                     outputs[name] = super().train(checkpoint, trial, ignore_keys_for_eval)
-                    if self._states is not None:  # else a stage would seem to cost less than it does
+                    if self._states is not None:  # computing them belongs to the time of the stage
                         outputs[name].metrics["train_runtime"] += self._states.seconds
                     checkpoint = None
                     if self._stopped(name):
@@ -147,17 +165,17 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
         return TrainOutput(sum(output.global_step for output in outputs.values()), last.training_loss, metrics)
 
     @contextmanager
-    def _entered(self, stage: Stage, base: Any, folder: Path, overrides: dict[str, Any]) -> Iterator[None]:
-        """Set for this stage what Transformers keeps from one training run to the next, and afterwards set it back."""
-        if "metric_for_best_model" in overrides:  # its direction was derived from the other stages' metric
+    def _stage_setup(self, stage: Stage, base: Any, folder: Path, overrides: dict[str, Any]) -> Iterator[None]:
+        """Give a stage its arguments, optimizer, trainable parameters and seed; afterwards restore the parameters."""
+        if "metric_for_best_model" in overrides:  # greater_is_better was derived from the metric of the run
             overrides = {"greater_is_better": None} | overrides
-        # What is pushed is the finished model.
+        # Only the finished model is pushed.
         self._configure(dataclasses.replace(base, **overrides, output_dir=str(folder), push_to_hub=False))
         self.stage, self._exit_losses = stage, None
-        self.optimizer, self.lr_scheduler = self._given
+        self.optimizer, self.lr_scheduler = self._passed_optimizers
         for callback in self._early_stopping():
             callback.early_stopping_patience_counter = 0
-        trainable, checkpointing = _trainable(self.model, stage), getattr(self.model, f"is_{CHECKPOINTING}")
+        trainable, had_checkpointing = _trainable(self.model, stage), getattr(self.model, f"is_{CHECKPOINTING}")
         before = {name: parameter.requires_grad for name, parameter in self.model.named_parameters()}
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(trainable[name] and before[name])
@@ -167,20 +185,20 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
         finally:
             for name, parameter in self.model.named_parameters():
                 parameter.requires_grad_(before[name])
-            if getattr(self.model, f"is_{CHECKPOINTING}") and not checkpointing:
+            if getattr(self.model, f"is_{CHECKPOINTING}") and not had_checkpointing:
                 getattr(self.model, f"{CHECKPOINTING}_disable")()
             if self._states is not None:
                 self._states.close()
             self.stage = self._states = None
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """As in Transformers; where states of a frozen encoder are reused, batches also say which rows they have."""
+        """As in Transformers; if a frozen encoder's states are reused, batches also have the indices of their rows."""
         if self._states is None and self._reuses_states():
-            # Here the weights of a checkpoint to resume from are loaded.
+            # Transformers calls this method after it has loaded the weights of a checkpoint to resume from.
             self._states = self._frozen_states()
         if self._states is None:
             return super().get_train_dataloader()
-        kept: Any = self.train_dataset, self.data_collator
+        originals: Any = self.train_dataset, self.data_collator
         self.train_dataset = RowsWithPlaces(self.train_dataset)
         self.data_collator = CollatorWithPlaces(  # type: ignore[assignment]
             self._get_collator_with_removed_columns(self.data_collator)
@@ -188,31 +206,31 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
         try:
             return super().get_train_dataloader()
         finally:
-            self.train_dataset, self.data_collator = kept
+            self.train_dataset, self.data_collator = originals
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        """As in Transformers, which looks for lengths in the data set itself."""
+        """As in Transformers, with the data set that was passed: its sampler reads the lengths of the rows."""
         wrapped = isinstance(train_dataset, RowsWithPlaces)
         return super()._get_train_sampler(train_dataset.rows if wrapped else train_dataset)
 
     def _reuses_states(self) -> bool:
-        """Is the encoder frozen, and can its states be reused? If not, say why."""
+        """Whether this stage reuses the states of a frozen encoder; if it cannot, the reason is logged."""
         if self.stage is None or not self.args.reuse_frozen_states:
             return False
         if any(parameter.requires_grad for parameter in self.model.encoder.parameters()):
             return False
-        rows, why = self.train_dataset, None
-        if isinstance(rows, IterableDataset) or not has_length(rows):
-            why = "the training set is iterable, its rows have no numbers"
+        reason = None
+        if isinstance(self.train_dataset, IterableDataset) or not has_length(self.train_dataset):
+            reason = "the training set is iterable, so that its rows have no index"
         elif not self.model.takes_exit_states:
-            why = f"the exits of {type(self.model).__name__} read more than its states"
+            reason = f"the exits of {type(self.model).__name__} read more than its states"
         elif self.args.neftune_noise_alpha is not None:
-            why = "neftune_noise_alpha asks for another noise in every step"
+            reason = "neftune_noise_alpha adds different noise in every step"
         elif self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            why = "FSDP or DeepSpeed may spread it over processes"
-        if why:
-            logger.info(f"stage '{self.stage.name}': the frozen encoder runs in every step, since {why}")
-        return not why
+            reason = "FSDP or DeepSpeed may divide it among processes"
+        if reason:
+            logger.info(f"stage '{self.stage.name}': the frozen encoder runs in every step, since {reason}")
+        return not reason
 
     def _frozen_states(self) -> FrozenStates | None:
         try:
@@ -228,34 +246,42 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
         except NoRoomError as error:
             logger.warning(
                 f"the states of the frozen encoder are not reused, it runs in every step: {error}. Pass an output_dir "
-                "on a larger disk, or reuse_frozen_states=False, which needs none"
+                "on a larger disk, or reuse_frozen_states=False, which needs no space"
             )
             return None
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """As in Transformers; with `exits_learning_rate`, what is outside of the encoder is in groups of its own.
+        """As in Transformers; with `exits_learning_rate`, parameters outside the encoder get their own groups.
+
+        Args:
+            *args: as in Transformers.
+            **kwargs: as in Transformers.
+
+        Returns:
+            The optimizer.
 
         Raises:
-            ValueError: the optimizer was given, or DeepSpeed makes it, and its rates are not this trainer's to set; or
-                it holds other tensors than the model's parameters, as layer-wise GaLore's and FSDP's flattened ones.
+            ValueError: if `exits_learning_rate` is set and the optimizer was passed to the trainer or is made by
+                DeepSpeed, so that its learning rates cannot be set here; or if it holds other tensors than the model's
+                parameters, as with layer-wise GaLore or FSDP's flattened parameters.
         """
         rate = self.args.exits_learning_rate
         if rate is None:
             return super().create_optimizer(*args, **kwargs)
-        if self._given[0] is not None or self.is_deepspeed_enabled:
+        if self._passed_optimizers[0] is not None or self.is_deepspeed_enabled:
             raise ValueError(
-                f"exits_learning_rate: got {rate} with an optimizer that was given, or DeepSpeed's; set the rates of "
-                "its parameter groups, and leave exits_learning_rate out"
+                f"exits_learning_rate: got {rate} with an optimizer that was passed, or DeepSpeed's; set the learning "
+                "rates of its parameter groups, and leave exits_learning_rate out"
             )
-        if self.optimizer is not None:  # made when a larger batch was tried (auto_find_batch_size)
+        if self.optimizer is not None:  # created before auto_find_batch_size reduced the batch size
             return super().create_optimizer(*args, **kwargs)
         optimizer = super().create_optimizer(*args, **kwargs)
-        known = {id(parameter) for parameter in self.model.parameters()}
-        if any(id(held) not in known for group in optimizer.param_groups for held in group["params"]):
+        parameters = {id(parameter) for parameter in self.model.parameters()}
+        if any(id(tensor) not in parameters for group in optimizer.param_groups for tensor in group["params"]):
             raise ValueError(
                 f"exits_learning_rate: got {rate}, but {type(optimizer).__name__} holds tensors that are not the "
-                "model's own parameters, so that encoder and exits cannot be told apart; leave exits_learning_rate "
-                "out, or pass another optim, e.g. 'adamw_torch', and to FSDP use_orig_params"
+                "model's own parameters, so that encoder and exits cannot be distinguished; leave exits_learning_rate "
+                "out, or pass another optim, e.g. 'adamw_torch', and with FSDP set use_orig_params"
             )
         encoder = {id(parameter) for parameter in self.model.encoder.parameters()}
         groups = []
@@ -270,30 +296,33 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
         if self.model.config.exit_temperatures is not None:
             self.model.config.exit_temperatures = None
             logger.warning(
-                "exit_temperatures: set to None, since training changes what they were fitted to; afterwards call "
-                "calibrate_temperatures again, and choose exit_threshold anew, which may be stale, too"
+                "exit_temperatures: set to None, since training changes the logits they were fitted to; afterwards "
+                "call calibrate_temperatures again, and choose exit_threshold anew, which may no longer fit either"
             )
 
     def _configure(self, args: Any) -> None:
-        """Take these arguments, and an accelerator made for them."""
-        # The model's forward would keep the autocast of a stage in mixed precision, or never get that of the next one.
+        """Use these arguments, with a new accelerator for them."""
+        # Otherwise the model's forward would keep the autocast of the last stage, also if the next one has none.
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         self.model.__dict__.pop("_is_accelerate_prepared", None)
-        # An old DDP wrapper would not synchronise parameters that were frozen when it was made.
+        # An old DDP wrapper would not synchronize parameters that were frozen when it was created.
         self.model_wrapped = self.model
-        AcceleratorState._reset_state()  # else it insists on the mixed precision that it has
+        AcceleratorState._reset_state()  # otherwise it keeps its mixed precision
         self.args, self._train_batch_size = args, args.train_batch_size
         self.create_accelerator_and_postprocess()
 
     def _early_stopping(self) -> list[EarlyStoppingCallback]:
-        return [each for each in self.callback_handler.callbacks if isinstance(each, EarlyStoppingCallback)]
+        return [
+            callback for callback in self.callback_handler.callbacks if isinstance(callback, EarlyStoppingCallback)
+        ]
 
     def _stopped(self, stage: str) -> bool:
-        """Did a callback stop the run? Early stopping only ends its stage."""
-        patience = [
-            each.early_stopping_patience - each.early_stopping_patience_counter for each in self._early_stopping()
-        ]
-        if self.state.global_step >= self.state.max_steps or min(patience, default=1) <= 0:
+        """Whether a callback other than early stopping, which only ends its stage, stopped the run."""
+        stopped_early = any(
+            callback.early_stopping_patience_counter >= callback.early_stopping_patience
+            for callback in self._early_stopping()
+        )
+        if self.state.global_step >= self.state.max_steps or stopped_early:
             return False
         logger.warning(
             f"a callback stopped stage '{stage}' at step {self.state.global_step} of {self.state.max_steps}; "
@@ -304,13 +333,23 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Loss of this optimizer step's objective.
+        """The loss of this optimizer step's objective.
 
-        Evaluation inside a stage gives the loss of its last objective, which tells whether the stage still learns;
-        outside of one, the task loss of the answer. What `compute_metrics` sees is the answer in either case.
+        Evaluation inside a stage computes the stage's last objective, which shows whether the stage still improves;
+        evaluation outside of a stage computes the task loss of the model's prediction. `compute_metrics` gets the
+        model's predictions in both cases.
+
+        Args:
+            model: the model, possibly wrapped.
+            inputs: the batch.
+            return_outputs: as in Transformers.
+            num_items_in_batch: as in Transformers.
+
+        Returns:
+            The loss, or with `return_outputs` the loss and the model's outputs.
 
         Raises:
-            ValueError: the objective needs labels, and there are none.
+            ValueError: if the objective needs labels and the batch has none.
         """
         if self.stage is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -318,12 +357,12 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
         objective = self.stage.objectives[step % len(self.stage.objectives)]
         unlabelled = objective in self.model.unlabelled_objectives
         if "labels" not in inputs and not unlabelled:
-            free = [each.name for each in self.model.stages if self._needs_no_labels(each)]
+            unlabelled_stages = [stage.name for stage in self.model.stages if self._needs_no_labels(stage)]
             columns = ", ".join(name for name in inputs if name != "exit_states")
             raise ValueError(
                 f"train_dataset: got rows with {columns}, but objective '{objective}' of stage "
                 f"'{self.stage.name}' needs labels too; pass rows with a column 'label' or 'labels'"
-                + (f", or call train(stage='{free[0]}'), which needs none" if free else "")
+                + (f", or call train(stage='{unlabelled_stages[0]}'), which needs none" if unlabelled_stages else "")
             )
         inputs = {**inputs, "objective": objective, "return_dict": True}
         if self._states is not None and model.training:
@@ -336,7 +375,7 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> tuple[Tensor | None, Any, Any]:
-        """As in Transformers, which gives no loss without labels: here a stage that needs none has one."""
+        """As in Transformers, but also with a loss for rows without labels in a stage that needs none."""
         if self.stage is None or "labels" in inputs or not self._needs_no_labels(self.stage):
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         with torch.no_grad(), self.compute_loss_context_manager():
@@ -348,8 +387,15 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
 
     @torch.no_grad()
     def _add_exit_losses(self, exit_logits: Tensor, labels: Tensor, unlabelled: bool) -> None:
+        """Add the task loss of every exit to the sums for the next log.
+
+        Args:
+            exit_logits: `(batch, exits, labels)`.
+            labels: `(batch,)`.
+            unlabelled: whether the objective needs no labels; then a batch with negative labels is left out.
+        """
         if self._exit_losses is None:
-            # Also where this batch adds nothing: all processes must take part when the sums are gathered.
+            # Also if this batch adds nothing: all processes must take part when the sums are gathered.
             self._exit_losses = exit_logits.new_zeros(exit_logits.shape[1] + 1, dtype=torch.float32)
         if unlabelled and self.model.config.num_labels > 1 and bool((labels < 0).any()):
             return
@@ -358,7 +404,7 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
         self._exit_losses += torch.stack([*losses, torch.ones_like(losses[0])])
 
     def log(self, logs: dict[str, Any], *args: Any, **kwargs: Any) -> None:
-        """Add the stage's name, and the mean loss of every exit since the last log."""
+        """As in Transformers, with the stage's name and the mean loss of every exit since the last log."""
         if self.stage is not None:
             logs["stage"] = self.stage.name
             if "loss" in logs and self._exit_losses is not None:
@@ -371,11 +417,11 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
 
 
 def _check_stages(model: nn.Module, plan: tuple[Stage, ...], chosen: list[str]) -> None:
-    """Refuse frozen names that match nothing, and stages to run that would train nothing."""
-    wanted = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    """Check that frozen names match parameters, and that each chosen stage trains at least one parameter."""
+    not_frozen = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     for stage in plan:
         trainable = _trainable(model, stage)
-        if stage.name in chosen and not any(trainable[name] for name in wanted):
+        if stage.name in chosen and not any(trainable[name] for name in not_frozen):
             raise ValueError(
                 f"model: every parameter that stage '{stage.name}' trains is frozen; set requires_grad, or with PEFT "
                 "name the exits to train besides the adapter, e.g. LoraConfig(modules_to_save=['exits.0'])"
@@ -383,16 +429,22 @@ def _check_stages(model: nn.Module, plan: tuple[Stage, ...], chosen: list[str]) 
 
 
 def _trainable(model: nn.Module, stage: Stage) -> dict[str, bool]:
-    """Which parameters a stage trains; a frozen name stands for the parameter or module of exactly that name."""
-    # What PEFT wraps has other names: 'base_model.model.encoder...'.
-    names = {name: name.removeprefix("base_model.").removeprefix("model.") for name, _ in model.named_parameters()}
-    for prefix in stage.frozen:
-        if not any(_belongs(name, prefix) for name in names.values()):
+    """Name of every parameter -> whether the stage trains it; a frozen name is that of a parameter or a module."""
+    # PEFT adds prefixes to the names: 'base_model.model.encoder...'.
+    bare_names = {
+        name: name.removeprefix("base_model.").removeprefix("model.") for name, _ in model.named_parameters()
+    }
+    for frozen_name in stage.frozen:
+        if not any(_belongs(bare_name, frozen_name) for bare_name in bare_names.values()):
             raise ValueError(
-                f"stage '{stage.name}' freezes '{prefix}', which matches no parameter of {type(model).__name__}"
+                f"stage '{stage.name}' freezes '{frozen_name}', which matches no parameter of {type(model).__name__}"
             )
-    return {name: not any(_belongs(own_name, prefix) for prefix in stage.frozen) for name, own_name in names.items()}
+    return {
+        name: not any(_belongs(bare_name, frozen_name) for frozen_name in stage.frozen)
+        for name, bare_name in bare_names.items()
+    }
 
 
-def _belongs(name: str, prefix: str) -> bool:
-    return name == prefix or name.startswith(f"{prefix}.")  # 'exits.1' is not 'exits.10'
+def _belongs(parameter: str, module: str) -> bool:
+    """Whether a parameter is this one, or in this module: 'exits.10.bias' is not in 'exits.1'."""
+    return parameter == module or parameter.startswith(f"{module}.")

@@ -1,4 +1,4 @@
-"""Transformers' training arguments, and what a training in stages has besides."""
+"""Transformers' training arguments, and those of a training in stages."""
 
 import dataclasses
 import difflib
@@ -10,7 +10,7 @@ from typing import Any
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
-# Trainer reads these once, for the whole run, or only keeps them for old scripts: a stage's value would be ignored.
+# Trainer reads these once for the whole run, or ignores them: a value for a single stage would have no effect.
 RUN_WIDE = """
     output_dir stage_overrides label_smoothing_factor label_names report_to disable_tqdm log_level log_level_replica
     neftune_noise_alpha push_to_hub hub_model_id hub_strategy hub_token hub_private_repo hub_always_push hub_revision
@@ -18,7 +18,7 @@ RUN_WIDE = """
     torch_compile_mode ddp_backend ddp_timeout fsdp fsdp_config deepspeed parallelism_config
 """
 
-# Up to Transformers 5.22 activation checkpointing is called gradient checkpointing, which later is a deprecated alias.
+# Up to Transformers 5.22 activation checkpointing is called gradient checkpointing; later that is a deprecated alias.
 CHECKPOINTING = "gradient_checkpointing"
 if hasattr(TrainingArguments, "activation_checkpointing"):
     CHECKPOINTING = "activation_checkpointing"
@@ -27,22 +27,38 @@ if hasattr(TrainingArguments, "activation_checkpointing"):
 
 @dataclass
 class EarlyExitTrainingArguments(TrainingArguments):
-    """Transformers' arguments, which hold for every stage, and what is different in single stages.
+    """Transformers' `TrainingArguments` for every stage, and what differs in single stages.
 
-    With `push_to_hub`, the model is pushed when the last stage is done, not before: exits that no stage has trained
-    answer by chance. With `hub_strategy="end"`, only the trainer's `push_to_hub` and `save_model` push it.
+    All arguments of `TrainingArguments` can be passed, too; those with another default are listed below. With
+    `push_to_hub`, the model is pushed after the last stage, not before: exits that are not trained yet predict at
+    random. With `hub_strategy="end"` it is pushed only by the trainer's `push_to_hub` and `save_model`.
 
     Args:
-        exits_learning_rate: of everything outside of the encoder: exits start from random weights, and at a rate that
-            suits a pretrained encoder three epochs leave them half trained. Default: `learning_rate`. Where it is set,
-            a stage whose overrides have a `learning_rate` must say its `exits_learning_rate`, too.
-        stage_overrides: stage name -> argument -> value, e.g. `{"exits": {"learning_rate": 1e-3, "max_steps": 100}}`.
-        reuse_frozen_states: where a stage freezes the whole encoder, run it over the training set once, before the
-            first step, and train the exits on the states that it gave. It then runs without the dropout that the
-            papers' authors have in a frozen encoder, too; the exits keep theirs. False runs it in every step, as they
-            do. Rows must be the same whenever they are read, and be found by number: an iterable data set is not
-            reused. FastBERT's exits need the states of all tokens, which can be many.
-        frozen_states_memory: bytes. More states than that go to a file in the stage's folder, as long as it lasts.
+        stage_overrides: training arguments of single stages: stage name -> argument -> value, e.g.
+            `{"exits": {"learning_rate": 1e-3, "max_steps": 100}}`, or the same as JSON. Arguments that hold for the
+            whole run, such as `output_dir`, cannot be overridden. Default: none.
+        exits_learning_rate: learning rate, > 0, of all parameters outside the encoder. Exits start from random weights
+            and are still under-trained after three epochs at a learning rate that suits a pretrained encoder. Default:
+            `learning_rate`. If it is set, a stage that overrides `learning_rate` must also override
+            `exits_learning_rate`.
+        reuse_frozen_states: if a stage freezes the whole encoder, run the encoder over the training set once, before
+            the first step, and train the exits on the saved hidden states. The frozen encoder then runs without
+            dropout, which it has in the code of the papers' authors; the exits keep their dropout. False runs the
+            encoder in every step, as in the authors' code. The data set must have a length and give the same rows in
+            every epoch; an iterable data set runs the encoder in every step. FastBERT's exits need the states of all
+            tokens, which can take much memory. Default: True.
+        frozen_states_memory: largest size in bytes, >= 0, of these hidden states in memory. Larger ones are kept in a
+            file in the stage's folder, which is removed after the stage. 0 always uses a file. Default: 1 GiB.
+        ddp_find_unused_parameters: as in Transformers. Default: True, because some objectives do not use all exits.
+
+    Raises:
+        ValueError: if `frozen_states_memory` or `exits_learning_rate` is out of range, or if `push_to_hub` is combined
+            with a `hub_strategy` that pushes checkpoints.
+
+    Examples:
+        >>> args = EarlyExitTrainingArguments("out", stage_overrides='{"exits": {"num_train_epochs": 1}}')
+        >>> args.stage_overrides["exits"], args.frozen_states_memory
+        ({'num_train_epochs': 1}, 1073741824)
     """
 
     stage_overrides: dict[str, dict[str, Any]] | str | None = field(
@@ -52,20 +68,22 @@ class EarlyExitTrainingArguments(TrainingArguments):
 
     exits_learning_rate: float | None = field(
         default=None,
-        metadata={"help": "Of the exits, and all else outside of the encoder, e.g. 1e-3. Default: --learning_rate."},
+        metadata={"help": "Learning rate of all parameters outside the encoder, e.g. 1e-3. Default: --learning_rate."},
     )
     reuse_frozen_states: bool = field(
         default=True,
-        metadata={"help": "Run a wholly frozen encoder once instead of in every step; it then has no dropout."},
+        metadata={"help": "Run a frozen encoder once instead of in every step; it then has no dropout."},
     )
     frozen_states_memory: int = field(
-        default=2**30, metadata={"help": "Bytes of such states to keep in memory; more of them go to a file."}
+        default=2**30,
+        metadata={"help": "Largest size in bytes of the frozen encoder's states in memory; larger ones go to a file."},
     )
 
-    # An objective may leave exits unused; by default DDP waits for their gradients once activations are checkpointed.
+    # Some objectives do not use all exits. With activation checkpointing the default of Transformers is False: DDP
+    # would wait for the gradients of the unused exits.
     ddp_find_unused_parameters: bool | None = field(
         default=True,
-        metadata={"help": "Let DDP look for parameters without a gradient; some objectives leave exits out."},
+        metadata={"help": "Let DDP search for parameters without a gradient; some objectives do not use all exits."},
     )
 
     def __post_init__(self) -> None:
@@ -73,42 +91,54 @@ class EarlyExitTrainingArguments(TrainingArguments):
             self.stage_overrides = json.loads(self.stage_overrides or "{}")
         if self.frozen_states_memory < 0:
             raise ValueError(
-                f"frozen_states_memory: got {self.frozen_states_memory}; pass a number of bytes, 0 for always a file"
+                f"frozen_states_memory: got {self.frozen_states_memory}; pass a number of bytes >= 0; 0 always uses a "
+                "file"
             )
         if self.exits_learning_rate is not None and not 0 < self.exits_learning_rate < math.inf:
             raise ValueError(
-                f"exits_learning_rate: got {self.exits_learning_rate}; pass a positive number, e.g. 1e-3, or None for "
-                "the learning_rate of the encoder"
+                f"exits_learning_rate: got {self.exits_learning_rate}; pass a positive number, e.g. 1e-3, or None to "
+                "use learning_rate"
             )
         super().__post_init__()
         if self.push_to_hub and self.hub_strategy not in (HubStrategy.END, HubStrategy.EVERY_SAVE):
             raise ValueError(
-                f"hub_strategy: got '{self.hub_strategy.value}'; checkpoints of stages are not pushed, the finished "
-                "model is; pass 'every_save' or 'end'"
+                f"hub_strategy: got '{self.hub_strategy.value}'; checkpoints of stages are not pushed, only the "
+                "finished model is; pass 'every_save' or 'end'"
             )
 
 
 def checked_overrides(args: EarlyExitTrainingArguments, stages: list[str]) -> dict[str, dict[str, Any]]:
+    """The `stage_overrides` of the arguments.
+
+    Args:
+        args: the arguments of the run.
+        stages: names of the model's stages.
+
+    Raises:
+        TypeError: if they are not a dict.
+        ValueError: if they name an unknown stage or an argument that a stage cannot set, or set `learning_rate`
+            without `exits_learning_rate` where the run has one.
+    """
     overrides = args.stage_overrides
     if not isinstance(overrides, dict):
         raise TypeError(
             f"stage_overrides: got {overrides!r}; pass a dict, e.g. {{'{stages[-1]}': {{'learning_rate': 1e-3}}}}"
         )
-    known = {each.name for each in dataclasses.fields(args)} - set(RUN_WIDE.split())
+    allowed = {argument.name for argument in dataclasses.fields(args)} - set(RUN_WIDE.split())
     for stage, changes in overrides.items():
         if stage not in stages:
             raise ValueError(f"stage_overrides: got stage {stage!r}; this model has {', '.join(stages)}")
         for name in changes:
-            if name not in known:
-                close = difflib.get_close_matches(name, known, n=1)
+            if name not in allowed:
+                close = difflib.get_close_matches(name, allowed, n=1)
                 hint = f"; did you mean '{close[0]}'?" if close else "; see EarlyExitTrainingArguments"
-                raise ValueError(f"stage_overrides: stage '{stage}' sets '{name}', which stages do not have{hint}")
-        run_wide = args.exits_learning_rate
-        if run_wide is not None and "learning_rate" in changes and "exits_learning_rate" not in changes:
+                raise ValueError(f"stage_overrides: stage '{stage}' sets '{name}', which a stage cannot set{hint}")
+        exits_rate = args.exits_learning_rate
+        if exits_rate is not None and "learning_rate" in changes and "exits_learning_rate" not in changes:
             rate = changes["learning_rate"]
             raise ValueError(
-                f"stage_overrides: stage '{stage}' sets learning_rate to {rate}, but its exits would learn at the "
-                f"exits_learning_rate {run_wide} of the run; say which it is to be, e.g. "
+                f"stage_overrides: stage '{stage}' sets learning_rate to {rate}, but its exits would keep the "
+                f"exits_learning_rate {exits_rate} of the run; set both, e.g. "
                 f"{{'{stage}': {{'learning_rate': {rate}, 'exits_learning_rate': {rate}}}}}"
             )
     return overrides

@@ -1,1 +1,1 @@
-"""Optional dependencies, and files that are written whole or not at all."""
+"""Helpers for optional dependencies and for files."""

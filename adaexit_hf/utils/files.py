@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, as JSON knows values."""
+"""Write files atomically, and values as valid JSON."""
 
 import json
 import os
@@ -7,12 +7,20 @@ from typing import Any
 
 
 def without_nan(value: Any) -> Any:
-    """A value of JSON, with null for NaN and infinity, which JSON has not."""
+    """A value that can be written as JSON, with None instead of NaN and infinity, which JSON does not have.
+
+    >>> without_nan({"score": float("nan"), "layers": [1, 2]})
+    {'score': None, 'layers': [1, 2]}
+    """
     return json.loads(json.dumps(value), parse_constant=lambda _: None)
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a file whole, or leave what was there."""
+    """Write a file completely, or leave the existing one unchanged.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
     scratch = path.with_name(f".{path.name}.tmp")
     try:
         scratch.write_text(text, encoding="utf-8")

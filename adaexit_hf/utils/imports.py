@@ -1,4 +1,4 @@
-"""Optional dependencies: whoever lacks one learns which pip command brings it."""
+"""Import optional dependencies; if one is missing, the error names the pip command that installs it."""
 
 import importlib
 from collections.abc import Iterator
@@ -8,10 +8,13 @@ from typing import Any
 
 @contextmanager
 def needs(extra: str) -> Iterator[None]:
-    """Around imports of what comes with this extra.
+    """A context for imports of packages that an extra installs.
+
+    Args:
+        extra: name of the extra in `pyproject.toml`, e.g. "train".
 
     Raises:
-        ImportError: one of them is not installed.
+        ImportError: if one of the packages is not installed.
     """
     try:
         yield
@@ -23,6 +26,14 @@ def needs(extra: str) -> Iterator[None]:
 
 
 def needed(module: str, extra: str) -> Any:
-    """A module that comes with this extra; errors as for `needs`."""
+    """Import a module that an extra installs.
+
+    Args:
+        module: name of the module.
+        extra: name of the extra in `pyproject.toml`, e.g. "train".
+
+    Raises:
+        ImportError: if the module is not installed.
+    """
     with needs(extra):
         return importlib.import_module(module)

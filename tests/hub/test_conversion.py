@@ -130,7 +130,7 @@ def test_missing_names_are_listed() -> None:
     model = build("deebert")
     saved = authors_names(model, "bert")
     del saved["classifier.bias"]
-    with pytest.raises(ValueError, match=r"needs exits\.2\.classifier\.bias too; pass the whole state dict"):
+    with pytest.raises(ValueError, match=r"needs exits\.2\.classifier\.bias too; pass the complete state dict"):
         convert_state_dict(saved, model.config)
 
 

@@ -40,7 +40,7 @@ def test_what_is_not_known_is_left_out() -> None:
     card = build_model_card(two_labels(threshold=None), "out")
     assert set(card.data.to_dict()) == {"library_name", "pipeline_tag", "tags"}
     assert "Trade-off" not in card.text and ".png" not in card.text
-    assert "Nothing was measured on the clock." in card.text
+    assert "The inference time was not measured." in card.text
     assert "\n\n\n" not in card.text
 
 
@@ -113,7 +113,7 @@ def test_every_method_says_what_it_is(method: str) -> None:
     assert f"```bibtex\n{paper.bibtex}\n```" in text
     assert all(f"| `{stage.name}` |" in text for stage in model.stages)
     assert f"`{model.config.exit_criterion}`" in text
-    assert "None is saved: until you choose one" in text
+    assert "No threshold is saved: until you choose one" in text
     assert "none: full depth, saved" in text
     assert "encoder_config" not in text
 
@@ -121,7 +121,7 @@ def test_every_method_says_what_it_is(method: str) -> None:
 def test_stages_show_their_own_arguments() -> None:
     training = {"learning_rate": 2e-5, "stage_overrides": {"exits": {"learning_rate": 1e-3}}}
     card = build_model_card(two_labels("deebert", threshold=None), NAME, training=training)
-    rows = {row[0]: row[1:] for row in table_under(card, "stage | objectives, in turn by optimizer step")}
+    rows = {row[0]: row[1:] for row in table_under(card, "stage | objectives, alternating by optimizer step")}
     assert rows["`exits`"] == ["`exits`", "`encoder`, `exits.2`", "`learning_rate=0.001`"]
     assert rows["`backbone`"][-1] == "-"
     assert table_under(card, "argument") == [["`learning_rate`", "`2e-05`"]]
@@ -131,7 +131,7 @@ def test_one_exit_has_nothing_to_trade(tmp_path: Path) -> None:
     model = two_labels(threshold=None, exit_layers=[3])
     given = {**facts(None), "curve": [CurvePoint(None, 0.8512, 3.0, 0.0)]}
     text = write_model_card(model, tmp_path, **given).read_text()
-    assert "There is a single exit, so that every text runs all 3 layers." in text
+    assert "There is only one exit, so every text runs all 3 layers." in text
     assert "exits after layer 3" in text
     assert os.listdir(tmp_path) == ["README.md"]
 
@@ -139,14 +139,14 @@ def test_one_exit_has_nothing_to_trade(tmp_path: Path) -> None:
 def test_a_threshold_for_every_exit_is_said_and_marks_no_row() -> None:
     thresholds = [0.9, 0.8, 0.0]
     card = card_of(thresholds)
-    assert "The saved one is 0.9, 0.8, 0 (one per exit)." in card.text
+    assert "The saved thresholds are 0.9, 0.8, 0 (one per exit)." in card.text
     assert not [row for row in table_under(card, "threshold | F1") if "saved" in row[0]]
 
 
 def test_regression_has_no_labels() -> None:
     model = build("berxit-regression", exit_threshold=0.5)
     text = build_model_card(model, NAME, dataset=CardDataset("my texts")).text
-    assert "It answers with one number" in text
+    assert "It predicts one number" in text
     assert "LABEL_0" not in text
 
 
@@ -186,7 +186,7 @@ def test_a_curve_with_nan_is_refused() -> None:
     [
         ({THRESHOLD: math.inf}, "speed: the speed-up at threshold 0.8137 is inf; pass a ratio of times, above 0"),
         ({THRESHOLD: 0.0}, "is 0.0"),
-        ({0.123: 2.0}, "speed: threshold 0.123 is none of the curve's"),
+        ({0.123: 2.0}, "speed: threshold 0.123 is not in the curve"),
     ],
 )
 def test_bad_speeds_are_refused(speed_up: dict[float, float], message: str) -> None:

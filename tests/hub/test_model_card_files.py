@@ -43,7 +43,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_a_card_is_written_anew(tmp_path: Path) -> None:
     write_model_card(two_labels(), tmp_path, **facts())
     write_model_card(two_labels(threshold=None), tmp_path, **facts(None))
-    assert "None is saved" in (tmp_path / "README.md").read_text()
+    assert "No threshold is saved" in (tmp_path / "README.md").read_text()
 
 
 def test_a_card_written_by_hand_stays(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_without_matplotlib_a_warning_says_so_and_there_are_no_pictures(
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     text = write_model_card(two_labels(), tmp_path, **facts()).read_text()
-    assert logged == ["the model card has no pictures, they need matplotlib: pip install adaexit_hf[plot]"]
+    assert logged == ["the model card has no pictures, which need matplotlib: pip install adaexit_hf[plot]"]
     assert os.listdir(tmp_path) == ["README.md"]
     assert ".png" not in text and "| none: full depth |" in text
 
@@ -129,8 +129,8 @@ def test_the_code_runs(
     names: Settings = {}
     exec(with_package, names)
     assert type(names["model"]) is type(build(variant))
-    assert len(names["answers"]) == 2
-    assert str(names["answers"]) in capsys.readouterr().out
+    assert len(names["predictions"]) == 2
+    assert str(names["predictions"]) in capsys.readouterr().out
     exec(in_pipeline, names)
     assert "'score'" in capsys.readouterr().out
 

@@ -174,7 +174,7 @@ def test_pushing_checkpoints_of_stages_is_refused(strategy: str, tmp_path: Path)
 
 def test_a_stage_cannot_push_to_a_repository_of_its_own(tmp_path: Path) -> None:
     trainer = new_trainer(new_model("deebert"), tmp_path, stage_overrides={"exits": {"hub_model_id": "org/other"}})
-    with pytest.raises(ValueError, match="stage 'exits' sets 'hub_model_id', which stages do not have"):
+    with pytest.raises(ValueError, match="stage 'exits' sets 'hub_model_id', which a stage cannot set"):
         trainer.train()
 
 

@@ -54,9 +54,9 @@ def test_a_line_that_is_not_utf8_is_named() -> None:
         ("texts.csv", "a\n1\n", ["b"], r"row 0 of .* has no text in b, it is .*; its columns are a:"),
         ("texts.jsonl", '{"a": 1}', ["a"], r"row 0 of .* has no text in a"),
         ("texts.jsonl", "[1]", ["a"], r"its columns are none"),
-        ("texts.json", '{"a": "b"}', ["a"], r"holds no list of rows"),
-        ("texts.jsonl", '{"a": "b"}\n{"a', ["a"], r"texts.jsonl: line 2 is no JSON"),
-        ("texts.csv", 'a\n"good\nbad', ["a"], r"is no .csv file .*quote left open"),
+        ("texts.json", '{"a": "b"}', ["a"], r"is not a list of rows"),
+        ("texts.jsonl", '{"a": "b"}\n{"a', ["a"], r"texts.jsonl: line 2 is not valid JSON"),
+        ("texts.csv", 'a\n"good\nbad', ["a"], r"is not a valid .csv file .*quotation mark not closed"),
     ],
 )
 def test_what_cannot_be_read_says_why(tmp_path: Path, name: str, text: str, columns: list[str], message: str) -> None:

@@ -77,7 +77,7 @@ def test_a_given_optimizer_keeps_its_own_rates(tmp_path: Path) -> None:
     model = new_model("berxit")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     trainer = new_trainer(model, tmp_path, trainer_options={"optimizers": (optimizer, None)}, **RATES)
-    with pytest.raises(ValueError, match="exits_learning_rate: got 0.25 with an optimizer that was given"):
+    with pytest.raises(ValueError, match="exits_learning_rate: got 0.25 with an optimizer that was passed"):
         trainer.train()
 
 
@@ -107,7 +107,7 @@ def test_an_optimizer_without_the_parameters_of_the_model(tmp_path: Path) -> Non
 
 def test_the_rate_of_a_stage_comes_with_that_of_its_exits(tmp_path: Path) -> None:
     overrides: dict[str, Any] = {"exits": {"learning_rate": 0.5}}
-    message = r"stage 'exits' sets learning_rate to 0\.5, but its exits would learn at the exits_learning_rate 0\.25"
+    message = r"stage 'exits' sets learning_rate to 0\.5, but its exits would keep the exits_learning_rate 0\.25"
     with pytest.raises(ValueError, match=message):
         rates_by_name("deebert", tmp_path / "left", "exits", stage_overrides=overrides)
     for number, (own, expected) in enumerate([(0.125, 0.125), (None, 0.5)]):

@@ -276,7 +276,7 @@ def test_noise_for_every_step_is_not_reused_and_the_log_says_why(
     model = new_model("deebert")
     seen = count_rows(model)
     new_trainer(model, tmp_path, neftune_noise_alpha=5.0).train(stage="exits")
-    assert sum(seen) == 6 * 4 and "since neftune_noise_alpha asks for another noise in every step" in loud.text
+    assert sum(seen) == 6 * 4 and "since neftune_noise_alpha adds different noise in every step" in loud.text
 
 
 @pytest.mark.parametrize("case", ["deebert", "fastbert"])
@@ -335,7 +335,9 @@ def test_states_have_the_dtype_that_the_exits_would_read(tmp_path: Path) -> None
 
 
 def test_memory_is_no_negative_number(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="frozen_states_memory: got -1; pass a number of bytes, 0 for always a file"):
+    with pytest.raises(
+        ValueError, match="frozen_states_memory: got -1; pass a number of bytes >= 0; 0 always uses a file"
+    ):
         new_trainer(new_model("deebert"), tmp_path, frozen_states_memory=-1)
 
 

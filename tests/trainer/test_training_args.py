@@ -176,8 +176,12 @@ def test_overrides_from_the_command_line() -> None:
         ({"exit": {"seed": 1}}, ValueError, "stage_overrides: got stage 'exit'; this model has backbone, exits"),
         ({"exits": {"learing_rate": 1}}, ValueError, "sets 'learing_rate', .* did you mean 'learning_rate'"),
         ({"exits": {"qqqqq": 1}}, ValueError, "sets 'qqqqq', .* see EarlyExitTrainingArguments"),
-        ({"exits": {"output_dir": "x"}}, ValueError, "stage 'exits' sets 'output_dir', which stages do not have"),
-        ({"exits": {"label_smoothing_factor": 0.1}}, ValueError, "sets 'label_smoothing_factor', which stages do not"),
+        ({"exits": {"output_dir": "x"}}, ValueError, "stage 'exits' sets 'output_dir', which a stage cannot set"),
+        (
+            {"exits": {"label_smoothing_factor": 0.1}},
+            ValueError,
+            "sets 'label_smoothing_factor', which a stage cannot",
+        ),
         pytest.param(
             {"exits": {"gradient_checkpointing": True}},
             ValueError,

@@ -195,7 +195,7 @@ def test_the_ledger_says_what_is_done(finished: Any) -> None:
 
 
 def test_nothing_to_resume(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"has no stages\.json, so no run to continue; call train\(\)"):
+    with pytest.raises(ValueError, match=r"has no stages\.json, so there is no run to continue; call train\(\)"):
         resume("deebert", tmp_path)
 
 
