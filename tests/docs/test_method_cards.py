@@ -1,7 +1,7 @@
-"""Method cards are of one kind: what each section holds.
+"""The contents of the sections of the method cards.
 
-That they have the sections in their order, the paper's bibtex and code that runs: test_readme.py; that their numbers
-are those of the recorded runs: test_results_page.py.
+test_readme.py checks the order of the sections, the bibtex entry and that the code runs; test_results_page.py checks
+that the numbers are those of the recorded runs.
 """
 
 import dataclasses
@@ -52,9 +52,9 @@ def test_recommended_settings_exist(method: str) -> None:
     assert header == ["Setting", "Value", "Why"]
     model = CLASSES[method]
     known = {*model.config_class.own_arguments(), *dir(model), *parameters_of(model.prepare)}
-    known |= {each.name for each in dataclasses.fields(EarlyExitTrainingArguments)}
+    known |= {argument.name for argument in dataclasses.fields(EarlyExitTrainingArguments)}
     for module in (reconstruction, modeling_depth_adaptive):
-        known |= parameters_of(*(each for _, each in inspect.getmembers(module, inspect.isfunction)))
+        known |= parameters_of(*(function for _, function in inspect.getmembers(module, inspect.isfunction)))
     named = [re.match(r"\w+", name).group() for row in rows for name in re.findall(r"`([^`]+)`", row[0])]
     assert set(named) <= known
     assert "exit_threshold" in named
