@@ -97,9 +97,9 @@ def test_the_call_overrides_the_configs_threshold(method: str) -> None:
 @every_variant
 @torch.no_grad()
 def test_the_trace_does_not_depend_on_the_threshold(variant: str) -> None:
-    traces = []
-    for threshold in (None, *build(variant).config.threshold_bounds):
-        model = build(variant, exit_threshold=threshold)
+    model, traces = build(variant), []
+    for threshold in (None, *model.config.threshold_bounds):
+        model.config.exit_threshold = threshold
         traces.append(trace_of(model, inputs_of(model)))
     assert all(torch.equal(traces[0].exit_scores, trace.exit_scores) for trace in traces[1:])
     assert all(torch.equal(traces[0].exit_logits, trace.exit_logits) for trace in traces[1:])

@@ -90,7 +90,12 @@ def test_bfloat16(variant: str, tmp_path: Path) -> None:
     assert trace.exit_scores.isfinite().all()
     early = model(**inputs_of(model), exit_threshold=model.config.threshold_bounds[1])
     assert early.logits.dtype == trace.logits.dtype
-    assert type(model).from_pretrained(saved(model, tmp_path / "again")).dtype == torch.bfloat16
+
+
+@every_method
+def test_a_bfloat16_checkpoint_stays_bfloat16(method: str, tmp_path: Path) -> None:
+    model = build(method).to(torch.bfloat16)
+    assert type(model).from_pretrained(saved(model, tmp_path)).dtype == torch.bfloat16
 
 
 @every_method
