@@ -12,8 +12,8 @@ from ..interpretation.attribution import explain
 from ..interpretation.unrolled import NoGradientError
 from ..utils.files import replace_text
 from ..utils.imports import needed
+from ..visualization.attributed_tokens import TokenAttributions, finite_only, token_attributions
 from ..visualization.html_report import build_report
-from ..visualization.token_attributions import TokenAttributions, finite_only, token_attributions
 from .evaluate import EvaluationOptions, Texts, curve_of, labelled, results_with_intervals, trace_all
 from .options import load
 from .printing import print_curve, print_results

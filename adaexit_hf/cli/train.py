@@ -46,7 +46,7 @@ from ..evaluation.summary import report, write_results
 from ..evaluation.trace import ExitTrace, predictions
 from ..evaluation.tradeoff import spread_thresholds, tradeoff_curve
 from ..models import METHODS
-from ..pruning.layer_drop import evenly_spaced, layer_drop, only_layers
+from ..pruning.layerdrop import evenly_spaced, layer_drop, only_layers
 from ..trainer.trainer import EarlyExitTrainer
 from ..trainer.training_args import EarlyExitTrainingArguments
 from .data_arguments import DataArguments, evaluation_splits, first_rows, load_splits, reserve_validation

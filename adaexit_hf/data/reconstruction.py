@@ -15,17 +15,18 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import MaskedLMOutput
 
 from ..models.batching import Row, by_length, checked_rows
-from ..models.encoder_layers import embed_inputs, family_of, run_layer
+from ..models.early_exit_loop import InFlight, LayerLoop
+from ..models.encoder_layers import Context, embed_inputs, family_of, run_layer
 
 # The prediction head of each family in Transformers: states (n, hidden) -> logits (n, vocabulary).
 _HEADS: dict[str, Callable[[Any, Tensor], Tensor]] = {
@@ -44,6 +45,17 @@ _HEADS: dict[str, Callable[[Any, Tensor], Tensor]] = {
 CHUNK = 32  # number of texts between two writes to the file
 
 
+class _EncoderWithoutExits(NamedTuple):
+    """An encoder of Transformers as `LayerLoop` takes it."""
+
+    encoder: PreTrainedModel
+
+    def layer_step(
+        self, index: int, layer: nn.Module, hidden: Tensor, context: Context, whole: bool
+    ) -> tuple[Tensor, Tensor | None, Context]:
+        return *run_layer(self.encoder, index, layer, hidden, context), context
+
+
 def anytime_losses(model: PreTrainedModel, inputs: Mapping[str, Tensor | None], targets: Tensor) -> Tensor:
     """Cross-entropy of every layer's prediction of the target tokens, in nats.
 
@@ -57,13 +69,14 @@ def anytime_losses(model: PreTrainedModel, inputs: Mapping[str, Tensor | None], 
     """
     encoder = model.base_model
     family = family_of(encoder.config)
-    hidden, context = embed_inputs(encoder, **inputs)
+    batch = InFlight.of(*embed_inputs(encoder, **inputs))
     is_target = targets != -100
     losses = []
-    for index, layer in enumerate(family.layers(encoder)):
-        hidden, _ = run_layer(encoder, index, layer, hidden, context)
+    depth = encoder.config.num_hidden_layers
+    for _, (step,) in LayerLoop(_EncoderWithoutExits(encoder), [batch], last=depth, read_exits=False):
         # Only for the target tokens, because the head is the most expensive part.
-        logits = _HEADS[encoder.config.model_type](model, family.finish(encoder, hidden)[is_target])
+        hidden = family.finish(encoder, step.flight.hidden)
+        logits = _HEADS[encoder.config.model_type](model, hidden[is_target])
         losses.append(functional.cross_entropy(logits.float(), targets[is_target], reduction="none"))
     return torch.stack(losses)
 

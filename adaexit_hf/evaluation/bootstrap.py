@@ -1,4 +1,4 @@
-"""How sure a number is: bootstrap intervals over the samples of a data set, and over the seeds of a training run."""
+"""Bootstrap confidence intervals, over the samples of a data set or over the seeds of training runs."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,16 +12,16 @@ from .trace import ExitTrace, check_same_data
 
 
 class UndefinedResamplesError(ValueError):
-    """A statistic that is defined on all samples, but not on each resample."""
+    """The statistic is defined on the whole data set, but NaN on some resamples."""
 
 
 class Interval(NamedTuple):
-    """A number, and between which it lies.
+    """A number and its confidence interval.
 
-    Args:
-        value: as computed from all samples or seeds.
-        low: end of the interval, a percentile of the resampled values.
-        high: its other end.
+    Attributes:
+        value: The number, computed from all samples or seeds.
+        low: Lower end of the interval, a percentile of the resampled values.
+        high: Upper end of the interval.
     """
 
     value: float
@@ -36,59 +36,71 @@ def bootstrap_samples(
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Percentile interval of a number that comes from traces: what other samples of the same kind would have given.
+    """Compute a percentile bootstrap interval over the samples of a data set.
 
-    All traces are resampled together, so that a difference of two methods is judged sample by sample. A resample in
-    which all labels are the same is drawn anew, if the data have several: most metrics are undefined there.
+    The interval estimates how much the statistic would vary on other data sets of the same size. All traces are
+    resampled with the same indices, so that a difference of two methods is compared sample by sample. If the data set
+    has several labels, a resample in which all labels are equal is drawn again: most metrics are undefined for it.
 
     Args:
-        traces: one or more, of the same data.
-        statistic: (trace, ...) -> number, called with all of them: a score at a threshold, an area, a difference.
-        resamples: how many times to draw as many samples as there are, with replacement.
-        level: share of the resampled values inside of the interval, in (0, 1).
-        seed: of the draws.
+        traces: One or more traces of the same data set.
+        statistic: Function of all traces, in their order, that returns a number: a score at a threshold, an area, a
+            difference.
+        resamples: Number of resamples, each of as many samples as the data set has, drawn with replacement. Default:
+            1000.
+        level: Share of the resampled values inside the interval, between 0 and 1, ends excluded. Default: 0.95.
+        seed: Seed of the random draws. Default: 0.
 
-    >>> trace = ExitTrace(torch.zeros(100, 1, 2), torch.zeros(100, 1), torch.arange(100) % 4 // 3, (6,), "gt")
-    >>> interval = bootstrap_samples([trace], lambda trace: trace.labels.double().mean().item())
-    >>> interval.value, round(interval.low, 2), round(interval.high, 2)  # 0.25 -+ 1.96 sqrt(0.25 0.75 / 100)
-    (0.25, 0.17, 0.34)
+    Returns:
+        The statistic on the whole data set with its interval.
 
     Raises:
-        ValueError: no traces, or of different data; `resamples` or `level` out of range; a NaN statistic, on all
-            samples or on a resample (UndefinedResamplesError).
+        ValueError: If there are no traces, if they are of different data, if `resamples` or `level` is out of range,
+            or if the statistic is NaN on the whole data set, or on a resample (`UndefinedResamplesError`).
+
+    Examples:
+        >>> trace = ExitTrace(torch.zeros(100, 1, 2), torch.zeros(100, 1), torch.arange(100) % 4 // 3, (6,), "gt")
+        >>> interval = bootstrap_samples([trace], lambda trace: trace.labels.double().mean().item())
+        >>> interval.value, round(interval.low, 2), round(interval.high, 2)  # 0.25 -+ 1.96 sqrt(0.25 0.75 / 100)
+        (0.25, 0.17, 0.34)
     """
     check_same_data(traces)
     count, labels = len(traces[0].logits), traces[0].labels
-    several = labels is not None and bool((labels != labels[0]).any())
+    has_several_labels = labels is not None and bool((labels != labels[0]).any())
 
     def draw(generator: torch.Generator) -> float:
         while True:
-            places = torch.randint(count, (count,), generator=generator)
-            if not several or labels is None or bool((labels[places] != labels[places[0]]).any()):
-                return float(statistic(*(trace.take(places) for trace in traces)))
+            indices = torch.randint(count, (count,), generator=generator)
+            if not has_several_labels or labels is None or bool((labels[indices] != labels[indices[0]]).any()):
+                return float(statistic(*(trace.take(indices) for trace in traces)))
 
     return _interval(float(statistic(*traces)), draw, resamples, level, seed)
 
 
 def bootstrap_seeds(values: Sequence[float], resamples: int = 1000, level: float = 0.95, seed: int = 0) -> Interval:
-    """Percentile interval of the mean over training runs: what other seeds would have given.
+    """Compute a percentile bootstrap interval of the mean over training runs.
 
-    With few seeds it is too narrow, as all bootstrap intervals are: three have ten different resamples.
+    The interval estimates how much the mean would vary with other seeds. With few runs it is too narrow, as all
+    bootstrap intervals are: three runs have only ten different resamples.
 
     Args:
-        values: one number per run, e.g. an area under its curve.
-        resamples: how many times to draw as many runs as there are, with replacement.
-        level: share of the resampled means inside of the interval, in (0, 1).
-        seed: of the draws.
+        values: One number per run, e.g. the area under its trade-off curve.
+        resamples: Number of resamples, each of as many runs as there are, drawn with replacement. Default: 1000.
+        level: Share of the resampled means inside the interval, between 0 and 1, ends excluded. Default: 0.95.
+        seed: Seed of the random draws. Default: 0.
 
-    >>> bootstrap_seeds([0.5, 0.75, 1.0])
-    Interval(value=0.75, low=0.5, high=1.0)
+    Returns:
+        The mean of all runs with its interval.
 
     Raises:
-        ValueError: fewer than two values, or a NaN; `resamples` or `level` out of range.
+        ValueError: If there are fewer than two values, if one is NaN, or if `resamples` or `level` is out of range.
+
+    Examples:
+        >>> bootstrap_seeds([0.5, 0.75, 1.0])
+        Interval(value=0.75, low=0.5, high=1.0)
     """
     if len(values) < 2:
-        raise ValueError(f"values: got {len(values)}; an interval over seeds needs at least two runs, better five")
+        raise ValueError(f"values: got {len(values)}; pass the values of at least two runs, better five")
     numbers = torch.tensor(values, dtype=torch.float64)
 
     def draw(generator: torch.Generator) -> float:
@@ -105,14 +117,14 @@ def _interval(
     if not 0 < level < 1:
         raise ValueError(f"level: got {level}; pass a share between 0 and 1, e.g. 0.95")
     if math.isnan(value):
-        raise ValueError("statistic: is nan on all samples; use one that is defined there")
+        raise ValueError("statistic: is nan on the whole data set; pass one that is defined there")
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.tensor([draw(generator) for _ in range(resamples)], dtype=torch.float64)
-    if bool(drawn.isnan().any()):
+    statistics = torch.tensor([draw(generator) for _ in range(resamples)], dtype=torch.float64)
+    if bool(statistics.isnan().any()):
         raise UndefinedResamplesError(
-            f"statistic: is nan on {int(drawn.isnan().sum())} of {resamples} resamples; use one that is defined on "
-            "all of them"
+            f"statistic: is nan on {int(statistics.isnan().sum())} of {resamples} resamples; pass one that is defined "
+            "on all of them"
         )
-    ends: Tensor = drawn.quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64))
+    ends: Tensor = statistics.quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64))
     low, high = ends.tolist()
     return Interval(value, low, high)

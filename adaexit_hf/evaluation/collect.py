@@ -1,4 +1,4 @@
-"""One full-depth pass over a data set, which collects what every exit says: a trace."""
+"""Collect a trace: run a data set once at full depth and keep the logits and scores of every exit."""
 
 from collections.abc import Iterable, Mapping, Sized
 from itertools import islice
@@ -13,7 +13,7 @@ from ..models.modeling_early_exit import EarlyExitForSequenceClassification
 from .flops import RowFlops
 from .trace import COMPARISONS, ExitTrace
 
-# So many batches are read ahead, and sorted by length.
+# Number of batches that are read ahead, so that texts of similar length can share a batch.
 _WINDOW = 32
 
 
@@ -25,27 +25,39 @@ def collect_trace(
     count_flops: bool = False,
     about: Mapping[str, Any] | None = None,
 ) -> ExitTrace:
-    """Run a tokenized data set once at full depth and keep what every exit said.
+    """Run a tokenized data set once at full depth and keep the logits and scores of every exit.
 
-    The data set is read once, a few batches at a time, so memory holds little more than the trace.
+    The data set is read once, 32 batches at a time, so the memory needed is little more than that of the trace.
 
     Args:
-        model: on any device; its train or eval mode is restored afterwards.
-        dataset: rows with `input_ids`, optionally `attention_mask`, `token_type_ids`, and `label` or `labels`; other
-            columns are left out. Rows need not be padded; batches are made of rows of similar length.
-        batch_size: rows per forward pass.
-        progress: show a bar.
-        count_flops: also count what each sample costs, as `flops_per_exit` does; one more pass for every length that
-            occurs, and for every sample where what a text costs depends on its words.
-        about: what the trace shall say of itself besides, e.g. `{"dataset": "mrpc", "seed": 1}`.
+        model: Model on any device. Its train or eval mode is restored afterwards.
+        dataset: Rows with `input_ids`, optionally `attention_mask`, `token_type_ids`, and `label` or `labels`; other
+            columns are ignored. Rows need not be padded; rows of similar length share a batch.
+        batch_size: Rows per forward pass, 1 or more. Default: 32.
+        progress: Show a progress bar. Default: True.
+        count_flops: Also count the floating-point operations of each sample, as `flops_per_exit` does. This takes one
+            more forward pass per text length that occurs, or per sample if the cost of a text depends on its words.
+            Default: False.
+        about: Facts to store in the trace, e.g. `{"dataset": "mrpc", "seed": 1}`. Default: none.
 
     Returns:
-        the trace, in the order of the data set, on the CPU in float32.
+        The trace, in the order of the data set, on the CPU, with logits and scores in float32.
 
     Raises:
-        ValueError: the data set is empty, or has no `input_ids`; a label that is no class index or no number, or that
-            only some rows have; no batch size; a method whose `ready` is no plain comparison.
-        TypeError: a model without exits.
+        ValueError: If the data set is empty or has no `input_ids`, if a label is not a class index or number or only
+            some rows have one, if the batch size is less than 1, or if `model.ready` is not one of the comparisons
+            that a trace can store.
+        TypeError: If the model has no exits.
+
+    Examples:
+        >>> from transformers import BertConfig
+        >>> from adaexit_hf.models.modeling_deebert import DeeBertConfig, DeeBertForSequenceClassification
+        >>> encoder = BertConfig(vocab_size=10, hidden_size=4, num_hidden_layers=3, num_attention_heads=1)
+        >>> model = DeeBertForSequenceClassification(DeeBertConfig(encoder_config=encoder))
+        >>> rows = [{"input_ids": [2, 5, 3], "label": 0}, {"input_ids": [2, 7, 8, 3], "label": 1}]
+        >>> trace = collect_trace(model, rows, progress=False)
+        >>> trace.logits.shape, trace.exit_layers, trace.criterion
+        (torch.Size([2, 3, 2]), (1, 2, 3), 'entropy')
     """
     check_model(model)
     check_batch_size(batch_size)
@@ -53,9 +65,10 @@ def collect_trace(
     comparison = next((name for name, function in COMPARISONS.items() if function is model.ready), None)
     if comparison is None:
         raise ValueError(
-            f"model: its `ready` is {model.ready}; a trace knows torch.lt, torch.le, torch.gt and torch.ge"
+            f"model: its `ready` is {model.ready}, which a trace cannot store; use torch.lt, torch.le, torch.gt or "
+            "torch.ge"
         )
-    stream, parts, flops = stream_rows(dataset), [], []
+    stream, outputs, flops = stream_rows(dataset), [], []
     labels: list[Tensor | None] = []
     lengths: list[int] = []
     column, counter = None, RowFlops(model) if count_flops else None
@@ -63,17 +76,18 @@ def collect_trace(
     with tqdm(total=total, desc="Tracing exits", unit=" rows", disable=not progress) as bar:
         while window := list(islice(stream, _WINDOW * batch_size)):
             column = column or label_column(window)
-            known = labels[0] is not None if labels else None
-            labels.append(row_labels(window, config.num_labels, column, len(lengths), known) if column else None)
-            lengths += [text_length(row) for row in window]
-            parts.append(full_depth(model, window, batch_size, tell=bar.update))
+            labelled = labels[0] is not None if labels else None
+            labels.append(row_labels(window, config.num_labels, column, len(lengths), labelled) if column else None)
+            window_lengths = [text_length(row) for row in window]
+            lengths += window_lengths
+            outputs.append(full_depth(model, window, batch_size, tell=bar.update))
             if counter is not None:
-                flops += [counter.of(row, text_length(row)) for row in window]
-    logits, scores = (torch.cat(each) for each in zip(*parts, strict=True))
+                flops += [counter.of(row, length) for row, length in zip(window, window_lengths, strict=True)]
+    logits, scores = (torch.cat(tensors) for tensors in zip(*outputs, strict=True))
     return ExitTrace(
         logits,
         scores,
-        torch.cat([each for each in labels if each is not None]) if labels[0] is not None else None,
+        torch.cat([part for part in labels if part is not None]) if labels[0] is not None else None,
         tuple(config.exit_layers),
         comparison,
         criterion=config.exit_criterion,
@@ -89,11 +103,11 @@ def collect_trace(
 
 
 def text_length(row: Mapping[str, Any]) -> int:
-    """Tokens of a row up to the last that is no pad; all of them where every one is a pad.
+    """Number of tokens of a row up to the last one that is not padding; all of them if every token is padding.
 
     >>> text_length({"input_ids": [1, 7, 2, 0], "attention_mask": [1, 1, 1, 0]}), text_length({"input_ids": [1, 2]})
     (3, 2)
     """
     tokens = len(row["input_ids"])
     mask = row.get("attention_mask")
-    return tokens if mask is None else next((place for place in range(tokens, 0, -1) if mask[place - 1]), tokens)
+    return tokens if mask is None else next((length for length in range(tokens, 0, -1) if mask[length - 1]), tokens)

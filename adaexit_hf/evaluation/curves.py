@@ -1,4 +1,4 @@
-"""Trade-off curves, wherever they come from: areas under and between them, and the choice of a threshold."""
+"""Compare trade-off curves (areas under and between them, mean curves), and choose a threshold from one."""
 
 import math
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ Cost = Literal["layers", "flops"]
 
 
 class CurvePoint(NamedTuple):
-    """Quality and cost at one threshold.
+    """Score and cost at one threshold.
 
-    Args:
-        threshold: in the method's own unit; None is full depth.
-        score: the metric's value, in its own unit.
-        mean_layers: layers run per sample, in [1, L].
-        saving: fraction of layer executions saved, in [0, 1) (DeeBERT, Eq. 2).
-        flops: floating-point operations per sample; None where the trace does not know them.
+    Attributes:
+        threshold: Exit threshold, in the unit of the exit criterion; None is full depth.
+        score: Value of the metric, in its own unit.
+        mean_layers: Mean number of layers run per sample, in [1, L].
+        saving: Share of layer executions saved, in [0, 1) (DeeBERT, Eq. 2).
+        flops: Mean floating-point operations per sample; None if the trace has no FLOPs.
     """
 
     threshold: float | None
@@ -30,13 +30,15 @@ class CurvePoint(NamedTuple):
 
 
 class PairwiseAreas(NamedTuple):
-    """By how much either of two curves lies above the other, in the metric's unit times that of the cost.
+    """The areas where each of two curves lies above the other.
 
-    Args:
-        first_above: area of the first curve above the second, >= 0.
-        second_above: the other way round.
-        start: the costs that both curves have, from here ...
-        end: ... to here.
+    The unit of an area is the unit of the metric times the unit of the cost.
+
+    Attributes:
+        first_above: Area between the curves where the first lies above the second, 0 or more.
+        second_above: Area between the curves where the second lies above the first, 0 or more.
+        start: Lowest cost that both curves reach.
+        end: Highest cost that both curves reach.
     """
 
     first_above: float
@@ -48,24 +50,31 @@ class PairwiseAreas(NamedTuple):
 def area_under_curve(
     curve: Sequence[CurvePoint], between: tuple[float, float] | None = None, cost: Cost = "layers"
 ) -> float:
-    """Mean score of the curve: integrated over the layers run, by trapezoids, and divided by the width.
+    """Compute the mean score of a curve over its range of costs.
 
-    The unit is the metric's. Where points have the same cost, the best counts. DACT-BERT, section 4.3.
+    The score is integrated over the cost by the trapezoidal rule and divided by the width of the range, so the result
+    is in the unit of the metric. Of several points with the same cost, the best score counts. The area is the measure
+    of DACT-BERT, section 4.3.
 
     Args:
-        curve: from `tradeoff_curve`.
-        between: lowest and highest mean layers (or FLOPs), between which to integrate; methods can be compared over
-            the same range only. Default: all that the curve has.
-        cost: "layers", or "flops" where the trace has counted them.
+        curve: Curve from `tradeoff_curve`.
+        between: Lowest and highest cost between which to integrate. Methods are comparable over the same range only.
+            Default: the whole range of the curve.
+        cost: `"layers"` (default) for the mean number of layers, or `"flops"` if the trace has counted them.
 
-    >>> area_under_curve([CurvePoint(0.5, 0.6, 3.0, 0.75), CurvePoint(None, 0.8, 12.0, 0.0)])
-    0.7
-    >>> area_under_curve([CurvePoint(0.5, 0.6, 3.0, 0.75), CurvePoint(None, 0.8, 12.0, 0.0)], between=(3, 7.5))
-    0.65
+    Returns:
+        The mean score, in the unit of the metric.
 
     Raises:
-        ValueError: fewer than two different costs, a score that is NaN, or a range that is not two numbers or
-            goes beyond the curve.
+        ValueError: If the curve has fewer than two different costs or a score that is NaN, or if the range is not two
+            ascending numbers within the curve.
+
+    Examples:
+        >>> curve = [CurvePoint(0.5, 0.6, 3.0, 0.75), CurvePoint(None, 0.8, 12.0, 0.0)]
+        >>> area_under_curve(curve)
+        0.7
+        >>> area_under_curve(curve, between=(3, 7.5))
+        0.65
     """
     costs, scores = _line(curve, cost)
     if between is not None:
@@ -84,86 +93,106 @@ def area_under_curve(
 
 
 def areas_between(first: Sequence[CurvePoint], second: Sequence[CurvePoint], cost: Cost = "layers") -> PairwiseAreas:
-    """Area of either curve above the other over the costs that both have, split exactly where they cross.
+    """Compute the areas where each of two curves lies above the other, over the costs that both reach.
 
-    The unit is the metric's times layers; BERxiT, section 5.3, gives it for scores in percent. Differs from the code
-    of its authors, which needs equal ranges and nets a crossing in the first interval.
+    The areas are split exactly where the curves cross. BERxiT, section 5.3, reports such areas for scores in percent.
+    The code of its authors differs: it needs equal ranges, and where curves cross in the first interval it subtracts
+    one area from the other.
 
     Args:
-        first: from `tradeoff_curve`.
-        second: the same, of another method.
-        cost: "layers" or "flops".
+        first: Curve from `tradeoff_curve`.
+        second: Curve of another method on the same data.
+        cost: `"layers"` (default) for the mean number of layers, or `"flops"` if the traces have counted them.
 
-    >>> falling = [CurvePoint(0.1, 0.9, 2.0, 0.5), CurvePoint(None, 0.7, 4.0, 0.0)]
-    >>> rising = [CurvePoint(0.1, 0.7, 2.0, 0.5), CurvePoint(None, 0.8, 4.0, 0.0)]
-    >>> first_above, second_above, start, end = areas_between(falling, rising)
-    >>> round(first_above, 6), round(second_above, 6), start, end  # they cross at 2 + 4/3
-    (0.133333, 0.033333, 2.0, 4.0)
+    Returns:
+        Both areas, in the unit of the metric times that of the cost, and the range of costs.
 
     Raises:
-        ValueError: a curve with fewer than two different costs or a score that is NaN; no costs in common.
+        ValueError: If a curve has fewer than two different costs or a score that is NaN, or if the ranges of costs do
+            not overlap.
+
+    Examples:
+        >>> falling = [CurvePoint(0.1, 0.9, 2.0, 0.5), CurvePoint(None, 0.7, 4.0, 0.0)]
+        >>> rising = [CurvePoint(0.1, 0.7, 2.0, 0.5), CurvePoint(None, 0.8, 4.0, 0.0)]
+        >>> first_above, second_above, start, end = areas_between(falling, rising)
+        >>> round(first_above, 6), round(second_above, 6), start, end  # they cross at 2 + 4/3
+        (0.133333, 0.033333, 2.0, 4.0)
     """
     lines = [_line(curve, cost) for curve in (first, second)]
-    start, end = _common(lines, cost)
+    start, end = _common_range(lines, cost)
     grid = torch.cat([costs for costs, _ in lines]).unique()
     grid = grid[(grid >= start) & (grid <= end)]
-    above = _interpolated(*lines[0], grid) - _interpolated(*lines[1], grid)
-    left, right, width = above[:-1], above[1:], grid.diff()
+    difference = _interpolated(*lines[0], grid) - _interpolated(*lines[1], grid)
+    left, right, width = difference[:-1], difference[1:], grid.diff()
 
     def area(left: Tensor, right: Tensor) -> float:
-        # A difference that changes its sign is two triangles; their heights divide the width.
+        # Where the difference changes its sign, one of two triangles is positive; the heights divide the width.
         triangle = torch.maximum(left, right).square() / (left.abs() + right.abs())
-        whole = left.clamp_min(0) + right.clamp_min(0)
-        return (width * torch.where(left * right < 0, triangle, whole)).sum().item() / 2
+        trapezoid = left.clamp_min(0) + right.clamp_min(0)
+        return (width * torch.where(left * right < 0, triangle, trapezoid)).sum().item() / 2
 
     return PairwiseAreas(area(left, right), area(-left, -right), start, end)
 
 
 def score_at(curve: Sequence[CurvePoint], mean_layers: float) -> float:
-    """The score at a depth, on the straight line between the points beside it; of points at one depth the best counts.
+    """Interpolate the score of a curve at a mean number of layers.
+
+    The score lies on the straight line between the two neighbouring points. Of several points with the same depth, the
+    best score counts.
 
     Args:
-        curve: from `tradeoff_curve`.
-        mean_layers: layers run per sample, within what the curve has.
+        curve: Curve from `tradeoff_curve`.
+        mean_layers: Mean number of layers run per sample, within the range of the curve.
 
-    >>> curve = [CurvePoint(0.5, 0.6, 3.0, 0.75), CurvePoint(None, 0.8, 12.0, 0.0)]
-    >>> round(score_at(curve, 7.5), 6)
-    0.7
+    Returns:
+        The score, in the unit of the metric.
 
     Raises:
-        ValueError: a curve with fewer than two different depths or a score that is NaN; a depth beyond it.
+        ValueError: If the curve has fewer than two different depths or a score that is NaN, or if `mean_layers` is
+            outside of its range.
+
+    Examples:
+        >>> curve = [CurvePoint(0.5, 0.6, 3.0, 0.75), CurvePoint(None, 0.8, 12.0, 0.0)]
+        >>> round(score_at(curve, 7.5), 6)
+        0.7
     """
     costs, scores = _line(curve, "layers")
     if not costs[0] <= mean_layers <= costs[-1]:
         raise ValueError(
-            f"mean_layers: got {mean_layers}; the curve goes from {costs[0]:.6g} to {costs[-1]:.6g}, pass one of these"
+            f"mean_layers: got {mean_layers}; the curve goes from {costs[0]:.6g} to {costs[-1]:.6g}, pass a number in "
+            "that range"
         )
     return _interpolated(costs, scores, costs.new_tensor([mean_layers])).item()
 
 
 def mean_curve(curves: Sequence[Sequence[CurvePoint]], count: int = 100) -> list[CurvePoint]:
-    """The mean score of several runs of one method, at `count` depths between those that all of them reach.
+    """Average the curves of several training runs of one method.
 
-    Its points have no thresholds, since runs reach a depth at thresholds of their own.
+    The points are spread evenly over the depths that all runs reach. They have no thresholds, because each run reaches
+    a depth at a different threshold.
 
     Args:
-        curves: from `tradeoff_curve`, one per run.
-        count: of points, 2 or more.
+        curves: Curves from `tradeoff_curve`, one per run.
+        count: Number of points, 2 or more. Default: 100.
 
-    >>> runs = [[CurvePoint(None, score, layers, 0.0) for layers in (1.0, 3.0)] for score in (0.5, 0.7)]
-    >>> [(point.mean_layers, round(point.score, 6)) for point in mean_curve(runs, count=3)]
-    [(1.0, 0.6), (2.0, 0.6), (3.0, 0.6)]
+    Returns:
+        The mean curve, from the cheapest to the deepest point.
 
     Raises:
-        ValueError: no curves; a curve with fewer than two different depths or a NaN score; no depths in common; a
-            count below 2.
+        ValueError: If there are no curves, if a curve has fewer than two different depths or a score that is NaN, if
+            the ranges of depths do not overlap, or if `count` is less than 2.
+
+    Examples:
+        >>> runs = [[CurvePoint(None, score, layers, 0.0) for layers in (1.0, 3.0)] for score in (0.5, 0.7)]
+        >>> [(point.mean_layers, round(point.score, 6)) for point in mean_curve(runs, count=3)]
+        [(1.0, 0.6), (2.0, 0.6), (3.0, 0.6)]
     """
     if isinstance(count, bool) or not isinstance(count, Integral) or count < 2:
         raise ValueError(f"count: got {count!r}; pass a whole number from 2, e.g. count=100")
     if not curves:
         raise ValueError("curves: got none; pass at least one")
     lines = [_line(curve, "layers") for curve in curves]
-    start, end = _common(lines, "layers")
+    start, end = _common_range(lines, "layers")
     grid = torch.linspace(start, end, count, dtype=torch.float64)
     scores = torch.stack([_interpolated(*line, grid) for line in lines]).mean(dim=0)
     return [
@@ -173,64 +202,77 @@ def mean_curve(curves: Sequence[Sequence[CurvePoint]], count: int = 100) -> list
 
 
 def _line(curve: Sequence[CurvePoint], cost: Cost) -> tuple[Tensor, Tensor]:
-    """Different costs, ascending, and the best score at each, (points,) twice, in float64."""
+    """Return the different costs, ascending, and the best score at each, both (points,), float64."""
     if cost not in ("layers", "flops"):
         raise ValueError(f"cost: got {cost!r}; choose 'layers' or 'flops'")
     best: dict[float, float] = {}
     for point in curve:
         if math.isnan(point.score):
             raise ValueError(
-                f"curve: the score at threshold {point.threshold} is nan; use a metric that is defined there"
+                f"curve: the score at threshold {point.threshold} is nan; choose a metric that is defined there"
             )
-        value = point.mean_layers if cost == "layers" else point.flops
-        if value is None:
-            raise ValueError("curve: knows no FLOPs; collect its trace with count_flops=True")
-        best[value] = max(point.score, best.get(value, point.score))
+        point_cost = point.mean_layers if cost == "layers" else point.flops
+        if point_cost is None:
+            raise ValueError("curve: has no FLOPs; call collect_trace with count_flops=True")
+        best[point_cost] = max(point.score, best.get(point_cost, point.score))
     if len(best) < 2:
-        what = "depth" if cost == "layers" else "cost"
-        raise ValueError(f"curve: got points at {len(best)} {what}; an area needs at least two, pass more thresholds")
+        raise ValueError(
+            f"curve: got points at {len(best)} distinct costs ({cost}); at least two are needed, pass more thresholds"
+        )
     costs, scores = zip(*sorted(best.items()), strict=True)
     return torch.tensor(costs, dtype=torch.float64), torch.tensor(scores, dtype=torch.float64)
 
 
-def _common(lines: Sequence[tuple[Tensor, Tensor]], cost: Cost) -> tuple[float, float]:
-    """From where to where all lines, as `_line` gives them, have costs.
+def _common_range(lines: Sequence[tuple[Tensor, Tensor]], cost: Cost) -> tuple[float, float]:
+    """Return the lowest and the highest cost that all lines, as returned by `_line`, reach.
 
     Raises:
-        ValueError: nowhere.
+        ValueError: If the ranges do not overlap.
     """
     start, end = max(costs[0].item() for costs, _ in lines), min(costs[-1].item() for costs, _ in lines)
     if not start < end:
         ranges = " and ".join(f"{costs[0]:.6g} to {costs[-1]:.6g}" for costs, _ in lines)
-        raise ValueError(f"curves: go from {ranges} {cost}, which have nothing in common; pass more thresholds")
+        raise ValueError(f"curves: their ranges, {ranges} {cost}, do not overlap; pass more thresholds")
     return start, end
 
 
-def _interpolated(costs: Tensor, scores: Tensor, wanted: Tensor) -> Tensor:
-    """Scores on the straight lines between points, at costs within their range: (points,) twice, (wanted,)."""
-    right = torch.searchsorted(costs, wanted).clamp(1, len(costs) - 1)
-    share = (wanted - costs[right - 1]) / (costs[right] - costs[right - 1])
+def _interpolated(costs: Tensor, scores: Tensor, at: Tensor) -> Tensor:
+    """Interpolate scores (points,) linearly at the costs `at`, within the range of `costs` (points,)."""
+    right = torch.searchsorted(costs, at).clamp(1, len(costs) - 1)
+    share = (at - costs[right - 1]) / (costs[right] - costs[right - 1])
     return torch.lerp(scores[right - 1], scores[right], share)
 
 
 def choose_threshold(curve: Sequence[CurvePoint], max_drop: float = 0.01) -> CurvePoint:
-    """The point with the largest saving whose score is at most `max_drop` below full depth, relative to it.
+    """Choose the point with the largest saving whose score is close enough to that of full depth.
 
-    >>> full, half = CurvePoint(None, 0.80, 12.0, 0.0), CurvePoint(0.3, 0.795, 6.0, 0.5)
-    >>> choose_threshold([half, full]).threshold, choose_threshold([half, full], max_drop=0.001).threshold
-    (0.3, None)
+    Args:
+        curve: Curve from `tradeoff_curve` on a validation set.
+        max_drop: Largest loss allowed, relative to the absolute score at full depth, 0 or more; 0.01 (default) allows
+            to lose one percent of that score, 0 nothing.
+
+    Returns:
+        The point with the largest saving among those that lose no more than allowed; of equal savings the one with
+        the better score. It is full depth (`threshold` None) if no other point qualifies.
 
     Raises:
-        ValueError: `max_drop` is negative, or the curve lacks the point of full depth or a score there.
+        ValueError: If `max_drop` is negative, or if the curve has no point at full depth or its score there is NaN.
+
+    Examples:
+        >>> full, half = CurvePoint(None, 0.80, 12.0, 0.0), CurvePoint(0.3, 0.795, 6.0, 0.5)
+        >>> choose_threshold([half, full]).threshold  # loses 0.6 %
+        0.3
+        >>> print(choose_threshold([half, full], max_drop=0.001).threshold)
+        None
     """
     if not max_drop >= 0:
         raise ValueError(f"max_drop: got {max_drop}; pass a fraction >= 0, e.g. 0.01 for one percent")
     full = next((point for point in curve if point.threshold is None), None)
     if full is None:
-        raise ValueError("curve: has no point of full depth (threshold None); use tradeoff_curve")
+        raise ValueError("curve: has no point at full depth (threshold None); pass a curve from tradeoff_curve")
     if math.isnan(full.score):
         raise ValueError(
-            "curve: the score at full depth is nan; use a metric that is defined there, or a better model"
+            "curve: the score at full depth is nan; choose a metric that is defined there, or another model"
         )
     floor = full.score - max_drop * abs(full.score)
     return max((point for point in curve if point.score >= floor), key=lambda point: (point.saving, point.score))

@@ -1,4 +1,4 @@
-"""What an early exit costs in floating-point operations, counted while the model runs, heads included."""
+"""Count the floating-point operations of each exit while the model runs, exit heads included."""
 
 from collections.abc import Mapping
 from numbers import Integral
@@ -15,61 +15,78 @@ from ..models.modeling_early_exit import EarlyExitForSequenceClassification
 
 
 def flops_per_exit(model: EarlyExitForSequenceClassification, tokens: int) -> Tensor:
-    """FLOPs until each exit has answered one text of so many tokens, (exits,), int64; the last is full depth.
+    """Count the floating-point operations (FLOPs) that each exit needs for one text of a given length.
 
-    Counted by PyTorch's own counter, which knows products of matrices and convolutions: encoder, attention, every exit
-    on the way, and nothing for norms, activations or lookups. A multiplication and an addition are two operations. As
-    in a real run, an exit that reads the first token only spares the last layer the work for the others.
+    PyTorch's FLOP counter counts matrix products and convolutions: those of the encoder, of attention, and of every
+    exit up to the one that answers. Norms, activations and embedding lookups count as 0. A multiplication and an
+    addition are two operations. As in a real run, if an exit reads the first token only, the layer below it computes
+    that token only.
 
     Args:
-        model: on any device; one text is run.
-        tokens: length of the text, without pads.
+        model: Model on any device. One text is run.
+        tokens: Length of the text without padding, 1 or more.
+
+    Returns:
+        FLOPs up to and including each exit, `(exits,)`, int64. The last is the cost of full depth.
 
     Raises:
-        ValueError: a length below 1, or beyond the position table; attention that PyTorch does not count; a method in
-            which a text's cost depends on its words, see `collect_trace(..., count_flops=True)`.
+        ValueError: If the length is less than 1 or more than the encoder has positions for, if PyTorch does not
+            count the model's attention implementation, or if the cost of a text depends on its words (use
+            `collect_trace(..., count_flops=True)` for such methods).
+
+    Examples:
+        >>> from transformers import BertConfig
+        >>> from adaexit_hf.models.modeling_deebert import DeeBertConfig, DeeBertForSequenceClassification
+        >>> encoder = BertConfig(hidden_size=4, num_hidden_layers=2, num_attention_heads=1, intermediate_size=8)
+        >>> model = DeeBertForSequenceClassification(DeeBertConfig(encoder_config=encoder))
+        >>> flops_per_exit(model, tokens=3).tolist()
+        [960, 1440]
     """
     if isinstance(tokens, bool) or not isinstance(tokens, Integral) or tokens < 1:
         raise ValueError(f"tokens: got {tokens!r}; pass a whole number of tokens from 1, e.g. tokens=64")
     if model.spares_tokens:
         raise ValueError(
-            f"model: in '{model.config.model_type}' tokens skip layers, so what a text costs depends on its words, "
-            "not on its length; call collect_trace(model, dataset, count_flops=True)"
+            f"model: in '{model.config.model_type}' tokens skip layers, so the cost of a text depends on its words, "
+            "not only on its length; call collect_trace(model, dataset, count_flops=True)"
         )
     return _count(model, {"input_ids": [0] * tokens})
 
 
 class RowFlops:
-    """Counts for tokenized rows, each length once where only the length matters."""
+    """Count the FLOPs of tokenized rows, only once per length if nothing but the length matters.
+
+    Args:
+        model: Model on any device.
+    """
 
     def __init__(self, model: EarlyExitForSequenceClassification) -> None:
         self.model = model
-        self._known: dict[int, Tensor] = {}
+        self._by_length: dict[int, Tensor] = {}
 
     def of(self, row: Mapping[str, Any], tokens: int) -> Tensor:
-        """FLOPs until each exit has answered this row alone, (exits,), int64.
+        """Count the FLOPs up to and including each exit for this row alone, (exits,), int64.
 
         Args:
-            row: tokenized.
-            tokens: its length without pads on the right.
+            row: Tokenized row.
+            tokens: Its length without padding on the right.
         """
         if self.model.spares_tokens:
             return _count(self.model, row)
-        if tokens not in self._known:
-            self._known[tokens] = flops_per_exit(self.model, tokens)
-        return self._known[tokens]
+        if tokens not in self._by_length:
+            self._by_length[tokens] = flops_per_exit(self.model, tokens)
+        return self._by_length[tokens]
 
 
-@torch.enable_grad()  # without it the counter fails where a module takes a parameter, as in DeBERTa
+@torch.enable_grad()  # the counter fails without gradients if a module is called with a parameter, as in DeBERTa
 def _count(model: EarlyExitForSequenceClassification, row: Mapping[str, Any]) -> Tensor:
     attention = model.encoder.config._attn_implementation
     if attention not in ("eager", "sdpa"):
         raise ValueError(
-            f"model: PyTorch does not count what attention implementation '{attention}' does; load the model with "
+            f"model: PyTorch cannot count the FLOPs of attention implementation '{attention}'; load the model with "
             "attn_implementation='sdpa'"
         )
     counts = []
-    # Of the kernels behind sdpa only some are counted; this one is products of matrices.
+    # Only some kernels of sdpa are counted; the math kernel consists of matrix products, which are.
     with eval_mode(model), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         inputs, extents = trimmed(model_inputs(model, padded_batch([row], model.config.encoder_config)))
         for _, (step,) in LayerLoop(model, [InFlight.of(*model.embed(inputs), extents)]):

@@ -1,4 +1,4 @@
-"""What texts that left early would have answered at later exits."""
+"""Compare the prediction at the exit that a text took with the predictions of later exits."""
 
 from typing import NamedTuple
 
@@ -10,16 +10,19 @@ from .trace import ExitTrace, predictions
 
 
 class GoneOn(NamedTuple):
-    """What samples that left would have answered had they gone on; answers are classes, or numbers with one label.
+    """The predictions of all exits beside the prediction that early exit gave.
 
-    Args:
-        layers: after which the exits are, 1..L.
-        exit_layer: layers that were run, 1..L, (samples,).
-        answer: that was given, (samples,).
-        answers: at every exit, those before included, (samples, exits).
-        changed: whether the last exit disagrees with the answer, (samples,), bool.
-        settled_layer: the layers after which no exit disagrees with the last any more, 1..L, (samples,).
-        right: whether each exit is right, (samples, exits), bool; None without labels, and with one label.
+    A prediction is a class, or a number if there is one label.
+
+    Attributes:
+        layers: Number of layers run at each exit, 1..L.
+        exit_layer: Number of layers run for each sample, 1..L, `(samples,)`.
+        answer: Prediction at the exit that each sample took, `(samples,)`.
+        answers: Predictions of every exit, including those before it, `(samples, exits)`.
+        changed: Whether the last exit disagrees with `answer`, `(samples,)`, bool.
+        settled_layer: Number of layers from which on every exit agrees with the last one, 1..L, `(samples,)`.
+        right: Whether the prediction of each exit is correct, `(samples, exits)`, bool; None without labels, and for
+            regression.
     """
 
     layers: tuple[int, ...]
@@ -32,21 +35,27 @@ class GoneOn(NamedTuple):
 
 
 def had_they_gone_on(trace: ExitTrace, threshold: Threshold, tolerance: float = 0.0) -> GoneOn:
-    """What each sample would have answered at every later exit, read off the trace.
+    """Return the predictions that samples would have got at later exits, had they not left early.
 
     Args:
-        trace: with or without labels.
-        threshold: when samples leave, as for `ExitTrace.at`.
-        tolerance: with one label, >= 0, in its unit: answers that differ by no more agree.
+        trace: Trace with or without labels.
+        threshold: Exit threshold, as for `ExitTrace.at`; None is full depth.
+        tolerance: Only for regression: two predictions agree if they differ by at most this much, in the unit of the
+            labels, 0 or more. Default: 0, equal numbers only.
+
+    Returns:
+        The predictions of all exits, and where they agree.
 
     Raises:
-        ValueError: a negative tolerance.
+        TypeError: As `ExitTrace.exits_at`.
+        ValueError: If the tolerance is negative or NaN, and as `ExitTrace.exits_at`.
 
-    >>> logits, scores = torch.eye(2)[torch.tensor([[0, 1, 1], [0, 0, 1]])], torch.tensor([[0.6, 0.9, 0.9]] * 2)
-    >>> trace = ExitTrace(logits, scores, None, (1, 2, 3), "gt")
-    >>> found = had_they_gone_on(trace, threshold=0.8)
-    >>> found.exit_layer.tolist(), found.changed.tolist(), found.settled_layer.tolist()
-    ([2, 2], [False, True], [2, 3])
+    Examples:
+        >>> logits, scores = torch.eye(2)[torch.tensor([[0, 1, 1], [0, 0, 1]])], torch.tensor([[0.6, 0.9, 0.9]] * 2)
+        >>> trace = ExitTrace(logits, scores, None, (1, 2, 3), "gt")
+        >>> later = had_they_gone_on(trace, threshold=0.8)
+        >>> later.exit_layer.tolist(), later.changed.tolist(), later.settled_layer.tolist()
+        ([2, 2], [False, True], [2, 3])
     """
     if not tolerance >= 0:
         raise ValueError(f"tolerance: got {tolerance}; pass a number >= 0 in the unit of the labels")
@@ -55,9 +64,9 @@ def had_they_gone_on(trace: ExitTrace, threshold: Threshold, tolerance: float = 
     answer = answers.gather(1, chosen[:, None])[:, 0]
     regression = trace.logits.shape[-1] == 1
     agrees = (answers - answers[:, -1:]).abs() <= tolerance if regression else answers == answers[:, -1:]
-    agrees[:, -1] = True  # NaN, too, is what it is
-    from_here = agrees.flip(1).long().cumprod(dim=1).flip(1)
-    settled = layers[len(layers) - from_here.sum(dim=1)]
+    agrees[:, -1] = True  # NaN does not equal itself
+    agrees_from_here = agrees.flip(1).long().cumprod(dim=1).flip(1)
+    settled = layers[len(layers) - agrees_from_here.sum(dim=1)]
     right = None if trace.labels is None or regression else answers == trace.labels[:, None]
     return GoneOn(
         tuple(trace.exit_layers),

@@ -1,6 +1,6 @@
-"""Task metrics: what each is called, its range, and what it is defined for.
+"""Task metrics: the name, the range and the direction of each, and the labels for which it is defined.
 
-Accuracy needs nothing but NumPy. The others are those of scikit-learn and SciPy (extra `train`).
+Accuracy needs only NumPy. The others are computed by scikit-learn and SciPy (extra `train`).
 """
 
 from collections.abc import Callable
@@ -15,12 +15,14 @@ from ..utils.imports import needed
 class Metric(NamedTuple):
     """A task metric.
 
-    Args:
-        score: labels (samples,), predictions (samples,) -> score; called only where the metric is defined.
-        lowest, highest: the range of the score, both ends included.
-        higher_is_better: whether a higher score is better.
-        uses_label_order: whether renumbering the classes changes the score.
-        regression: whether it compares numbers, not classes.
+    Attributes:
+        score: Function of labels (samples,) and predictions (samples,) that returns the score. It is called only where
+            the metric is defined.
+        lowest: Lower end of the range of the score, included.
+        highest: Upper end of the range of the score, included.
+        higher_is_better: Whether a higher score is better.
+        uses_label_order: Whether the score changes when the classes are renumbered.
+        regression: Whether the metric compares numbers instead of classes.
     """
 
     score: Callable[[Any, Any], float]
@@ -61,27 +63,32 @@ METRICS: dict[str, Metric] = {
     "pearson": Metric(_correlation("pearsonr"), -1.0, 1.0, uses_label_order=True, regression=True),
     "spearmanr": Metric(_correlation("spearmanr"), -1.0, 1.0, uses_label_order=True, regression=True),
 }
+"""Every task metric by its name."""
 
 
 def compute_score(metric: str, predictions: Any, references: Any) -> float:
     """Compute a task metric.
 
     Args:
-        metric: one of `METRICS`: "accuracy", "f1" (of class 1), "matthews_correlation", "pearson" or "spearmanr".
-        predictions: predicted classes, or numbers for the correlations, (samples,).
-        references: true classes or numbers, (samples,).
+        metric: Name of the metric, a key of `METRICS`: `"accuracy"`, `"f1"` (of class 1 of two classes),
+            `"matthews_correlation"`, `"pearson"` or `"spearmanr"`.
+        predictions: Predicted classes, or predicted numbers for `"pearson"` and `"spearmanr"`, `(samples,)`.
+        references: True classes or numbers, `(samples,)`.
 
     Returns:
-        The score: accuracy and F1 in [0, 1], correlations in [-1, 1]. The correlation of constant predictions is 0,
-        that of predictions with NaN or infinity is NaN.
+        The score. Accuracy and F1 are in [0, 1], correlations in [-1, 1]. The correlation of constant predictions
+        is 0, and that of predictions with NaN or infinity is NaN.
 
     Raises:
-        ValueError: an unknown metric; no references; references for which the metric is not defined: all equal, or
-            without class 1 for F1; more than two classes for F1.
-        ImportError: the extra `train` is missing, for all metrics but accuracy.
+        ValueError: If the metric is unknown, if there are no references, if the metric is not defined for them (F1
+            without class 1; a correlation of references that are all equal), or if F1 gets more than two classes.
+        ImportError: If the extra `train` is not installed and the metric is not accuracy.
 
-    >>> compute_score("f1", [1, 1, 0, 0], [1, 0, 1, 0]), round(compute_score("pearson", [0.1, 0.4, 0.2], [1, 3, 2]), 6)
-    (0.5, 0.981981)
+    Examples:
+        >>> compute_score("f1", [1, 1, 0, 0], [1, 0, 1, 0])
+        0.5
+        >>> round(compute_score("pearson", [0.1, 0.4, 0.2], [1, 3, 2]), 6)
+        0.981981
     """
     if metric not in METRICS:
         *names, last = METRICS
@@ -91,40 +98,41 @@ def compute_score(metric: str, predictions: Any, references: Any) -> float:
         raise ValueError("references: got none; pass at least one")
     undefined = not bool((labels == 1).any()) if metric == "f1" else bool((labels == labels[:1]).all())
     if undefined and metric != "accuracy":
-        what = "have no class 1" if metric == "f1" else "are all the same"
+        reason = "include no class 1" if metric == "f1" else "are all equal"
         raise ValueError(
-            f"references: the {len(labels)} labels {what}, where {metric} is not defined; pass data with other "
-            "labels, too, or another metric"
+            f"references: the {len(labels)} labels {reason}, so {metric} is not defined; pass data with other labels "
+            "as well, or choose another metric"
         )
     if metric == "f1" and max(predicted.max(), labels.max()) > 1:
         raise ValueError(
-            f"metric: f1 is of class 1 of two, and there are classes up to {max(predicted.max(), labels.max())}; pass "
-            "accuracy or matthews_correlation"
+            "metric: f1 is defined for two classes, 0 and 1, but there are classes up to "
+            f"{max(predicted.max(), labels.max())}; pass accuracy or matthews_correlation"
         )
     return METRICS[metric].score(labels, predicted)
 
 
 def check_classes(metric: str, classes: int) -> None:
-    """Check that a metric is defined for a number of classes.
+    """Check that a metric is defined for this number of classes.
 
     Args:
-        metric: name of the metric.
-        classes: number of classes of the model.
+        metric: Name of the metric.
+        classes: Number of classes of the model.
 
     Raises:
-        ValueError: F1 of more than two classes.
+        ValueError: If the metric is F1 and there are more than two classes.
     """
     if metric == "f1" and classes > 2:
         raise ValueError(
-            f"metric: f1 is of class 1 of two, and there are {classes} classes; pass accuracy or matthews_correlation"
+            f"metric: f1 is defined for two classes, 0 and 1, but there are {classes} classes; pass accuracy or "
+            "matthews_correlation"
         )
 
 
 def metric_function(metric: str) -> Callable[[Tensor, Tensor], float]:
-    """`compute_score` of one metric as a function of predictions and labels, as `tradeoff_curve` takes it.
+    """Return `compute_score` of one metric as a function of predictions and labels, the form `tradeoff_curve` takes.
 
     Args:
-        metric: name of the metric.
+        metric: Name of the metric.
     """
 
     def score(predictions: Tensor, references: Tensor) -> float:

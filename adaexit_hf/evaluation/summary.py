@@ -1,4 +1,4 @@
-"""Metrics of a trace: at full depth, at a threshold and at every exit."""
+"""All metrics of a trace in one dict: at full depth, at a threshold and at every exit."""
 
 import json
 from pathlib import Path
@@ -14,10 +14,19 @@ from .tradeoff import exit_histogram, expected_saving, scored_answers
 
 
 def report(trace: ExitTrace, metrics: tuple[str, ...], threshold: float | list[float] | None) -> dict[str, Any]:
-    """All metrics at full depth, at the threshold, and at every exit.
+    """Compute all metrics at full depth, at a threshold, and at every exit.
+
+    Args:
+        trace: Trace with labels.
+        metrics: Names of the metrics.
+        threshold: Exit threshold, as for `ExitTrace.exits_at`; None is full depth.
+
+    Returns:
+        A dict that JSON can represent, but for NaN.
 
     Raises:
-        ValueError: the trace has no labels, or only such as a metric is not defined for; F1 of more than two classes.
+        ValueError: If the trace has no labels, if a metric is not defined for them, or if the metric is F1 and there
+            are more than two classes.
     """
     for name in metrics:
         check_classes(name, trace.logits.shape[-1])
@@ -41,7 +50,7 @@ def report(trace: ExitTrace, metrics: tuple[str, ...], threshold: float | list[f
 
 
 def write_results(folder: Path, results: dict[str, Any], curve: list[CurvePoint]) -> None:
-    """metrics.json and curve.json of a folder, which is made; what is not finite is null there."""
+    """Write metrics.json and curve.json into a folder, which is created if missing. NaN and infinity become null."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, value in {"metrics": results, "curve": [point._asdict() for point in curve]}.items():
         replace_text(folder / f"{name}.json", json.dumps(without_nan(value), indent=2))

@@ -1,4 +1,4 @@
-"""What every exit of a model says about every sample of a data set, kept in one file."""
+"""A trace: the logits and readiness scores of every exit for every sample of a data set, kept in one file."""
 
 import dataclasses
 import json
@@ -18,31 +18,47 @@ from ..models.exit_heads import first_ready
 
 COMPARISONS = {"lt": torch.lt, "le": torch.le, "gt": torch.gt, "ge": torch.ge}
 _TENSORS = ("logits", "scores", "labels", "lengths", "flops")
-_KEY = "adaexit_hf_trace"
+_METADATA_KEY = "adaexit_hf_trace"
 
 
 @dataclass(frozen=True, eq=False)
 class ExitTrace:
-    """What every exit said about every sample of a data set.
+    """The logits and readiness scores of every exit for every sample of a data set.
 
-    Args:
-        logits: (samples, exits, labels).
-        scores: readiness, (samples, exits), in the unit of `criterion`.
-        labels: (samples,), or None for an unlabelled set.
-        exit_layers: layers run at each exit, 1..L, ascending, one per exit.
-        ready: how a score is compared with the threshold: "lt", "le", "gt" or "ge".
-        criterion: what the scores are, a config's `exit_criterion`; None where it is not known.
-        bounds: lowest and highest threshold in that unit; None allows any number.
-        method: the model's `model_type`; None where it is not known.
-        label_names: of the classes, in order; None for regression, or where they are not known.
-        lengths: tokens of each sample up to the last that is no pad, (samples,), or None.
-        flops: floating-point operations until each exit has answered, (samples, exits), or None; see
-            `collect_trace(..., count_flops=True)`.
-        about: anything else that JSON can hold: data set, split, seed.
+    `collect_trace` runs the model once at full depth and returns a trace. Every threshold can then be evaluated
+    without running the model again.
+
+    Attributes:
+        logits: Logits of every exit, `(samples, exits, labels)`.
+        scores: Readiness scores, `(samples, exits)`, in the unit of `criterion`.
+        labels: True classes or numbers, `(samples,)`; None for an unlabelled data set.
+        exit_layers: Number of layers run at each exit, in 1..L, ascending, one per exit.
+        ready: How a readiness score is compared with the threshold: `"lt"`, `"le"`, `"gt"` or `"ge"`. A sample leaves
+            at the first exit where `score <ready> threshold` is true.
+        criterion: The config's `exit_criterion`, which names the kind of score; None if unknown.
+        bounds: Lowest and highest threshold allowed, both included; None allows any number.
+        method: The model's `model_type`; None if unknown.
+        label_names: Names of the classes, in order; None for regression, or if unknown.
+        lengths: Tokens of each sample up to the last one that is not padding, `(samples,)`; None if unknown.
+        flops: Floating-point operations of each sample up to and including each exit, `(samples, exits)`; None if
+            they were not counted, see `collect_trace(..., count_flops=True)`.
+        about: Anything else worth keeping that JSON can represent: data set, split, seed. Default: empty.
 
     Raises:
-        ValueError: no samples; shapes that do not fit each other; a label that is no class index, or not finite; exit
-            layers that do not ascend; an unknown `ready`.
+        ValueError: If there are no samples, if the shapes do not match, if a label is not a class index or not finite,
+            if the exit layers do not ascend, or if `ready` is unknown.
+
+    Examples:
+        >>> logits = torch.tensor([[[0.0, 1.0], [0.0, 2.0]], [[0.5, 0.4], [0.0, 2.0]]])
+        >>> scores = torch.tensor([[0.73, 0.88], [0.52, 0.88]])  # confidence
+        >>> trace = ExitTrace(logits, scores, torch.tensor([1, 1]), exit_layers=(6, 12), ready="gt")
+        >>> trace.exits_at(0.7).tolist()  # the first sample leaves at the first exit, the second at the last
+        [0, 1]
+        >>> exit_logits, exit_layer = trace.at(0.7)
+        >>> exit_layer.tolist(), predictions(exit_logits).tolist()
+        ([6, 12], [1, 1])
+        >>> trace.take(torch.tensor([1])).logits.shape
+        torch.Size([1, 2, 2])
     """
 
     logits: Tensor
@@ -75,9 +91,9 @@ class ExitTrace:
         if self.labels is not None:
             object.__setattr__(self, "labels", wide_labels(self.labels))
         if self.labels is not None and bool((wrong := wrong_labels(self.labels, labels)).any()):
-            place = int(wrong.nonzero()[0, 0])
+            sample = int(wrong.nonzero()[0, 0])
             allowed = "finite numbers" if labels == 1 else f"class indices from 0 to {labels - 1}"
-            raise ValueError(f"labels: got {self.labels[place].item()} for sample {place}; pass {allowed}")
+            raise ValueError(f"labels: got {self.labels[sample].item()} for sample {sample}; pass {allowed}")
         layers = list(self.exit_layers)
         if len(layers) != exits or layers != sorted(set(layers)) or layers[0] < 1:
             raise ValueError(
@@ -90,76 +106,114 @@ class ExitTrace:
 
     @property
     def depth(self) -> int:
-        """Layers run at full depth."""
+        """Number of layers run at full depth, L."""
         return self.exit_layers[-1]
 
     def known_labels(self) -> Tensor:
-        """The labels, (samples,).
+        """Return the labels, or refuse a trace without labels.
+
+        Returns:
+            The labels, `(samples,)`.
 
         Raises:
-            ValueError: the trace has none.
+            ValueError: If the trace has no labels.
         """
         if self.labels is None:
-            raise ValueError("trace: has no labels; collect it on a data set with a 'label' column")
+            raise ValueError("trace: has no labels; call collect_trace on a data set with a 'label' column")
         return self.labels
 
     def exits_at(self, threshold: float | list[float] | None) -> Tensor:
-        """Index of the exit that each sample takes, (samples,); thresholds as in a config, None for full depth.
+        """Return the exit that each sample takes at a threshold.
+
+        Args:
+            threshold: One number, or a list with one number per exit, as in a config; None is full depth, and so is 0
+                if the criterion is patience.
+
+        Returns:
+            Index of the exit of each sample, `(samples,)`, in 0..exits - 1.
 
         Raises:
-            TypeError: not a number, a list of numbers or None.
-            ValueError: NaN, a number outside of `bounds`, a patience that is not whole, or a list whose length is not
-                the number of exits.
+            TypeError: If the threshold is not a number, a list of numbers or None.
+            ValueError: If a number is NaN or outside of `bounds`, if a patience is not a whole number, or if the list
+                does not have one number per exit.
         """
-        # Patience 0 is full depth, as in a config.
-        zero = isinstance(threshold, Real) and not isinstance(threshold, bool) and threshold == 0
-        if threshold is None or (zero and self.criterion == "patience"):
+        # A patience of 0 means full depth, as in a config.
+        is_zero = isinstance(threshold, Real) and not isinstance(threshold, bool) and threshold == 0
+        if threshold is None or (is_zero and self.criterion == "patience"):
             return torch.full((len(self.scores),), len(self.exit_layers) - 1, device=self.scores.device)
         exits = len(self.exit_layers)
-        values = list(threshold) if isinstance(threshold, list | tuple) else [threshold] * exits
-        if len(values) != exits:
+        thresholds = list(threshold) if isinstance(threshold, list | tuple) else [threshold] * exits
+        if len(thresholds) != exits:
             raise ValueError(
-                f"threshold: got {len(values)} numbers for {exits} exits; pass one number, or one per exit"
+                f"threshold: got {len(thresholds)} numbers for {exits} exits; pass one number, or one per exit"
             )
         low, high = self.bounds or (-torch.inf, torch.inf)
-        for value in values:
+        for value in thresholds:
             whole = "whole " * (self.criterion == "patience")
-            told = (
+            message = (
                 f"threshold: got {value!r}; {self.criterion or 'this trace'} takes {whole}numbers in [{low:.4g}, "
                 f"{high:.4g}], or None for full depth"
             )
             if isinstance(value, bool) or not isinstance(value, Real):
-                raise TypeError(told)
-            if not low <= value <= high or (whole and not float(value).is_integer()):  # NaN too
-                raise ValueError(told)
-        # Whole scores would make whole numbers of the thresholds.
-        wide = torch.promote_types(self.scores.dtype, torch.float32)
-        bounds = torch.tensor(values, dtype=wide, device=self.scores.device)
-        return first_ready(COMPARISONS[self.ready](self.scores, bounds))
+                raise TypeError(message)
+            if not low <= value <= high or (whole and not float(value).is_integer()):  # refuses NaN as well
+                raise ValueError(message)
+        # Integer scores must not round the thresholds to integers.
+        dtype = torch.promote_types(self.scores.dtype, torch.float32)
+        limits = torch.tensor(thresholds, dtype=dtype, device=self.scores.device)
+        return first_ready(COMPARISONS[self.ready](self.scores, limits))
 
     def at(self, threshold: float | list[float] | None) -> tuple[Tensor, Tensor]:
-        """Answers (samples, labels) and layers run (samples,) at one threshold; errors as for `exits_at`."""
+        """Return what early exit at a threshold gives for each sample.
+
+        Args:
+            threshold: As for `exits_at`.
+
+        Returns:
+            Logits of the exit that each sample takes, `(samples, labels)`, and the number of layers run for each
+            sample, `(samples,)`.
+
+        Raises:
+            TypeError: As `exits_at`.
+            ValueError: As `exits_at`.
+        """
         chosen = self.exits_at(threshold)
         return self.answers(chosen), torch.tensor(self.exit_layers, device=chosen.device)[chosen]
 
     def answers(self, chosen: Tensor) -> Tensor:
-        """What the exit with index `chosen`, (samples,), answers to each sample, (samples, labels)."""
+        """Return the logits of one chosen exit per sample.
+
+        Args:
+            chosen: Index of the exit of each sample, `(samples,)`, in 0..exits - 1.
+
+        Returns:
+            The logits, `(samples, labels)`.
+        """
         return self.logits[torch.arange(len(chosen), device=chosen.device), chosen]
 
     def take(self, samples: Tensor) -> "ExitTrace":
-        """The trace of some samples only, by their places, (taken,); a place may come more than once."""
+        """Return the trace of some of the samples.
+
+        Args:
+            samples: Indices of the samples, `(taken,)`; an index may occur several times.
+
+        Returns:
+            A trace of `taken` samples, in the given order.
+        """
         tensors = {name: value for name in _TENSORS if (value := getattr(self, name)) is not None}
         taken: dict[str, Any] = {name: value[samples] for name, value in tensors.items()}
         return dataclasses.replace(self, **taken)
 
     def save(self, path: str | Path) -> None:
-        """Write one safetensors file; `ExitTrace.load` reads it, and any safetensors reader its tensors.
+        """Write the trace into one safetensors file.
+
+        `ExitTrace.load` reads it again, and any safetensors reader can read its tensors.
 
         Args:
-            path: of the file; its folder is made, and a file that is there is overwritten.
+            path: Path of the file. Missing folders are created, and an existing file is overwritten.
 
         Raises:
-            TypeError: `about` holds what JSON cannot.
+            TypeError: If `about` contains something that JSON cannot represent.
         """
         facts = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
         tensors = {name: value.contiguous() for name in _TENSORS if (value := facts.pop(name)) is not None}
@@ -168,61 +222,78 @@ class ExitTrace:
         except TypeError as error:
             raise TypeError(f"about: {error}; keep to dicts, lists, strings, numbers, booleans and None") from error
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, path, metadata={"format": "pt", _KEY: text})
+        save_file(tensors, path, metadata={"format": "pt", _METADATA_KEY: text})
 
     @classmethod
     def load(cls, path: str | Path) -> "ExitTrace":
-        """Read what `save` wrote.
+        """Read a trace that `save` wrote.
+
+        Args:
+            path: Path of the file.
+
+        Returns:
+            The trace, on the CPU.
 
         Raises:
-            FileNotFoundError: there is no such file; ValueError: it is no saved trace.
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is not a saved trace.
         """
         try:
             with safe_open(path, framework="pt") as file:
-                facts = json.loads((file.metadata() or {}).get(_KEY, "null"))
+                facts = json.loads((file.metadata() or {}).get(_METADATA_KEY, "null"))
                 tensors: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
-            raise ValueError(f"path: '{path}' is no safetensors file ({error}); pass one that save() wrote") from error
+            raise ValueError(
+                f"path: '{path}' is not a safetensors file ({error}); pass a file that ExitTrace.save wrote"
+            ) from error
         if facts is None:
-            raise ValueError(f"path: '{path}' holds tensors, but no trace; pass a file that ExitTrace.save wrote")
+            raise ValueError(f"path: '{path}' contains tensors, but no trace; pass a file that ExitTrace.save wrote")
         for name in ("exit_layers", "bounds", "label_names"):
             facts[name] = None if facts[name] is None else tuple(facts[name])
         return cls(**{"labels": None} | tensors | facts)
 
 
 def check_same_data(traces: Sequence[ExitTrace], names: Sequence[str] | None = None) -> None:
-    """Refuse traces that are not of the same samples with the same labels; their exits may differ.
+    """Check that all traces are of the same samples with the same labels. Their exits may differ.
 
     Args:
-        traces: of one data set.
-        names: what errors call them; default their places.
+        traces: Traces of one data set.
+        names: Names of the traces for error messages. Default: their indices.
 
     Raises:
-        ValueError: no traces, or another data set (`about["dataset"]`), other samples, labels or label names.
+        ValueError: If there are no traces, or if the data sets (`about["dataset"]`), samples, labels or label names
+            differ.
     """
     if not traces:
         raise ValueError("traces: got none; pass at least one")
-    called = [f"trace {place}" for place in range(len(traces))] if names is None else [f"'{name}'" for name in names]
-    first, other = traces[0], called[0]
-    for name, trace in zip(called[1:], traces[1:], strict=True):
-        sets = trace.about.get("dataset"), first.about.get("dataset")
-        if None not in sets and sets[0] != sets[1]:
-            what = f"the data set {sets[0]!r}, {other} has {sets[1]!r}"
+    titles = [f"trace {index}" for index in range(len(traces))] if names is None else [f"'{name}'" for name in names]
+    first, first_title = traces[0], titles[0]
+    for title, trace in zip(titles[1:], traces[1:], strict=True):
+        dataset, first_dataset = trace.about.get("dataset"), first.about.get("dataset")
+        if None not in (dataset, first_dataset) and dataset != first_dataset:
+            difference = f"the data set {dataset!r}, {first_title} has {first_dataset!r}"
         elif len(trace.logits) != len(first.logits):
-            what = f"{len(trace.logits)} samples, {other} has {len(first.logits)}"
+            difference = f"{len(trace.logits)} samples, {first_title} has {len(first.logits)}"
         elif trace.logits.shape[2] != first.logits.shape[2]:
-            what = f"{trace.logits.shape[2]} labels, {other} has {first.logits.shape[2]}"
+            difference = f"{trace.logits.shape[2]} labels, {first_title} has {first.logits.shape[2]}"
         elif None not in (trace.label_names, first.label_names) and trace.label_names != first.label_names:
-            what = f"the classes {trace.label_names}, {other} has {first.label_names}"
+            difference = f"the classes {trace.label_names}, {first_title} has {first.label_names}"
         elif (trace.labels is None) != (first.labels is None) or (
             trace.labels is not None and first.labels is not None and not torch.equal(trace.labels, first.labels)
         ):
-            what = f"other labels than {other}"
+            difference = f"other labels than {first_title}"
         else:
             continue
-        raise ValueError(f"traces: {name} has {what}; collect all of them on the same data, in the same order")
+        raise ValueError(f"traces: {title} has {difference}; collect all of them on the same data, in the same order")
 
 
 def predictions(logits: Tensor) -> Tensor:
-    """The class, or the number with one label: (samples, ..., labels) -> (samples, ...)."""
+    """Return predicted classes, or predicted numbers if there is one label.
+
+    Args:
+        logits: Logits, `(samples, ..., labels)`.
+
+    Returns:
+        Classes or numbers, `(samples, ...)`.
+    """
     return logits.squeeze(-1) if logits.shape[-1] == 1 else logits.argmax(dim=-1)

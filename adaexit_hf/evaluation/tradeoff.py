@@ -1,4 +1,4 @@
-"""What a trace says: the curve over all thresholds, who leaves where, what every exit is worth, an oracle's bound."""
+"""Evaluate a trace: trade-off curve, samples per exit, score of every exit, and the bound of an oracle."""
 
 import math
 import warnings
@@ -9,35 +9,22 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .collect import collect_trace
-from .curves import CurvePoint, PairwiseAreas, area_under_curve, areas_between, choose_threshold
+from .curves import CurvePoint
 from .metrics import check_classes, metric_function
 from .trace import ExitTrace, predictions
 
-__all__ = [
-    "CurvePoint",
-    "ExitTrace",
-    "OracleBound",
-    "PairwiseAreas",
-    "area_under_curve",
-    "areas_between",
-    "choose_threshold",
-    "collect_trace",
-    "exit_histogram",
-    "expected_saving",
-    "layer_scores",
-    "oracle_bound",
-    "oracle_exits",
-    "predictions",
-    "spread_thresholds",
-    "tradeoff_curve",
-]
-
-Metric = str | Callable[[Tensor, Tensor], float]
+# A function of predictions and labels, or the name of a metric.
+MetricLike = str | Callable[[Tensor, Tensor], float]
 
 
 class OracleBound(NamedTuple):
-    """What the best possible choice of exits would reach, as in a `CurvePoint`."""
+    """Score and cost of the best possible choice of exits.
+
+    Attributes:
+        score: Value of the metric, in its own unit.
+        mean_layers: Mean number of layers run per sample, in [1, L].
+        saving: Share of layer executions saved, in [0, 1).
+    """
 
     score: float
     mean_layers: float
@@ -45,41 +32,62 @@ class OracleBound(NamedTuple):
 
 
 def expected_saving(exit_layer: Tensor, depth: int) -> float:
-    """Fraction of layer executions saved, 1 - sum_i i N_i / (n N), in [0, 1): exit_layer (samples,). DeeBERT, Eq. 2.
+    """Compute the share of layer executions that early exit saves (DeeBERT, Eq. 2).
 
-    >>> expected_saving(torch.tensor([3, 6, 12, 12]), depth=12)
-    0.3125
+    With `N_i` of `n` samples leaving after layer `i` of `L`, it is `1 - sum_i i * N_i / (n * L)`.
+
+    Args:
+        exit_layer: Number of layers run for each sample, 1..L, `(samples,)`.
+        depth: Number of layers of the model, L.
+
+    Returns:
+        The share saved, in [0, 1).
+
+    Examples:
+        >>> expected_saving(torch.tensor([3, 6, 12, 12]), depth=12)
+        0.3125
     """
     return 1 - exit_layer.double().mean().item() / depth
 
 
-def tradeoff_curve(trace: ExitTrace, metric: Metric, thresholds: Sequence[float] | None = None) -> list[CurvePoint]:
-    """Score and cost at every threshold, computed from one trace; by mean layers, cheapest first, full depth last.
+def tradeoff_curve(
+    trace: ExitTrace, metric: MetricLike, thresholds: Sequence[float] | None = None
+) -> list[CurvePoint]:
+    """Compute score and cost at every threshold from one trace.
 
     Args:
-        trace: with labels.
-        metric: (predictions (samples,), labels (samples,)) -> score; predictions are classes, with one label numbers.
-            Or the name of a metric, as in `compute_score`; all but "accuracy" need the extra `train`.
-        thresholds: which ones; default a hundred, spread over the scores that occur. Full depth is always added.
+        trace: Trace with labels.
+        metric: Name of a metric, as in `compute_score` (all but `"accuracy"` need the extra `train`), or a function of
+            predictions `(samples,)` and labels `(samples,)` that returns a score. Predictions are classes, or numbers
+            for regression.
+        thresholds: Thresholds to evaluate. Default: at most one hundred, spread over the scores of the trace. Full
+            depth is always added.
 
-    >>> scores, labels = torch.tensor([[0.9, 0.0], [0.4, 0.0]]), torch.tensor([1, 1])
-    >>> logits = torch.tensor([[[0.0, 1.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 1.0]]])
-    >>> trace = ExitTrace(logits, scores, labels, (3, 12), "gt")
-    >>> for point in tradeoff_curve(trace, "accuracy", [0.3, 0.6]):
-    ...     print(point.threshold, point.score, point.mean_layers, point.saving)
-    0.3 0.5 3.0 0.75
-    0.6 1.0 7.5 0.375
-    None 1.0 12.0 0.0
+    Returns:
+        One point per threshold, ordered by mean layers, the cheapest first and full depth last.
 
     Raises:
-        ValueError: the trace has no labels, a threshold is outside of its bounds, or no metric has this name.
-        TypeError: thresholds that are no list, or what is no metric; ImportError: the extra `train` is not installed.
+        ValueError: If the trace has no labels, a threshold is outside its bounds, or no metric has this name.
+        TypeError: If `thresholds` is not a list, or `metric` is neither a name nor a function.
+        ImportError: If the metric needs the extra `train`, which is not installed.
+
+    Examples:
+        >>> scores, labels = torch.tensor([[0.9, 0.0], [0.4, 0.0]]), torch.tensor([1, 1])
+        >>> logits = torch.tensor([[[0.0, 1.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 1.0]]])
+        >>> trace = ExitTrace(logits, scores, labels, (3, 12), "gt")
+        >>> for point in tradeoff_curve(trace, "accuracy", [0.3, 0.6]):
+        ...     print(point.threshold, point.score, point.mean_layers, point.saving)
+        0.3 0.5 3.0 0.75
+        0.6 1.0 7.5 0.375
+        None 1.0 12.0 0.0
     """
-    score_of, found = _scorer(trace, metric), spread_thresholds(trace) if thresholds is None else thresholds
-    if isinstance(found, Real | str | Tensor):
-        raise TypeError(f"thresholds: got {found!r}; pass a list of thresholds, e.g. thresholds=[0.5]")
+    score_of = _scorer(trace, metric)
+    if thresholds is None:
+        thresholds = spread_thresholds(trace)
+    if isinstance(thresholds, Real | str | Tensor):
+        raise TypeError(f"thresholds: got {thresholds!r}; pass a list of thresholds, e.g. thresholds=[0.5]")
     points = []
-    for threshold in [*found, None]:
+    for threshold in [*thresholds, None]:
         chosen = trace.exits_at(threshold)
         score = score_of(chosen)
         flops = None if trace.flops is None else trace.flops.gather(1, chosen[:, None]).double().mean().item()
@@ -88,30 +96,33 @@ def tradeoff_curve(trace: ExitTrace, metric: Metric, thresholds: Sequence[float]
 
 
 def scored_answers(trace: ExitTrace, stacklevel: int = 3) -> Tensor:
-    """What every exit answers, as metrics take it, (samples, exits): a class, or the number with one label.
+    """Return the predictions of every exit in the form that metrics take.
 
-    An answer that is not finite is none: another class than the label stands for it, so that it counts as wrong, and a
-    warning says how many there are.
+    A class that was predicted from logits that are not finite is replaced by one that differs from the label, so that
+    it counts as wrong, and a warning says how many there are.
 
     Args:
-        trace: with labels.
-        stacklevel: of the warning: 3 points at the line that called the caller.
+        trace: Trace with labels.
+        stacklevel: Stack level of the warning; 3 is the line that called the caller.
+
+    Returns:
+        Classes, or numbers for regression, `(samples, exits)`.
     """
     labels, answers = trace.known_labels(), predictions(trace.logits)
-    lost, classes = ~trace.logits.isfinite().all(dim=-1), trace.logits.shape[-1]
-    if not lost.any():
+    not_finite, classes = ~trace.logits.isfinite().all(dim=-1), trace.logits.shape[-1]
+    if not not_finite.any():
         return answers
     warnings.warn(
-        f"trace: {int(lost.sum())} of {lost.numel()} answers, samples times exits, are not finite"
+        f"trace: {int(not_finite.sum())} of {not_finite.numel()} predictions (samples times exits) are not finite"
         f"{' and count as wrong' if classes > 1 else ''}; collect it again in a wider dtype, e.g. float32",
         RuntimeWarning,
         stacklevel=stacklevel,
     )
-    return answers if classes == 1 else torch.where(lost, (labels[:, None].long() + 1) % classes, answers)
+    return answers if classes == 1 else torch.where(not_finite, (labels[:, None].long() + 1) % classes, answers)
 
 
-def _scorer(trace: ExitTrace, metric: Metric) -> Callable[[Tensor], float]:
-    """(index of the exit that each sample takes, (samples,)) -> score of what they answer."""
+def _scorer(trace: ExitTrace, metric: MetricLike) -> Callable[[Tensor], float]:
+    """Return a function of the exit index of each sample, (samples,), that gives the score of those predictions."""
     if not isinstance(metric, str) and not callable(metric):
         raise TypeError(
             f"metric: got {metric!r}; pass a name, e.g. 'accuracy', or a function of predictions and labels"
@@ -125,20 +136,29 @@ def _scorer(trace: ExitTrace, metric: Metric) -> Callable[[Tensor], float]:
 
 
 def _layers(trace: ExitTrace, chosen: Tensor) -> tuple[float, float]:
-    """Mean layers and saving of the exits with these indices, (samples,)."""
+    """Return mean layers and saving if each sample takes the exit with this index, (samples,)."""
     exit_layer = torch.tensor(trace.exit_layers, device=chosen.device)[chosen]
     return exit_layer.double().mean().item(), expected_saving(exit_layer, trace.depth)
 
 
 def spread_thresholds(trace: ExitTrace, count: int = 100) -> list[float]:
-    """At most `count` thresholds that differ in what they do, and one at which all scores are ready, if there is one.
+    """Choose thresholds that separate the scores of a trace.
 
-    Midpoints between quantiles of the scores that occur, so that no score of the trace lies on a threshold, where
-    rounding could decide; where all scores are whole numbers, as patience is, those numbers from the second on.
+    The thresholds are midpoints between quantiles of the scores, so that no score of the trace equals a threshold,
+    where rounding could decide. If all scores are whole numbers, as with patience, the thresholds are those numbers,
+    from the second on. One more threshold makes all samples leave at the first exit, if the bounds allow one.
 
-    >>> scores = torch.tensor([[0.5, 0.0], [0.75, 0.0]])
-    >>> spread_thresholds(ExitTrace(torch.zeros(2, 2, 2), scores, None, (1, 2), "gt", bounds=(0.0, 1.0)))
-    [0.25, 0.625]
+    Args:
+        trace: Trace with or without labels.
+        count: Largest number of thresholds, the one for the first exit not included. Default: 100.
+
+    Returns:
+        Distinct thresholds, ascending.
+
+    Examples:
+        >>> scores = torch.tensor([[0.5, 0.0], [0.75, 0.0]])
+        >>> spread_thresholds(ExitTrace(torch.zeros(2, 2, 2), scores, None, (1, 2), "gt", bounds=(0.0, 1.0)))
+        [0.25, 0.625]
     """
     scores = trace.scores[:, :-1].flatten().double()
     scores = scores[scores.isfinite()].unique()
@@ -146,55 +166,72 @@ def spread_thresholds(trace: ExitTrace, count: int = 100) -> list[float]:
         return []
     low, high = trace.bounds or (-math.inf, math.inf)
     whole = trace.ready in ("ge", "lt") and bool((scores == scores.round()).all())
-    found = _most_eager(trace.ready, scores, low, high, whole)
+    thresholds = _first_exit_threshold(trace.ready, scores, low, high, whole)
     if len(scores) > 1:
         ranks = torch.linspace(0, len(scores) - 2, min(count, len(scores) - 1)).round().long()
-        # A score may lie a rounding error outside of its own bounds.
+        # Rounding can put a score slightly outside the bounds of its criterion.
         between = scores[ranks + 1] if whole else ((scores[ranks] + scores[ranks + 1]) / 2).clamp(low, high)
-        found += between.tolist()
-    return sorted(set(found))
+        thresholds += between.tolist()
+    return sorted(set(thresholds))
 
 
-def _most_eager(ready: str, scores: Tensor, low: float, high: float, whole: bool) -> list[float]:
-    """A threshold at which all scores, ascending, are ready, half-way to the bound; [] if there is none."""
-    rising = ready in ("lt", "le")  # with the threshold, more are ready
-    last = scores[-1 if rising else 0].item()
-    room = high - last if rising else last - low
+def _first_exit_threshold(ready: str, scores: Tensor, low: float, high: float, whole: bool) -> list[float]:
+    """Return a threshold at which all scores (ascending) are ready, half-way to the bound; [] if there is none."""
+    upwards = ready in ("lt", "le")  # a higher threshold makes more scores ready
+    extreme = scores[-1 if upwards else 0].item()
+    room = high - extreme if upwards else extreme - low
     if room < 0 or (room == 0 and ready in ("lt", "gt")):
         return []
     if ready == "ge" and whole:
-        return [last]
-    step = min(room / 2, 1 + abs(last))
-    return [last + step if rising else last - step]
+        return [extreme]
+    step = min(room / 2, 1 + abs(extreme))
+    return [extreme + step if upwards else extreme - step]
 
 
 def exit_histogram(trace: ExitTrace, threshold: float | list[float] | None) -> dict[int, int]:
-    """How many samples leave after each exit layer; errors as for `ExitTrace.exits_at`.
+    """Count the samples that leave after each exit layer.
 
     Args:
-        trace: with or without labels.
-        threshold: as in a config; None is full depth.
+        trace: Trace with or without labels.
+        threshold: Exit threshold, as for `ExitTrace.exits_at`; None is full depth.
 
-    >>> scores = torch.tensor([[0.9, 0.0], [0.4, 0.0], [0.2, 0.0]])
-    >>> trace = ExitTrace(torch.zeros(3, 2, 2), scores, None, (3, 12), "gt")
-    >>> exit_histogram(trace, 0.6)
-    {3: 1, 12: 2}
+    Returns:
+        Number of samples by exit layer, for every exit layer.
+
+    Raises:
+        TypeError: As `ExitTrace.exits_at`.
+        ValueError: As `ExitTrace.exits_at`.
+
+    Examples:
+        >>> scores = torch.tensor([[0.9, 0.0], [0.4, 0.0], [0.2, 0.0]])
+        >>> trace = ExitTrace(torch.zeros(3, 2, 2), scores, None, (3, 12), "gt")
+        >>> exit_histogram(trace, 0.6)
+        {3: 1, 12: 2}
     """
     counts = torch.bincount(trace.exits_at(threshold), minlength=len(trace.exit_layers))
     return dict(zip(trace.exit_layers, counts.tolist(), strict=True))
 
 
-def layer_scores(trace: ExitTrace, metric: Metric) -> dict[int, float]:
-    """The metric's value at every exit layer if all samples left there; errors as for `ExitTrace.known_labels`.
+def layer_scores(trace: ExitTrace, metric: MetricLike) -> dict[int, float]:
+    """Compute the score of every exit layer if all samples left there.
 
     Args:
-        trace: with labels.
-        metric: (predictions (samples,), labels (samples,)) -> score, or a name, as for `tradeoff_curve`.
+        trace: Trace with labels.
+        metric: Name of a metric, or a function of predictions and labels, as for `tradeoff_curve`.
 
-    >>> logits = torch.tensor([[[0.0, 1.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 1.0]]])
-    >>> trace = ExitTrace(logits, torch.zeros(2, 2), torch.tensor([1, 1]), (3, 12), "gt")
-    >>> layer_scores(trace, "accuracy")
-    {3: 0.5, 12: 1.0}
+    Returns:
+        The score by exit layer.
+
+    Raises:
+        ValueError: If the trace has no labels, or no metric has this name.
+        TypeError: If `metric` is neither a name nor a function.
+        ImportError: If the metric needs the extra `train`, which is not installed.
+
+    Examples:
+        >>> logits = torch.tensor([[[0.0, 1.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 1.0]]])
+        >>> trace = ExitTrace(logits, torch.zeros(2, 2), torch.tensor([1, 1]), (3, 12), "gt")
+        >>> layer_scores(trace, "accuracy")
+        {3: 0.5, 12: 1.0}
     """
     score_of = _scorer(trace, metric)
     samples = len(trace.logits)
@@ -205,50 +242,72 @@ def layer_scores(trace: ExitTrace, metric: Metric) -> dict[int, float]:
 
 
 def oracle_exits(trace: ExitTrace, tolerance: float | None = None) -> Tensor:
-    """Index of the best possible exit of each sample, (samples,): the earliest that is right.
+    """Choose the best exit of each sample with knowledge of its label: the earliest exit that is correct.
 
-    Where none is right: the earliest of all, since there is nothing to gain; in regression the nearest answer. An
-    answer that is not finite is not right.
+    If no exit is correct, it is the first exit, since deeper ones gain nothing; in regression it is the exit with the
+    smallest error. A prediction that is not finite is never correct.
 
     Args:
-        trace: with labels.
-        tolerance: for regression, and only there: the largest absolute error that counts as right, >= 0, in the unit
-            of the labels.
+        trace: Trace with labels.
+        tolerance: Only for regression, and needed there: the largest absolute error that counts as correct, 0 or more,
+            in the unit of the labels. Default: None, for classification.
+
+    Returns:
+        Index of the exit of each sample, `(samples,)`.
 
     Raises:
-        ValueError: no labels; regression without a tolerance, classes with one, or a negative one.
+        ValueError: If the trace has no labels, if `tolerance` is missing or negative for regression, or if it is given
+            for classification.
+
+    Examples:
+        >>> logits = torch.tensor([[[0.0, 1.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 1.0]]])
+        >>> oracle_exits(ExitTrace(logits, torch.zeros(2, 2), torch.tensor([1, 1]), (3, 12), "gt")).tolist()
+        [0, 1]
     """
     labels = trace.known_labels()
     answers = predictions(trace.logits)  # (samples, exits)
     if trace.logits.shape[-1] > 1:
         if tolerance is not None:
-            raise ValueError(f"tolerance: got {tolerance} for classes, which are right or wrong; leave it out")
+            raise ValueError(
+                f"tolerance: got {tolerance}, but the trace is of a classifier; only regression takes one, leave it "
+                "out"
+            )
         finite = trace.logits.isfinite().all(dim=-1)
-        return (finite & (answers == labels[:, None])).long().argmax(dim=1)  # the first of equals
+        return (finite & (answers == labels[:, None])).long().argmax(dim=1)  # argmax returns the first maximum
     if tolerance is None or not tolerance >= 0:
         raise ValueError(
-            f"tolerance: got {tolerance}, but numbers are never quite right; pass the largest absolute error that "
-            "counts as right, e.g. tolerance=0.5"
+            f"tolerance: got {tolerance}, but the trace is of a regression; pass the largest absolute error that "
+            "counts as correct, e.g. tolerance=0.5"
         )
     errors = (answers - labels[:, None]).abs().nan_to_num(math.inf)
-    right = errors <= tolerance
-    return torch.where(right.any(dim=1), right.long().argmax(dim=1), errors.argmin(dim=1))
+    correct = errors <= tolerance
+    return torch.where(correct.any(dim=1), correct.long().argmax(dim=1), errors.argmin(dim=1))
 
 
-def oracle_bound(trace: ExitTrace, metric: Metric, tolerance: float | None = None) -> OracleBound:
-    """Score and cost if every sample left at its best possible exit: no threshold can be better.
+def oracle_bound(trace: ExitTrace, metric: MetricLike, tolerance: float | None = None) -> OracleBound:
+    """Compute score and cost if every sample took its best exit, as `oracle_exits` chooses it.
 
-    A bound of what counts right answers, as accuracy; of other metrics it is what they give for those exits.
+    No threshold can be better. This is a bound for metrics that count correct predictions, such as accuracy; for other
+    metrics it is only their score at these exits.
 
     Args:
-        trace: with labels.
-        metric: (predictions (samples,), labels (samples,)) -> score, or a name, as for `tradeoff_curve`.
-        tolerance: for regression; as for `oracle_exits`, and so are the errors.
+        trace: Trace with labels.
+        metric: Name of a metric, or a function of predictions and labels, as for `tradeoff_curve`.
+        tolerance: Only for regression, as for `oracle_exits`.
 
-    >>> logits = torch.tensor([[[0.0, 1.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 1.0]]])
-    >>> trace = ExitTrace(logits, torch.zeros(2, 2), torch.tensor([1, 1]), (3, 12), "gt")
-    >>> oracle_bound(trace, "accuracy")
-    OracleBound(score=1.0, mean_layers=7.5, saving=0.375)
+    Returns:
+        Score, mean layers and saving.
+
+    Raises:
+        ValueError: As `oracle_exits`, or if no metric has this name.
+        TypeError: If `metric` is neither a name nor a function.
+        ImportError: If the metric needs the extra `train`, which is not installed.
+
+    Examples:
+        >>> logits = torch.tensor([[[0.0, 1.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 1.0]]])
+        >>> trace = ExitTrace(logits, torch.zeros(2, 2), torch.tensor([1, 1]), (3, 12), "gt")
+        >>> oracle_bound(trace, "accuracy")
+        OracleBound(score=1.0, mean_layers=7.5, saving=0.375)
     """
     chosen = oracle_exits(trace, tolerance)
     return OracleBound(_scorer(trace, metric)(chosen), *_layers(trace, chosen))

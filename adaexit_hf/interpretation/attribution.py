@@ -1,8 +1,9 @@
-"""Why a text was answered as it was, and why it left where it did: attributions by Captum (extra `interpret`).
+"""Explain a prediction and the exit where it was made: attributions by Captum (extra `interpret`).
 
-Integrated gradients (Sundararajan, Taly, Yan, "Axiomatic Attribution for Deep Networks", ICML 2017) of every exit's
-answer and readiness, layer conductance (Dhamdhere, Sundararajan, Yan, "How Important Is a Neuron?", ICLR 2019), and
-how faithful they are (DeYoung et al., "ERASER", ACL 2020, section 4.2). `probes` has what needs no attributions.
+Integrated gradients (Sundararajan, Taly, Yan, "Axiomatic Attribution for Deep Networks", ICML 2017) of the logit and
+the readiness score of every exit, layer conductance (Dhamdhere, Sundararajan, Yan, "How Important Is a Neuron?", ICLR
+2019), and the faithfulness of attributions (DeYoung et al., "ERASER", ACL 2020, section 4.2). Analyses that need no
+gradients are in `probes`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,17 +22,18 @@ from .unrolled import Unrolled, Value, answer, probability, readiness
 
 
 class Attribution(NamedTuple):
-    """What each token adds to a value, at every explained exit.
+    """How much each token contributes to a value, at every explained exit.
 
-    Args:
-        values: (exits, tokens), in the unit of the value; 0 at special tokens.
-        value: that of the text, (exits,).
-        change: value of the text minus that of the baseline, (exits,), to which the attributions should sum.
-        error: of completeness, |sum of values - change| / |change|, (exits,); / 1e-4 where the change is less.
-        comprehensiveness: how much the value falls when the words with the highest attributions are masked, (exits,),
-            mean over the top 1, 5, 10, 20 and 50 percent, rounded up; high is faithful. Of the answer it is the
-            probability that falls, as in the paper.
-        sufficiency: how much it falls when all other words are masked, (exits,); low is faithful.
+    Attributes:
+        values: Attributions, `(exits, tokens)`, in the unit of the value; 0 at special tokens.
+        value: The value for the text, `(exits,)`.
+        change: Value for the text minus value for the baseline, `(exits,)`. The attributions should sum to it.
+        error: Completeness error `|sum of values - change| / |change|`, `(exits,)`, 0 at best. The divisor is at least
+            1e-4.
+        comprehensiveness: Drop of the value when the words with the highest attributions are masked, `(exits,)`, mean
+            over the top 1, 5, 10, 20 and 50 percent of the words, rounded up. High values are faithful. For the
+            attributions of a prediction it is the drop of the probability, as in the paper.
+        sufficiency: Drop of the value when all other words are masked, `(exits,)`. Low values are faithful.
     """
 
     values: Tensor
@@ -43,19 +45,20 @@ class Attribution(NamedTuple):
 
 
 class Explanation(NamedTuple):
-    """Why one text was answered as it was, and left where it did.
+    """The explanation of one text: attributions of the prediction and of the readiness score of each exit.
 
-    Args:
-        tokens: of the text, without pads.
-        special: which are no words of the text, such as [CLS], (tokens,), bool.
-        exit_layer: layers that were run, 1..L.
-        label: the class that is explained; 0 with one label.
-        layers: after which the explained exits are, 1..L.
-        criterion: the config's `exit_criterion`, which says what the score is.
-        answer: of the label's logit (DACT-BERT: log-probability; with one label: the number).
-        score: of the exit's readiness; confidence and margin are followed for the classes that lead at the text. Of a
-            method's own criterion it is of what was learned for it: the certainty of learning to exit, or DACT-BERT's
-            halting value, in [0, 1], where 0 stops. None if it was not asked for.
+    Attributes:
+        tokens: Tokens of the text, without padding.
+        special: Which tokens are special tokens such as [CLS], `(tokens,)`, bool.
+        exit_layer: Number of layers run for the text, 1..L.
+        label: The class that is explained; 0 for regression.
+        layers: Layers of the explained exits, 1..L.
+        criterion: The config's `exit_criterion`, which names the kind of readiness score.
+        answer: Attributions of the logit of the label (DACT-BERT: its log-probability; regression: the number).
+        score: Attributions of the readiness score of each exit; None if they were not requested. Confidence and margin
+            are computed for the classes with the highest probabilities for the text, whichever lead elsewhere on the
+            path. For a method's own criterion, the explained value is the one learned for it: the certainty of
+            BERxiT's learning to exit, or DACT-BERT's halting value, in [0, 1], where 0 stops.
     """
 
     tokens: tuple[str, ...]
@@ -68,7 +71,11 @@ class Explanation(NamedTuple):
     score: Attribution | None
 
     def named_values(self) -> dict[str, list[float]]:
-        """All attributions by name, e.g. "answer at layer 3", each one number per token."""
+        """Return all attributions by name.
+
+        Returns:
+            One number per token by name, e.g. `"answer at layer 3"` or `"confidence at layer 3"`.
+        """
         parts = {"answer": self.answer} | ({} if self.score is None else {self.criterion: self.score})
         return {
             f"{name} at layer {layer}": row
@@ -78,15 +85,19 @@ class Explanation(NamedTuple):
 
 
 class Conductance(NamedTuple):
-    """How much of the value of a text, at the exit where it left, flows through each token after each layer.
+    """How much of a value at the exit of a text flows through each token after each layer.
 
-    Args:
-        tokens, special, exit_layer, label: as in `Explanation`. Special tokens count here: layers carry words there.
-        values: (layers, tokens), for layers 1 to `exit_layer`, in the unit of the value.
-        state: what flows past the tokens, (layers,): through what earlier exits handed on, and through a pad where
-            exits read the first place and a text has its pads there.
-        change: value of the text minus that of the baseline, to which values and state of each layer should sum.
-        error: of completeness, of each layer, (layers,); as in `Attribution`.
+    Attributes:
+        tokens: Tokens of the text, without padding.
+        special: Which tokens are special tokens such as [CLS], `(tokens,)`, bool. They have conductance, because
+            layers move information about words to them.
+        exit_layer: Number of layers run for the text, 1..L.
+        label: The class that is explained; 0 for regression.
+        values: Conductance, `(layers, tokens)`, for layers 1 to `exit_layer`, in the unit of the value.
+        state: Conductance that does not flow through the tokens, `(layers,)`: through what earlier exits pass on to
+            later ones, and through padding, if the text is padded on the left and the exits read the first position.
+        change: Value for the text minus value for the baseline. Values and state of each layer should sum to it.
+        error: Completeness error of each layer, `(layers,)`, as in `Attribution`.
     """
 
     tokens: tuple[str, ...]
@@ -114,62 +125,73 @@ def explain(
     rows_per_pass: int = 64,
     progress: bool = True,
 ) -> list[Explanation]:
-    """Integrated gradients over the words of each text: of every exit's answer, and of every exit's readiness.
+    """Compute integrated gradients of each exit's logit and readiness score with respect to the words of each text.
 
-    The path leads from the text with a baseline token in place of each word to the text, through embeddings; special
-    tokens and pads are the same at both ends, and so are the depths of tokens, where a method has such: attributions
-    hold for those that the text has. Each exit takes 2 * steps passes forward and backward.
+    The integration path leads from a baseline, the text with a baseline token in place of each word, to the text, in
+    the space of word embeddings. Special tokens and padding are the same at both ends. If the method gives each token
+    a depth, the depths of the text are used on the whole path, so the attributions hold for these depths. Each exit
+    takes `steps` forward and backward passes for the logit, and as many for the score.
 
     Args:
-        model: on any device; its train or eval mode is restored afterwards.
-        dataset: tokenized rows, as for `collect_trace`.
-        tokenizer: names the tokens, and says which are special; without it they are named by their numbers, and
-            special are those that the encoder's config names.
-        scores: explain readiness, too.
-        layers: explain the exits after these, of the config's `exit_layers`. Default: all.
-        label: the class that is explained. Default: each text's own answer.
-        exit_threshold: when the texts leave; default the config's.
-        steps: of the integral, >= 2, by Gauss and Legendre's rule. With more the completeness error gets smaller.
-        baseline_id: token that stands for no word. Default: the tokenizer's mask token, or else the encoder's pad.
-        batch_size: texts that are explained together.
-        rows_per_pass: about how many rows go through the model at once, on the way from the baseline to the texts.
-        progress: show a bar.
+        model: Model on any device. Its train or eval mode is restored afterwards.
+        dataset: Tokenized rows, as for `collect_trace`.
+        tokenizer: Tokenizer that provides the names of the tokens and tells which are special. Default: none; tokens
+            are named by their ids, and the special ones are those that the encoder's config names.
+        scores: Also explain the readiness scores. Default: True.
+        layers: Exits to explain, by their layers, a subset of the config's `exit_layers`. Default: all.
+        label: The class to explain, 0..labels - 1. Default: the predicted class of each text.
+        exit_threshold: Threshold at which the texts leave. Default: that of the config.
+        steps: Steps of the integral, 2 or more, by Gauss-Legendre quadrature. More steps make the completeness error
+            smaller. Default: 64.
+        baseline_id: Id of a token without meaning, for the baseline. Default: the tokenizer's mask token, else the
+            encoder's padding token.
+        batch_size: Number of texts explained together. Default: 8.
+        rows_per_pass: Approximate number of rows per forward pass on the integration path. Default: 64.
+        progress: Show a progress bar. Default: True.
 
     Returns:
-        one per text, in the order of the data set, on the CPU; `as_json` makes plain lists of them.
+        One explanation per text, in the order of the data set, on the CPU. `as_json` converts them to plain lists.
 
     Raises:
-        ImportError: captum is not installed.
-        ValueError: no rows; `layers`, `label`, `steps` or `baseline_id` out of range; a criterion whose score counts,
-            such as patience (NoGradientError).
+        ImportError: If Captum is not installed.
+        ValueError: If there are no rows, if `layers`, `label`, `steps` or `baseline_id` is out of range, or if the
+            readiness score is a count, such as patience, and has no gradient (`NoGradientError`).
+
+    Warns:
+        RuntimeWarning: If attributions differ from the change that they explain by more than 5 %.
     """
-    run, known = Unrolled(model), list(model.config.exit_layers)
-    chosen = known if layers is None else list(layers)
-    if not chosen or not set(chosen) <= set(known):
-        raise ValueError(f"layers: got {layers}; exits are after layers {known}, pass some of these")
+    run, exit_layers = Unrolled(model), list(model.config.exit_layers)
+    chosen = exit_layers if layers is None else list(layers)
+    if not chosen or not set(chosen) <= set(exit_layers):
+        raise ValueError(f"layers: got {layers}; exits are after layers {exit_layers}, pass some of these")
     gradients = needed("captum.attr", "interpret").IntegratedGradients
-    kinds = [(readiness, readiness)] * scores + [(answer, probability)]  # what cannot be explained first, to refuse it
-    desc, found = "Explaining" if progress else None, {}
+    # Readiness comes first, so that a score without a gradient is refused before anything is computed.
+    kinds = [(readiness, readiness)] * scores + [(answer, probability)]
+    desc, by_place = "Explaining" if progress else None, {}
     _check_steps(steps)
     for batch in texts(run, dataset, tokenizer, label, exit_threshold, baseline_id, batch_size, desc):
         fields = []
         for value, measure in kinds:
             exits = [
-                _attribute(gradients, run, value, measure, batch, known.index(layer), steps, rows_per_pass)
+                _attribute(gradients, run, value, measure, batch, exit_layers.index(layer), steps, rows_per_pass)
                 for layer in chosen
             ]
             fields.append([torch.stack(field, dim=1).cpu() for field in zip(*exits, strict=True)])
         for row, place in enumerate(batch.places):
             real = batch.real[row].cpu()
-            *score, said = [
+            *score, prediction = [
                 Attribution(values[row][:, real], *(other[row] for other in others)) for values, *others in fields
             ]
-            found[place] = Explanation(
-                *_about(batch, row), tuple(chosen), model.config.exit_criterion, said, score[0] if score else None
+            by_place[place] = Explanation(
+                *_text_facts(batch, row),
+                tuple(chosen),
+                model.config.exit_criterion,
+                prediction,
+                score[0] if score else None,
             )
-    explanations = [found[place] for place in sorted(found)]
-    parts = [part for one in explanations for part in (one.answer, one.score) if part is not None]
-    warn_of_incomplete([part.error for part in parts], [_missed(part.values, part.change) for part in parts])
+    explanations = [by_place[place] for place in sorted(by_place)]
+    parts = [part for text in explanations for part in (text.answer, text.score) if part is not None]
+    warn_of_incomplete([part.error for part in parts], [_relative_miss(part.values, part.change) for part in parts])
     return explanations
 
 
@@ -187,28 +209,40 @@ def layer_conductance(
     rows_per_pass: int = 64,
     progress: bool = True,
 ) -> list[Conductance]:
-    """Conductance of every token's state after every layer that a text ran, for its value at the exit where it left.
+    """Compute the conductance of every token after every layer that a text ran, for a value at the exit of the text.
 
-    The same path as in `explain`. The integral is the mean of Captum's on the way there and on the way back, which is
-    the trapezoidal rule; one way alone is of first order in the steps.
+    The integration path is that of `explain`. The integral is the mean of Captum's integrals from the baseline to the
+    text and back, which is the trapezoidal rule; the error of one direction alone falls only linearly with the steps.
 
     Args:
-        model, dataset, tokenizer, label, exit_threshold, baseline_id, batch_size, rows_per_pass, progress: as for
-            `explain`.
-        of: "answer", the logit of the label, or "score", the exit's readiness.
-        steps: of the integral, >= 2.
+        model: Model on any device. Its train or eval mode is restored afterwards.
+        dataset: Tokenized rows, as for `collect_trace`.
+        tokenizer: As for `explain`.
+        of: The value: `"answer"` (default), the logit of the label, or `"score"`, the readiness score.
+        label: The class to explain, 0..labels - 1. Default: the predicted class of each text.
+        exit_threshold: Threshold at which the texts leave. Default: that of the config.
+        steps: Steps of the integral, 2 or more. Default: 64.
+        baseline_id: As for `explain`.
+        batch_size: Number of texts explained together. Default: 8.
+        rows_per_pass: Approximate number of rows per forward pass on the integration path. Default: 64.
+        progress: Show a progress bar. Default: True.
 
     Returns:
-        one per text, in the order of the data set, on the CPU.
+        One result per text, in the order of the data set, on the CPU.
 
     Raises:
-        ImportError, ValueError: as `explain`.
+        ImportError: If Captum is not installed.
+        ValueError: If there are no rows, if `of`, `label`, `steps` or `baseline_id` is out of range, or if the
+            readiness score is a count, such as patience, and has no gradient (`NoGradientError`).
+
+    Warns:
+        RuntimeWarning: If the conductance of a layer differs from the change that it explains by more than 5 %.
     """
     run = Unrolled(model)
     forward = run.of({"answer": answer, "score": readiness}[check_choice("of", of, ("answer", "score"))])
     conductance = needed("captum.attr", "interpret").LayerConductance
     exit_layers, hidden = torch.tensor(model.config.exit_layers), model.config.encoder_config.hidden_size
-    desc, found = "Explaining layers" if progress else None, {}
+    desc, by_place = "Explaining layers" if progress else None, {}
     _check_steps(steps)
     for batch in texts(run, dataset, tokenizer, label, exit_threshold, baseline_id, batch_size, desc):
         at = torch.searchsorted(exit_layers, batch.exit_layer.cpu()).to(batch.classes.device)
@@ -225,18 +259,21 @@ def layer_conductance(
         change = text - base
         error = completeness_error(tokens.sum(dim=-1) + state - change[:, None], change[:, None])
         for row, place in enumerate(batch.places):
-            below = slice(int(batch.exit_layer[row]))
-            found[place] = Conductance(
-                *_about(batch, row),
-                tokens[row, below][:, batch.real[row]].cpu(),
-                (state + (tokens * ~batch.real[:, None]).sum(dim=-1))[row, below].cpu(),
+            layers_run = slice(int(batch.exit_layer[row]))
+            by_place[place] = Conductance(
+                *_text_facts(batch, row),
+                tokens[row, layers_run][:, batch.real[row]].cpu(),
+                (state + (tokens * ~batch.real[:, None]).sum(dim=-1))[row, layers_run].cpu(),
                 change[row].item(),
-                error[row, below].cpu(),
+                error[row, layers_run].cpu(),
             )
-    conductances = [found[place] for place in sorted(found)]
+    conductances = [by_place[place] for place in sorted(by_place)]
     warn_of_incomplete(
-        [one.error for one in conductances],
-        [_missed(torch.column_stack([one.values, one.state]), torch.tensor(one.change)) for one in conductances],
+        [text.error for text in conductances],
+        [
+            _relative_miss(torch.column_stack([text.values, text.state]), torch.tensor(text.change))
+            for text in conductances
+        ],
     )
     return conductances
 
@@ -244,7 +281,7 @@ def layer_conductance(
 def _attribute(
     gradients: Any, run: Unrolled, value: Value, measure: Value, batch: Texts, index: int, steps: int, rows: int
 ) -> tuple[Tensor, ...]:
-    """The fields of an `Attribution` at exit `index`, each (batch, ...), the first (batch, tokens)."""
+    """Return the fields of an `Attribution` at exit `index`: values (batch, tokens), all others (batch,)."""
     classes = batch.classes[:, None] if value is answer else batch.ranking[:, index]
     extra = (torch.full_like(batch.classes, index), classes, *batch.columns)
     forward = run.of(value)
@@ -259,16 +296,25 @@ def _attribute(
     attributions = attributions.detach().float().sum(dim=-1)  # (batch, tokens)
     change = attributions.sum(dim=-1) - delta
     with torch.no_grad():
-        whole = forward(batch.embeddings, *extra)
+        text_value = forward(batch.embeddings, *extra)
         faithful = faithfulness(lambda embeddings: run.of(measure)(embeddings, *extra), batch, attributions)
-    return attributions, whole, change, completeness_error(delta, change), *faithful
+    return attributions, text_value, change, completeness_error(delta, change), *faithful
 
 
 def _conduct(
     method: Any, ends: tuple[Tensor, Tensor], extra: tuple[Any, ...], hidden: int, steps: int, rows: int
 ) -> tuple[Tensor, Tensor]:
-    """What flows through tokens (batch, tokens) and past them (batch,) at one cut, from the first end to the other."""
-    there, back = (
+    """Return the conductance through tokens (batch, tokens) and through the method's state (batch,) at one cut.
+
+    Args:
+        method: Captum's conductance of one layer.
+        ends: Embeddings of the baseline and of the text.
+        extra: Further arguments of the forward function.
+        hidden: Hidden size.
+        steps: Steps of the integral.
+        rows: Approximate number of rows per forward pass.
+    """
+    to_text, to_baseline = (
         method.attribute(
             text,
             baseline,
@@ -279,15 +325,15 @@ def _conduct(
         )
         for baseline, text in (ends, ends[::-1])
     )
-    whole = (there - back).detach().float() / 2  # (batch, tokens * hidden + state)
-    tokens, states = ends[0].shape[1], ends[0].shape[1] * hidden
-    return whole[:, :states].unflatten(1, (tokens, hidden)).sum(dim=-1), whole[:, states:].sum(dim=-1)
+    conductance = (to_text - to_baseline).detach().float() / 2  # (batch, tokens * hidden + state)
+    tokens, size = ends[0].shape[1], ends[0].shape[1] * hidden
+    return conductance[:, :size].unflatten(1, (tokens, hidden)).sum(dim=-1), conductance[:, size:].sum(dim=-1)
 
 
-def _about(batch: Texts, row: int) -> tuple[tuple[str, ...], Tensor, int, int]:
-    """Names of the tokens, which are special (tokens,), exit layer and class of one text."""
+def _text_facts(batch: Texts, row: int) -> tuple[tuple[str, ...], Tensor, int, int]:
+    """Return the tokens of one text, which of them are special (tokens,), its exit layer and its class."""
     real = batch.real[row].cpu()
-    names = tuple(name for name, kept in zip(batch.names[row], real.tolist(), strict=True) if kept)
+    names = tuple(name for name, is_real in zip(batch.names[row], real.tolist(), strict=True) if is_real)
     return names, ~batch.words[row].cpu()[real], int(batch.exit_layer[row]), int(batch.classes[row])
 
 
@@ -296,6 +342,6 @@ def _check_steps(steps: int) -> None:
         raise ValueError(f"steps: got {steps!r}; pass a whole number >= 2, e.g. steps=64")
 
 
-def _missed(values: Tensor, change: Tensor) -> Tensor:
-    """What values (rows, parts) miss of a change, as a share of their sum without signs, (rows,)."""
+def _relative_miss(values: Tensor, change: Tensor) -> Tensor:
+    """Return |sum of values (rows, parts) - change| as a share of the sum of their absolute values, (rows,)."""
     return (values.sum(dim=-1) - change).abs() / values.abs().sum(dim=-1).clamp_min(ROUNDING)

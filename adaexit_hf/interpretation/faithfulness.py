@@ -1,4 +1,4 @@
-"""Can attributions be believed? Do they sum to what they explain, and does the value fall without the words they name?
+"""Check attributions: completeness (their sum), comprehensiveness and sufficiency (the effect of masking words).
 
 Completeness: Sundararajan, Taly, Yan, "Axiomatic Attribution for Deep Networks", ICML 2017, sections 3 and 5.
 Comprehensiveness, sufficiency: DeYoung et al., "ERASER: A Benchmark to Evaluate Rationalized NLP Models", ACL 2020.
@@ -13,16 +13,16 @@ from torch import Tensor
 from .inputs import Texts
 
 PERCENT = (1, 5, 10, 20, 50)  # of the words that are masked: the bins of ERASER
-ROUNDING = 1e-4  # a smaller change is not told from rounding
-TOLERATED = 0.05
+ROUNDING = 1e-4  # a smaller change cannot be distinguished from rounding
+TOLERATED = 0.05  # a larger completeness error causes a warning
 
 
 def completeness_error(delta: Tensor, change: Tensor) -> Tensor:
-    """By how much attributions miss the change that they explain, as a share of it; / 1e-4 where it is less.
+    """Return how far attributions are from the change that they explain, relative to the change or 1e-4.
 
     Args:
-        delta: sum of attributions minus change, (batch, ...).
-        change: value of the text minus that of the baseline, (batch, ...).
+        delta: Sum of attributions minus change, (batch, ...).
+        change: Value for the text minus value for the baseline, (batch, ...).
 
     >>> completeness_error(torch.tensor([0.02, 0.0]), torch.tensor([-2.0, 0.0])).tolist()
     [0.009999999776482582, 0.0]
@@ -31,39 +31,45 @@ def completeness_error(delta: Tensor, change: Tensor) -> Tensor:
 
 
 def faithfulness(measure: Callable[[Tensor], Tensor], batch: Texts, attributions: Tensor) -> tuple[Tensor, Tensor]:
-    """Comprehensiveness and sufficiency, each (batch,), means over the top 1, 5, 10, 20 and 50 % of words, rounded up.
+    """Compute comprehensiveness and sufficiency, means over the top 1, 5, 10, 20 and 50 % of words, rounded up.
 
     Args:
-        measure: value of word embeddings, (batch, tokens, hidden) -> (batch,).
-        batch: texts; what is masked has the embedding of the baseline.
-        attributions: (batch, tokens); the highest are masked, or left alone.
+        measure: Function of word embeddings (batch, tokens, hidden) that returns a value (batch,).
+        batch: Texts; a masked word gets the embedding of the baseline.
+        attributions: Attributions (batch, tokens). The words with the highest are masked for comprehensiveness; all
+            others are masked for sufficiency.
+
+    Returns:
+        Comprehensiveness and sufficiency, each (batch,).
     """
     order = attributions.masked_fill(~batch.words, -torch.inf).argsort(dim=-1, descending=True, stable=True)
     rank, count = order.argsort(dim=-1), batch.words.sum(dim=-1, keepdim=True)
-    whole = measure(batch.embeddings)
-    falls = []
+    value = measure(batch.embeddings)
+    drops = []
     for percent in PERCENT:
         top = batch.words & (rank < (percent * count + 99) // 100)
-        without, alone = (torch.where(kept.unsqueeze(-1), batch.embeddings, batch.baseline) for kept in (~top, top))
-        falls.append(torch.stack([whole - measure(without), whole - measure(alone)]))
-    comprehensiveness, sufficiency = torch.stack(falls).mean(dim=0)
+        without_top, top_only = (
+            torch.where(unmasked.unsqueeze(-1), batch.embeddings, batch.baseline) for unmasked in (~top, top)
+        )
+        drops.append(torch.stack([value - measure(without_top), value - measure(top_only)]))
+    comprehensiveness, sufficiency = torch.stack(drops).mean(dim=0)
     return comprehensiveness, sufficiency
 
 
 def warn_of_incomplete(errors: Sequence[Tensor], misses: Sequence[Tensor]) -> None:
-    """Warn where attributions should not be shown as they are.
+    """Warn of attributions whose sum is too far from the change that they explain.
 
     Args:
-        errors: of completeness, any shapes.
-        misses: the same differences as a share of the sum of the attributions without their signs, which does not
-            become small where attributions balance.
+        errors: Completeness errors, any shapes.
+        misses: The same differences relative to the sum of the absolute attributions, which stays large where positive
+            and negative attributions cancel. Only where both are large is an attribution reported.
     """
-    error, missed = torch.cat([part.flatten() for part in errors]), torch.cat([part.flatten() for part in misses])
-    bad = (error > TOLERATED) & (missed > TOLERATED)
+    error, miss = torch.cat([part.flatten() for part in errors]), torch.cat([part.flatten() for part in misses])
+    bad = (error > TOLERATED) & (miss > TOLERATED)
     if bad.any():
         warnings.warn(
-            f"{int(bad.sum())} of {len(bad)} attributions miss the change of their value by more than 5 %, at most by "
-            f"{error[bad].max().item():.0%}, see `error`; pass more steps, or another baseline_id",
+            f"{int(bad.sum())} of {len(bad)} attributions differ from the change that they explain by more than 5 %, "
+            f"at most by {error[bad].max().item():.0%}, see `error`; pass more steps, or another baseline_id",
             RuntimeWarning,
             stacklevel=3,
         )

@@ -1,4 +1,4 @@
-"""The texts that explanations are for, with a baseline to compare each with."""
+"""Batches of the texts to explain, each text with a baseline to compare it with."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from numbers import Integral
@@ -13,19 +13,19 @@ from .unrolled import Columns, Unrolled
 
 
 class Texts(NamedTuple):
-    """Texts that are explained together.
+    """A batch of texts that are explained together.
 
-    Args:
-        places: of the texts in the data set.
-        columns: what the model reads besides embeddings, each (batch, tokens).
-        embeddings: of words, (batch, tokens, hidden).
-        baseline: the same, with the embedding of the baseline token in place of every word.
-        words: tokens that are neither pads nor special, (batch, tokens), bool.
-        real: tokens that are no pads, (batch, tokens), bool.
-        classes: that are explained, (batch,); 0 with one label.
-        ranking: classes of every exit, the likeliest first, (batch, exits, labels).
-        exit_layer: layers that were run, 1..L, (batch,).
-        names: of all tokens, pads included.
+    Attributes:
+        places: Indices of the texts in the data set.
+        columns: Inputs of the model other than embeddings, each (batch, tokens).
+        embeddings: Word embeddings, (batch, tokens, hidden).
+        baseline: The same, with the embedding of the baseline token in place of every word.
+        words: Tokens that are neither padding nor special, (batch, tokens), bool.
+        real: Tokens that are not padding, (batch, tokens), bool.
+        classes: Classes to explain, (batch,); 0 for regression.
+        ranking: Classes of every exit, the most probable first, (batch, exits, labels).
+        exit_layer: Number of layers run for each text, 1..L, (batch,).
+        names: Names of all tokens, padding included.
     """
 
     places: list[int]
@@ -50,22 +50,24 @@ def texts(
     batch_size: int,
     desc: str | None,
 ) -> Iterator[Texts]:
-    """Batches of a data set, in eval mode; arguments as for `interpretation.explain`.
+    """Yield the batches of a data set while the model is in eval mode. Arguments are those of `explain`.
 
     Raises:
-        ValueError: no rows; `label` or `baseline_id` out of range, or no baseline to be had.
+        ValueError: If there are no rows, or if `label` or `baseline_id` is out of range or has no default.
     """
     model, rows = run.model, checked_rows(dataset)
     labels, encoder = model.config.num_labels, model.config.encoder_config
     if label is not None and (isinstance(label, bool) or not isinstance(label, Integral) or not 0 <= label < labels):
-        raise ValueError(f"label: got {label}; allowed are 0 to {labels - 1}, or None for each text's own answer")
+        raise ValueError(
+            f"label: got {label}; allowed are 0 to {labels - 1}, or None for the predicted class of each text"
+        )
     if baseline_id is None and tokenizer is not None:
         baseline_id = tokenizer.mask_token_id
     if baseline_id is None:
         baseline_id = encoder.pad_token_id
     if baseline_id is None or not 0 <= baseline_id < encoder.vocab_size:
         raise ValueError(
-            f"baseline_id: got {baseline_id}; pass the number of a token that stands for no word, in 0 to "
+            f"baseline_id: got {baseline_id}; pass the id of a token without meaning, such as the mask token, in 0 to "
             f"{encoder.vocab_size - 1}, e.g. baseline_id=tokenizer.mask_token_id"
         )
     special = torch.tensor(sorted(special_ids(encoder, tokenizer)), dtype=torch.long)
@@ -82,7 +84,7 @@ def texts(
                 columns = run.at_own_depths(embeddings, columns)
             real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
             words = real & ~torch.isin(ids, special.to(ids.device))
-            answered = output.logits.argmax(dim=-1)
+            predicted = output.logits.argmax(dim=-1)
             yield Texts(
                 places,
                 columns,
@@ -90,7 +92,7 @@ def texts(
                 torch.where(words.unsqueeze(-1), base, embeddings),
                 words,
                 real,
-                answered if label is None else torch.full_like(answered, label),
+                predicted if label is None else torch.full_like(predicted, label),
                 trace.exit_logits.argsort(dim=-1, descending=True),
                 output.exit_layer,
                 [token_names(row, tokenizer) for row in ids.tolist()],
@@ -100,13 +102,13 @@ def texts(
 
 
 def special_ids(encoder_config: Any, tokenizer: Any = None) -> set[int]:
-    """Tokens that are no words, such as [CLS]: all special ones of a tokenizer but unknown and masked words."""
+    """Return the ids of special tokens such as [CLS]; unknown and mask tokens stand for words and are not included."""
     if tokenizer is not None:
         return set(tokenizer.all_special_ids) - {tokenizer.unk_token_id, tokenizer.mask_token_id}
     names = ("pad_token_id", "cls_token_id", "sep_token_id", "bos_token_id", "eos_token_id")
-    return {found for found in (getattr(encoder_config, name, None) for name in names) if found is not None}
+    return {token for token in (getattr(encoder_config, name, None) for name in names) if token is not None}
 
 
 def token_names(ids: list[int], tokenizer: Any = None) -> list[str]:
-    """As the tokenizer writes them; without one their numbers."""
+    """Return the tokenizer's names of tokens, or their ids as text if there is no tokenizer."""
     return [str(token) for token in ids] if tokenizer is None else tokenizer.convert_ids_to_tokens(ids)

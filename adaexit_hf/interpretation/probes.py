@@ -1,4 +1,4 @@
-"""What can be seen of a model without gradients: attention, what confidence depends on, and answers not waited for."""
+"""Analyses that need no gradients: attention entropy, and confidence against the overlap of two sentences."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -14,12 +14,12 @@ from ..utils.imports import needed
 
 
 class AttentionEntropy(NamedTuple):
-    """How widely heads look around.
+    """How widely each attention head spreads its attention.
 
-    Args:
-        entropy: of a head's attention in nats, mean over a text's tokens, (texts, layers, heads); from 0, all on one
-            token, to ln tokens, the same on all.
-        tokens: of each text, without pads, (texts,).
+    Attributes:
+        entropy: Entropy of each head's attention in nats, mean over the tokens of a text, `(texts, layers, heads)`;
+            from 0, all attention on one token, to the logarithm of the number of tokens, equal attention on all.
+        tokens: Number of tokens of each text, without padding, `(texts,)`.
     """
 
     entropy: Tensor
@@ -27,14 +27,14 @@ class AttentionEntropy(NamedTuple):
 
 
 class BleuCorrelation(NamedTuple):
-    """Does confidence follow the overlap of the two sentences? By exit and by the class that the exit predicts.
+    """Correlation of confidence with the overlap of two sentences, by exit and by predicted class.
 
-    Args:
-        layers: after which the exits are, 1..L.
-        correlation: Pearson's, of BLEU-4 and confidence, (exits, labels), in [-1, 1]; NaN where it is undefined,
-            with fewer than two samples or without any spread.
-        samples: how many the exit predicts to be of the class, (exits, labels).
-        bleu: of each sample, (samples,), in [0, 100].
+    Attributes:
+        layers: Number of layers run at each exit, 1..L.
+        correlation: Pearson correlation of BLEU-4 and confidence, `(exits, labels)`, in [-1, 1]; NaN where it is
+            undefined, with fewer than two samples or if either is constant.
+        samples: Number of samples for which the exit predicts the class, `(exits, labels)`.
+        bleu: BLEU-4 of each sample, `(samples,)`, in [0, 100].
     """
 
     layers: tuple[int, ...]
@@ -49,23 +49,34 @@ def attention_entropy(
     batch_size: int = 32,
     progress: bool = True,
 ) -> AttentionEntropy:
-    """Entropy of every attention head at full depth, mean over the tokens of each text, pads left out.
+    """Compute the entropy of every attention head at full depth, as the mean over the tokens of each text.
 
     Args:
-        model: with eager attention; its train or eval mode is restored afterwards.
-        dataset: tokenized rows, as for `collect_trace`.
-        batch_size: rows per forward pass.
-        progress: show a bar.
+        model: Model with eager attention. Its train or eval mode is restored afterwards.
+        dataset: Tokenized rows, as for `collect_trace`.
+        batch_size: Rows per forward pass, 1 or more. Default: 32.
+        progress: Show a progress bar. Default: True.
 
     Returns:
-        (texts, layers, heads), in the order of the data set, on the CPU.
+        Entropy and number of tokens of each text, in the order of the data set, on the CPU.
 
     Raises:
-        ValueError: no rows; another implementation of attention, which keeps no weights.
+        ValueError: If there are no rows, or if the attention implementation of the model returns no weights.
+        TypeError: If the model has no exits.
+
+    Examples:
+        >>> from transformers import BertConfig
+        >>> from adaexit_hf.models.modeling_deebert import DeeBertConfig, DeeBertForSequenceClassification
+        >>> encoder = BertConfig(vocab_size=10, hidden_size=4, num_hidden_layers=3, num_attention_heads=2)
+        >>> model = DeeBertForSequenceClassification(DeeBertConfig(encoder_config=encoder))
+        >>> model.set_attn_implementation("eager")
+        >>> result = attention_entropy(model, [{"input_ids": [2, 5, 3]}, {"input_ids": [2, 3]}], progress=False)
+        >>> result.entropy.shape, result.tokens.tolist()
+        (torch.Size([2, 3, 2]), [3, 2])
     """
     check_model(model)
     rows, training = checked_rows(dataset), model.training
-    found: dict[int, tuple[Tensor, Tensor]] = {}
+    by_place: dict[int, tuple[Tensor, Tensor]] = {}
     model.eval()
     try:
         for places, batch in by_length(
@@ -74,56 +85,65 @@ def attention_entropy(
             with torch.inference_mode():
                 attentions = model(**model_inputs(model, batch), early_exit=False, output_attentions=True).attentions
             if attentions is None:
+                implementation = model.encoder.config._attn_implementation
                 raise ValueError(
-                    f"model: got attention implementation '{model.encoder.config._attn_implementation}', which keeps "
-                    "no weights; call model.set_attn_implementation('eager') first"
+                    f"model: got attention implementation '{implementation}', which returns no attention weights; "
+                    "call model.set_attn_implementation('eager') first"
                 )
             real = batch["attention_mask"].float()  # (batch, tokens)
-            looks = torch.stack([torch.special.entr(layer.float()).sum(dim=-1) for layer in attentions], dim=1).cpu()
+            by_token = torch.stack([torch.special.entr(layer.float()).sum(-1) for layer in attentions], dim=1).cpu()
             count = real.sum(dim=-1)
-            entropy = (looks * real[:, None, None]).sum(dim=-1) / count[:, None, None]  # (batch, layers, heads)
-            found |= dict(zip(places, zip(entropy, count.long(), strict=True), strict=True))
+            entropy = (by_token * real[:, None, None]).sum(dim=-1) / count[:, None, None]  # (batch, layers, heads)
+            by_place |= dict(zip(places, zip(entropy, count.long(), strict=True), strict=True))
     finally:
         model.train(training)
-    entropies, counts = zip(*(found[place] for place in range(len(rows))), strict=True)
+    entropies, counts = zip(*(by_place[place] for place in range(len(rows))), strict=True)
     return AttentionEntropy(torch.stack(entropies), torch.stack(counts))
 
 
 def confidence_bleu_correlation(trace: ExitTrace, first: Sequence[str], second: Sequence[str]) -> BleuCorrelation:
-    """Pearson correlation of confidence with BLEU-4 between two sentences, by exit and predicted class; BERxiT, 5.5.
+    """Correlate confidence with the BLEU-4 of two sentences, by exit and predicted class (BERxiT, section 5.5).
 
-    Sentence BLEU by sacrebleu with effective order, since BLEU-4 of fewer than four words is none, and its default
-    smoothing, "exp": the k-th order of n-grams without a match counts as 1 / 2^k matches. The paper names no
-    implementation, and does not say which sentence is the reference: here the second. Confidence is the largest
-    probability, whatever decides about exits.
+    The paper names no implementation of BLEU and does not say which sentence is the reference. Here it is sentence
+    BLEU by sacrebleu, and the second sentence is the reference. Effective order is used, because BLEU-4 of fewer than
+    four words is 0 otherwise, and the default smoothing, "exp": the k-th order of n-grams without a match counts as
+    1 / 2^k matches. Confidence is the largest probability, whichever criterion decides about exits.
 
     Args:
-        trace: of a task that compares two sentences.
-        first, second: the sentences of each sample of the trace, in its order.
+        trace: Trace of a classification task that compares two sentences.
+        first: First sentence of each sample of the trace, in its order.
+        second: Second sentence of each sample of the trace, in its order.
+
+    Returns:
+        Correlation and number of samples by exit and predicted class, and the BLEU of each sample.
 
     Raises:
-        ImportError: sacrebleu is not installed.
-        ValueError: as many sentences as samples are needed; regression has no confidence.
+        ImportError: If sacrebleu is not installed.
+        ValueError: If the number of sentences is not the number of samples, or if the trace is of a regression, which
+            has no confidence.
     """
     samples, _, labels = trace.logits.shape
     if labels == 1:
-        raise ValueError("trace: one label has no confidence; pass the trace of a classifier")
+        raise ValueError("trace: got one label, and regression has no confidence; pass the trace of a classifier")
     for name, sentences in (("first", first), ("second", second)):
         if len(sentences) != samples:
-            raise ValueError(f"{name}: got {len(sentences)} sentences for {samples} samples; pass one for each")
+            raise ValueError(f"{name}: got {len(sentences)} sentences for {samples} samples; pass one per sample")
     score = needed("sacrebleu", "interpret").sentence_bleu
     pairs = zip(first, second, strict=True)
     bleu = torch.tensor([score(one, [other], use_effective_order=True).score for one, other in pairs])
-    sure, said = confidence(trace.logits), trace.logits.argmax(dim=-1)  # (samples, exits)
-    groups = torch.stack([said == label for label in range(labels)], dim=-1)  # (samples, exits, labels)
+    confidences, predicted = confidence(trace.logits), trace.logits.argmax(dim=-1)  # (samples, exits)
+    groups = torch.stack([predicted == label for label in range(labels)], dim=-1)  # (samples, exits, labels)
     correlation = torch.tensor(
-        [[pearson(bleu[group], sure[group, index]) for group in groups[:, index].T] for index in range(said.shape[1])]
+        [
+            [pearson(bleu[group], confidences[group, index]) for group in groups[:, index].T]
+            for index in range(predicted.shape[1])
+        ]
     )
     return BleuCorrelation(tuple(trace.exit_layers), correlation, groups.sum(dim=0), bleu)
 
 
 def pearson(first: Tensor, second: Tensor) -> float:
-    """Pearson's correlation of two rows of numbers, (samples,) each; NaN for fewer than two, or where one is constant.
+    """Compute the Pearson correlation of two tensors (samples,); NaN for fewer than two samples or if one is constant.
 
     >>> round(pearson(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([2.0, 1.0, 5.0])), 4)
     0.8386
@@ -137,14 +157,20 @@ def pearson(first: Tensor, second: Tensor) -> float:
 
 
 def as_json(result: Any, digits: int = 6) -> Any:
-    """A result as what JSON knows: named tuples are objects, tensors lists; NaN and infinity are null.
+    """Convert a result to values that JSON can represent.
+
+    Named tuples become dicts, tensors become lists, and NaN and infinity become None.
 
     Args:
-        result: of this module or of `interpretation`, or a list of such.
-        digits: significant digits of numbers.
+        result: A result of this package, or a list of results.
+        digits: Significant digits of the numbers. Default: 6.
 
-    >>> as_json(AttentionEntropy(torch.tensor([[[0.1234567, torch.nan]]]), torch.tensor([3])))
-    {'entropy': [[[0.123457, None]]], 'tokens': [3]}
+    Returns:
+        Dicts, lists, strings, numbers, booleans and None only.
+
+    Examples:
+        >>> as_json(AttentionEntropy(torch.tensor([[[0.1234567, torch.nan]]]), torch.tensor([3])))
+        {'entropy': [[[0.123457, None]]], 'tokens': [3]}
     """
     if isinstance(result, Tensor):
         return as_json(result.tolist(), digits)

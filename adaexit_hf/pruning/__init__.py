@@ -1,6 +1,6 @@
-"""Remove layers: those that no text reaches, and the static baselines that early exit is compared with."""
+"""Remove layers: those that no text reaches, or a fixed choice, for the baselines that early exit is compared with."""
 
-from .layer_drop import LayerDrop, keep_layers, layer_drop
+from .layerdrop import LayerDrop, keep_layers, layer_drop
 from .unused_layers import prune_unused_layers
 
 __all__ = [

@@ -1,8 +1,8 @@
-"""Show results: figures (extra `plot`), and an HTML report with a threshold slider."""
+"""Show results: figures (extra `plot`) and an HTML report with a threshold slider."""
 
+from .attributed_tokens import TokenAttributions, token_attributions
 from .figures import comparison_figure, exit_figure, tradeoff_figure
 from .html_report import Report, build_report, write_report
-from .token_attributions import TokenAttributions, token_attributions
 
 __all__ = [
     "Report",

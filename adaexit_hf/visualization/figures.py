@@ -1,4 +1,4 @@
-"""Pictures of early exit, drawn by matplotlib (extra `plot`), to stand in a page: no state, no windows."""
+"""Figures of early exit, drawn by matplotlib (extra `plot`) without pyplot: no global state, no windows."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Told apart by colour-blind readers, too, and by lightness alone.
+# Colour-blind readers can distinguish these colours, and so can readers of a black-and-white print.
 LINE, CHOSEN, INK, FAINT = "#2166ac", "#b84a00", "#24292f", "#d8dee4"
-# Of several lines: colours that colour-blind readers tell apart (Okabe and Ito), and dashes where they come close.
+# Line styles of several methods: colours for colour-blind readers (Okabe and Ito), with dashes for similar colours.
 STYLES: tuple[tuple[str, Any], ...] = (
     ("#0072b2", "-"), ("#d55e00", "-"), ("#009e73", "-"), ("#7f7f7f", (0, (1, 1))), ("#cc79a7", "-"),
     ("#e69f00", (0, (5, 2))), ("#56b4e9", (0, (5, 2))), ("#000000", "-"),
 )  # fmt: skip
-SIZE = (7.5, 3.6)  # inches; with DPI twice the pixels of a page's column
+SIZE = (7.5, 3.6)  # inches; at this DPI twice the width of a text column on the Hub, for sharp screens
 DPI = 200
 SMALL, NORMAL = 9.5, 11  # points
 
@@ -25,13 +25,20 @@ SMALL, NORMAL = 9.5, 11  # points
 def tradeoff_figure(
     curve: Sequence[CurvePoint], metric: str, depth: int, chosen: Any = None, on: str = ""
 ) -> "Figure":
-    """Score against layers run: every threshold, the score of full depth as a line, the chosen threshold marked.
+    """Plot score against layers run, with the score at full depth as a line.
 
     Args:
-        metric: name of the score.
-        depth: number of layers, L.
-        chosen: a threshold of the curve; what is none is not marked.
-        on: what it was measured on.
+        curve: Curve from `tradeoff_curve`.
+        metric: Name of the metric, for the title and the axis.
+        depth: Number of layers of the model, L.
+        chosen: Threshold whose point is marked, if the curve has it. Default: no mark.
+        on: Name of the data set, for the title. Default: none.
+
+    Returns:
+        The matplotlib figure.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
     """
     figure, axes = _canvas(f"{metric[:1].upper()}{metric[1:]} and layers run{on and f': {on}'}")
     axes.grid(axis="y", color=FAINT, linewidth=0.8)
@@ -46,7 +53,7 @@ def tradeoff_figure(
             )  # fmt: skip
         elif point.threshold == chosen:
             axes.plot(point.mean_layers, point.score, "o", color=CHOSEN, markersize=9, zorder=3)
-            # Where the curve does not run: below a rising one, above a falling one, away from the right edge.
+            # Place the label away from the curve: below a rising one, above a falling one, left near the right edge.
             later = [other.score for other in curve if other.mean_layers > point.mean_layers]
             above, left = bool(later) and point.score > sum(later) / len(later), point.mean_layers > 0.7 * depth
             axes.annotate(
@@ -55,7 +62,7 @@ def tradeoff_figure(
                 color=CHOSEN, fontsize=SMALL, textcoords="offset points", va="bottom" if above else "top",
                 ha="right" if left else "left", zorder=1.5, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
             )  # fmt: skip
-    axes.margins(y=0.22)  # room for what is written at the points
+    axes.margins(y=0.22)  # room for the labels of the points
     axes.set_xlim(min(1.0, *layers) - 0.02 * depth, 1.02 * depth)
     axes.set_xticks(range(depth, 0, -(1 + depth // 13)))
     axes.set_xlabel(f"mean layers run per text, of {depth}")
@@ -71,19 +78,23 @@ def comparison_figure(
     on: str = "",
     lowest: float | None = None,
 ) -> "Figure":
-    """Score against layers run, a line per method; save it as SVG or PDF for a paper, as PNG for a page.
+    """Plot score against layers run with one line per method.
 
     Args:
-        curves: by name of the method; at most eight, more cannot be told apart. Their places give them their
-            colours: an empty curve is not drawn and leaves the others theirs.
-        metric: name of the score.
-        depth: number of layers, L.
-        fixed: (layers, score) of models without exits, by name; marked and named at their points.
-        on: what it was measured on.
-        lowest: score at which the axis begins; lines below it leave the picture. Default: all is shown.
+        curves: Curves by name of the method, one to eight; more could not be distinguished. The position in the
+            mapping determines the colour, so an empty curve is not drawn but keeps the colours of the others.
+        metric: Name of the metric, for the title and the axis.
+        depth: Number of layers of the models, L.
+        fixed: `(layers, score)` of models without exits, by name. Each is a labelled point. Default: none.
+        on: Name of the data set, for the title. Default: none.
+        lowest: Lowest score on the axis; lines below it are cut off. Default: everything is shown.
+
+    Returns:
+        The matplotlib figure.
 
     Raises:
-        ValueError: no curve, or more than eight.
+        ValueError: If there are no curves or more than eight.
+        ImportError: If matplotlib is not installed.
     """
     if not 1 <= len(curves) <= len(STYLES):
         raise ValueError(f"curves: got {len(curves)}; pass 1 to {len(STYLES)}, or draw several figures")
@@ -110,37 +121,41 @@ def comparison_figure(
 
 
 def _labels(fixed: Mapping[str, tuple[float, float]], apart: float) -> list[tuple[str, tuple[float, float]]]:
-    """Names with where they stand, the best first: one for all points of the same layers that are not `apart`.
+    """Return labels and their positions, the deepest first; points of equal layers closer than `apart` share a label.
 
     >>> _labels({"a": (6.0, 0.8), "b": (6.0, 0.81), "c": (3.0, 0.8)}, apart=0.02)
     [('b, a', (6.0, 0.81)), ('c', (3.0, 0.8))]
     """
-    found: list[tuple[str, tuple[float, float]]] = []
+    labels: list[tuple[str, tuple[float, float]]] = []
     for name, (layers, score) in sorted(fixed.items(), key=lambda item: item[1], reverse=True):
-        if found and found[-1][1][0] == layers and found[-1][1][1] - score < apart:
-            found[-1] = (f"{found[-1][0]}, {name}", found[-1][1])
+        if labels and labels[-1][1][0] == layers and labels[-1][1][1] - score < apart:
+            labels[-1] = (f"{labels[-1][0]}, {name}", labels[-1][1])
         else:
-            found.append((name, (layers, score)))
-    return found
+            labels.append((name, (layers, score)))
+    return labels
 
 
 def exit_figure(histogram: Mapping[int, int], depth: int, on: str = "") -> "Figure":
-    """Share of texts that leave after each layer, in percent.
+    """Plot the percentage of texts that leave after each layer.
 
     Args:
-        histogram: layer, 1..L -> number of texts.
-        depth: number of layers, L.
-        on: what it was measured on.
+        histogram: Number of texts by exit layer, 1..L, from `exit_histogram`.
+        depth: Number of layers of the model, L.
+        on: Name of the data set, for the title. Default: none.
+
+    Returns:
+        The matplotlib figure.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
     """
     figure, axes = _canvas(f"Where texts leave{on and f': {on}'}")
     total = sum(histogram.values())
     shares = {layer: 100 * count / total for layer, count in sorted(histogram.items())}
     axes.bar(range(len(shares)), list(shares.values()), color=LINE, width=0.75)
-    for place, share in enumerate(shares.values()):  # written at the bars, they need no scale beside them
-        written = "<1" if 0 < share < 0.5 else f"{share:.0f}"
-        axes.annotate(
-            written, (place, share), (0, 3), textcoords="offset points", ha="center", fontsize=SMALL, color=INK
-        )
+    for bar, share in enumerate(shares.values()):  # labels at the bars replace the y-axis
+        label = "<1" if 0 < share < 0.5 else f"{share:.0f}"
+        axes.annotate(label, (bar, share), (0, 3), textcoords="offset points", ha="center", fontsize=SMALL, color=INK)
     axes.set_xlim(-0.6, len(shares) - 0.4)
     axes.set_xticks(range(len(shares)), [str(layer) for layer in shares])
     axes.set_yticks([])
@@ -150,7 +165,7 @@ def exit_figure(histogram: Mapping[int, int], depth: int, on: str = "") -> "Figu
 
 
 def _canvas(title: str) -> tuple["Figure", "Axes"]:
-    """An empty figure with a solid ground, which a page in dark mode does not shine through."""
+    """Return an empty figure and its axes. The background is opaque, so that the text is readable in dark mode."""
     with needs("plot"):
         from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""One self-contained HTML page: what every threshold costs and saves, which samples leave where, and why."""
+"""Build a self-contained HTML page: trade-off curves, a threshold slider, and every sample with its exit."""
 
 import html
 import json
@@ -13,25 +13,30 @@ from ..evaluation.metrics import METRICS
 from ..evaluation.trace import ExitTrace, check_same_data, predictions
 from ..evaluation.tradeoff import spread_thresholds
 from ..models.configuration_early_exit import Threshold
-from .token_attributions import DIGITS, TokenAttributions, embedded, token_attributions
-
-__all__ = ["Report", "TokenAttributions", "build_report", "token_attributions", "write_report"]
+from .attributed_tokens import DIGITS, TokenAttributions, embedded
 
 ASSETS = Path(__file__).parent / "assets"
-LEAVES = {"lt": "below", "le": "at or below", "gt": "above", "ge": "at or above"}
+READY_IN_WORDS = {"lt": "below", "le": "at or below", "gt": "above", "ge": "at or above"}
 
 
 class Report(NamedTuple):
-    """A page; in a notebook it shows itself.
+    """An HTML report. A notebook displays it if it is the last value of a cell.
 
-    Args:
-        page: the whole HTML document.
+    Attributes:
+        page: The whole HTML document.
     """
 
     page: str
 
     def save(self, path: str | Path) -> Path:
-        """Write the page into a file, which needs no other; its folder is made."""
+        """Write the page into one file that needs no other files and no network.
+
+        Args:
+            path: Path of the file. Missing folders are created.
+
+        Returns:
+            The path.
+        """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(self.page, encoding="utf-8")
@@ -53,14 +58,25 @@ def write_report(
     note: str = "",
     most_rows: int = 200,
 ) -> Path:
-    """Write `build_report` into a file: one HTML page that works from disk, without a network.
+    """Build an HTML report and write it into one file, which can be opened from disk without a network.
 
     Args:
-        traces, metric, thresholds, texts, attributions, title, note, most_rows: as for `build_report`.
-        path: of the file; its folder is made.
+        traces: As for `build_report`.
+        path: Path of the file. Missing folders are created.
+        metric: As for `build_report`.
+        thresholds: As for `build_report`.
+        texts: As for `build_report`.
+        attributions: As for `build_report`.
+        title: As for `build_report`.
+        note: As for `build_report`.
+        most_rows: As for `build_report`.
+
+    Returns:
+        The path.
 
     Raises:
-        ValueError: as `build_report`.
+        TypeError: As `build_report`.
+        ValueError: As `build_report`.
     """
     report = build_report(
         traces,
@@ -86,35 +102,53 @@ def build_report(
     note: str = "",
     most_rows: int = 200,
 ) -> Report:
-    """A page with trade-off curves, and a slider per method that recomputes everything from its trace.
+    """Build an HTML page with the trade-off curves of one or more traces and a threshold slider for each.
+
+    When a slider moves, the page recomputes all its numbers from the trace.
 
     Args:
-        traces: of one data set, with labels; by name where there are several methods. A single one is called "model".
-        metric: accuracy, f1 (of class 1 of two), matthews_correlation, pearson or spearmanr; computed as
-            `compute_score` does, and "not defined" where that refuses.
-        thresholds: where the sliders start, by name, e.g. the models' own; of a single trace also the threshold
-            itself. Default: full depth.
-        texts: of the samples, or pairs of texts.
-        attributions: by name, of every sample or of the first ones; `token_attributions` makes them.
-            Their numbers are rounded, to a 45th of the largest of a row.
-        title, note: what the page says at its head.
-        most_rows: so many samples are shown at once.
+        traces: One trace with labels, or several of the same data set by the name of the method. A single trace is
+            named "model".
+        metric: Name of the metric: `"accuracy"` (default), `"f1"` (two classes only), `"matthews_correlation"`, or
+            `"pearson"` or `"spearmanr"` for regression. The page computes it as `compute_score` does, and shows "not
+            defined" where that raises an error.
+        thresholds: Thresholds at which the sliders start, by name, e.g. those of the models' configs. For a single
+            trace the threshold itself is enough. Default: full depth.
+        texts: One text per sample, or one pair of texts. Default: the page shows the samples' numbers.
+        attributions: Token attributions from `token_attributions` by name of the trace, for all samples or for the
+            first ones. They are rounded to 1/45 of the largest value of a row, to keep the page small. Default: none.
+        title: Title of the page.
+        note: Sentence shown below the title. Default: none.
+        most_rows: Largest number of samples shown at once. Default: 200.
+
+    Returns:
+        The page. Call its `save(path)` to write it into a file.
 
     Raises:
-        ValueError: no trace, no labels, traces of different data, a metric that does not fit the labels or is unknown,
-            a threshold that is none, a name that is none of a trace, or a number of texts or attributions that does
-            not fit.
+        TypeError: If a threshold is not a number, a list of numbers or None.
+        ValueError: If there are no traces, a trace has no labels, the traces are of different data, the metric is
+            unknown or does not suit the labels, a threshold is out of range, a name belongs to no trace, or the number
+            of texts or attributions does not match the number of samples.
+
+    Examples:
+        >>> import torch
+        >>> logits = torch.tensor([[[0.0, 1.0], [0.0, 2.0]], [[0.5, 0.4], [0.0, 2.0]]])
+        >>> scores = torch.tensor([[0.73, 0.88], [0.52, 0.88]])
+        >>> trace = ExitTrace(logits, scores, torch.tensor([1, 1]), exit_layers=(6, 12), ready="gt")
+        >>> build_report(trace, thresholds=0.7).page[:15]
+        '<!doctype html>'
     """
     named = {"model": traces} if isinstance(traces, ExitTrace) else dict(traces)
     _check(named, metric, texts, attributions or {})
     first = next(iter(named.values()))
-    count, names = first.logits.shape[-1], [trace.label_names for trace in named.values() if trace.label_names]
-    starts = _starts(named, thresholds)
+    num_labels = first.logits.shape[-1]
+    label_names = next((trace.label_names for trace in named.values() if trace.label_names), range(num_labels))
+    starts = _start_thresholds(named, thresholds)
     methods = [
         {
             "name": name,
             "criterion": (trace.criterion or "score").replace("_", " "),
-            "leaves": LEAVES[trace.ready],
+            "leaves": READY_IN_WORDS[trace.ready],
             "exit_layers": trace.exit_layers,
             "ready": trace.ready,
             "scores": [[_exact(score) for score in row] for row in trace.scores.float().tolist()],
@@ -129,14 +163,14 @@ def build_report(
     data = {
         "metric": metric,
         "truth": [_exact(value) for value in first.known_labels().tolist()],
-        "labels": None if count == 1 else list(names[0] if names else map(str, range(count))),
+        "labels": None if num_labels == 1 else list(map(str, label_names)),
         "texts": None if texts is None else [text if isinstance(text, str) else list(text) for text in texts],
         "methods": methods,
         "digits": DIGITS,
         "note": note,
         "most_rows": most_rows,
     }
-    # "<" would end the element that holds the data, were "</script>" in a text.
+    # A text that contains "</script>" must not end the script element that holds the data.
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     script = "".join((ASSETS / name).read_text(encoding="utf-8") for name in ("report_runs.js", "report.js"))
     parts = {"title": html.escape(title), "data": text, "script": script}
@@ -149,74 +183,82 @@ def _check(traces: Mapping[str, ExitTrace], metric: str, texts: Any, attribution
     check_same_data(list(traces.values()), list(traces))
     for name, trace in traces.items():
         if trace.labels is None:
-            raise ValueError(f"traces: '{name}' has no labels; collect it on a data set with a 'label' column")
-    samples, _, count = next(iter(traces.values())).logits.shape
-    fitting = (
-        ["pearson", "spearmanr"] if count == 1 else ["accuracy", "matthews_correlation", "f1"][: 2 + (count == 2)]
-    )
-    if metric not in fitting:
-        raise ValueError(f"metric: got '{metric}' for {count} labels; pass {' or '.join(fitting)}")
+            raise ValueError(f"traces: '{name}' has no labels; call collect_trace on a data set with a 'label' column")
+    samples, _, num_labels = next(iter(traces.values())).logits.shape
+    suitable = [
+        name
+        for name, known in METRICS.items()
+        if known.regression == (num_labels == 1) and (name != "f1" or num_labels == 2)
+    ]
+    if metric not in suitable:
+        raise ValueError(f"metric: got '{metric}' for {num_labels} labels; pass {' or '.join(suitable)}")
     if texts is not None and len(texts) != samples:
-        raise ValueError(f"texts: got {len(texts)} for {samples} samples; pass one for each")
+        raise ValueError(f"texts: got {len(texts)} for {samples} samples; pass one per sample")
     _check_names("attributions", attributions, traces)
     for name, rows in attributions.items():
         if not 0 < len(rows) <= samples:
             raise ValueError(
-                f"attributions['{name}']: got {len(rows)} for {samples} samples; pass one for each, or for the first"
+                f"attributions['{name}']: got {len(rows)} for {samples} samples; pass one per sample, or those of the "
+                "first samples"
             )
 
 
-def _check_names(argument: str, given: Mapping[str, Any], traces: Mapping[str, ExitTrace]) -> None:
-    unknown = [name for name in given if name not in traces]
+def _check_names(argument: str, values: Mapping[str, Any], traces: Mapping[str, ExitTrace]) -> None:
+    unknown = [name for name in values if name not in traces]
     if unknown:
         raise ValueError(f"{argument}: got '{unknown[0]}'; the traces are {', '.join(traces)}")
 
 
-def _starts(traces: Mapping[str, ExitTrace], thresholds: Threshold | Mapping[str, Threshold]) -> dict[str, Any]:
-    """Where each slider starts, checked; None is full depth, which patience 0 is, too."""
+def _start_thresholds(
+    traces: Mapping[str, ExitTrace], thresholds: Threshold | Mapping[str, Threshold]
+) -> dict[str, Any]:
+    """Return the checked threshold at which each slider starts; None is full depth, and so is a patience of 0."""
     if not isinstance(thresholds, Mapping):
         if thresholds is not None and len(traces) > 1:
             raise ValueError(f"thresholds: got {thresholds} for {len(traces)} traces; pass a dict of them by name")
         thresholds = dict.fromkeys(traces, thresholds)
     _check_names("thresholds", thresholds, traces)
-    found = {}
+    starts = {}
     for name, trace in traces.items():
         start = thresholds.get(name)
         try:
             trace.exits_at(start)
         except (TypeError, ValueError) as error:
             raise type(error)(f"thresholds: for '{name}', {error}") from error
-        found[name] = None if trace.criterion == "patience" and start == 0 else _rounded(start)
-    return found
+        starts[name] = None if trace.criterion == "patience" and start == 0 else _rounded(start)
+    return starts
 
 
 def _rounded(threshold: Threshold) -> Any:
-    """As float32, in which traces compare, so that the page compares alike; the largest for infinity."""
+    """Round thresholds to float32, as `ExitTrace.exits_at` does, so that the page takes the same exits.
+
+    JSON has no infinity, so it becomes the largest float32.
+    """
     if isinstance(threshold, list | tuple):
-        return [_rounded(each) for each in threshold]
+        return [_rounded(value) for value in threshold]
     largest = float(numpy.finfo(numpy.float32).max)
     return None if threshold is None else _exact(min(max(float(threshold), -largest), largest))
 
 
 def _answers(trace: ExitTrace) -> list[list[float | int | None]]:
-    """Classes or numbers, [sample][exit]; None for what is not finite."""
+    """Return predicted classes or numbers, [sample][exit]; None where the logits are not finite."""
     answers, finite = predictions(trace.logits).tolist(), trace.logits.isfinite().all(dim=-1).tolist()
     return [
-        [_exact(value) if known else None for value, known in zip(*row, strict=True)]
+        [_exact(value) if is_finite else None for value, is_finite in zip(*row, strict=True)]
         for row in zip(answers, finite, strict=True)
     ]
 
 
 def _exact(value: float) -> float | int | None:
-    """The shortest number that is this float32; None for what is not finite."""
+    """Return the number with the fewest digits that rounds to this float32; None if it is not finite."""
     if isinstance(value, int):
         return value
     return float(str(numpy.float32(value))) if numpy.isfinite(value) else None
 
 
 def _flops(trace: ExitTrace) -> Any:
-    """FLOPs (costs, exits), and which costs each sample has: texts of one length cost the same."""
+    """Return the different rows of FLOPs per exit, and the row of each sample: texts of equal length share one."""
     if trace.flops is None:
         return None
-    costs, which = trace.flops.unique(dim=0, return_inverse=True)
-    return {"costs": costs.tolist(), "which": which.tolist()}
+    costs, row_of_sample = trace.flops.unique(dim=0, return_inverse=True)
+    return {"costs": costs.tolist(), "which": row_of_sample.tolist()}

@@ -46,5 +46,7 @@ def test_files_of_different_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_f1_is_of_two_classes() -> None:
     arguments = DataArguments(metrics=["accuracy", "f1"])
     assert arguments.metric_names(Labels(["no", "yes"])) == ("accuracy", "f1")
-    with pytest.raises(ValueError, match="metric: f1 is of class 1 of two, and there are 3 classes; pass accuracy or"):
+    with pytest.raises(
+        ValueError, match="metric: f1 is defined for two classes, 0 and 1, but there are 3 classes; pass accuracy or"
+    ):
         arguments.metric_names(Labels(["a", "b", "c"]))

@@ -1,85 +1,11 @@
 import datasets
-import numpy as np
 import pytest
 
 from adaexit_hf.data.tasks import TASKS, Labels, check_columns, labels_of, tokenize
-from adaexit_hf.evaluation.metrics import METRICS, compute_score
 
 
 def test_there_is_a_task_for_every_set_of_glue_and_sick():
     assert set(TASKS) == {"cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sick", "sst2", "stsb", "wnli"}
-
-
-@pytest.mark.parametrize(
-    ("metric", "expected"),
-    [
-        ("accuracy", 3 / 5),
-        ("f1", 2 * 2 / (2 * 2 + 1 + 1)),
-        # (TP TN - FP FN) / sqrt((TP+FP)(TP+FN)(TN+FP)(TN+FN))
-        ("matthews_correlation", (2 * 1 - 1 * 1) / np.sqrt(3 * 3 * 2 * 2)),
-    ],
-)
-def test_classification_scores_by_their_definitions(metric, expected):
-    assert compute_score(metric, [1, 1, 1, 0, 0], [1, 1, 0, 1, 0]) == pytest.approx(expected)
-
-
-def test_correlations_by_their_definitions():
-    x, y = np.array([0.1, 0.4, 0.2, 0.9]), np.array([1.0, 3.0, 2.5, 2.0])
-    assert compute_score("pearson", x, y) == pytest.approx(np.corrcoef(x, y)[0, 1])
-    ranks = np.corrcoef(x.argsort().argsort(), y.argsort().argsort())[0, 1]
-    assert compute_score("spearmanr", x, y) == pytest.approx(ranks)
-
-
-@pytest.mark.parametrize("metric", ["pearson", "spearmanr", "matthews_correlation"])
-def test_constant_predictions_correlate_with_nothing(metric):
-    assert compute_score(metric, [1, 1, 1], [0, 1, 1]) == 0.0
-
-
-@pytest.mark.parametrize("metric", ["pearson", "spearmanr"])
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_predictions_that_are_not_finite_have_no_correlation(metric, value):
-    assert np.isnan(compute_score(metric, [value, 1.0, 2.0], [1.0, 2.0, 3.0]))
-    assert np.isnan(compute_score(metric, [value] * 3, [1.0, 2.0, 3.0]))
-
-
-@pytest.mark.parametrize(("predictions", "references"), [([0, 1, 2], [0, 1, 1]), ([0, 1, 0], [0, 1, 2])])
-def test_f1_is_of_two_classes(predictions, references):
-    with pytest.raises(ValueError, match="metric: f1 is of class 1 of two, and there are classes up to 2; pass accur"):
-        compute_score("f1", predictions, references)
-
-
-@pytest.mark.parametrize(
-    ("metric", "references", "message"),
-    [
-        ("f1", [0, 0, 0], "references: the 3 labels have no class 1, where f1 is not defined; pass data with other"),
-        (
-            "matthews_correlation",
-            [1, 1, 1],
-            "references: the 3 labels are all the same, where matthews_correlation is",
-        ),
-        ("pearson", [0.5, 0.5], "references: the 2 labels are all the same, where pearson is not defined"),
-        ("spearmanr", [2.0], "references: the 1 labels are all the same, where spearmanr is not defined"),
-    ],
-)
-def test_a_metric_that_is_not_defined_is_not_zero(metric, references, message):
-    with pytest.raises(ValueError, match=message):
-        compute_score(metric, np.arange(len(references)) % 2, references)
-
-
-def test_one_class_is_enough_where_the_metric_is_defined():
-    assert compute_score("accuracy", [0, 1, 0], [0, 0, 0]) == pytest.approx(2 / 3)
-    assert compute_score("f1", [0, 1, 1], [1, 1, 1]) == pytest.approx(0.8)
-
-
-@pytest.mark.parametrize("metric", METRICS)
-def test_no_samples_have_no_score(metric):
-    with pytest.raises(ValueError, match="references: got none; pass at least one"):
-        compute_score(metric, [], [])
-
-
-def test_unknown_metric():
-    with pytest.raises(ValueError, match="metric: got 'bleu'; choose accuracy"):
-        compute_score("bleu", [1], [1])
 
 
 def test_labels_come_from_the_data():

@@ -98,21 +98,27 @@ def test_flops_are_another_axis() -> None:
 
 FLAT = [CurvePoint(None, 1.0, 1.0, 0.0)]
 BAD_CURVES: Any = [
-    pytest.param(lambda: area_under_curve(line((3, NAN), (5, 1))), "curve: the score at .* is nan; use", id="nan"),
+    pytest.param(lambda: area_under_curve(line((3, NAN), (5, 1))), "curve: the score at .* is nan; choose", id="nan"),
     pytest.param(lambda: area_under_curve(FALLING, (1, 3)), r"between: got \(1, 3\); the curve goes", id="beyond"),
     pytest.param(lambda: area_under_curve(FALLING, (3, 3)), r"between: got \(3, 3\); the curve", id="no width"),
     pytest.param(lambda: area_under_curve(FALLING, cost="time"), "cost: got 'time'; choose 'layers'", id="cost"),
     pytest.param(
-        lambda: areas_between(FALLING, line((5, 1), (6, 1))), "curves: go from 2 to 4 and 5 to 6", id="apart"
+        lambda: areas_between(FALLING, line((5, 1), (6, 1))), "curves: their ranges, 2 to 4 and 5 to 6", id="apart"
     ),
-    pytest.param(lambda: areas_between(FALLING, line((5, 1))), "curve: got points at 1 depth; an area", id="point"),
+    pytest.param(
+        lambda: areas_between(FALLING, line((5, 1))),
+        r"curve: got points at 1 distinct costs \(layers\); at least",
+        id="point",
+    ),
     pytest.param(
         lambda: mean_curve([line((1, 1), (2, 1)), line((3, 1), (4, 1))]),
-        "curves: go from 1 to 2 and 3 to 4 layers, which have nothing in common",
+        "curves: their ranges, 1 to 2 and 3 to 4 layers, do not overlap; pass more",
         id="means apart",
     ),
     pytest.param(lambda: mean_curve([]), "curves: got none; pass at least one", id="no curves"),
-    pytest.param(lambda: area_under_curve(FLAT, cost="flops"), "curve: knows no FLOPs; collect", id="no flops"),
+    pytest.param(
+        lambda: area_under_curve(FLAT, cost="flops"), "curve: has no FLOPs; call collect_trace", id="no flops"
+    ),
 ]
 
 
@@ -169,7 +175,7 @@ def test_an_answer_that_is_not_finite_is_wrong() -> None:
     logits = torch.tensor([[[NAN, NAN], [1.0, 0.0]], [[0.0, math.inf], [0.0, math.inf]], [[0.0, 1.0], [1.0, 0.0]]])
     trace = ExitTrace(logits, torch.ones(3, 2), torch.tensor([0, 1, 1]), (1, 2), "gt")
     assert oracle_exits(trace).tolist() == [1, 0, 0]
-    message = "trace: 3 of 6 answers, samples times exits, are not finite and count as wrong; collect it again"
+    message = r"trace: 3 of 6 predictions \(samples times exits\) are not finite and count as wrong; collect it again"
     with pytest.warns(RuntimeWarning, match=message):
         assert layer_scores(trace, accuracy) == {1: pytest.approx(1 / 3), 2: pytest.approx(1 / 3)}
     with pytest.warns(RuntimeWarning, match=message):
@@ -184,21 +190,26 @@ def test_in_regression_right_is_near_enough() -> None:
     answers = torch.tensor([[1.4, 1.0], [3.0, 2.9], [NAN, 0.5]])
     trace = ExitTrace(answers[..., None], torch.zeros(3, 2), torch.tensor([1.0, 1.0, 0.0]), (1, 2), "gt")
     assert oracle_exits(trace, tolerance=0.5).tolist() == [0, 1, 1]  # the second is never right, but nearer at exit 2
-    with pytest.raises(ValueError, match="tolerance: got None, but numbers are never quite right; pass the largest"):
+    with pytest.raises(ValueError, match="tolerance: got None, but the trace is of a regression; pass the largest"):
         oracle_exits(trace)
     with pytest.raises(ValueError, match="tolerance: got -1"):
         oracle_exits(trace, tolerance=-1.0)
 
 
 def test_classes_need_no_tolerance(by_hand: ExitTrace) -> None:
-    with pytest.raises(ValueError, match="tolerance: got 0.5 for classes, which are right or wrong; leave it out"):
+    with pytest.raises(
+        ValueError,
+        match="tolerance: got 0.5, but the trace is of a classifier; only regression takes one, leave it out",
+    ):
         oracle_exits(by_hand, tolerance=0.5)
 
 
 def test_without_labels_nothing_is_right(by_hand: ExitTrace) -> None:
     unlabelled = ExitTrace(by_hand.logits, by_hand.scores, None, (2, 3, 6), "gt")
     for call in (oracle_exits, lambda trace: layer_scores(trace, accuracy)):
-        with pytest.raises(ValueError, match="trace: has no labels; collect it on a data set with a 'label' column"):
+        with pytest.raises(
+            ValueError, match="trace: has no labels; call collect_trace on a data set with a 'label' column"
+        ):
             call(unlabelled)
 
 
@@ -258,9 +269,11 @@ BAD_INTERVALS: Any = [
     ),
     pytest.param(lambda: bootstrap_samples([coin(4, 1)], scored, 0), "resamples: got 0; pass a whole", id="resamples"),
     pytest.param(lambda: bootstrap_samples([coin(4, 1)], scored, level=95), "level: got 95; pass a share", id="level"),
-    pytest.param(lambda: bootstrap_samples([coin(4, 1)], lambda _: NAN), "statistic: is nan on all samples", id="nan"),
-    pytest.param(lambda: bootstrap_seeds([0.5]), "values: got 1; an interval over seeds needs at least two", id="one"),
-    pytest.param(lambda: bootstrap_seeds([0.5, NAN]), "statistic: is nan on all samples", id="nan seed"),
+    pytest.param(
+        lambda: bootstrap_samples([coin(4, 1)], lambda _: NAN), "statistic: is nan on the whole data set", id="nan"
+    ),
+    pytest.param(lambda: bootstrap_seeds([0.5]), "values: got 1; pass the values of at least two runs", id="one"),
+    pytest.param(lambda: bootstrap_seeds([0.5, NAN]), "statistic: is nan on the whole data set", id="nan seed"),
 ]
 
 
@@ -272,7 +285,7 @@ def test_intervals_that_do_not_exist(call: Any, message: str) -> None:
 
 def test_a_statistic_that_is_sometimes_undefined() -> None:
     calls = iter([0.5, 0.5, NAN, 0.5])
-    with pytest.raises(ValueError, match="statistic: is nan on 1 of 3 resamples; use one that is defined on all"):
+    with pytest.raises(ValueError, match="statistic: is nan on 1 of 3 resamples; pass one that is defined on all"):
         bootstrap_samples([coin(4, 1)], lambda _: next(calls), resamples=3)
 
 
@@ -291,5 +304,7 @@ def test_a_mean_curve_has_two_points_or_more(count: Any) -> None:
 
 
 def test_a_score_beyond_the_curve_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"mean_layers: got 2; the curve goes from 3 to 12, pass one of these"):
+    with pytest.raises(
+        ValueError, match=r"mean_layers: got 2; the curve goes from 3 to 12, pass a number in that range"
+    ):
         score_at(line((3, 0.6), (12, 0.8)), 2)

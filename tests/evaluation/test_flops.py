@@ -95,7 +95,7 @@ BAD: Any = [
     pytest.param("deebert", 2.5, "tokens: got 2.5; pass a whole number", id="half"),
     pytest.param("deebert", 17, "input_ids: got 17 tokens, but 'bert' has positions for 16", id="too long"),
     pytest.param(
-        "depth-adaptive", 5, "model: in 'depth-adaptive' tokens skip layers, so what a text costs", id="words"
+        "depth-adaptive", 5, "model: in 'depth-adaptive' tokens skip layers, so the cost of a text", id="words"
     ),
 ]
 
@@ -110,6 +110,6 @@ def test_attention_that_pytorch_does_not_count() -> None:
     model = new_model("deebert")
     model.encoder.config._attn_implementation = "flash_attention_2"
     with pytest.raises(
-        ValueError, match="model: PyTorch does not count what attention implementation 'flash_attention"
+        ValueError, match="model: PyTorch cannot count the FLOPs of attention implementation 'flash_attention"
     ):
         flops_per_exit(model, 5)

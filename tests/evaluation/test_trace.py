@@ -84,12 +84,12 @@ def test_files_that_hold_no_trace(tmp_path: Path) -> None:
         ExitTrace.load(tmp_path / "nothing")
     (tmp_path / "text").write_text("no tensors")
     with pytest.raises(
-        ValueError, match=r"path: '.*text' is no safetensors file \(.*\); pass one that save\(\) wrote"
+        ValueError, match=r"path: '.*text' is not a safetensors file \(.*\); pass a file that ExitTrace.save wrote"
     ):
         ExitTrace.load(tmp_path / "text")
     save_file({"logits": torch.zeros(1)}, tmp_path / "weights")
     with pytest.raises(
-        ValueError, match="path: '.*weights' holds tensors, but no trace; pass a file that ExitTrace.s"
+        ValueError, match="path: '.*weights' contains tensors, but no trace; pass a file that ExitTrace.s"
     ):
         ExitTrace.load(tmp_path / "weights")
 

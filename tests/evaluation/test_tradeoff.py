@@ -66,7 +66,9 @@ def test_f1_of_three_classes_of_which_one_never_occurs(by_hand: ExitTrace) -> No
     trace = ExitTrace(logits, by_hand.scores, by_hand.labels, by_hand.exit_layers, "gt")
     calls: list[Any] = [layer_scores, tradeoff_curve, oracle_bound, lambda trace, name: report(trace, (name,), None)]
     for call in calls:
-        with pytest.raises(ValueError, match="metric: f1 is of class 1 of two, and there are 3 classes; pass"):
+        with pytest.raises(
+            ValueError, match="metric: f1 is defined for two classes, 0 and 1, but there are 3 classes; pass"
+        ):
             call(trace, "f1")
 
 
@@ -74,7 +76,7 @@ def test_the_warning_of_lost_answers_points_at_the_call(by_hand: ExitTrace) -> N
     by_hand.logits[0, 0] = NAN
     calls: list[Any] = [layer_scores, tradeoff_curve, oracle_bound, lambda trace, name: report(trace, (name,), None)]
     for call in calls:
-        with pytest.warns(RuntimeWarning, match="1 of 12 answers, samples times exits, are not finite") as told:
+        with pytest.warns(RuntimeWarning, match=r"1 of 12 predictions \(samples times exits\) are not finite") as told:
             call(by_hand, "accuracy")
         assert [each.filename for each in told] == [__file__]
 
@@ -210,7 +212,9 @@ def test_a_set_without_labels(label: dict[str, Any]) -> None:
     rows = [row | label for row in texts(3, labels=False)]
     trace = collect_trace(new_model("deebert"), rows, progress=False)
     assert trace.labels is None
-    with pytest.raises(ValueError, match="trace: has no labels; collect it on a data set with a 'label' column"):
+    with pytest.raises(
+        ValueError, match="trace: has no labels; call collect_trace on a data set with a 'label' column"
+    ):
         tradeoff_curve(trace, accuracy)
 
 
@@ -283,7 +287,8 @@ def test_the_area_is_the_mean_score_with_the_best_of_equal_depths() -> None:
 
 def test_an_area_needs_two_depths() -> None:
     with pytest.raises(
-        ValueError, match="curve: got points at 1 depth; an area needs at least two, pass more thresholds"
+        ValueError,
+        match=r"curve: got points at 1 distinct costs \(layers\); at least two are needed, pass more thresholds",
     ):
         area_under_curve([CurvePoint(None, 0.8, 12.0, 0.0)])
 
@@ -314,7 +319,7 @@ def test_the_drop_of_a_negative_score_is_downwards() -> None:
 IMPOSSIBLE = [
     pytest.param(CURVE, -0.1, "max_drop: got -0.1; pass a fraction >= 0", id="negative"),
     pytest.param(CURVE, NAN, "max_drop: got nan; pass a fraction >= 0", id="nan"),
-    pytest.param(CURVE[:-1], 0.1, r"curve: has no point of full depth \(threshold None\)", id="no full depth"),
+    pytest.param(CURVE[:-1], 0.1, r"curve: has no point at full depth \(threshold None\)", id="no full depth"),
     pytest.param([CURVE[-1]._replace(score=NAN)], 0.1, "curve: the score at full depth is nan", id="nan score"),
 ]
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassificatio
 from adaexit_hf import ExitTrace, RightToolForSequenceClassification
 from adaexit_hf.cli import train as finetuning
 from adaexit_hf.data.tasks import tokenize
-from adaexit_hf.pruning.layer_drop import keep_layers
+from adaexit_hf.pruning.layerdrop import keep_layers
 
 
 @pytest.fixture

@@ -253,14 +253,14 @@ def test_results_are_json() -> None:
 
 def test_a_large_completeness_error_is_told() -> None:
     model = build("deebert")
-    with pytest.warns(RuntimeWarning, match=r"attributions miss .* more than 5 %.* pass more steps"):
+    with pytest.warns(RuntimeWarning, match=r"attributions differ .* more than 5 %.* pass more steps"):
         run(model, rows_of(model), steps=2)
 
 
 @pytest.mark.parametrize("variant", sorted(COUNTED))
 def test_scores_that_count_are_refused(variant: str) -> None:
     model = build(variant)
-    message = "counts, so its score has no gradient to explain; explain the answer alone, with scores=False"
+    message = "counts, so its score has no gradient; explain the predictions only, with scores=False"
     hint = "" if model.config.num_labels == 1 else ".*exit_criterion='entropy' or 'normalized_entropy' or 'confidence'"
     with pytest.raises(ValueError, match=message + f".*{hint}"):
         run(model, rows_of(model)[:1])

@@ -88,7 +88,7 @@ def test_confidence_follows_bleu() -> None:
 def test_correlation_wants_classes_and_a_pair_for_each_sample() -> None:
     with pytest.raises(ValueError, match="second: got 3 sentences for 4 samples"):
         confidence_bleu_correlation(sentences(torch.randn(4, 2, 2)), FIRST, SECOND[:3])
-    with pytest.raises(ValueError, match="one label has no confidence"):
+    with pytest.raises(ValueError, match="trace: got one label, and regression has no confidence; pass the trace"):
         confidence_bleu_correlation(sentences(torch.randn(4, 2, 1)), FIRST, SECOND)
 
 

@@ -46,7 +46,8 @@ def test_there_are_two_processes(outcome: Outcome) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_give_the_weights_of_one(case: str, outcome: Outcome, one_process: dict[str, Any]) -> None:
     model, _ = one_process[CASES[case][0]]
-    assert largest_difference(weights(model), load_file(outcome[0] / f"{case}.safetensors")) < 1e-6
+    # Rounding: 1.4e-6 on a CPU without AVX-512. Gradients of half the size would differ by 7e-3 or more.
+    assert largest_difference(weights(model), load_file(outcome[0] / f"{case}.safetensors")) < 3e-6
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -111,9 +111,10 @@ def test_accumulated_pieces_give_the_weights_of_one_big_batch(method: str, piece
     whole, logs = run(method, tmp_path / "whole", per_device_train_batch_size=8, **settings)
     split = {"per_device_train_batch_size": 8 // pieces, "gradient_accumulation_steps": pieces}
     accumulated, same_logs = run(method, tmp_path / "accumulated", **settings, **split)
-    assert largest_difference(weights(whole), weights(accumulated)) < 1e-6
+    # Rounding: 1.4e-6 and 4e-6 on a CPU without AVX-512. Gradients of half the size would differ by 7e-3 or more.
+    assert largest_difference(weights(whole), weights(accumulated)) < 3e-6
     losses = [[log[name] for log in logs for name in log if name.endswith("loss")] for logs in (logs, same_logs)]
-    assert losses[1] == pytest.approx(losses[0], abs=3e-6)
+    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -19,8 +19,8 @@ from adaexit_hf.evaluation.metrics import compute_score
 from adaexit_hf.evaluation.trace import ExitTrace, predictions
 from adaexit_hf.evaluation.tradeoff import layer_scores, tradeoff_curve
 from adaexit_hf.interpretation.attribution import Attribution, Explanation
+from adaexit_hf.visualization.attributed_tokens import TokenAttributions, token_attributions
 from adaexit_hf.visualization.html_report import build_report, write_report
-from adaexit_hf.visualization.token_attributions import TokenAttributions, token_attributions
 
 TEXTS = ["</script><b>bold</b>", "not so bad", "good", "bad & worse"] * 5
 
@@ -74,8 +74,8 @@ def test_200_samples_of_12_layers_are_less_than_a_megabyte() -> None:
 @pytest.mark.parametrize(
     ("numbers", "message"),
     [
-        ([1.0], "has 1 numbers for 2 tokens; pass one for each"),
-        ([1.0, float("nan")], "has the number nan; pass finite ones, or leave"),
+        ([1.0], "has 1 numbers for 2 tokens; pass one per token"),
+        ([1.0, float("nan")], "has the number nan; pass finite numbers, or leave"),
     ],
 )
 def test_attributions_that_are_no_numbers_of_their_tokens(numbers: list[float], message: str) -> None:
@@ -269,7 +269,7 @@ def test_metrics_are_those_of_compute_score(browser: Any, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:trace. . of . answers:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:trace. . of . predictions:RuntimeWarning")
 def test_a_class_that_is_not_finite_counts_as_wrong(browser: Any, tmp_path: Path) -> None:
     cases = ("accuracy", [1, 0, 1], 2), ("f1", [1, 0], 1), ("f1", [1, 0], 0), ("matthews_correlation", [0, 1, 1, 0], 1)
     for metric, truth, lost in cases:
@@ -334,7 +334,9 @@ def test_colours_are_those_of_the_layer_where_a_sample_leaves(browser: Any, tmp_
     page = opened(browser, write_report(trace, tmp_path / "report.html", texts=TEXTS, attributions=found))
     page.locator("#filter-explain").select_option("answer")
     assert page.locator("#table .token").all_text_contents() == ["not", "bad"]  # of the first sample, and no other
-    assert page.locator("#table .explained").evaluate("cell => cell.textContent") == "not badmost: bad \u22121"
+    assert (
+        page.locator("#table .explained").evaluate("cell => cell.textContent") == "not badlargest effect: bad \u22121"
+    )
     last = page.evaluate("data.methods[0].curve.length") - 1
     for place in range(last + 1):
         slide(page, place)

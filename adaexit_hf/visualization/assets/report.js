@@ -1,5 +1,6 @@
-// The page: curves, panels and the table, drawn from the runs that report_runs.js computes.
-// An element with attributes and children; text never becomes markup.
+// Draws the page: curves, panels and the table of samples. report_runs.js computes the numbers.
+
+// Creates an element with attributes and children. Text is inserted as text, never as markup.
 function make(name, attributes = {}, ...children) {
   const svg = ["svg", "g", "path", "line", "circle", "text", "title"].includes(name);
   const element = svg ? document.createElementNS("http://www.w3.org/2000/svg", name) : document.createElement(name);
@@ -22,7 +23,7 @@ function drawCurves() {
   const width = Math.max(320, place.clientWidth), height = Math.min(380, Math.max(260, width / 2));
   const points = data.methods.flatMap((method) => method.curve).filter((point) => point.score !== null);
   if (!points.length) {
-    place.replaceChildren(make("p", {}, `${data.metric} is not defined on these labels and answers.`));
+    place.replaceChildren(make("p", {}, `${data.metric} is not defined for these labels and predictions.`));
     return;
   }
   const depth = Math.max(...data.methods.map((method) => method.exit_layers[method.exit_layers.length - 1]));
@@ -32,8 +33,8 @@ function drawCurves() {
   const x = (layers) => pad.left + (layers - 1) / Math.max(depth - 1, 1) * (width - pad.left - pad.right);
   const y = (score) => height - pad.bottom - (score - low) / (high - low) * (height - pad.top - pad.bottom);
   const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, role: "img",
-    "aria-label": `${data.metric} against mean layers run; the same numbers stand below` });
-  const step = [.001, .002, .005, .01, .02, .05, .1, .2, .5].find((each) => (high - low) / each <= 6) || 1;
+    "aria-label": `${data.metric} against mean layers run; the panels below show the same numbers` });
+  const step = [.001, .002, .005, .01, .02, .05, .1, .2, .5].find((size) => (high - low) / size <= 6) || 1;
   for (let score = Math.ceil(low / step) * step; score <= high; score += step) {
     svg.append(make("line", { class: "grid", x1: pad.left, x2: width - pad.right, y1: y(score), y2: y(score) }),
       make("text", { x: pad.left - 8, y: y(score) + 5, "text-anchor": "end" }, (100 * score).toFixed(step < .01 ? 1 : 0)));
@@ -76,16 +77,16 @@ function makePanels() {
       make("dt", {}, name), make("dd", { id: id(index, key) }))));
     const dot = make("span", { style: `background:${COLOURS[index % COLOURS.length]}`, "aria-hidden": "true" });
     return make("article", { class: "panel", "aria-labelledby": id(index, "name") },
-      make("h3", { id: id(index, "name") }, dot, method.name), make("p", {}, `Exits after layers ${method.exit_layers.join(", ")}; leaves where the ${method.criterion} is ${method.leaves} the threshold.`),
-      make("label", { for: id(index, "slider") }, "cheaper \u2194 deeper"), slider, figures,
+      make("h3", { id: id(index, "name") }, dot, method.name), make("p", {}, `Exits after layers ${method.exit_layers.join(", ")}; a sample leaves at the first exit where its ${method.criterion} is ${method.leaves} the threshold.`),
+      make("label", { for: id(index, "slider") }, "fewer layers \u2194 more layers"), slider, figures,
       make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `exits of ${method.name}` }, exitsTable(method, index)));
   }));
 }
 
 function exitsTable(method, index) {
   method.bars = method.exit_layers.map(() => ({ count: make("td"), bar: make("div", { class: "bar" }) }));
-  return make("table", { id: id(index, "exits") }, make("caption", {}, "Where samples leave, and what each exit would score on all of them"),
-    make("thead", {}, make("tr", {}, ...["layer", "leave", "", `${data.metric}, all`].map((name) => make("th", { scope: "col" }, name)))),
+  return make("table", { id: id(index, "exits") }, make("caption", {}, "Samples that leave at each exit, and the score of each exit on all samples"),
+    make("thead", {}, make("tr", {}, ...["layer", "samples", "", `${data.metric} on all samples`].map((name) => make("th", { scope: "col" }, name)))),
     make("tbody", {}, ...method.exit_layers.map((layer, k) => make("tr", {}, make("th", { scope: "row" }, layer), method.bars[k].count,
       make("td", { class: "wide" }, method.bars[k].bar), make("td", {}, percent(method.layer_scores[k]))))));
 }
@@ -110,36 +111,36 @@ function choice(name, label, values, chosen) {
   return make("div", {}, make("label", { for: `filter-${name}` }, label), select);
 }
 
-// Names of values that there are at layers; they can be shown for the layer where each sample leaves.
+// Values that exist at several layers can be shown at the exit layer of each sample.
 const AT_LAYER = / at layer \d+$/;
 function makeFilters() {
   const method = data.methods[state.method], explained = method.attributions ? method.attributions.names : [];
   const everywhere = new Set(explained.filter((name) => AT_LAYER.test(name)).map((name) => name.replace(AT_LAYER, "")));
-  const values = [...[...everywhere].map((name) => [name, `${name}, where each leaves`]), ...explained.map((name) => [name, name])];
-  const parts = [choice("layer", "leaves after layer", [["all", "any"], ...method.exit_layers.map((layer) => [layer, layer])], state.layer)];
-  if (data.methods.length > 1) parts.unshift(choice("method", "method", data.methods.map((each, index) => [index, each.name]), state.method));
-  if (data.labels) parts.push(choice("right", "answer", [["all", "right or wrong"], ["right", "right"], ["wrong", "wrong"],
-    ["lost", "wrong, right at full depth"], ["won", "right, wrong at full depth"]], state.right));
+  const values = [...[...everywhere].map((name) => [name, `${name} at the exit of each sample`]), ...explained.map((name) => [name, name])];
+  const parts = [choice("layer", "exit layer", [["all", "any"], ...method.exit_layers.map((layer) => [layer, layer])], state.layer)];
+  if (data.methods.length > 1) parts.unshift(choice("method", "method", data.methods.map(({ name }, index) => [index, name]), state.method));
+  if (data.labels) parts.push(choice("right", "prediction", [["all", "any"], ["right", "correct"], ["wrong", "wrong"],
+    ["lost", "wrong, but correct at full depth"], ["won", "correct, but wrong at full depth"]], state.right));
   if (explained.length) parts.push(choice("explain", "colour tokens by", [["none", "nothing"], ...values], state.explain));
   if (data.texts) parts.push(make("div", {}, make("label", { for: "filter-search" }, "text contains"), make("input", { type: "search",
     id: "filter-search", value: state.search, oninput: (event) => { state.search = event.target.value; fillSamples(); } })));
   document.getElementById("filters").replaceChildren(...parts);
 }
 
-// Tokens of a sample and their numbers, of what is chosen; null where there are none.
+// Tokens of a sample with the values chosen in the filter; null if the sample has none.
 function explanation(method, sample, layer) {
-  const { names, samples } = method.attributions || { names: [], samples: [] }, found = samples[sample];
-  const at = names.includes(state.explain) ? state.explain : `${state.explain} at layer ${layer}`;
-  const row = found && found.rows[names.indexOf(at)];
+  const { names, samples } = method.attributions || { names: [], samples: [] }, explained = samples[sample];
+  const name = names.includes(state.explain) ? state.explain : `${state.explain} at layer ${layer}`;
+  const row = explained && explained.rows[names.indexOf(name)];
   if (!row) return null;
   const [step, digits] = row, zero = (data.digits.length - 1) / 2;
-  const whole = data.texts && [].concat(data.texts[sample]).join("\n");
-  let from = 0;
+  const text = data.texts && [].concat(data.texts[sample]).join("\n");
+  let start = 0;
   return [...digits].map((digit, i) => {
-    let token = found.tokens[i];
-    if (typeof token === "number") { // its length, in the text
-      token = whole.slice(from, from + token);
-      from += token.length + found.separator.length;
+    let token = explained.tokens[i];
+    if (typeof token === "number") { // the length of the token in the text
+      token = text.slice(start, start + token);
+      start += token.length + explained.separator.length;
     }
     return { token, value: step * (data.digits.indexOf(digit) - zero) };
   });
@@ -147,15 +148,15 @@ function explanation(method, sample, layer) {
 
 const signed = (value) => (value < 0 ? "\u2212" : "+") + Number(Math.abs(value).toPrecision(2));
 
-// Coloured tokens, and below them those that count most with their numbers, for whoever sees or points at no colours.
+// Coloured tokens, and below them the largest values as text, for readers who cannot see the colours or use a mouse.
 function explainedCell(tokens, separator) {
   const most = Math.max(...tokens.map(({ value }) => Math.abs(value))) || 1;
   const strongest = tokens.filter(({ token, value }) => value && token.trim()).sort((a, b) => Math.abs(b.value) - Math.abs(a.value)).slice(0, 5);
   return make("td", { class: "text explained" }, ...tokens.flatMap(({ token, value }) => {
-    const [, before, word, after] = token.match(/^(\s*)(.*?)(\s*)$/s); // spaces have no colour
+    const [, before, word, after] = token.match(/^(\s*)(.*?)(\s*)$/s); // spaces are not coloured
     return [before, make("span", { class: "token", title: signed(value),
       style: `background:rgba(var(--${value < 0 ? "minus" : "plus"}),${(.75 * Math.abs(value) / most).toFixed(3)})` }, word), after + separator];
-  }), make("div", { class: "strongest" }, "most: ", strongest.map(({ token, value }) => `${token.trim()} ${signed(value)}`).join(" \u00b7 ") || "none"));
+  }), make("div", { class: "strongest" }, "largest effect: ", strongest.map(({ token, value }) => `${token.trim()} ${signed(value)}`).join(" \u00b7 ") || "none"));
 }
 
 function textCell(method, sample, layer) {
@@ -170,44 +171,44 @@ function fillConfusion(samples, now) {
   const table = document.getElementById("confusion");
   table.parentElement.hidden = !data.labels || data.labels.length > 20;
   if (table.parentElement.hidden) return;
-  const count = (truth, said) => samples.filter((i) => data.truth[i] === truth && now.answers[i] === said).length;
+  const count = (truth, answer) => samples.filter((i) => data.truth[i] === truth && now.answers[i] === answer).length;
   table.replaceChildren(
-    make("caption", {}, "Confusion of the samples below: rows are the truth, columns the answers."),
-    make("thead", {}, make("tr", {}, make("th", { scope: "col", class: "name" }, "truth"),
+    make("caption", {}, "Confusion matrix of the samples below: rows are labels, columns are predictions."),
+    make("thead", {}, make("tr", {}, make("th", { scope: "col", class: "name" }, "label"),
       ...data.labels.map((name) => make("th", { scope: "col" }, name)))),
     make("tbody", {}, ...data.labels.map((name, truth) => make("tr", {}, make("th", { scope: "row", class: "name" }, name),
-      ...data.labels.map((_, said) => make("td", { class: truth === said ? "right" : "" }, count(truth, said)))))));
+      ...data.labels.map((_, answer) => make("td", { class: truth === answer ? "right" : "" }, count(truth, answer)))))));
 }
 
 function fillSamples() {
   const method = data.methods[state.method], now = method.now;
-  const last = method.exit_layers.length - 1, wanted = state.search.toLowerCase();
+  const last = method.exit_layers.length - 1, search = state.search.toLowerCase();
   const samples = data.truth.map((_, i) => i).filter((i) => {
     const right = now.answers[i] === data.truth[i], full = method.answers[i][last] === data.truth[i];
     return (state.layer === "all" || method.exit_layers[now.exits[i]] === Number(state.layer)) &&
       ({ all: true, right, wrong: !right, lost: !right && full, won: right && !full })[state.right] &&
-      (!wanted || String(data.texts[i]).toLowerCase().includes(wanted));
+      (!search || String(data.texts[i]).toLowerCase().includes(search));
   });
   const shown = samples.slice(0, data.most_rows);
   document.getElementById("shown").textContent = `${samples.length} of ${data.truth.length} samples` +
     (shown.length < samples.length ? `, the first ${shown.length} are shown` : "");
   document.getElementById("colours").hidden = state.explain === "none";
   const explained = method.attributions ? method.attributions.samples.length : 0;
-  document.getElementById("explained").textContent = explained < data.truth.length ? `The first ${explained} samples are explained.` : "";
+  document.getElementById("explained").textContent = explained < data.truth.length ? `Only the first ${explained} samples have such values.` : "";
   fillConfusion(samples, now);
   const rows = shown.map((i) => {
-    const says = `${now.exits[i]} ${state.explain}`;
-    if (!method.rows[i] || method.rows[i].says !== says) method.rows[i] = { says, row: sampleRow(method, i, now.exits[i]) };
+    const key = `${now.exits[i]} ${state.explain}`;
+    if (!method.rows[i] || method.rows[i].key !== key) method.rows[i] = { key, row: sampleRow(method, i, now.exits[i]) };
     return method.rows[i].row;
   });
-  // The browser lays out anew only the rows that change.
+  // Replace only the rows that changed, so that the browser lays out only those again.
   const table = document.getElementById("table"), same = `${state.method}: ${shown}`;
   if (table.dataset.shown === same) {
     rows.forEach((row, k) => { if (table.tBodies[0].rows[k] !== row) table.tBodies[0].rows[k].replaceWith(row); });
     return;
   }
   table.dataset.shown = same;
-  const names = [["#", ""], ["text", "text"], ["truth", "name"], ["answer", "name"], ["layer", ""], [`${method.criterion} there`, ""], ["at full depth", "name"]];
+  const names = [["#", ""], ["text", "text"], ["label", "name"], ["prediction", "name"], ["exit layer", ""], [method.criterion, ""], ["at full depth", "name"]];
   table.replaceChildren(make("thead", {}, make("tr", {}, ...names.map(([name, kind]) => make("th", { scope: "col", class: kind }, name)))),
     make("tbody", {}, ...rows));
 }
@@ -221,7 +222,7 @@ function sampleRow(method, i, exit) {
     make("td", { class: "name" }, className(method.answers[i][method.exit_layers.length - 1])));
 }
 
-// A slider moved: its panel and dot at once, the table when the browser draws next.
+// A slider moved: update its panel and dot immediately, and the table with the next frame.
 let waiting = false;
 function moved(index, place) {
   const method = data.methods[index];

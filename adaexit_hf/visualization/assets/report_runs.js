@@ -1,5 +1,5 @@
 "use strict";
-// What an early-exit run would do at any threshold, computed from what every exit said (a trace).
+// Computes the result of early exit at any threshold from the predictions and scores of every exit (a trace).
 const data = JSON.parse(document.getElementById("data").textContent);
 const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b58900", "#56b4e9", "#8a6fd1", "#7f7f7f"];
 const DASHES = ["", "7 4", "2 3", "10 3 2 3", "4 2", "12 4"];
@@ -8,13 +8,13 @@ const state = { at: [], method: 0, layer: "all", right: "all", search: "", expla
 const READY = { lt: (s, t) => s < t, le: (s, t) => s <= t, gt: (s, t) => s > t, ge: (s, t) => s >= t };
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 
-// Index of the exit that a sample takes; a score that is no number (null) is never ready, the last exit always.
+// Index of the exit that a sample takes. A score that is not a number (null) is never ready; the last exit always is.
 function exitOf(method, sample, threshold) {
   const scores = method.scores[sample], last = method.exit_layers.length - 1;
   if (threshold === null) return last;
-  const found = scores.findIndex((score, k) => k < last && score !== null &&
+  const exit = scores.findIndex((score, k) => k < last && score !== null &&
     READY[method.ready](score, Array.isArray(threshold) ? threshold[k] : threshold));
-  return found < 0 ? last : found;
+  return exit < 0 ? last : exit;
 }
 
 function correlation(a, b) {
@@ -25,60 +25,62 @@ function correlation(a, b) {
 }
 
 const constant = (values) => values.every((value) => value === values[0]);
-// Not defined (null) where all labels are the same or an answer is not finite (null); 0 where all answers are the same.
-const related = (measure) => (answers, truth) =>
+// Not defined (null) if all labels are equal or a prediction is not finite (null); 0 if all predictions are equal.
+const whereDefined = (measure) => (answers, truth) =>
   constant(truth) || answers.includes(null) ? null : constant(answers) ? 0 : measure(answers, truth);
 
 function ranks(values) {
-  const order = values.map((value, i) => i).sort((a, b) => values[a] - values[b]), found = new Array(values.length);
+  const order = values.map((value, i) => i).sort((a, b) => values[a] - values[b]), ranked = new Array(values.length);
   for (let i = 0, j; i < order.length; i = j) {
     for (j = i; j < order.length && values[order[j]] === values[order[i]];) j++;
-    for (let k = i; k < j; k++) found[order[k]] = (i + j - 1) / 2;
+    for (let k = i; k < j; k++) ranked[order[k]] = (i + j - 1) / 2;
   }
-  return found;
+  return ranked;
 }
 
-// As compute_score; null where it refuses, or gives NaN.
+// The same as compute_score in Python; null where that raises an error or returns NaN.
 const METRICS = {
   accuracy: (answers, truth) => mean(answers.map((answer, i) => answer === truth[i] ? 1 : 0)),
   f1: (answers, truth) => {
-    let hits = 0, said = 0, there = 0;
-    answers.forEach((answer, i) => { hits += answer === 1 && truth[i] === 1; said += answer === 1; there += truth[i] === 1; });
-    return there ? 2 * hits / (said + there) : null;
+    let hits = 0, predicted = 0, actual = 0;
+    answers.forEach((answer, i) => { hits += answer === 1 && truth[i] === 1; predicted += answer === 1; actual += truth[i] === 1; });
+    return actual ? 2 * hits / (predicted + actual) : null;
   },
-  matthews_correlation: related((answers, truth) => { // covariances of one-hot answers and labels (Gorodkin, 2004)
-    const n = answers.length, said = {}, there = {};
+  matthews_correlation: whereDefined((answers, truth) => { // covariances of one-hot answers and labels (Gorodkin, 2004)
+    const n = answers.length, predicted = {}, actual = {};
     let right = 0;
     answers.forEach((answer, i) => { right += answer === truth[i];
-      said[answer] = (said[answer] || 0) + 1; there[truth[i]] = (there[truth[i]] || 0) + 1; });
+      predicted[answer] = (predicted[answer] || 0) + 1; actual[truth[i]] = (actual[truth[i]] || 0) + 1; });
     const dot = (a, b) => Object.keys(a).reduce((sum, key) => sum + a[key] * (b[key] || 0), 0);
-    return (right * n - dot(said, there)) / Math.sqrt(n * n - dot(said, said)) / Math.sqrt(n * n - dot(there, there));
+    return (right * n - dot(predicted, actual)) /
+      Math.sqrt(n * n - dot(predicted, predicted)) / Math.sqrt(n * n - dot(actual, actual));
   }),
-  pearson: related(correlation),
-  spearmanr: related((answers, truth) => correlation(ranks(answers), ranks(truth))),
+  pearson: whereDefined(correlation),
+  spearmanr: whereDefined((answers, truth) => correlation(ranks(answers), ranks(truth))),
 };
 
-// A class that is not finite (null) counts as another than the truth, as in Python's `scored_answers`.
+// A class predicted from logits that are not finite (null) counts as wrong, as in `scored_answers` in Python.
 const scoreOf = (answers) => METRICS[data.metric](data.labels === null ? answers : answers.map((answer, i) =>
   answer === null ? (data.truth[i] + 1) % data.labels.length : answer), data.truth);
 
-const spent = (method, exits) => mean(exits.map((exit, sample) => method.flops.costs[method.flops.which[sample]][exit]));
+const meanFlops = (method, exits) => mean(exits.map((exit, sample) => method.flops.costs[method.flops.which[sample]][exit]));
 
 function run(method, threshold) {
   const exits = data.truth.map((_, sample) => exitOf(method, sample, threshold));
   const answers = exits.map((exit, sample) => method.answers[sample][exit]);
   const layers = exits.map((exit) => method.exit_layers[exit]), depth = method.exit_layers[method.exit_layers.length - 1];
   return { exits, answers, score: scoreOf(answers), layers: mean(layers),
-    flops: method.flops && 1 - spent(method, exits) / spent(method, exits.map(() => method.exit_layers.length - 1)),
+    flops: method.flops && 1 - meanFlops(method, exits) / meanFlops(method, exits.map(() => method.exit_layers.length - 1)),
     saving: 1 - mean(layers) / depth, counts: method.exit_layers.map((_, k) => exits.filter((exit) => exit === k).length) };
 }
 
-// Every threshold once, the cheapest first, full depth last among equals; and what no threshold changes.
+// Compute the curve of each method (every threshold once, the cheapest first, full depth last among equal costs) and
+// the numbers that do not depend on the threshold.
 data.methods.forEach((method, index) => {
-  method.rows = []; // of the table, as long as they say what they said
+  method.rows = []; // table rows, kept until their content changes
   method.layer_scores = method.exit_layers.map((_, k) => scoreOf(method.answers.map((row) => row[k])));
-  const known = new Map(method.thresholds.map((threshold) => [JSON.stringify(threshold), threshold]));
-  method.curve = [...known.values()].map((threshold) => {
+  const distinct = new Map(method.thresholds.map((threshold) => [JSON.stringify(threshold), threshold]));
+  method.curve = [...distinct.values()].map((threshold) => {
     const { score, layers } = run(method, threshold);
     return { threshold, score, mean_layers: layers };
   }).sort((a, b) => a.mean_layers - b.mean_layers || (a.threshold === null) - (b.threshold === null));

@@ -9,7 +9,7 @@ from transformers import AutoModelForSequenceClassification, GPT2Config
 
 from adaexit_hf.models.encoder_layers import embed_inputs as embed
 from adaexit_hf.models.encoder_layers import family_of, run_layer
-from adaexit_hf.pruning.layer_drop import evenly_spaced, keep_layers, layer_drop, only_layers
+from adaexit_hf.pruning.layerdrop import evenly_spaced, keep_layers, layer_drop, only_layers
 from adaexit_hf.trainer.training_args import CHECKPOINTING
 
 ENCODERS = [*FAMILIES, "deberta-v2-conv", "albert-inner", "modernbert-mean"]
@@ -242,7 +242,7 @@ def test_groups_of_shared_layers_cannot_be_told_apart(name):
 def test_the_first_layer_of_modernbert_stays():
     model = classifier("modernbert")
     before = model.config.to_dict()
-    with pytest.raises(ValueError, match=r"layers: got \[2, 3\]; ModernBERT's first layer lacks a norm"):
+    with pytest.raises(ValueError, match=r"layers: got \[2, 3\]; only ModernBERT's first layer has no attention norm"):
         keep_layers(model, [2, 3])
     assert model.config.to_dict() == before
 

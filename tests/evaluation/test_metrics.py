@@ -1,0 +1,131 @@
+"""Task metrics against their definitions, and what the table of metrics says about each."""
+
+import numpy as np
+import pytest
+
+from adaexit_hf.data.tasks import TASKS
+from adaexit_hf.evaluation.metrics import METRICS, compute_score
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [
+        ("accuracy", 3 / 5),
+        ("f1", 2 * 2 / (2 * 2 + 1 + 1)),
+        # (TP TN - FP FN) / sqrt((TP+FP)(TP+FN)(TN+FP)(TN+FN))
+        ("matthews_correlation", (2 * 1 - 1 * 1) / np.sqrt(3 * 3 * 2 * 2)),
+    ],
+)
+def test_classification_scores_by_their_definitions(metric, expected):
+    assert compute_score(metric, [1, 1, 1, 0, 0], [1, 1, 0, 1, 0]) == pytest.approx(expected)
+
+
+def test_correlations_by_their_definitions():
+    x, y = np.array([0.1, 0.4, 0.2, 0.9]), np.array([1.0, 3.0, 2.5, 2.0])
+    assert compute_score("pearson", x, y) == pytest.approx(np.corrcoef(x, y)[0, 1])
+    ranks = np.corrcoef(x.argsort().argsort(), y.argsort().argsort())[0, 1]
+    assert compute_score("spearmanr", x, y) == pytest.approx(ranks)
+
+
+@pytest.mark.parametrize("metric", ["pearson", "spearmanr", "matthews_correlation"])
+def test_constant_predictions_correlate_with_nothing(metric):
+    assert compute_score(metric, [1, 1, 1], [0, 1, 1]) == 0.0
+
+
+@pytest.mark.parametrize("metric", ["pearson", "spearmanr"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_predictions_that_are_not_finite_have_no_correlation(metric, value):
+    assert np.isnan(compute_score(metric, [value, 1.0, 2.0], [1.0, 2.0, 3.0]))
+    assert np.isnan(compute_score(metric, [value] * 3, [1.0, 2.0, 3.0]))
+
+
+@pytest.mark.parametrize(("predictions", "references"), [([0, 1, 2], [0, 1, 1]), ([0, 1, 0], [0, 1, 2])])
+def test_f1_is_of_two_classes(predictions, references):
+    with pytest.raises(
+        ValueError, match="metric: f1 is defined for two classes, 0 and 1, but there are classes up to 2; pass accur"
+    ):
+        compute_score("f1", predictions, references)
+
+
+@pytest.mark.parametrize(
+    ("metric", "references", "message"),
+    [
+        ("f1", [0, 0, 0], "references: the 3 labels include no class 1, so f1 is not defined; pass data with other"),
+        (
+            "matthews_correlation",
+            [1, 1, 1],
+            "references: the 3 labels are all equal, so matthews_correlation is",
+        ),
+        ("pearson", [0.5, 0.5], "references: the 2 labels are all equal, so pearson is not defined"),
+        ("spearmanr", [2.0], "references: the 1 labels are all equal, so spearmanr is not defined"),
+    ],
+)
+def test_a_metric_that_is_not_defined_is_not_zero(metric, references, message):
+    with pytest.raises(ValueError, match=message):
+        compute_score(metric, np.arange(len(references)) % 2, references)
+
+
+def test_one_class_is_enough_where_the_metric_is_defined():
+    assert compute_score("accuracy", [0, 1, 0], [0, 0, 0]) == pytest.approx(2 / 3)
+    assert compute_score("f1", [0, 1, 1], [1, 1, 1]) == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_no_samples_have_no_score(metric):
+    with pytest.raises(ValueError, match="references: got none; pass at least one"):
+        compute_score(metric, [], [])
+
+
+def test_unknown_metric():
+    with pytest.raises(ValueError, match="metric: got 'bleu'; choose accuracy"):
+        compute_score("bleu", [1], [1])
+
+
+def test_every_metric_of_a_task_is_known():
+    assert {metric for task in TASKS.values() for metric in task.metrics} <= set(METRICS)
+
+
+BEST_AND_WORST = [
+    ("accuracy", [0, 1, 1, 0], [0, 1, 1, 0], [1, 0, 0, 1]),
+    ("f1", [0, 1, 1, 0], [0, 1, 1, 0], [1, 0, 0, 1]),
+    ("matthews_correlation", [0, 1, 1, 0], [0, 1, 1, 0], [1, 0, 0, 1]),
+    ("pearson", [0.0, 1.0, 3.0], [1.0, 2.0, 4.0], [3.0, 2.0, 0.0]),
+    ("spearmanr", [0.0, 1.0, 3.0], [0.1, 0.2, 9.0], [2.0, 0.3, 0.2]),
+]
+
+
+def test_every_metric_has_a_best_and_a_worst_case():
+    assert [case[0] for case in BEST_AND_WORST] == list(METRICS)
+
+
+@pytest.mark.parametrize(("metric", "references", "best", "worst"), BEST_AND_WORST)
+def test_the_range_of_a_metric_ends_at_its_best_and_worst_scores(metric, references, best, worst):
+    known = METRICS[metric]
+    scores = [compute_score(metric, predictions, references) for predictions in (worst, best)]
+    assert scores == pytest.approx([known.lowest, known.highest])
+    assert known.higher_is_better is (scores[1] > scores[0])
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_random_scores_lie_in_the_range(metric):
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        if METRICS[metric].regression:
+            predictions, references = generator.normal(size=(2, 10))
+        else:
+            predictions, references = generator.permuted([[0, 1] * 5] * 2, axis=1)
+        assert METRICS[metric].lowest <= compute_score(metric, predictions, references) <= METRICS[metric].highest
+
+
+@pytest.mark.parametrize("metric", [name for name, known in METRICS.items() if not known.regression])
+def test_swapping_the_classes_changes_only_metrics_that_use_their_order(metric):
+    predictions, references = np.array([0, 1, 1, 1, 1]), np.array([0, 1, 0, 1, 1])
+    same = compute_score(metric, 1 - predictions, 1 - references) == pytest.approx(
+        compute_score(metric, predictions, references)
+    )
+    assert same is not METRICS[metric].uses_label_order
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_metrics_of_numbers_are_the_correlations(metric):
+    assert METRICS[metric].regression is (metric in ("pearson", "spearmanr"))
