@@ -5,6 +5,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when huggingface_hub is imported
 
 import gc
+import re
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +15,8 @@ import torch
 from transformers import set_seed
 
 torch.set_num_threads(1)
-collect_ignore = ["hub_client.py"]  # speaks to a Hub from its first line on
+pytest.register_assert_rewrite("helpers")
+collect_ignore = ["helpers"]  # scripts among them do their work when they are imported
 LOCAL = ("127.0.0.1", "::1", "localhost")
 
 
@@ -45,3 +47,21 @@ def seeded() -> None:
 @pytest.fixture(params=["right", "left", "none"])
 def padding(request: pytest.FixtureRequest) -> str:
     return request.param
+
+
+@pytest.fixture(scope="session")
+def start(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder of a tiny pretrained encoder that knows the words of `helpers.reviews`."""
+    from helpers.reviews import save_encoder
+
+    return save_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+@pytest.fixture(scope="session")
+def demo_encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The same with the words of the demo's grammar."""
+    from demo_sentences import generate
+    from helpers.reviews import save_encoder
+
+    words = sorted({word for sentence in generate(1000)[0] for word in re.findall(r"[a-z]+", sentence.text.lower())})
+    return save_encoder(tmp_path_factory.mktemp("demo_encoder"), words, positions=64, lowercase=True)

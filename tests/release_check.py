@@ -168,6 +168,7 @@ def use_from_python(commands: list[str]) -> None:
     )
 
     set_seed(0)
+    # Not `helpers.words`: here are only the wheel and what it needs.
     words = {word: number for number, word in enumerate(["[PAD]", "[UNK]", "a", "good", "bad", "film"])}
     word_level = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
     word_level.pre_tokenizer = pre_tokenizers.Whitespace()

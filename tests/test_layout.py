@@ -1,4 +1,4 @@
-"""The layout of the package: which sub-package may import which."""
+"""The layout of the package, which sub-package may import which, and of the tests, which do not import each other."""
 
 import ast
 from collections.abc import Iterator
@@ -9,6 +9,7 @@ import pytest
 import adaexit_hf
 
 PACKAGE = Path(adaexit_hf.__file__).parent
+TESTS = Path(__file__).parent
 # A sub-package imports from those in rows above its own; those in one row do not import each other.
 RANKS = [
     ("utils", "models"),
@@ -90,3 +91,15 @@ def test_no_module_imports_back() -> None:
 
     for name in edges:
         visit(name, ())
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_no_test_module_is_imported(path: Path) -> None:
+    """What tests share lies in `tests/helpers` and conftest.py, so that every test module runs alone."""
+    modules, imported = {test.stem for test in TESTS.rglob("test_*.py")}, set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            imported.add(node.module or "")
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            imported |= {alias.name for alias in node.names}
+    assert not {name.split(".")[-1] for name in imported} & modules, "move what is shared to tests/helpers"

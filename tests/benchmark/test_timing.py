@@ -10,8 +10,7 @@ import inference as benchmark_inference
 import pytest
 import torch
 from helpers.tiny import build, encoder_config
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from helpers.words import new_tokenizer
 
 from adaexit_hf.benchmark import timing as benchmark
 from adaexit_hf.benchmark.planted import planned_layers, planted_model, planted_rows, text_lengths
@@ -36,11 +35,7 @@ def checkpoint(tmp_path_factory) -> str:
     """A tiny DeeBERT that exits by entropy, with its tokenizer, and texts."""
     folder = tmp_path_factory.mktemp("checkpoint")
     build("deebert", exit_threshold=0.9).save_pretrained(folder)
-    words = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="[UNK]"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    words.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
-    names = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]"}
-    PreTrainedTokenizerFast(tokenizer_object=words, model_max_length=32, **names).save_pretrained(folder)
+    new_tokenizer(WORDS[4:]).save_pretrained(folder)
     texts = [" ".join(WORDS[3 + (i + j * i) % 6] for j in range(1 + i % 7)) for i in range(12)]
     lines = [json.dumps({"one": text, "two": "very bad film"}) for text in texts]
     (folder / "texts.jsonl").write_text("\n".join(lines))

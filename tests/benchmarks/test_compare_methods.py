@@ -14,10 +14,7 @@ import compare_methods
 import comparison_tables
 import datasets
 import pytest
-import test_run_glue_exit
 from compare_methods import append_line, applies, cells_of, main, parse, read_results, variant_of
-
-start = test_run_glue_exit.start  # the fixture
 
 # Writes what a run writes; the score is told by the seed. Fails for deebert with seed 1; notes that it ran.
 FAKE = """

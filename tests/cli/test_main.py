@@ -10,10 +10,10 @@ from pathlib import Path
 
 import datasets
 import pytest
-import test_run_glue_exit
 import torch
+from helpers.report_page import embedded
+from helpers.reviews import write_csv
 from safetensors.torch import load_file, save_file
-from test_html_report import embedded
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from adaexit_hf import BerxitForSequenceClassification, __version__, bootstrap_samples, explain
@@ -21,7 +21,6 @@ from adaexit_hf.cli import evaluate as cli_data
 from adaexit_hf.cli import main as cli
 from adaexit_hf.cli.printing import print_results
 
-start = test_run_glue_exit.start  # the fixture
 TEXTS = ["very good film", "bad book", "good", "very very bad film"]
 
 
@@ -437,7 +436,7 @@ def test_benchmark_prints_ratios(capsys, checkpoint, tmp_path) -> None:
 
 def test_train_is_the_main_job(capsys, start, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    files = [test_run_glue_exit.write_csv(tmp_path, name, 8, ["bad", "good"]) for name in ("train", "dev")]
+    files = [write_csv(tmp_path, name, 8, ["bad", "good"]) for name in ("train", "dev")]
     flags = ["--model_name_or_path", start, "--train_file", files[0], "--validation_file", files[1]]
     flags += ["--text_columns", "text", "--output_dir", str(tmp_path / "out"), "--max_steps", "1", "--use_cpu"]
     called(capsys, "train", *flags, "--save_strategy", "no", "--report_to", "none")

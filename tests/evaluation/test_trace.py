@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.runs import METHODS, Row, encoder_config, new_model, texts
+from helpers.traces import NAN, by_hand
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import BertModel
@@ -21,19 +22,6 @@ from adaexit_hf.evaluation.trace import check_same_data
 from adaexit_hf.evaluation.tradeoff import spread_thresholds
 from adaexit_hf.interpretation.attribution import explain, layer_conductance
 from adaexit_hf.interpretation.probes import attention_entropy
-
-NAN = float("nan")
-
-
-def by_hand(**changes: Any) -> ExitTrace:
-    facts = {
-        "logits": torch.arange(12.0).reshape(2, 3, 2),
-        "scores": torch.tensor([[0.9, NAN, 0.7], [0.1, 0.2, 0.3]]),
-        "labels": torch.tensor([0, 1]),
-        "exit_layers": (2, 3, 6),
-        "ready": "gt",
-    }
-    return ExitTrace(**facts | changes)
 
 
 def same(one: Any, other: Any) -> bool:

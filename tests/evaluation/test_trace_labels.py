@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.runs import new_model, texts
-from test_trace import NAN, by_hand
+from helpers.traces import NAN, by_hand
 from torch import Tensor
 
 from adaexit_hf import collect_trace

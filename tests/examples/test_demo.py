@@ -10,14 +10,11 @@ import demo
 import demo_sentences as grammar
 import pytest
 import torch
-from helpers.tiny import encoder
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
+from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging
 
 EXAMPLES = Path(demo.__file__).parent
 NEGATIONS = {"no", "not", "never", "nobody", "nothing"}
-SPECIAL = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
 
 
 @pytest.fixture(scope="module")
@@ -114,31 +111,15 @@ def test_a_count_that_cannot_be_balanced_is_refused(count):
         grammar.generate(count)
 
 
-@pytest.fixture(scope="module")
-def start(tmp_path_factory) -> str:
-    """A tiny random encoder that knows the words of the grammar."""
-    folder = tmp_path_factory.mktemp("encoder")
-    known = sorted({word for sentence in grammar.generate(1000)[0] for word in words(sentence.text)})
-    vocabulary = {word: index for index, word in enumerate([*SPECIAL, *known])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
-    names = dict(zip(("pad_token", "cls_token", "sep_token", "unk_token"), SPECIAL, strict=False))
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, **names).save_pretrained(folder)
-    encoder("bert", vocab_size=len(vocabulary), max_position_embeddings=64).save_pretrained(folder)
-    return str(folder)
-
-
 @pytest.fixture
-def run(start, tmp_path, monkeypatch):
+def run(demo_encoder, tmp_path, monkeypatch):
     """The demo in process, from an empty folder; it silences Transformers, which is undone."""
     monkeypatch.chdir(tmp_path)
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
 
     def call(*more: str) -> Path:
         sizes = ["--train_size", "80", "--eval_size", "40", "--epochs", "1"]
-        demo.main(["--model_name_or_path", start, *sizes, *more])
+        demo.main(["--model_name_or_path", demo_encoder, *sizes, *more])
         return tmp_path / "out" / "demo"
 
     yield call

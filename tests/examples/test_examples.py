@@ -8,12 +8,11 @@ import datasets
 import depth_adaptive_speed
 import depths_by_reconstruction
 import pytest
-import test_run_glue_exit
 import train_on_csv
 from accelerate.commands.config.config_args import load_config_from_file
+from helpers.reviews import write_csv
 from transformers import AutoModelForSequenceClassification
 
-start = test_run_glue_exit.start  # the fixture
 pytestmark = pytest.mark.slow
 
 
@@ -136,7 +135,7 @@ def test_cost_and_efficiency_stand_beside_the_measured_ratio(measure, capsys):
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument")  # the code is written for machines with a GPU, too
 def test_train_on_your_own_csv(start, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    file = test_run_glue_exit.write_csv(tmp_path, "reviews", 40, ["bad", "good"])
+    file = write_csv(tmp_path, "reviews", 40, ["bad", "good"])
     flags = [file, "--encoder", start, "--epochs", "0.1", "--output", str(tmp_path / "out")]
     monkeypatch.setattr(sys, "argv", ["run", *flags])
     train_on_csv.main()

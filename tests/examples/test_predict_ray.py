@@ -8,16 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import test_run_glue_exit
+from helpers.reviews import WORDS
 from helpers.runs import new_model
 from transformers import AutoTokenizer
 
 from adaexit_hf import predict
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-start = test_run_glue_exit.start  # the fixture
 NAMES = ["low", "middle", "high"]
-WORDS = test_run_glue_exit.WORDS[5:]
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import rerank
 import torch
+from helpers.pipeline_without_package import TEXTS
+from helpers.predictions import count_layers, exiting
 from helpers.words import new_tokenizer
-from test_pipelines import TEXTS, count_layers, exiting
 from transformers import AutoModelForSequenceClassification
 
 QUERY, PASSAGES = "w9 w8", TEXTS

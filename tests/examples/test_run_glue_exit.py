@@ -8,44 +8,14 @@ import datasets
 import pytest
 import run_glue_exit
 import torch
+from helpers.reviews import write_csv
 from helpers.tiny import encoder, encoder_config
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from adaexit_hf import ExitTrace, RightToolForSequenceClassification
 from adaexit_hf.cli import train as finetuning
 from adaexit_hf.data.tasks import tokenize
 from adaexit_hf.pruning.layerdrop import keep_layers
-
-WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", "good", "bad", "film", "book", "very"]
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory) -> str:
-    """A pretrained encoder with its tokenizer, in a folder."""
-    folder = tmp_path_factory.mktemp("encoder")
-    encoder("bert").save_pretrained(folder)
-    words = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="[UNK]"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    words.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
-    PreTrainedTokenizerFast(
-        tokenizer_object=words,
-        pad_token="[PAD]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        unk_token="[UNK]",
-        mask_token="[MASK]",
-        model_max_length=32,
-    ).save_pretrained(folder)
-    return str(folder)
-
-
-def write_csv(folder: Path, name: str, rows: int, labels: list) -> str:
-    texts = [f"very {'good' if index % 2 else 'bad'} film" for index in range(rows)]
-    values = [labels[index % len(labels)] for index in range(rows)]
-    path = folder / f"{name}.csv"
-    datasets.Dataset.from_dict({"text": texts, "label": values}).to_csv(path)
-    return str(path)
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Train every case in each of several processes, and write what came out; see `test_training_distributed.py`.
 
-torchrun --nnodes 1 --nproc-per-node 2 tests/distributed_worker.py FOLDER
+torchrun --nnodes 1 --nproc-per-node 2 tests/helpers/distributed_worker.py FOLDER
 """
 
 import json
@@ -23,6 +23,15 @@ from adaexit_hf.trainer.training_args import CHECKPOINTING
 SETTINGS: dict[str, Any] = {"max_steps": 5, "adam_epsilon": 1e-4, "weight_decay": 0.1}
 RESUMED: dict[str, Any] = SETTINGS | {"save_strategy": "steps", "save_steps": 2, "gradient_accumulation_steps": 2}
 FILED = ("deebert", "fastbert")
+# Which parameters a step leaves out, and which tokens a layer runs, is all that a method can change of checkpointing:
+# those of BERxiT and DeeBERT change from step to step and from stage to stage; the depth-adaptive method skips tokens.
+CHECKPOINTED = ("berxit", "deebert", "depth-adaptive")
+CASES = {
+    f"{method}-checkpointing" if checkpointing else method: (method, checkpointing)
+    for method in METHODS
+    for checkpointing in (False, True)
+    if not checkpointing or method in CHECKPOINTED
+}
 
 
 def ranks_agree(model: torch.nn.Module) -> bool:
@@ -92,10 +101,8 @@ def filed(method: str, folder: Path) -> dict[str, Any]:
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     results = {}
-    for method in METHODS:
-        for checkpointing in (False, True):
-            name = f"{method}-checkpointing" if checkpointing else method
-            results[name] = trained(method, checkpointing, folder / name)
+    for name, (method, checkpointing) in CASES.items():
+        results[name] = trained(method, checkpointing, folder / name)
     results["resumed berxit"] = resumed("berxit", 1, folder / "resumed-berxit")
     results["resumed deebert"] = resumed("deebert", 2, folder / "resumed-deebert")
     for method in FILED:

@@ -1,4 +1,4 @@
-"""Run by test_hub.py: hub_client.py FOLDER. Push and load with the true client; save in FOLDER what happened.
+"""Run by test_push_and_load.py: hub_client.py FOLDER. Push and load with the true client; save the results in FOLDER.
 
 A process of its own, since huggingface_hub reads where the Hub is when it is imported.
 """
@@ -25,8 +25,8 @@ import torch
 from helpers.load_from_hub import TEXTS, loaded, says
 from helpers.runs import new_model, new_trainer
 from helpers.tiny import build
+from helpers.words import new_tokenizer
 from huggingface_hub import upload_folder
-from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerFast
 
 from adaexit_hf import DactBertForSequenceClassification, EarlyExitTrainer
@@ -34,12 +34,6 @@ from adaexit_hf import DactBertForSequenceClassification, EarlyExitTrainer
 REPO, TRAINED = "org/dact-bert-mrpc", "org/deebert-trained"
 CARD = "---\nlibrary_name: transformers\ntags:\n- early-exit\n---\n# Written by hand\n\n![curve](curve.png)\n"
 PICTURE = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
-
-
-def new_tokenizer() -> PreTrainedTokenizerFast:
-    words = Tokenizer(models.WordLevel({f"w{index}": index for index in range(64)}, unk_token="w1"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="w0", unk_token="w1", model_max_length=16)
 
 
 def head(repo: str) -> str:
@@ -53,10 +47,10 @@ def shift(model: PreTrainedModel) -> None:
             parameter.add_(0.01)
 
 
-def failure(action: Callable[..., Any], *given: Any, **options: Any) -> dict[str, Any]:
+def failure(action: Callable[..., Any], *arguments: Any, **options: Any) -> dict[str, Any]:
     """The error that a user sees, and the names of those that it was raised from."""
     try:
-        action(*given, **options)
+        action(*arguments, **options)
     except Exception as error:
         causes, cause = [], error.__cause__
         while cause is not None:
@@ -80,9 +74,9 @@ def dropping(requests: str) -> Iterator[None]:
 
 def without_package(*names: str) -> dict[str, Any]:
     script = Path(__file__).with_name("load_from_hub.py")
-    found = FOLDER / "without_package.pt"
-    subprocess.run([sys.executable, "-W", "error", str(script), str(found), *names], check=True, timeout=120)
-    return torch.load(found)
+    file = FOLDER / "without_package.pt"
+    subprocess.run([sys.executable, "-W", "error", str(script), str(file), *names], check=True, timeout=120)
+    return torch.load(file)
 
 
 def published(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, inputs: Any) -> dict[str, Any]:
@@ -94,15 +88,15 @@ def published(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, inputs
     model.push_to_hub(REPO)
     tokenizer.push_to_hub(REPO)
     upload_folder(repo_id=REPO, folder_path=card)
-    found: dict[str, Any] = {"old": {"sha": head(REPO), "says": says(model, inputs)}}
+    results: dict[str, Any] = {"old": {"sha": head(REPO), "says": says(model, inputs)}}
     shift(model)
     model.config.exit_threshold = 0.25
     model.push_to_hub(REPO)
     model.push_to_hub(REPO, revision="candidate")
-    found["new"] = {"sha": head(REPO), "says": says(model, inputs), "encoder": encoder_of(model)}
-    found["branches"] = sorted(HUB.repos[REPO].branches)
-    found["files"] = HUB.repos[REPO].commits[head(REPO)]
-    return found
+    results["new"] = {"sha": head(REPO), "says": says(model, inputs), "encoder": encoder_of(model)}
+    results["branches"] = sorted(HUB.repos[REPO].branches)
+    results["files"] = HUB.repos[REPO].commits[head(REPO)]
+    return results
 
 
 def encoder_of(model: PreTrainedModel) -> dict[str, torch.Tensor]:
@@ -123,23 +117,23 @@ def trained(tokenizer: PreTrainedTokenizerFast, inputs: Any) -> tuple[EarlyExitT
         save_steps=1,
     )
     titles = HUB.repos[TRAINED].titles
-    found: dict[str, Any] = {"titles": [len(titles)]}
+    results: dict[str, Any] = {"titles": [len(titles)]}
     for stage in ("backbone", "exits"):
         trainer.train(stage=stage)
-        found["titles"].append(len(titles))
-    found |= {"sha": head(TRAINED), "files": HUB.repos[TRAINED].commits[head(TRAINED)], "says": None}
-    found["says"] = says(trainer.model, inputs)
-    return trainer, found
+        results["titles"].append(len(titles))
+    results |= {"sha": head(TRAINED), "files": HUB.repos[TRAINED].commits[head(TRAINED)], "says": None}
+    results["says"] = says(trainer.model, inputs)
+    return trainer, results
 
 
 def interrupted(model: PreTrainedModel, trainer: EarlyExitTrainer, inputs: Any) -> dict[str, Any]:
     """Pushes that break while the weights are sent, and at the commit."""
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     shift(model)
     for moment, requests in {"weights": "^PUT /lfs/", "commit": f"^POST /api/models/{REPO}/commit/"}.items():
         with dropping(requests):
-            found[moment] = failure(model.push_to_hub, REPO)
-        found[moment] |= {
+            results[moment] = failure(model.push_to_hub, REPO)
+        results[moment] |= {
             "sha": head(REPO),
             "dropped": HUB.dropped,
             "says": says(AutoModelForSequenceClassification.from_pretrained(REPO, cache_dir=FOLDER / moment), inputs),
@@ -147,13 +141,13 @@ def interrupted(model: PreTrainedModel, trainer: EarlyExitTrainer, inputs: Any) 
     before = head(TRAINED)
     shift(trainer.model)
     with dropping(f"^POST /api/models/{TRAINED}/commit/"):
-        found["trainer"] = failure(trainer.push_to_hub) | {"unchanged": head(TRAINED) == before}
+        results["trainer"] = failure(trainer.push_to_hub) | {"unchanged": head(TRAINED) == before}
     model.push_to_hub(REPO)
-    found["again"] = {
+    results["again"] = {
         "says": says(AutoModelForSequenceClassification.from_pretrained(REPO), inputs),
         "expected": says(model, inputs),
     }
-    return found
+    return results
 
 
 LOADERS = {
@@ -167,21 +161,23 @@ def refused(model: PreTrainedModel, trainer: EarlyExitTrainer, sha: str) -> dict
     HUB.repos["org/gated"] = Repo(gated=True)
     HUB.repos["org/gated"].commit("main", HUB.repos[REPO].commits[sha], "model")
     asked = {name: {"unknown": "org/unknown", "gated": "org/gated"} for name in LOADERS}
-    found = {f"{case}, {name}": failure(LOADERS[name], repo) for name in LOADERS for case, repo in asked[name].items()}
-    found["revision"] = failure(LOADERS["from_pretrained"], REPO, revision="f" * 40)
+    results = {
+        f"{case}, {name}": failure(LOADERS[name], repo) for name in LOADERS for case, repo in asked[name].items()
+    }
+    results["revision"] = failure(LOADERS["from_pretrained"], REPO, revision="f" * 40)
     with patch.dict(os.environ):
         del os.environ["HF_TOKEN"]
-        found["no token, push"] = failure(model.push_to_hub, "org/mine")
-        found["no token, unknown"] = failure(LOADERS["from_pretrained"], "org/unknown")
-        found["no token, gated"] = failure(LOADERS["from_pretrained"], "org/gated")
+        results["no token, push"] = failure(model.push_to_hub, "org/mine")
+        results["no token, unknown"] = failure(LOADERS["from_pretrained"], "org/unknown")
+        results["no token, gated"] = failure(LOADERS["from_pretrained"], "org/gated")
     HUB.close()
     with at_once():
         for name, load in LOADERS.items():
-            found[f"no network, {name}"] = failure(load, "org/other")
-        found["no network, push"] = failure(model.push_to_hub, REPO)
-        found["no network, trainer"] = failure(trainer.push_to_hub)
-        found["no network, cached"] = loaded(REPO, revision=sha)
-    return found
+            results[f"no network, {name}"] = failure(load, "org/other")
+        results["no network, push"] = failure(model.push_to_hub, REPO)
+        results["no network, trainer"] = failure(trainer.push_to_hub)
+        results["no network, cached"] = loaded(REPO, revision=sha)
+    return results
 
 
 def main() -> None:
@@ -189,18 +185,18 @@ def main() -> None:
     model, tokenizer = build("dact-bert", exit_threshold=0.0), new_tokenizer()
     inputs = tokenizer(TEXTS, padding=True, return_tensors="pt")
     HUB.start()
-    found = {"published": published(model, tokenizer, inputs)}
-    old = found["published"]["old"]["sha"]
-    found["with package"] = {"new": loaded(REPO), "old": loaded(REPO, revision=old)}
-    found["class"] = says(DactBertForSequenceClassification.from_pretrained(REPO, revision="candidate"), inputs)
-    trainer, found["trained"] = trained(tokenizer, inputs)
-    found["trained"]["loaded"] = loaded(TRAINED)
-    names = {"old": f"{REPO}@{old}", "trained": f"{TRAINED}@{found['trained']['sha']}"}
+    results = {"published": published(model, tokenizer, inputs)}
+    old = results["published"]["old"]["sha"]
+    results["with package"] = {"new": loaded(REPO), "old": loaded(REPO, revision=old)}
+    results["class"] = says(DactBertForSequenceClassification.from_pretrained(REPO, revision="candidate"), inputs)
+    trainer, results["trained"] = trained(tokenizer, inputs)
+    results["trained"]["loaded"] = loaded(TRAINED)
+    names = {"old": f"{REPO}@{old}", "trained": f"{TRAINED}@{results['trained']['sha']}"}
     without = without_package(*names.values())
-    found["without package"] = {key: without[name] for key, name in names.items()}
-    found["interrupted"] = interrupted(model, trainer, inputs)
-    found["refused"] = refused(model, trainer, old)
-    torch.save(found, FOLDER / "found.pt")
+    results["without package"] = {key: without[name] for key, name in names.items()}
+    results["interrupted"] = interrupted(model, trainer, inputs)
+    results["refused"] = refused(model, trainer, old)
+    torch.save(results, FOLDER / "found.pt")
 
 
 if __name__ == "__main__":

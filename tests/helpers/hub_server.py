@@ -118,10 +118,12 @@ class Handler(BaseHTTPRequestHandler):
         path = urlsplit(self.path).path
         try:
             for methods, pattern, respond in ROUTES:
-                found = re.fullmatch(pattern, path)
-                if found and self.command in methods.split():
+                match = re.fullmatch(pattern, path)
+                if match and self.command in methods.split():
                     with self.server.lock:
-                        self.send(respond(self, **{name: unquote(each) for name, each in found.groupdict("").items()}))
+                        self.send(
+                            respond(self, **{name: unquote(value) for name, value in match.groupdict("").items()})
+                        )
                     return
             raise RefusalError(HTTPStatus.NOT_FOUND, f"the Hub of the tests has no {line}")
         except RefusalError as error:
@@ -217,9 +219,9 @@ class Handler(BaseHTTPRequestHandler):
     def batch(self, name: str) -> Any:
         self.sign_in()
         answers = []
-        for each in json.loads(self.body)["objects"]:
-            actions = {"upload": {"href": f"{self.server.url}/lfs/{each['oid']}"}}
-            answers.append(each | ({} if each["oid"] in self.server.blobs else {"actions": actions}))
+        for file in json.loads(self.body)["objects"]:
+            actions = {"upload": {"href": f"{self.server.url}/lfs/{file['oid']}"}}
+            answers.append(file | ({} if file["oid"] in self.server.blobs else {"actions": actions}))
         return {"transfer": "basic", "objects": answers}
 
     def put(self, oid: str) -> Any:

@@ -1,6 +1,6 @@
 """Run by hub_client.py where adaexit_hf cannot be imported: load_from_hub.py FOUND REPO@REVISION ...
 
-Load each by the code that it carries, and save what it is and says.
+Load instance by the code that it carries, and save what it is and says.
 """
 
 import sys
@@ -34,7 +34,7 @@ def loaded(name: str, **options: Any) -> dict[str, Any]:
     config, bare = AutoConfig.from_pretrained(name, **options), AutoModel.from_pretrained(name, **options)
     return {
         "module": type(model).__module__,
-        "classes": [type(each).__name__ for each in (model, config, bare)],
+        "classes": [type(instance).__name__ for instance in (model, config, bare)],
         "says": says(model, tokenizer(TEXTS, padding=True, return_tensors="pt")),
         "encoder": bare.state_dict(),
     }
@@ -43,8 +43,8 @@ def loaded(name: str, **options: Any) -> dict[str, Any]:
 if __name__ == "__main__":
     sys.meta_path.insert(0, Blocked())
     torch.set_num_threads(1)
-    found = {}
+    results = {}
     for name in sys.argv[2:]:
         repo, _, revision = name.partition("@")
-        found[name] = loaded(repo, revision=revision, trust_remote_code=True)
-    torch.save(found, sys.argv[1])
+        results[name] = loaded(repo, revision=revision, trust_remote_code=True)
+    torch.save(results, sys.argv[1])

@@ -27,17 +27,17 @@ def answers(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> dict[str
 def main(folder: Path) -> None:
     inputs = torch.load(folder / "inputs.pt")
     for path in sorted(folder.glob("*/config.json")):
-        checkpoint, found, options = path.parent, {}, {"trust_remote_code": True}
+        checkpoint, results, options = path.parent, {}, {"trust_remote_code": True}
         model = AutoModelForSequenceClassification.from_pretrained(checkpoint, **options)
-        found["float32"] = answers(model, inputs)
+        results["float32"] = answers(model, inputs)
         half = AutoModelForSequenceClassification.from_pretrained(checkpoint, dtype=torch.bfloat16, **options)
-        found["bfloat16"] = answers(half, inputs)
+        results["bfloat16"] = answers(half, inputs)
         model.save_pretrained(checkpoint / "again")
         again = AutoModelForSequenceClassification.from_pretrained(checkpoint / "again", **options)
-        found["again"] = answers(again, inputs)
+        results["again"] = answers(again, inputs)
         bare = AutoModel.from_pretrained(checkpoint, **options)
-        found["encoder"] = {"class": type(bare).__name__, "weights": bare.state_dict()}
-        torch.save(found, checkpoint / "found.pt")
+        results["encoder"] = {"class": type(bare).__name__, "weights": bare.state_dict()}
+        torch.save(results, checkpoint / "found.pt")
 
 
 if __name__ == "__main__":

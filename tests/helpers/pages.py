@@ -18,8 +18,8 @@ import pytest
 import torch
 from datasets import Dataset
 from helpers.tiny import encoder_config
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BertForSequenceClassification, BertModel, HfArgumentParser, PreTrainedTokenizerFast
+from helpers.words import new_tokenizer
+from transformers import BertForSequenceClassification, BertModel, HfArgumentParser
 
 from adaexit_hf import BerxitConfig, BerxitForSequenceClassification
 from adaexit_hf.cli import main as cli
@@ -30,7 +30,7 @@ RESULTS = ROOT / "benchmarks" / "RESULTS.md"
 CARDS = sorted((ROOT / "model_cards").glob("*.md"))
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
 PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", RESULTS, *CARDS, *DOCS]
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "film", "not", "good", "bad", ".", "[MASK]"]
+WORDS = ["a", "film", "not", "good", "bad", ".", "[MASK]"]
 
 
 def page_id(page: Path) -> str:
@@ -64,15 +64,7 @@ def make_workshop(folder: Path) -> None:
     Args:
         folder: the working directory of the code.
     """
-    words = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="[UNK]"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    words.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
-        mask_token="[MASK]",
-    )  # fmt: skip
+    tokenizer = new_tokenizer(WORDS, model_max_length=None)
     config = encoder_config("bert")
     exits = BerxitForSequenceClassification(BerxitConfig(encoder_config=config, num_labels=2, exit_threshold=0.6))
     for name, model in {

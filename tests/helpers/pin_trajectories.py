@@ -1,6 +1,6 @@
 """Write `trajectories.json`, the losses of 20 steps per stage and method. A change of it needs a reason in its commit.
 
-python tests/pin_trajectories.py
+python tests/helpers/pin_trajectories.py
 """
 
 import json

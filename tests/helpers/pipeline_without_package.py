@@ -18,21 +18,21 @@ TEXTS = [" ".join(f"w{4 + (7 * row + 3 * word) % 60}" for word in range(1 + row 
 
 def answers(classify: Any) -> dict[str, Any]:
     """What a pipeline says: as it is, in batches, with scores, and of all labels of a pair."""
-    found = {"single": classify(TEXTS[0]), "batch": classify(TEXTS, batch_size=8)}
-    found["scores"] = classify(TEXTS, batch_size=8, return_exit_score=True)
-    found["all"] = classify([{"text": TEXTS[1], "text_pair": TEXTS[2]}], top_k=None, early_exit=False)
-    return found
+    results = {"single": classify(TEXTS[0]), "batch": classify(TEXTS, batch_size=8)}
+    results["scores"] = classify(TEXTS, batch_size=8, return_exit_score=True)
+    results["all"] = classify([{"text": TEXTS[1], "text_pair": TEXTS[2]}], top_k=None, early_exit=False)
+    return results
 
 
 def main(folder: Path) -> None:
     logging.disable_progress_bar()
     for path in sorted(folder.glob("*/config.json")):
         classify = pipeline(model=str(path.parent), trust_remote_code=True)
-        found = answers(classify)
+        results = answers(classify)
         classify.save_pretrained(path.parent / "again")
         again = pipeline(OWN, model=str(path.parent / "again"), trust_remote_code=True)
-        found["again"] = again(TEXTS, batch_size=8)
-        (path.parent / "found.json").write_text(json.dumps(found))
+        results["again"] = again(TEXTS, batch_size=8)
+        (path.parent / "found.json").write_text(json.dumps(results))
 
 
 if __name__ == "__main__":

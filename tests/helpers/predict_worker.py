@@ -1,6 +1,6 @@
-"""Predict in each of several processes, and write what came out; see `test_predict_distributed.py`.
+"""Predict in prediction of several processes, and write what came out; see `test_predict_distributed.py`.
 
-torchrun --nnodes 1 --nproc-per-node 2 tests/predict_worker.py FOLDER
+torchrun --nnodes 1 --nproc-per-node 2 tests/helpers/predict_worker.py FOLDER
 """
 
 import json
@@ -13,8 +13,8 @@ import torch
 from accelerate import PartialState
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # it runs as a script
+from helpers.predictions import rows_of
 from helpers.tiny import build
-from test_prediction import rows_of
 
 from adaexit_hf import predict, predict_stream
 from adaexit_hf.models import EarlyExitForSequenceClassification
@@ -34,9 +34,11 @@ def message(model: EarlyExitForSequenceClassification, rows: list[Any]) -> str:
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     state, model, rows = PartialState(cpu=True), build("deebert"), rows_of()
-    found = predict(model, iter(rows), exit_threshold=THRESHOLD, max_memory=20_000, progress=False)
+    predictions = predict(model, iter(rows), exit_threshold=THRESHOLD, max_memory=20_000, progress=False)
     few = predict(model, rows[:1], exit_threshold=THRESHOLD, progress=False)
-    share = [each.place for each in predict_stream(model, rows[:5], exit_threshold=THRESHOLD, progress=False)]
+    share = [
+        prediction.place for prediction in predict_stream(model, rows[:5], exit_threshold=THRESHOLD, progress=False)
+    ]
     bad_row = message(model, [*rows[:4], {"input_ids": []}])  # of the first process
 
     class LocalError(Exception):
@@ -49,8 +51,8 @@ def main(folder: Path) -> None:
         model.embed = broken
     broken_model = message(model, rows)
     results = {
-        "logits": found.logits.tolist(),
-        "exit_layer": found.exit_layer.tolist(),
+        "logits": predictions.logits.tolist(),
+        "exit_layer": predictions.exit_layer.tolist(),
         "few": few.exit_layer.tolist(),
         "share": share,
         "bad_row": bad_row,

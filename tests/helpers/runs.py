@@ -153,9 +153,9 @@ def recorded_objectives(model: EarlyExitForSequenceClassification) -> Iterator[l
     seen: list[str] = []
 
     def recording(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def recorded(*given: Any) -> Tensor:
-            seen.append(given[-1])
-            return loss(*given)
+        def recorded(*arguments: Any) -> Tensor:
+            seen.append(arguments[-1])
+            return loss(*arguments)
 
         return recorded
 

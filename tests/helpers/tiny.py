@@ -83,6 +83,19 @@ VARIANTS: dict[str, tuple[type[EarlyExitForSequenceClassification], Settings]] =
 } | {f"{name}-{option}": (CLASSES[name], kwargs) for name, more in OPTIONS.items() for option, kwargs in more.items()}
 # Every variant on BERT, every method on the other encoders that matter most.
 CORE_CASES = [(variant, "bert") for variant in VARIANTS] + [(name, other) for name in CLASSES for other in CORE[1:]]
+# Exits that read all tokens meet pads in code of their own. All others are given the sentence vector by code that they
+# share, so that DeeBERT stands for them where only the padding differs.
+READS_TOKENS = tuple(name for name, (model, _) in VARIANTS.items() if model.reads_all_tokens)
+PADDED_CASES = [(variant, encoder, "right") for variant, encoder in CORE_CASES] + [
+    (variant, encoder, padding)
+    for variant, encoder in CORE_CASES
+    for padding in ("left", "none")
+    if variant in ("deebert", *READS_TOKENS)
+]
+# Methods that between them run all code that depends on the family of the encoder: the family's own classification
+# head, exits that read all tokens, tokens that skip layers, states after the encoder's last norm. All methods run on
+# the encoders of CORE.
+FAMILY_METHODS = ("deebert", "fastbert", "depth-adaptive", "right-tool")
 
 
 def encoder_config(name: str = "bert", **kwargs: Any) -> PreTrainedConfig:
@@ -163,6 +176,30 @@ def predicted(
         torch.stack([model.ready(score, value) for score, value in zip(scores, thresholds, strict=True)], dim=1)
     )
     return trace.exit_logits[torch.arange(len(chosen)), chosen], torch.tensor(model.config.exit_layers)[chosen]
+
+
+@torch.no_grad()
+def check_early_exit(
+    model: EarlyExitForSequenceClassification, inputs: dict[str, Any], thresholds: list[Any]
+) -> set[int]:
+    """Batched = one by one = selected from the trace, for every threshold; returns the layers at which rows left.
+
+    A row goes alone once for every layer that it leaves at: of thresholds that lead there, the first.
+    """
+    trace, gone_alone = trace_of(model, inputs), set()
+    for threshold in thresholds:
+        logits, layers = predicted(model, trace, threshold)
+        together = model(**inputs, exit_threshold=threshold)
+        assert together.exit_layer.tolist() == layers.tolist()
+        torch.testing.assert_close(together.logits, logits, atol=1e-5, rtol=1e-5)
+        for index, row in enumerate(one_by_one(inputs)):
+            layer = layers[index].item()
+            if (index, layer) not in gone_alone:
+                alone = model(**row, exit_threshold=threshold)
+                assert alone.exit_layer.item() == layer
+                torch.testing.assert_close(alone.logits[0], logits[index], atol=1e-5, rtol=1e-5)
+                gone_alone.add((index, layer))
+    return {layer for _, layer in gone_alone}
 
 
 def thresholds_between(trace: EarlyExitOutput, count: int = 3) -> list[float]:

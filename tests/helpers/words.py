@@ -1,15 +1,25 @@
-"""A tokenizer for tiny models: the words w4 to w63, each the id of its number."""
+"""A word-level tokenizer for tiny models."""
 
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from collections.abc import Sequence
+
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+SPECIAL = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]"}
+NUMBERED = [f"w{number}" for number in range(4, 64)]  # each has the id of its number
 
-def new_tokenizer() -> PreTrainedTokenizerFast:
-    names = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]"}
-    words = {name: number for number, name in enumerate([*names.values(), *(f"w{word}" for word in range(4, 64))])}
-    made = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
-    made.pre_tokenizer = pre_tokenizers.Whitespace()
-    made.post_processor = processors.TemplateProcessing(
+
+def new_tokenizer(
+    words: Sequence[str] = NUMBERED, model_max_length: int | None = 32, lowercase: bool = False
+) -> PreTrainedTokenizerFast:
+    """Special tokens have the ids 0 to 3, `words` those after them. `[MASK]` may be one of the words."""
+    vocabulary = {word: number for number, word in enumerate([*SPECIAL.values(), *words])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    if lowercase:
+        tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
     )
-    return PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=32, **names)
+    special = SPECIAL | ({"mask_token": "[MASK]"} if "[MASK]" in words else {})
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=model_max_length, **special)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers.authors_names import authors_names, pabees_names
 from helpers.tiny import build, config, inputs_of
 from torch import Tensor, nn
 from transformers import AutoModel
@@ -11,38 +12,7 @@ from adaexit_hf.models import EarlyExitForSequenceClassification
 
 AUTHORS = ("bert", "roberta", "albert", "distilbert")
 PABEES = ("bert", "albert")
-POOLERS = {"distilbert": "pre_classifier", "albert": "albert.pooler"}  # the others' is `<base>.pooler.dense`
 every_family = pytest.mark.parametrize("family", AUTHORS)
-
-
-def authors_names(model: EarlyExitForSequenceClassification, family: str) -> dict[str, Tensor]:
-    """Our model's parameters as their code would have saved them, with its aliases and its last off-ramp."""
-    layers = f"{family}.transformer" if family == "distilbert" else f"{family}.encoder"
-    dense = "pre_classifier" if family == "distilbert" else "pooler.dense"
-    pooler, last, saved = POOLERS.get(family, f"{family}.pooler.dense"), len(model.exits) - 1, {}
-    for name, value in model.state_dict().items():
-        owner, _, rest = name.partition(".")
-        if owner == "encoder":
-            saved |= {f"{family}.{rest}": value, f"core.{rest}": value}
-        elif owner == "lte":
-            saved[f"{layers}.lte_classifier.{rest}"] = -value
-        else:
-            number, part, kind = rest.split(".")
-            place = f"{layers}.highway.{number}.{dense if part == 'dense' else part}.{kind}"
-            saved[place] = torch.full_like(value, 7.0) if int(number) == last else value
-            if int(number) == last:
-                saved[f"{pooler}.{kind}" if part == "dense" else f"classifier.{kind}"] = value
-    return saved
-
-
-def pabees_names(model: EarlyExitForSequenceClassification, family: str) -> dict[str, Tensor]:
-    """The same of PABEE's: one stock pooler, and a list of classifiers."""
-    theirs = {"encoder": family, "pooler.dense": POOLERS.get(family, f"{family}.pooler.dense"), "exits": "classifiers"}
-    saved = {}
-    for name, value in model.state_dict().items():
-        ours = next(prefix for prefix in theirs if name.startswith(prefix))
-        saved[theirs[ours] + name.removeprefix(ours)] = value
-    return saved
 
 
 def assert_same(converted: dict[str, Tensor], model: EarlyExitForSequenceClassification) -> None:

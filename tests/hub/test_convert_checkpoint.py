@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 from helpers import recordings
+from helpers.authors_names import authors_names, pabees_names
+from helpers.pipeline_without_package import TEXTS
 from helpers.tiny import build, inputs_of, trace_of
 from safetensors.torch import save_file
-from test_conversion import authors_names, pabees_names
-from test_pipelines import TEXTS
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 

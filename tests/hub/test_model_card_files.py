@@ -10,9 +10,8 @@ import pytest
 from helpers.cards import FILES, NAME, Settings, blocks, facts, two_labels
 from helpers.fresh import run
 from helpers.tiny import build
+from helpers.words import new_tokenizer
 from huggingface_hub import ModelCard
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
 
 from adaexit_hf.hub import model_card
 from adaexit_hf.hub.card_facts import CardDataset
@@ -111,21 +110,10 @@ def test_pictures_are_wide_and_do_not_let_a_dark_page_through(tmp_path: Path) ->
 # The code on the card
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    names = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]"}
-    words = {word: number for number, word in enumerate([*names.values(), "a", "film", "he", "said", "so", "not"])}
-    made = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
-    made.pre_tokenizer = pre_tokenizers.Whitespace()
-    made.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=32, **names)
-
-
 def published(model: EarlyExitForSequenceClassification, pairs: bool) -> list[str]:
     """The Python of a card, in whose working directory the model lies under its name."""
     model.save_pretrained(NAME)
-    tokenizer().save_pretrained(NAME)
+    new_tokenizer(["a", "film", "he", "said", "so", "not"]).save_pretrained(NAME)
     path = write_model_card(model, NAME, name=NAME, dataset=CardDataset("texts", pairs=pairs))
     return blocks(ModelCard.load(path))
 

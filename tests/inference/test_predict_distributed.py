@@ -9,8 +9,8 @@ import pytest
 import torch
 from helpers.fresh import CONTEXT, SECONDS, started
 from helpers.predict_worker import THRESHOLD
+from helpers.predictions import rows_of, silent
 from helpers.tiny import build
-from test_prediction import rows_of, silent
 
 
 def free_port() -> int:

@@ -1,6 +1,5 @@
 """`predict`: many texts layer by layer give what one text at a time gives, whatever they are and come from."""
 
-import random
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -8,11 +7,13 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from helpers.predictions import rows_of, silent
 from helpers.scripted import naming, scripted
 from helpers.tiny import (
     CLASSES,
     EAGER_ONLY,
     FAMILIES,
+    READS_TOKENS,
     VARIANTS,
     build,
     encoder_config,
@@ -21,7 +22,7 @@ from helpers.tiny import (
     thresholds_between,
     trace_of,
 )
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from helpers.words import new_tokenizer
 from torch import Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -29,18 +30,12 @@ from transformers import PreTrainedTokenizerFast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import adaexit_hf.inference.row_reader
-from adaexit_hf import DatasetError, Prediction, Predictions, predict, predict_stream
+from adaexit_hf import DatasetError, Prediction, predict_stream
 from adaexit_hf.models import EarlyExitForSequenceClassification
 from adaexit_hf.models.early_exit_loop import InFlight, repacked, rows_per_batch, run_early_exit, trimmed
 
 Model = EarlyExitForSequenceClassification
 WORDS = [f"w{number}" for number in range(5, 64)]
-
-
-def rows_of(count: int = 40, longest: int = 24) -> list[dict[str, list[int]]]:
-    source = random.Random(0)
-    lengths = [1, 2, longest] + [source.randint(1, longest) for _ in range(count - 3)]
-    return [{"input_ids": [source.randrange(5, 64) for _ in range(length)]} for length in lengths]
 
 
 def one_at_a_time(model: Model, rows: list[dict[str, list[int]]], **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -61,28 +56,19 @@ def splitting_threshold(model: Model, rows: list[dict[str, list[int]]]) -> float
     return float((middle[place] + middle[place + 1]) / 2)
 
 
-def silent(model: Model, dataset: Any, *args: Any, **kwargs: Any) -> Predictions:
-    return predict(model, dataset, *args, progress=False, **kwargs)
-
-
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
-    vocabulary = {"[PAD]": 0, "[CLS]": 1, "[SEP]": 2, "[UNK]": 3} | {word: int(word[1:]) for word in WORDS}
-    made = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    made.pre_tokenizer = pre_tokenizers.Whitespace()
-    made.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=made, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
-    )
+    return new_tokenizer(model_max_length=None)
 
 
 # The answers ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("batch_tokens", [1, 60])
+# With one row in each batch nothing is packed: only exits that read all tokens could tell.
+@pytest.mark.parametrize(
+    ("variant", "batch_tokens"),
+    [*((variant, 60) for variant in VARIANTS), *((variant, 1) for variant in ("deebert", *READS_TOKENS))],
+)
 def test_equals_one_text_at_a_time(variant: str, batch_tokens: int) -> None:
     model, rows = build(variant), rows_of()
     threshold = splitting_threshold(model, rows)

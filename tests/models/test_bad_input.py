@@ -121,8 +121,13 @@ def test_thresholds_may_come_from_numpy(tmp_path: Path) -> None:
     assert AutoConfig.from_pretrained(tmp_path).exit_threshold == [0.5, 0.25, 1.0]
 
 
-@every_method
-@pytest.mark.parametrize("value", [[], [3, 1], [1, 1, 3], [1, 2], [1, 4], [0, 3], [1.0, 3.0], [True, 3], 3, "123"])
+@pytest.mark.parametrize(
+    ("method", "value"),
+    [
+        *((method, [3, 1]) for method in CLASSES),
+        *(("deebert", value) for value in ([], [1, 1, 3], [1, 2], [1, 4], [0, 3], [1.0, 3.0], [True, 3], 3, "123")),
+    ],
+)  # the check is one for all configs; a method could only forget it
 def test_exit_layers(method: str, value: Any) -> None:
     with pytest.raises(
         ValueError, match="exit_layers: got .*; pass ascending layer numbers from 1 to 3 .* exit_layers="

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.runs import METHODS, Row, collate, new_model, texts
-from helpers.tiny import build, inputs_of
-from test_common import check_early_exit
+from helpers.tiny import build, check_early_exit, inputs_of
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForSequenceClassification

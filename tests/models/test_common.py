@@ -1,55 +1,28 @@
 """What every method owes: early exit in batches is what one full-depth trace predicts, and calls do as documented."""
 
-from typing import Any
-
 import pytest
 import torch
 from helpers.tiny import (
     CLASSES,
     CORE,
-    CORE_CASES,
     ENCODERS,
+    FAMILY_METHODS,
+    PADDED_CASES,
     VARIANTS,
     build,
+    check_early_exit,
     inputs_of,
     labels_of,
-    one_by_one,
-    predicted,
     thresholds_between,
     trace_of,
 )
 
-from adaexit_hf.models import EarlyExitForSequenceClassification
-
-Model = EarlyExitForSequenceClassification
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
 every_method = pytest.mark.parametrize("method", CLASSES)
 core_encoders = pytest.mark.parametrize("encoder", CORE)
 
 
-@torch.no_grad()
-def check_early_exit(model: Model, inputs: dict[str, Any], thresholds: list[Any]) -> set[int]:
-    """Batched = one by one = selected from the trace, for every threshold; returns the layers at which rows left.
-
-    A row goes alone once for every layer that it leaves at: of thresholds that lead there, the first.
-    """
-    trace, gone_alone = trace_of(model, inputs), set()
-    for threshold in thresholds:
-        logits, layers = predicted(model, trace, threshold)
-        together = model(**inputs, exit_threshold=threshold)
-        assert together.exit_layer.tolist() == layers.tolist()
-        torch.testing.assert_close(together.logits, logits, atol=1e-5, rtol=1e-5)
-        for index, row in enumerate(one_by_one(inputs)):
-            layer = layers[index].item()
-            if (index, layer) not in gone_alone:
-                alone = model(**row, exit_threshold=threshold)
-                assert alone.exit_layer.item() == layer
-                torch.testing.assert_close(alone.logits[0], logits[index], atol=1e-5, rtol=1e-5)
-                gone_alone.add((index, layer))
-    return {layer for _, layer in gone_alone}
-
-
-@pytest.mark.parametrize(("variant", "encoder"), CORE_CASES)
+@pytest.mark.parametrize(("variant", "encoder", "padding"), PADDED_CASES)
 def test_early_exit_is_what_the_trace_predicts(variant: str, encoder: str, padding: str) -> None:
     labels = {} if build(variant).config.num_labels == 1 else {"num_labels": 2}  # two: some exits shall agree
     model = build(variant, encoder, **labels)
@@ -58,7 +31,7 @@ def test_early_exit_is_what_the_trace_predicts(variant: str, encoder: str, paddi
     assert len(check_early_exit(model, inputs, thresholds)) > 1
 
 
-@every_method
+@pytest.mark.parametrize("method", FAMILY_METHODS)
 @pytest.mark.parametrize("encoder", [name for name in ENCODERS if name not in CORE])
 def test_early_exit_on_every_family(method: str, encoder: str) -> None:
     model = build(method, encoder)
@@ -84,10 +57,10 @@ def test_a_threshold_for_each_exit(variant: str) -> None:
     check_early_exit(model, inputs, [[low, high, between, low], [high, between, low, high]])
 
 
-@every_variant
-def test_positions_leave_with_their_rows(variant: str) -> None:
+@every_method  # what its options change are exits, which read no positions
+def test_positions_leave_with_their_rows(method: str) -> None:
     for encoder in ("bert", "modernbert"):
-        model = build(variant, encoder)
+        model = build(method, encoder)
         inputs = inputs_of(model) | {"position_ids": torch.arange(9) + torch.arange(6)[:, None]}
         check_early_exit(model, inputs, thresholds_between(trace_of(model, inputs)))
 
@@ -124,9 +97,9 @@ def test_the_call_overrides_the_configs_threshold(method: str) -> None:
 @every_variant
 @torch.no_grad()
 def test_the_trace_does_not_depend_on_the_threshold(variant: str) -> None:
-    traces = []
-    for threshold in (None, *build(variant).config.threshold_bounds):
-        model = build(variant, exit_threshold=threshold)
+    model, traces = build(variant), []
+    for threshold in (None, *model.config.threshold_bounds):
+        model.config.exit_threshold = threshold
         traces.append(trace_of(model, inputs_of(model)))
     assert all(torch.equal(traces[0].exit_scores, trace.exit_scores) for trace in traces[1:])
     assert all(torch.equal(traces[0].exit_logits, trace.exit_logits) for trace in traces[1:])

@@ -9,8 +9,16 @@ import numpy as np
 import pytest
 import torch
 from helpers.scripted import naming, scripted, texts
-from helpers.tiny import CLASSES, build, config, encoder_config, inputs_of, thresholds_between, trace_of
-from test_common import check_early_exit
+from helpers.tiny import (
+    CLASSES,
+    build,
+    check_early_exit,
+    config,
+    encoder_config,
+    inputs_of,
+    thresholds_between,
+    trace_of,
+)
 from transformers import AutoModelForSequenceClassification
 
 from adaexit_hf import BerxitConfig, DactBertConfig, DeeBertConfig, DepthAdaptiveConfig, PabeeConfig

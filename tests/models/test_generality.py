@@ -5,7 +5,6 @@ from pathlib import Path
 
 import learned_entropy_thresholds as example
 import pytest
-import test_demo
 import torch
 from helpers.runs import largest_difference, new_model, new_trainer, texts, weights
 from helpers.tiny import CORE, build, inputs_of, labels_of, predicted, thresholds_between, trace_of
@@ -15,7 +14,6 @@ from adaexit_hf import DactBertForSequenceClassification, DeeBertForSequenceClas
 Model = DactBertForSequenceClassification
 THREE_STAGE = {"halting_input": "entropy", "fine_tuning": "three_stage"}
 encoders = pytest.mark.parametrize("encoder", [*CORE, "distilbert", "modernbert"])
-start = test_demo.start  # the fixture: a tiny encoder that knows the demo's words
 
 
 @torch.no_grad()
@@ -162,7 +160,7 @@ def test_labels_are_needed_but_for_distillation() -> None:
 @pytest.mark.parametrize("options", [[], ["--tied"]])
 def test_the_example_shows_a_threshold_for_each_layer(
     options: list[str],
-    start: str,
+    demo_encoder: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -170,7 +168,7 @@ def test_the_example_shows_a_threshold_for_each_layer(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(example.logging, "set_verbosity_error", lambda: None)  # it would last
     monkeypatch.setattr(example.logging, "disable_progress_bar", lambda: None)
-    example.main(["--model_name_or_path", start, "--train_size", "80", *options])
+    example.main(["--model_name_or_path", demo_encoder, "--train_size", "80", *options])
     head, *rows = capsys.readouterr().out.splitlines()
     assert head.split() == ["tau", "S_1", "S_2", "accuracy", "mean", "exit", "layer"]
     assert [float(row.split()[0]) for row in rows] == list(example.PRICES)

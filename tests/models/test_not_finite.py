@@ -26,8 +26,10 @@ def poisoned(model: Model, value: float) -> dict[str, Tensor]:
     return inputs | {"inputs_embeds": embedded}
 
 
-@every_variant
-@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+# The norm after the embeddings makes NaN of infinity, so that no exit can tell the two apart.
+@pytest.mark.parametrize(
+    ("variant", "value"), [*((variant, torch.nan) for variant in VARIANTS), ("deebert", torch.inf)]
+)
 @torch.no_grad()
 def test_a_bad_row_runs_all_layers_and_the_others_are_unaffected(variant: str, value: float) -> None:
     model = build(variant)

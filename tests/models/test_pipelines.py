@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 from helpers.pipeline_without_package import OWN, TEXTS, answers
-from helpers.tiny import CLASSES, build, predicted, thresholds_between, trace_of
+from helpers.predictions import count_layers, exiting
+from helpers.tiny import CLASSES, build
 from helpers.words import new_tokenizer
 from transformers import AutoModelForSequenceClassification, TextClassificationPipeline, pipeline
 
@@ -44,17 +45,6 @@ def logged() -> Iterator[list[str]]:
     logger.removeHandler(handler)
 
 
-def exiting(method: str, items: list[Any] = TEXTS, **kwargs: Any) -> Model:
-    """A model whose threshold lets some of these texts leave early and others not."""
-    model = build(method, **kwargs)
-    texts = items if isinstance(items[0], str) else [list(each.values()) for each in items]
-    trace = trace_of(model, dict(new_tokenizer()(texts, padding=True, return_tensors="pt")))
-    model.config.exit_threshold = max(
-        thresholds_between(trace), key=lambda each: len(predicted(model, trace, each)[1].unique())
-    )
-    return model
-
-
 def expected(model: Model, items: list[Any], **settings: Any) -> tuple[list[Any], list[int], list[float]]:
     """Probabilities or numbers, exit layers and scores, by `predict`."""
     found = predict(model, items, new_tokenizer(), progress=False, **settings)
@@ -83,22 +73,9 @@ def same(given: Any, wanted: Any) -> None:
         assert given == (pytest.approx(wanted, abs=1e-5) if isinstance(wanted, float) else wanted)
 
 
-def count_layers(model: Model) -> list[int]:
-    """Grows by the rows of every layer that is run."""
-    rows: list[int] = []
-    layer_step = model.layer_step
-
-    def counting(index: int, layer: Any, hidden: torch.Tensor, *args: Any) -> Any:
-        rows.append(len(hidden))
-        return layer_step(index, layer, hidden, *args)
-
-    model.layer_step = counting  # type: ignore[method-assign]
-    return rows
-
-
 @pytest.mark.parametrize("items", [TEXTS, PAIRS], ids=["texts", "pairs"])
-@pytest.mark.parametrize("batch_size", [1, 8])
-@pytest.mark.parametrize("method", CLASSES)
+# Batches are Transformers' affair; that a method answers one text as it does many: test_common.py.
+@pytest.mark.parametrize(("method", "batch_size"), [*((method, 8) for method in CLASSES), ("deebert", 1)])
 def test_transformers_own_pipeline_exits_early(method: str, batch_size: int, items: Any, logged: list[str]) -> None:
     model = exiting(method, items)
     probabilities, layers, _ = expected(model, items)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from accelerate import infer_auto_device_map
 from accelerate.utils import get_balanced_memory
+from helpers.predictions import silent
 from helpers.tiny import CLASSES, FAMILIES, build, inputs_of, thresholds_between, trace_of
-from test_prediction import silent
 from transformers import AutoModelForSequenceClassification, BertConfig
 
 from adaexit_hf.models import EarlyExitForSequenceClassification

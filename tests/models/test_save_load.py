@@ -90,7 +90,12 @@ def test_bfloat16(variant: str, tmp_path: Path) -> None:
     assert trace.exit_scores.isfinite().all()
     early = model(**inputs_of(model), exit_threshold=model.config.threshold_bounds[1])
     assert early.logits.dtype == trace.logits.dtype
-    assert type(model).from_pretrained(saved(model, tmp_path / "again")).dtype == torch.bfloat16
+
+
+@every_method
+def test_a_bfloat16_checkpoint_stays_bfloat16(method: str, tmp_path: Path) -> None:
+    model = build(method).to(torch.bfloat16)
+    assert type(model).from_pretrained(saved(model, tmp_path)).dtype == torch.bfloat16
 
 
 @every_method
@@ -100,8 +105,11 @@ def test_bfloat16_trains(method: str) -> None:
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.requires_grad)
 
 
-@every_method
-@pytest.mark.parametrize("encoder", CORE)
+# The table of words that may be resized is the encoder's, save in the depth-adaptive method, which has one beside it.
+@pytest.mark.parametrize(
+    ("method", "encoder"),
+    [*((method, "bert") for method in CLASSES), *(("depth-adaptive", encoder) for encoder in CORE[1:])],
+)
 def test_a_resized_vocabulary_reloads(method: str, encoder: str, tmp_path: Path) -> None:
     model = build(method, encoder)
     model.resize_token_embeddings(80)

@@ -1,7 +1,6 @@
 """The HTML report: what it embeds and refuses, and what a real browser makes of it."""
 
 import dataclasses
-import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.report_page import embedded
 from helpers.words import new_tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -50,10 +50,6 @@ def explanation(tokens: list[str]) -> Explanation:
     values = Attribution(torch.arange(len(tokens))[None].float(), *numbers)
     special = torch.tensor([token.startswith("[") for token in tokens])
     return Explanation(tuple(tokens), special, 1, 0, (1,), "margin", values, None)
-
-
-def embedded(page: str) -> dict[str, Any]:
-    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1])
 
 
 def test_everything_is_in_one_file(tmp_path: Path) -> None:
