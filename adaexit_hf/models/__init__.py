@@ -4,6 +4,7 @@ The files of this folder are copied into every checkpoint, and run there without
 """
 
 import importlib
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from .._lazy_names import LazyNames
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     METHODS: dict[str, type[EarlyExitForSequenceClassification]]
 
 _lazy = LazyNames(__name__, __file__)
+_lock = Lock()
 _METHOD_MODULES = sorted({module for module in _lazy.modules.values() if module.startswith("modeling_")})
 _METHOD_MODULES.remove("modeling_early_exit")
 
@@ -45,14 +47,16 @@ def import_methods() -> None:
     """Import all methods, register them with the Auto classes, and set `METHODS`, a dict from model type to class."""
     from .._registration import register, register_pipeline
 
-    if "METHODS" in globals():
-        return
-    methods = globals()["METHODS"] = {}
-    for module in _METHOD_MODULES:
-        classes = vars(importlib.import_module(f".{module}", __name__))
-        for name in classes["__all__"]:
-            if name.endswith("ForSequenceClassification"):
-                model, encoder = classes[name], classes[name.replace("ForSequenceClassification", "Model")]
-                methods[model.config_class.model_type] = model
-                register(model, encoder)
-    register_pipeline()
+    with _lock:
+        if "METHODS" in globals():
+            return
+        methods = {}
+        for module in _METHOD_MODULES:
+            classes = vars(importlib.import_module(f".{module}", __name__))
+            for name in classes["__all__"]:
+                if name.endswith("ForSequenceClassification"):
+                    model, encoder = classes[name], classes[name.replace("ForSequenceClassification", "Model")]
+                    methods[model.config_class.model_type] = model
+                    register(model, encoder)
+        register_pipeline()
+        globals()["METHODS"] = methods  # last: other threads must not see a part

@@ -12,7 +12,7 @@ import torch
 from helpers.tiny import build, encoder_config
 from helpers.words import new_tokenizer
 
-from adaexit_hf.benchmark import timing as benchmark
+from adaexit_hf.benchmark import timing
 from adaexit_hf.benchmark.planted import planned_layers, planted_model, planted_rows, text_lengths
 from adaexit_hf.benchmark.records import find_record, read_lines
 from adaexit_hf.benchmark.runs import FROM_TEXTS, RUNS, AnswersDifferError, check_output, make_run
@@ -119,23 +119,23 @@ def test_wrong_answers_are_told(planted):
 
 
 def test_a_stock_twin_that_is_none_is_told(planted, monkeypatch):
-    twin = benchmark.stock_twin(planted.model)
+    twin = timing.stock_twin(planted.model)
     twin.classifier.bias.data += 1
-    monkeypatch.setattr(benchmark, "stock_twin", lambda model: twin)
+    monkeypatch.setattr(timing, "stock_twin", lambda model: twin)
     with pytest.raises(AnswersDifferError, match="static: logits of 12"):
         planted_workload(planted.model, 12, 1.5, "short")
 
 
 def test_runs_take_turns_after_a_warm_up_and_ratios_are_of_neighbours(planted, monkeypatch):
     clock, called = iter([9.0, 9.0, 4.0, 2.0, 6.0, 4.0, 3.0, 1.0]), []
-    monkeypatch.setattr(benchmark, "timed", lambda run, device: (next(clock), run()))
-    make = benchmark.make_run
+    monkeypatch.setattr(timing, "timed", lambda run, device: (next(clock), run()))
+    make = timing.make_run
 
     def noted(work, name, *rest):
         run = make(work, name, *rest)
         return lambda: called.append(name) or run()
 
-    monkeypatch.setattr(benchmark, "make_run", noted)
+    monkeypatch.setattr(timing, "make_run", noted)
     found = measure(planted, "in-model", "static", 5, 0, rounds=3)
     assert called == ["static", "in-model"] * 4
     assert found["speed_up"] == [1.75, 2.0, 2.5]

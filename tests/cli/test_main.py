@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from adaexit_hf import BerxitForSequenceClassification, __version__, bootstrap_samples, explain
-from adaexit_hf.cli import evaluate as cli_data
+from adaexit_hf.cli import evaluate as evaluate_command
 from adaexit_hf.cli import main as cli
 from adaexit_hf.cli.printing import print_results
 
@@ -245,7 +245,7 @@ def test_a_full_disk_leaves_the_config_as_it_was(capsys, checkpoint, labelled, m
     def full(self, *_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cli_data.Path, "write_text", full)
+    monkeypatch.setattr(evaluate_command.Path, "write_text", full)
     message = refused(capsys, "calibrate", checkpoint, *labelled, "--max_drop", "1")
     assert "config.json' could not be written: No space left on device" in message
     assert Path(checkpoint, "config.json").read_text() == before
@@ -362,7 +362,7 @@ def test_the_interval_is_that_of_the_answers_at_the_threshold(capsys, checkpoint
         resampled.extend(traces)
         return bootstrap_samples(traces, statistic)
 
-    monkeypatch.setattr(cli_data, "bootstrap_samples", recorded)
+    monkeypatch.setattr(evaluate_command, "bootstrap_samples", recorded)
     (found,) = answers(called(capsys, "evaluate", checkpoint, *labelled))
     predicted = answers(called(capsys, "predict", checkpoint, *(TEXTS * 3)))
     right = torch.tensor([answer["label"] == ("good" if "good" in answer["text"] else "bad") for answer in predicted])
@@ -377,7 +377,7 @@ def test_the_interval_is_that_of_the_answers_at_the_threshold(capsys, checkpoint
 
 def test_an_interval_that_is_not_defined_is_null(capsys, checkpoint, labelled, monkeypatch) -> None:
     scores = iter([0.5])  # of all samples; then come the resamples
-    monkeypatch.setattr(cli_data, "metric_function", lambda name: lambda given, wanted: next(scores, math.nan))
+    monkeypatch.setattr(evaluate_command, "metric_function", lambda name: lambda given, wanted: next(scores, math.nan))
     assert cli.main(["evaluate", checkpoint, *labelled]) == 0
     printed = capsys.readouterr()
     assert json.loads(printed.out)["validation"]["intervals"] == {"accuracy": None}

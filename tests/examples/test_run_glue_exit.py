@@ -13,7 +13,7 @@ from helpers.tiny import encoder, encoder_config
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from adaexit_hf import ExitTrace, RightToolForSequenceClassification
-from adaexit_hf.cli import train as finetuning
+from adaexit_hf.cli import train as train_command
 from adaexit_hf.data.tasks import tokenize
 from adaexit_hf.pruning.layerdrop import keep_layers
 
@@ -219,7 +219,7 @@ def test_validation_may_be_taken_from_train(flags, tmp_path, monkeypatch):
     more = without_validation(tmp_path / "sets")
     seen = []
     monkeypatch.setattr(
-        finetuning, "tokenize", lambda rows, *rest: seen.append(list(rows["text"])) or tokenize(rows, *rest)
+        train_command, "tokenize", lambda rows, *rest: seen.append(list(rows["text"])) or tokenize(rows, *rest)
     )
     for seed in "01":
         flags(*more, "--validation_fraction", "0.2", "--seed", seed, "--max_eval_samples", "5", data=False)

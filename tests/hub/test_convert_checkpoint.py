@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-from adaexit_hf.hub import checkpoint_files as authors_files
+from adaexit_hf.hub import checkpoint_files
 from adaexit_hf.hub.conversion import convert_checkpoint
 from adaexit_hf.models import EarlyExitForSequenceClassification
 
@@ -173,7 +173,7 @@ def test_a_name_on_the_hub_is_downloaded_without_code(tmp_path: Path, monkeypatc
         asked.update(given, name=name)
         return str(authors_folder(tmp_path))
 
-    monkeypatch.setattr(authors_files, "snapshot_download", download)
+    monkeypatch.setattr(checkpoint_files, "snapshot_download", download)
     assert_same(convert_checkpoint("ji-xin/bert_base-RTE-two_stage", revision="abc"), build("deebert"))
     assert (asked["name"], asked["revision"]) == ("ji-xin/bert_base-RTE-two_stage", "abc")
     assert not any("py" in pattern.split(".")[-1] for pattern in asked["allow_patterns"])

@@ -10,7 +10,7 @@ from helpers.tiny import CLASSES, build, inputs_of, trace_of
 from helpers.words import new_tokenizer
 from torch import Tensor
 
-from adaexit_hf.interpretation import attribution as interpretation
+from adaexit_hf.interpretation import attribution
 from adaexit_hf.interpretation.attribution import Explanation, explain, layer_conductance
 from adaexit_hf.interpretation.faithfulness import PERCENT
 from adaexit_hf.interpretation.probes import as_json
@@ -112,7 +112,7 @@ class Linear(Unrolled):
 
 @pytest.fixture
 def linear(monkeypatch: pytest.MonkeyPatch) -> EarlyExitForSequenceClassification:
-    monkeypatch.setattr(interpretation, "Unrolled", Linear)
+    monkeypatch.setattr(attribution, "Unrolled", Linear)
     return build("dact-bert", num_labels=2)
 
 

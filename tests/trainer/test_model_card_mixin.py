@@ -11,7 +11,7 @@ from transformers import BertModel
 
 from adaexit_hf import CurvePoint, DeeBertForSequenceClassification, EarlyExitTrainer
 from adaexit_hf.hub.card_facts import CardDataset
-from adaexit_hf.trainer import model_card_mixin as trainer_card
+from adaexit_hf.trainer import model_card_mixin
 
 CURVE = [CurvePoint(0.4, 0.7, 2.0, 0.5), CurvePoint(None, 0.75, 4.0, 0.0)]
 
@@ -142,7 +142,7 @@ def test_what_makes_no_card(argument: dict[str, Any], error: type[Exception], me
 
 def test_a_card_written_by_hand_stays_and_a_warning_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     warnings: list[str] = []
-    monkeypatch.setattr(trainer_card.logger, "warning", warnings.append)
+    monkeypatch.setattr(model_card_mixin.logger, "warning", warnings.append)
     trainer, card = trainer_in(tmp_path), tmp_path / "out" / "README.md"
     card.parent.mkdir(exist_ok=True)
     card.write_text("# Mine\n")
