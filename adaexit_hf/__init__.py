@@ -1,4 +1,4 @@
-"""Early exit for Hugging Face Transformers: encoders that decide per input how many layers to run."""
+"""Early exit for Hugging Face Transformers: encoders that decide for each input how many layers to run."""
 
 from typing import TYPE_CHECKING
 
@@ -6,7 +6,7 @@ from ._lazy_names import LazyNames
 from ._registration import announce
 from .version import __version__
 
-# The public names of these sub-packages are public names of this package.
+# The public names of these sub-packages are public in this package, too.
 if TYPE_CHECKING:
     from .data import *
     from .evaluation import *

@@ -1,7 +1,7 @@
-"""Public names of a package, imported when they are first used: torch and Trainer take seconds to import.
+"""Import the public names of a package only when they are used, since torch and Trainer take seconds to import.
 
 A package lists its public names once, as imports under `if TYPE_CHECKING:`, which type checkers and editors read. This
-module reads the same lines. `from .module import *` stands for the names in that module's own `__all__`.
+module reads the same lines. `from .module import *` means the names in that module's `__all__`.
 """
 
 import ast
@@ -12,7 +12,7 @@ from typing import Any
 
 
 class LazyNames:
-    """The public names of one package, and the modules that define them.
+    """The public names of a package, and the modules that define them; serves as the package's `__getattr__`.
 
     Args:
         package: the package's `__name__`.
@@ -26,14 +26,17 @@ class LazyNames:
 
     @property
     def names(self) -> list[str]:
-        """All public names, for `__all__` and `__dir__`."""
+        """All public names, for the package's `__all__` and `__dir__`."""
         return sorted(self.modules)
 
     def __call__(self, name: str) -> Any:
-        """The package's `__getattr__`.
+        """Import a public name or a module of the package.
+
+        Args:
+            name: the attribute that was looked up.
 
         Raises:
-            AttributeError: the package has neither such a name nor such a module.
+            AttributeError: the package has no public name and no module of this name.
         """
         if name in self.modules:
             return getattr(importlib.import_module(f".{self.modules[name]}", self.package), name)
@@ -43,7 +46,7 @@ class LazyNames:
 
 
 def _imported_names(file: Path) -> Iterator[tuple[str, str]]:
-    """(name, module) of every import under `if TYPE_CHECKING:` in a file."""
+    """Iterate over (name, module) of all imports under `if TYPE_CHECKING:` in a file."""
     for block in ast.parse(file.read_text(encoding="utf-8")).body:
         if not (isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"):
             continue
@@ -55,7 +58,7 @@ def _imported_names(file: Path) -> Iterator[tuple[str, str]]:
 
 
 def _all_of(folder: Path, module: str) -> list[str]:
-    """The names that a lazy package lists, or `__all__` of another module, without importing it."""
+    """Return the names that a lazy package lists, or another module's `__all__`, without importing it."""
     path = folder.joinpath(*module.split("."))
     file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     names = [name for name, _ in _imported_names(file)]

@@ -1,8 +1,8 @@
-"""Make the methods known to Transformers' Auto classes and to `pipeline`.
+"""Register the methods with Transformers' Auto classes and with `pipeline`.
 
-`import adaexit_hf` imports neither torch nor the Auto classes, as `import transformers` does not. The Auto classes
-learn the model types when they are imported themselves; the methods are imported, and registered in the public way,
-when a config of such a type or one of their classes is first used.
+Like `import transformers`, `import adaexit_hf` must import neither torch nor the Auto classes. So the model types are
+added to `AutoConfig`'s mapping when its module is imported. The methods themselves are imported, and registered with
+the public `register` functions, when a config of one of these types, or one of their classes, is first used.
 """
 
 import sys
@@ -19,7 +19,7 @@ _lock = RLock()
 
 
 class _LazyConfigs(UserDict[str, Any]):
-    """Configs by model type; the first look at one of this package's imports the methods."""
+    """Config classes by model type; looking up one of this package imports the methods."""
 
     def __getitem__(self, model_type: str) -> Any:
         if self.data.get(model_type, self) is None:
@@ -30,27 +30,27 @@ class _LazyConfigs(UserDict[str, Any]):
 
 
 class _AutoConfigModule(ModuleType):
-    """Transformers' module of `AutoConfig`; loaded, and told the model types, when something of it is first used."""
+    """Transformers' module of `AutoConfig`, which is loaded, with the model types, when it is first used."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(f"module '{self.__name__}' has no attribute '{name}'")
         with _lock:
             if type(self) is _AutoConfigModule:
-                import_module("transformers.models.auto")  # its package
+                import_module("transformers.models.auto")  # the parent package, which the module expects
                 self.__class__ = ModuleType  # type: ignore[assignment]
                 self.__spec__.loader.exec_module(self)  # type: ignore[union-attr]
-                _announce_to(self)
+                _add_model_types(self)
         return getattr(self, name)
 
 
 def announce() -> None:
-    """Make the model types known to `AutoConfig` as soon as it is imported, without importing the methods.
+    """Add the model types to `AutoConfig`, now or as soon as it is imported, without importing the methods.
 
-    Does nothing where torch is not installed, since no model can be used there.
+    Does nothing if torch is not installed, since models cannot be used then.
     """
     if AUTO_CONFIG in sys.modules:
-        _announce_to(sys.modules[AUTO_CONFIG])
+        _add_model_types(sys.modules[AUTO_CONFIG])
     elif find_spec("torch") is not None and (transformers := find_spec("transformers")) is not None:
         file = Path(str(transformers.origin)).parent / "models" / "auto" / "configuration_auto.py"
         spec = spec_from_file_location(AUTO_CONFIG, file)
@@ -58,11 +58,12 @@ def announce() -> None:
         module.__class__ = _AutoConfigModule
 
 
-def _announce_to(auto_config: ModuleType) -> None:
+def _add_model_types(auto_config: ModuleType) -> None:
+    """Add this package's model types to the mapping of the module of `AutoConfig`."""
     from .models import MODEL_TYPES
 
     configs = auto_config.CONFIG_MAPPING
-    # `AutoConfig.register` takes classes, which would import the methods.
+    # `AutoConfig.register` needs the classes, so the methods would have to be imported.
     configs._extra_content = _LazyConfigs(dict.fromkeys(MODEL_TYPES) | dict(configs._extra_content))
 
 
@@ -70,8 +71,8 @@ def register(model: Any, encoder: Any) -> None:
     """Register a method with the Auto classes.
 
     Args:
-        model: the method's classifier.
-        encoder: its encoder without exits.
+        model: class of the method's classifier.
+        encoder: class of the method's encoder without exits.
     """
     from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
     from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
@@ -80,19 +81,19 @@ def register(model: Any, encoder: Any) -> None:
     AutoConfig.register(config.model_type, config, exist_ok=True)
     AutoModelForSequenceClassification.register(config, model, exist_ok=True)
     AutoModel.register(config, encoder, exist_ok=True)
-    # Model cards and Transformers' own tests look up a class's task by its name.
+    # In this dict, model cards and Transformers' own tests look up the task of a class by its name.
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES[config.model_type] = model.__name__
 
 
 def register_pipeline() -> None:
-    """Make `pipeline("early-exit-text-classification", ...)` run this package's code, not that of the checkpoint."""
+    """Register the pipeline, so that this package's code is run, and not the code saved with a checkpoint."""
     from transformers import AutoModelForSequenceClassification
     from transformers.pipelines import PIPELINE_REGISTRY
 
     from .models.configuration_early_exit import EarlyExitConfig
     from .models.pipeline_early_exit import TASK, EarlyExitTextClassificationPipeline
 
-    if TASK not in PIPELINE_REGISTRY.get_supported_tasks():  # else it warns
+    if TASK not in PIPELINE_REGISTRY.get_supported_tasks():  # registering it again would warn
         PIPELINE_REGISTRY.register_pipeline(
             TASK, EarlyExitTextClassificationPipeline, AutoModelForSequenceClassification, type="text"
         )

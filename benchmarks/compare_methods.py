@@ -1,19 +1,27 @@
-"""Train methods on data sets with several seeds, and print tables of what their exits cost and save.
+"""Train methods on data sets with several seeds, and print tables of their scores and layers saved.
 
-    python benchmarks/compare_methods.py --datasets mrpc rte trec stsb --methods plain limit-3 deebert berxit \
-        dact-bert         --model_name_or_path sentence-transformers/all-MiniLM-L6-v2 --exit_pooling mean --seeds 3 \
+    python benchmarks/compare_methods.py --datasets mrpc rte trec stsb \
+        --methods plain limit-3 deebert berxit dact-bert \
+        --model_name_or_path sentence-transformers/all-MiniLM-L6-v2 --exit_pooling mean --seeds 3 \
         --results results.jsonl --jobs 2 -- --bf16 --use_cpu
 
-Every cell (data set, method, seed) is one run of `run_glue_exit.py` in a process of its own, and one line in the
-results file. The same command continues where it was stopped: cells that have a line with the same settings are not
-run again. Flags after `--` go to every run and replace the recipe below. Where a method does not apply, the tables
-say `-`. Besides the methods of the package there are `plain` (no exits), `limit-K` (plain, the first K layers),
-`layerdrop` (plain, any number of layers) and `static-K`, the first K layers with one exit, which reads as the methods
-do (`--exit_pooling`). `'berxit:{"fine_tuning": "joint"}'` is a method with other settings, and
-`plain@distilbert/distilbert-base-uncased` one on another encoder. For depths by reconstruction,
-`'depth-adaptive:{"depth_source": "reconstruction"}'`, train a masked language model on each data set's texts before
-(`depths_by_reconstruction.py --work_dir FOLDER/mrpc --masked_lm_only`), and pass `--token_depths FOLDER`.
-`--traces FOLDER` also keeps what every exit of every run answered, for `ExitTrace.load` and `adaexit report`.
+Every cell (data set, method, seed) is one run of `run_glue_exit.py` in a separate process, and one line in the results
+file. The same command continues a stopped comparison: cells with a line of the same settings are not run again. Flags
+after `--` are passed to every run and replace the settings below. `-` in a table means that the method is not defined
+for the data set.
+
+Besides the methods of the package there are:
+
+- `plain`: Transformers' classifier without exits;
+- `limit-K`: the same with only the first K layers;
+- `layerdrop`: the same, trained so that any number of layers can be kept;
+- `static-K`: the first K layers with one exit, which pools like the methods (`--exit_pooling`).
+
+`'berxit:{"fine_tuning": "joint"}'` is a method with other settings, and `plain@distilbert/distilbert-base-uncased` is
+a method on another encoder. For depths by reconstruction, `'depth-adaptive:{"depth_source": "reconstruction"}'`, first
+train a masked language model on each data set's texts (`depths_by_reconstruction.py --work_dir FOLDER/mrpc
+--masked_lm_only`), and pass `--token_depths FOLDER`. `--traces FOLDER` also saves the traces of all runs, for
+`ExitTrace.load`.
 """
 
 import argparse
@@ -52,13 +60,14 @@ RECIPE = """
     --train_sampling_strategy group_by_length --per_device_eval_batch_size 64
     --report_to none --save_strategy no --disable_tqdm true
 """
-# What one data set needs besides; the seeds share the rows that are set aside.
+# Additional flags of single data sets. All seeds use the same rows for validation.
 DATA_RECIPE = {
     "sst2": "--max_train_samples 10000",
     "imdb": "--max_train_samples 2500 --max_eval_samples 2500 --max_seq_length 256 --validation_fraction 0.1",
     "trec": "--validation_fraction 0.1",
 }
-# Where the Hub has what is not in GLUE. Two are loading scripts there, and scripts are not run any more.
+# Where to find data sets that are not in GLUE. Two of them are loading scripts, which `datasets` does not run any
+# more, so their parquet branch is used.
 HUB = {
     "imdb": "--dataset_name stanfordnlp/imdb",
     "mr": "--dataset_name cornell-movie-review-data/rotten_tomatoes",
@@ -70,7 +79,14 @@ DATASETS = sorted({*TASKS, *HUB})
 
 
 class Variant(NamedTuple):
-    """What a row of the table means for `run_glue_exit.py`."""
+    """How to run a method with `run_glue_exit.py`.
+
+    Attributes:
+        method: Value of `--method`.
+        config: Value of `--method_config`.
+        flags: Other flags.
+        encoder: Another encoder than that of the comparison.
+    """
 
     method: str
     config: dict[str, Any] = {}
@@ -78,23 +94,32 @@ class Variant(NamedTuple):
     encoder: str | None = None
 
 
-# The methods that are not run with their defaults; the others need no entry.
+# Methods that are not run with their default settings.
 VARIANTS = {
     "plain": Variant("plain"),
     "layerdrop": Variant("plain", flags="--layer_drop 0.2"),
     "dact-bert": Variant("dact-bert", {"halting_bias": 0, "ponder_cost": 0.005}),
     "deebert": Variant("deebert", flags='--stage_overrides {"exits":{"learning_rate":1e-3}}'),
-    # Ten times the teacher's, as its authors.
+    # Ten times the learning rate of the teacher, as in the authors' script.
     "fastbert": Variant("fastbert", flags='--stage_overrides {"distil":{"learning_rate":5e-4}}'),
     "right-tool": Variant("right-tool", flags="--calibrate"),
     "berxit-joint": Variant("berxit", {"fine_tuning": "joint"}),
-    # Our own try at a better default; see benchmarks/RESULTS.md.
+    # A possibly better default, which is not from a paper; see benchmarks/RESULTS.md.
     "berxit-exits-1e-3": Variant("berxit", flags="--exits_learning_rate 1e-3"),
 }
 
 
 class Cell(NamedTuple):
-    """One run. `settings` tell runs apart; `places` are the flags that say where its data and its encoder lie."""
+    """One run.
+
+    Attributes:
+        dataset: Name of the data set.
+        method: Name of the method, as in `--methods`.
+        seed: Training seed.
+        model: Name of the encoder, without its folder.
+        settings: Flags that identify the run.
+        places: Flags with the locations of data and encoder, which do not identify it.
+    """
 
     dataset: str
     method: str
@@ -105,6 +130,7 @@ class Cell(NamedTuple):
 
     @property
     def key(self) -> Key:
+        """What identifies the run in the results file."""
         return self.dataset, self.model, self.settings
 
     def __str__(self) -> str:
@@ -112,7 +138,7 @@ class Cell(NamedTuple):
 
 
 def grouped(tokens: Iterable[str]) -> Flags:
-    """Flags with their values; a later one replaces an earlier one.
+    """Flags with their values; a later flag replaces an earlier one of the same name.
 
     >>> grouped(["--bf16", "--seed=1", "--text_columns", "a", "b", "--seed", "2"])
     {'--bf16': [], '--seed': ['2'], '--text_columns': ['a', 'b']}
@@ -131,7 +157,7 @@ def grouped(tokens: Iterable[str]) -> Flags:
 
 
 def variant_of(name: str, exit_pooling: str | None = None) -> Variant:
-    """What a name of `--methods` stands for.
+    """How to run a method, from its name in `--methods`.
 
     >>> variant_of("limit-3@some/encoder")
     Variant(method='plain', config={'num_hidden_layers': 3}, flags='', encoder='some/encoder')
@@ -146,66 +172,69 @@ def variant_of(name: str, exit_pooling: str | None = None) -> Variant:
     if fixed:
         layers = int(fixed[2])
         one_exit = {"exit_layers": [layers], "fine_tuning": "joint"} if fixed[1] == "static" else {}
-        known = Variant("berxit" if one_exit else "plain", {"num_hidden_layers": layers} | one_exit)
+        variant = Variant("berxit" if one_exit else "plain", {"num_hidden_layers": layers} | one_exit)
     elif base in {*VARIANTS, *CONFIGS}:
-        known = VARIANTS.get(base, Variant(base))
+        variant = VARIANTS.get(base, Variant(base))
     else:
         names = ", ".join(sorted({*VARIANTS, *CONFIGS}))
         raise ValueError(f"methods: got '{base}'; choose from {names}, limit-3, static-3")
-    pooling = {"exit_pooling": exit_pooling} if exit_pooling and known.method != "plain" else {}
-    return known._replace(config=known.config | pooling | json.loads(config or "{}"), encoder=encoder or None)
+    pooling = {"exit_pooling": exit_pooling} if exit_pooling and variant.method != "plain" else {}
+    return variant._replace(config=variant.config | pooling | json.loads(config or "{}"), encoder=encoder or None)
 
 
 def applies(variant: Variant, dataset: str) -> bool:
-    """Is the method, with these settings, defined for the data set?
+    """Whether the method, with these settings, is defined for the data set.
 
     >>> applies(variant_of("deebert"), "stsb"), applies(variant_of("berxit"), "stsb")
     (False, True)
 
     Raises:
-        ValueError: the settings are wrong; what is right for classes only does not apply to a regression.
+        ValueError: The settings are invalid for every data set.
     """
     if variant.method == "plain":
         return True
     config = dict(variant.config)
-    lists = [config["exit_layers"][-1]] if config.get("exit_layers") else []
-    lists += [len(value) for value in config.values() if isinstance(value, list)]  # one number per exit
-    encoder = BertConfig(num_hidden_layers=config.pop("num_hidden_layers", None) or (lists or [12])[0])
+    depths = [config["exit_layers"][-1]] if config.get("exit_layers") else []
+    depths += [len(value) for value in config.values() if isinstance(value, list)]  # one number per exit
+    encoder = BertConfig(num_hidden_layers=config.pop("num_hidden_layers", None) or (depths or [12])[0])
 
-    def refusal(num_labels: int) -> Exception | None:
+    def config_error(num_labels: int) -> Exception | None:
         try:
             CONFIGS[variant.method](encoder, num_labels=num_labels, **config)
         except (TypeError, ValueError) as error:
             return error
         return None
 
-    if is_regression(dataset) and refusal(1) is None:
+    if is_regression(dataset) and config_error(1) is None:
         return True
-    wrong = refusal(2)
-    if wrong is not None:
-        raise ValueError(f"methods: {variant.method} with {json.dumps(variant.config)}: {wrong}")
+    error = config_error(2)
+    if error is not None:
+        raise ValueError(f"methods: {variant.method} with {json.dumps(variant.config)}: {error}")
     return not is_regression(dataset)
 
 
 def by_reconstruction(variant: Variant) -> bool:
+    """Whether the method needs a masked language model for the depths of tokens."""
     return variant.config.get("depth_source") == "reconstruction"
 
 
 def places_of(dataset: str, model: str, root: str | None) -> tuple[str, ...]:
-    """The flags that say where the data and the encoder lie, and how the columns are called there."""
+    """Flags with the locations of data and encoder, and with the names of the columns."""
     columns = ["--task_name", dataset] if dataset in TASKS else ["--text_columns", "text"]
     hub = HUB.get(dataset, "").split()
     folder = ["--dataset_name", str(Path(root, dataset if hub else "glue"))] if root else hub
     return ("--model_name_or_path", model, *columns, *folder)
 
 
-def cells_of(options: argparse.Namespace, more: Sequence[str] = ()) -> list[Cell]:
-    """The runs of the tables, seed by seed, so that a stopped comparison has every method."""
+def cells_of(options: argparse.Namespace, run_flags: Sequence[str] = ()) -> list[Cell]:
+    """All runs of the comparison, seed by seed, so that a stopped comparison has results for every method."""
     cells = []
     for seed, dataset, name in itertools.product(range(options.seeds), options.datasets, options.methods):
         variant = variant_of(name, options.exit_pooling)
         if applies(variant, dataset):
-            flags = grouped([*RECIPE.split(), *DATA_RECIPE.get(dataset, "").split(), *variant.flags.split(), *more])
+            flags = grouped(
+                [*RECIPE.split(), *DATA_RECIPE.get(dataset, "").split(), *variant.flags.split(), *run_flags]
+            )
             flags |= {"--method": [variant.method], "--seed": [str(seed)]}
             if variant.config:
                 flags["--method_config"] = [json.dumps(variant.config, sort_keys=True)]
@@ -215,30 +244,30 @@ def cells_of(options: argparse.Namespace, more: Sequence[str] = ()) -> list[Cell
             if by_reconstruction(variant):
                 places += ("--token_depths_model", str(Path(options.token_depths, dataset, "masked-lm")))
             if options.traces:
-                recipe = hashlib.sha256(" ".join((encoder, *settings)).encode()).hexdigest()[:8]
-                name_of_run = re.sub(r"[^\w.-]+", "-", f"{dataset} {name} {seed} {recipe}")
-                places += ("--save_traces", str(Path(options.traces, name_of_run)))
+                settings_hash = hashlib.sha256(" ".join((encoder, *settings)).encode()).hexdigest()[:8]
+                run_name = re.sub(r"[^\w.-]+", "-", f"{dataset} {name} {seed} {settings_hash}")
+                places += ("--save_traces", str(Path(options.traces, run_name)))
             model = "/".join(Path(encoder).parts[-2:])
             cells.append(Cell(dataset, name, seed, model, settings, places))
     return cells
 
 
 def whole_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Every whole line of a results file, none where there is no file; warns of the others."""
+    """The complete lines of a results file, with a warning for incomplete ones; none if there is no file."""
     for number, line in enumerate(path.read_text().splitlines() if path.exists() else [], start=1):
         try:
             yield json.loads(line)
         except json.JSONDecodeError:
-            warnings.warn(f"{path}, line {number}: not a whole line, left out; its cell runs again", stacklevel=2)
+            warnings.warn(f"{path}, line {number}: incomplete line, ignored; its cell will run again", stacklevel=2)
 
 
 def read_results(path: Path) -> dict[Key, dict[str, Any]]:
-    """The lines of the results file, by the key of their cell."""
+    """The lines of the results file, by the keys of their runs."""
     return {(row["dataset"], row["model"], tuple(row["settings"])): row for row in whole_lines(path)}
 
 
 def append_line(path: Path, row: dict[str, Any]) -> None:
-    """One line, whole, on the disk when this returns; a half-written line before it stays one of its own."""
+    """Append one line and wait until it is on the disk; an incomplete line before it stays a separate line."""
     with path.open("a+b") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
         start = "\n" if file.read(1) not in (b"", b"\n") else ""
@@ -248,14 +277,15 @@ def append_line(path: Path, row: dict[str, Any]) -> None:
 
 
 def machine(threads: str) -> dict[str, str]:
+    """Processor, threads and GPU."""
     info = Path("/proc/cpuinfo")
-    found = re.search(r"^model name\s*: (.+)$", info.read_text() if info.exists() else "", flags=re.MULTILINE)
+    processor = re.search(r"^model name\s*: (.+)$", info.read_text() if info.exists() else "", flags=re.MULTILINE)
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    return {"processor": found[1] if found else platform.processor(), "threads": threads, "gpu": gpu}
+    return {"processor": processor[1] if processor else platform.processor(), "threads": threads, "gpu": gpu}
 
 
 class Run:
-    """A cell in a process group of its own, and the folder it writes to."""
+    """A running cell: its process, in a process group of its own, and the folder it writes to."""
 
     def __init__(self, cell: Cell, work_dir: Path | None, threads: str) -> None:
         self.cell, self.threads, self.start = cell, threads, time.monotonic()
@@ -269,10 +299,10 @@ class Run:
 
     def row(self) -> dict[str, Any] | None:
         """The line of the finished run, or None if it failed."""
-        written = [self.folder / "out" / name for name in ("metrics.json", "curve.json")]
-        if self.process.returncode != 0 or not all(path.exists() for path in written):
+        files = [self.folder / "out" / name for name in ("metrics.json", "curve.json")]
+        if self.process.returncode != 0 or not all(path.exists() for path in files):
             return None
-        results, curve = json.loads(written[0].read_text())["results"], json.loads(written[1].read_text())
+        results, curve = json.loads(files[0].read_text())["results"], json.loads(files[1].read_text())
         return self.cell._asdict() | {
             "metric": next(iter(next(iter(results.values()))["full_depth"])),
             "results": results,
@@ -283,6 +313,7 @@ class Run:
         }
 
     def close(self) -> None:
+        """Stop the process if it still runs, and delete the folder."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
@@ -290,7 +321,7 @@ class Run:
 
 
 def run_all(cells: Sequence[Cell], results: Path, jobs: int = 1, work_dir: Path | None = None) -> set[Key]:
-    """Run cells, several at a time; returns the keys of those that failed."""
+    """Run cells, `jobs` at a time, and return the keys of those that failed."""
     threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
     waiting, running, failed = list(cells), [], set()
     try:
@@ -299,12 +330,12 @@ def run_all(cells: Sequence[Cell], results: Path, jobs: int = 1, work_dir: Path 
                 running.append(Run(waiting.pop(0), work_dir, threads))
             time.sleep(0.05)
             for run in [run for run in running if run.process.poll() is not None]:
-                said = finish(run, results)
-                if not said:
+                summary = finish(run, results)
+                if not summary:
                     failed.add(run.cell.key)
                 running.remove(run)
                 run.close()
-                print(f"{run.cell}: {said or 'failed'}; {len(waiting) + len(running)} left", flush=True)
+                print(f"{run.cell}: {summary or 'failed'}; {len(waiting) + len(running)} left", flush=True)
     finally:
         for run in running:
             run.close()
@@ -312,41 +343,46 @@ def run_all(cells: Sequence[Cell], results: Path, jobs: int = 1, work_dir: Path 
 
 
 def finish(run: Run, results: Path) -> str:
-    """Write the line of a run and say what came out; of a failed one keep the log, show its end and say nothing."""
+    """Write the line of a finished run and return a summary.
+
+    Of a failed run the log is kept and its end is printed, and the summary is empty.
+    """
     log = results.with_name(re.sub(r"[^\w.-]+", "-", f"{results.stem} {run.cell}") + ".log")
     row = run.row()
     if row is None:
         shutil.copy(run.folder / "log", log)
-        print(*log.read_text(errors="replace").splitlines()[-15:], f"the whole log: {log}", sep="\n", file=sys.stderr)
+        print(*log.read_text(errors="replace").splitlines()[-15:], f"complete log: {log}", sep="\n", file=sys.stderr)
         return ""
     append_line(results, row)
-    log.unlink(missing_ok=True)  # of an earlier try
-    first = figures(row)["validation"]
-    scores = f"{row['metric']} {first.full:.4f} -> {first.exits:.4f} at layer {first.layer:.2f}"
+    log.unlink(missing_ok=True)  # of an earlier attempt
+    validation = figures(row)["validation"]
+    scores = f"{row['metric']} {validation.full:.4f} -> {validation.exits:.4f} at layer {validation.layer:.2f}"
     return f"{scores}, {row['seconds']:.0f} s"
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    own, more = list(arguments), []
-    if "--" in own:
-        own, more = own[: own.index("--")], own[own.index("--") + 1 :]
+    """The options of this script, and the flags after `--` for every run."""
+    own_arguments, run_flags = list(arguments), []
+    if "--" in own_arguments:
+        separator = own_arguments.index("--")
+        own_arguments, run_flags = own_arguments[:separator], own_arguments[separator + 1 :]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--datasets", nargs="+", required=True, choices=DATASETS, metavar="NAME", help=str(DATASETS))
-    parser.add_argument("--methods", nargs="+", required=True, help="Rows of the table.")
-    parser.add_argument("--seeds", type=int, default=3, help="How many; 0, 1, 2, ...")
-    parser.add_argument("--model_name_or_path", required=True, help="Encoder, Hub name or folder.")
-    parser.add_argument("--results", type=Path, required=True, help="One JSON line for every finished cell.")
-    parser.add_argument("--data_root", help="Folder with glue/ (laid out as nyu-mll/glue) and trec/, mr/, ...")
-    parser.add_argument("--token_depths", help="Folder with mrpc/masked-lm/, ..., for depths by reconstruction.")
-    parser.add_argument("--traces", help="Folder: keep every run's trace in it.")
-    parser.add_argument("--exit_pooling", choices=["first", "mean"], help="For every method with exits.")
-    parser.add_argument("--jobs", type=int, default=1, help="How many run at a time.")
+    parser.add_argument("--methods", nargs="+", required=True, help="Methods to compare, the rows of the tables.")
+    parser.add_argument("--seeds", type=int, default=3, help="Number of seeds: 0, 1, 2, ...")
+    parser.add_argument("--model_name_or_path", required=True, help="Hub name or folder of the encoder.")
+    parser.add_argument("--results", type=Path, required=True, help="JSON lines file with one line per finished run.")
+    parser.add_argument("--data_root", help="Local data: a folder with glue/ (like nyu-mll/glue) and trec/, mr/, ...")
+    parser.add_argument("--token_depths", help="For depths by reconstruction: folder with mrpc/masked-lm/, ...")
+    parser.add_argument("--traces", help="Folder to save the traces of all runs.")
+    parser.add_argument("--exit_pooling", choices=["first", "mean"], help="Pooling of every method with exits.")
+    parser.add_argument("--jobs", type=int, default=1, help="Number of simultaneous runs.")
     parser.add_argument(
-        "--work_dir", type=Path, help="Where runs put their models until they are done. Default: temporary."
+        "--work_dir", type=Path, help="Folder for the models of unfinished runs. Default: a temporary folder."
     )
-    parser.add_argument("--table_only", action="store_true", help="Run nothing.")
-    options = parser.parse_args(own)
-    own_flags = {
+    parser.add_argument("--table_only", action="store_true", help="Print the tables without running anything.")
+    options = parser.parse_args(own_arguments)
+    reserved_flags = {
         "--method",
         "--method_config",
         "--seed",
@@ -360,31 +396,36 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
             variant = variant_of(name, options.exit_pooling)
             applies(variant, dataset)
             if by_reconstruction(variant) and not options.token_depths:
-                raise ValueError(f"token_depths: missing; '{name}' needs the folder of masked language models")
-        taken = own_flags & set(grouped(more))
-        if taken:
-            raise ValueError(f"flags after --: got {', '.join(sorted(taken))}, which this script sets itself")
+                raise ValueError(f"token_depths: missing; '{name}' needs the folder with the masked language models")
+        not_allowed = reserved_flags & set(grouped(run_flags))
+        if not_allowed:
+            names = ", ".join(sorted(not_allowed))
+            raise ValueError(f"flags after --: got {names}, which this script sets itself; leave them out")
         if min(options.seeds, options.jobs) < 1:
             raise ValueError(f"seeds, jobs: got {options.seeds}, {options.jobs}; pass 1 or more")
     except ValueError as error:
         parser.error(str(error))
-    return options, more
+    return options, run_flags
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what is missing and print the tables; 1 if a cell failed, 130 if stopped."""
-    options, more = parse(sys.argv[1:] if arguments is None else arguments)
-    cells, rows = cells_of(options, more), read_results(options.results)
+    """Run what is missing and print the tables.
+
+    Returns:
+        0 for success, 1 if a run failed, 130 if stopped.
+    """
+    options, run_flags = parse(sys.argv[1:] if arguments is None else arguments)
+    cells, rows = cells_of(options, run_flags), read_results(options.results)
     missing = {} if options.table_only else {cell.key: cell for cell in cells if cell.key not in rows}
     print(f"{len(cells)} cells, {len(missing)} to run", flush=True)
     for folder in filter(None, (options.results.parent, options.work_dir)):
         folder.mkdir(parents=True, exist_ok=True)
-    for number in (signal.SIGINT, signal.SIGTERM):  # both stop the runs; a shell's background jobs ignore the first
+    for number in (signal.SIGINT, signal.SIGTERM):  # SIGTERM too, since background jobs of a shell ignore SIGINT
         signal.signal(number, signal.default_int_handler)
     try:
         failed = run_all(list(missing.values()), options.results, options.jobs, options.work_dir)
     except KeyboardInterrupt:
-        print("stopped; the same command continues", file=sys.stderr)
+        print("stopped; run the same command to continue", file=sys.stderr)
         return 130
     rows = read_results(options.results) if missing else rows
     keys: dict[tuple[str, str], list[Key]] = {key: [] for key in itertools.product(options.datasets, options.methods)}

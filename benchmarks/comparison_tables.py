@@ -1,4 +1,4 @@
-"""Markdown tables of methods by data sets, from the lines that `compare_methods.py` writes."""
+"""Markdown tables of methods by data sets, from the results of `compare_methods.py`."""
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +13,14 @@ Row = Mapping[str, Any]
 
 
 class Figures(NamedTuple):
-    """What a table tells of one run on one split; the scores are those of the headline metric."""
+    """The results of one run on one split; scores are those of the main metric.
+
+    Attributes:
+        full: Score at full depth.
+        exits: Score with early exit.
+        layer: Mean exit layer.
+        depth: Number of layers of the model.
+    """
 
     full: float
     exits: float
@@ -22,7 +29,7 @@ class Figures(NamedTuple):
 
 
 def figures(row: Row) -> dict[str, Figures]:
-    """By split; the one that the threshold was chosen on, the first, is called validation."""
+    """Results by split. The first split, on which the threshold was chosen, is always called validation."""
     metric = row["metric"]
     return {
         "validation" if index == 0 else split: Figures(
@@ -36,7 +43,7 @@ def figures(row: Row) -> dict[str, Figures]:
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean, and half the width of its 95 % interval (Student's t); NaN for one value.
+    """Mean, and half the width of its 95 % interval (Student's t), which is NaN for a single value.
 
     >>> [round(value, 4) for value in interval([0.7, 0.8, 0.9])]
     [0.8, 0.2484]
@@ -48,7 +55,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def measured(values: Sequence[float], digits: int) -> str:
-    """The mean with its interval.
+    """The mean with its interval, as text.
 
     >>> measured([70, 80, 90], 1), measured([70], 0)
     ('80.0 ± 24.8', '70')
@@ -58,7 +65,7 @@ def measured(values: Sequence[float], digits: int) -> str:
 
 
 def seeds_if_few(values: Sequence[Any]) -> str:
-    """How many seeds stand behind a figure, where they are not three.
+    """The number of seeds, as text, if there are fewer than three.
 
     >>> seeds_if_few([1.0]), seeds_if_few([1.0, 2.0]), seeds_if_few([1.0, 2.0, 3.0])
     (' (1 seed)', ' (2 seeds)', '')
@@ -67,7 +74,7 @@ def seeds_if_few(values: Sequence[Any]) -> str:
 
 
 def describe(runs: Sequence[Figures], depth: int, note: str) -> list[str]:
-    """Score at full depth -> with exits, mean exit layer, share saved of an encoder with `depth` layers.
+    """Three cells: score at full depth -> with exits, mean exit layer, and layers saved of `depth` layers.
 
     >>> describe([Figures(0.86, 0.85, 3.0, 6)], 6, " (n=1)")
     ['86.0 -> 85.0 (n=1)', '3.00', '50 %']
@@ -81,27 +88,33 @@ def describe(runs: Sequence[Figures], depth: int, note: str) -> list[str]:
 
 
 def note_of(keys: Sequence[Any], rows: Mapping[Any, Row], failed: Iterable[Any]) -> str:
-    """What a place in the table says besides its numbers, or instead of them: of one cell per seed, by their keys.
+    """The note in a cell of the table, beside its numbers or instead of them.
+
+    Args:
+        keys: Keys of the runs of the cell, one per seed; none if the method does not apply.
+        rows: Lines of the results file, by key.
+        failed: Keys of failed runs.
 
     >>> note_of([], {}, []), note_of([1, 2], {}, [2]), note_of([1, 2], {1: {}}, [])
     ('-', 'failed', ' (n=1, not run: 1)')
     """
     if not keys:
         return "-"
-    done, why = sum(key in rows for key in keys), "failed" if set(keys) & set(failed) else "not run"
+    done, reason = sum(key in rows for key in keys), "failed" if set(keys) & set(failed) else "not run"
     if not done:
-        return why
+        return reason
     if done < len(keys):
-        return f" (n={done}, {why}: {len(keys) - done})"
+        return f" (n={done}, {reason}: {len(keys) - done})"
     return " (n=1)" if done == 1 else ""
 
 
 def is_regression(dataset: str) -> bool:
+    """Whether the labels of a data set are numbers."""
     return dataset in TASKS and "spearmanr" in TASKS[dataset].metrics
 
 
 def kind_of(dataset: str) -> str:
-    """Data sets of one kind share a table.
+    """The kind of a data set; data sets of the same kind are in one table.
 
     >>> kind_of("trec"), kind_of("mrpc"), kind_of("stsb")
     ('one text', 'two texts', 'regression')
@@ -118,19 +131,20 @@ def table(
     rows: Mapping[Any, Row],
     failed: Any,
 ) -> list[str]:
-    """Lines of one table; `cells` are the keys of the runs, one per seed, by (data set, method)."""
+    """Lines of one table; arguments as for `tables`."""
     head, columns = ["method"], []
     methods = list(dict.fromkeys(method for _, method in cells))
     for dataset in datasets:
         lines = [rows[key] for method in methods for key in cells[dataset, method] if key in rows]
         metric = lines[0]["metric"] if lines else "?"
-        # That of the plain encoder, also for its first layers alone.
+        # The number of layers of the full encoder, also for methods that use only its first layers.
         depth = max((run.depth for line in lines for run in figures(line).values()), default=0)
         head += [f"{dataset} ({metric})", f"layer of {depth or '?'}", "saved"]
         column = []
         for method in methods:
             keys = cells[dataset, method]
-            runs = [told[split] for key in keys if key in rows and split in (told := figures(rows[key]))]
+            by_split = [figures(rows[key]) for key in keys if key in rows]
+            runs = [results[split] for results in by_split if split in results]
             column.append(describe(runs, depth, note_of(keys, rows, failed)))
         columns.append(column)
     body = [[method, *[text for column in columns for text in column[index]]] for index, method in enumerate(methods)]
@@ -138,7 +152,7 @@ def table(
 
 
 def markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table.
+    """Lines of a Markdown table.
 
     >>> markdown(["a", "b"], [["1", "2"]])
     ['| a | b |', '| --- | --- |', '| 1 | 2 |']
@@ -147,12 +161,12 @@ def markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
 
 
 def tables(cells: Mapping[tuple[str, str], list[Any]], rows: Mapping[Any, Row], failed: Any = ()) -> str:
-    """A table for each kind of data set and each split.
+    """One table for each kind of data set and each split.
 
     Args:
-        cells: keys of the runs, one per seed, by (data set, method); none where the method does not apply.
-        rows: lines of the results file, by key.
-        failed: keys.
+        cells: Keys of the runs, one per seed, by (data set, method); none if the method does not apply.
+        rows: Lines of the results file, by key.
+        failed: Keys of failed runs.
     """
     lines = [LEGEND]
     datasets = list(dict.fromkeys(dataset for dataset, _ in cells))
@@ -160,8 +174,9 @@ def tables(cells: Mapping[tuple[str, str], list[Any]], rows: Mapping[Any, Row], 
     for (dataset, _), keys in cells.items():
         splits[dataset].update(*[figures(rows[key]) for key in keys if key in rows])
     for kind in dict.fromkeys(map(kind_of, datasets)):
-        own = [dataset for dataset in datasets if kind_of(dataset) == kind]
-        for split in ("validation", *sorted(set().union(*[splits[dataset] for dataset in own]) - {"validation"})):
-            shown = [dataset for dataset in own if split in splits[dataset]]
-            lines += [f"\n{kind}, {split}\n", *table(split, shown, cells, rows, failed)]
+        same_kind = [dataset for dataset in datasets if kind_of(dataset) == kind]
+        other_splits = set().union(*[splits[dataset] for dataset in same_kind]) - {"validation"}
+        for split in ("validation", *sorted(other_splits)):
+            with_split = [dataset for dataset in same_kind if split in splits[dataset]]
+            lines += [f"\n{kind}, {split}\n", *table(split, with_split, cells, rows, failed)]
     return "\n".join(lines)

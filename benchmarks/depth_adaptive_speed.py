@@ -1,15 +1,16 @@
-"""What the depth-adaptive transformer saves in layers per token, and what it saves on the clock.
+"""Compare the layers per token and the time that the depth-adaptive transformer saves.
 
     python benchmarks/depth_adaptive_speed.py --model_name_or_path sentence-transformers/all-MiniLM-L6-v2 \
         --dataset_name stanfordnlp/imdb --output speed.jsonl
 
 Depths come from mutual information on the training set. For every encoder cut to its first N layers and every batch
-size, the same texts go through the stock encoder and through the model, in turn, and the ratios of the two times are
-compared with the share of layers that tokens ran (Figs. 3b and 4 of Liu et al., AAAI 2021, in shape). Costs are shares
-of the stock encoder's: where tokens run a share s of their layers it should be s + (1 - s) / 6, since the others still
-need keys and values of the rest; the measured cost is 1 / speed-up. Efficiency is the speed-up divided by 1 / s, which
-it would be if copied tokens cost nothing. Speed does not depend on the weights, so the classifier is not trained. One
-JSON line for every measurement; those that are there already, under the same circumstances, are not made again.
+size, the same texts are run by the stock encoder and by the model, in turn. The ratios of the two times are compared
+with the fraction of layers that tokens ran, as in Figs. 3b and 4 of Liu et al., AAAI 2021. Costs are fractions of the
+stock encoder's cost. If tokens run a fraction s of their layers, the expected cost is s + (1 - s) / 6, since copied
+tokens still need keys and values in the remaining layers; the measured cost is 1 / speed-up. Efficiency is the
+speed-up divided by 1 / s, the speed-up if copied tokens cost nothing. Speed does not depend on the weights, so the
+classifier is not trained. Each measurement is written as one JSON line; what was already measured with the same
+settings is not measured again.
 """
 
 import json
@@ -33,20 +34,21 @@ from adaexit_hf.models.batching import padded_batch
 class Arguments:
     """What to measure."""
 
-    model_name_or_path: str = field(metadata={"help": "Encoder, Hub name or folder."})
-    output: str = field(metadata={"help": "JSON lines."})
-    dataset_name: str = field(default="stanfordnlp/imdb", metadata={"help": "With columns text and label."})
-    layers: list[int] = field(default_factory=lambda: [2, 4, 6], metadata={"help": "Layers that the encoder keeps."})
+    model_name_or_path: str = field(metadata={"help": "Hub name or folder of the encoder."})
+    output: str = field(metadata={"help": "JSON lines file to append to."})
+    dataset_name: str = field(default="stanfordnlp/imdb", metadata={"help": "Data set with columns text and label."})
+    layers: list[int] = field(default_factory=lambda: [2, 4, 6], metadata={"help": "Numbers of layers to keep."})
     batch_sizes: list[int] = field(default_factory=lambda: [1, 8, 32], metadata={"help": "Texts per call."})
-    max_seq_length: int = field(default=256, metadata={"help": "Longer texts are cut."})
-    texts: int = field(default=32, metadata={"help": "Test texts in each pass."})
-    rounds: int = field(default=5, metadata={"help": "Passes of each kind, in turn."})
+    max_seq_length: int = field(default=256, metadata={"help": "Longer texts are truncated to this many tokens."})
+    texts: int = field(default=32, metadata={"help": "Test texts per pass."})
+    rounds: int = field(default=5, metadata={"help": "Timed passes of each of the two; they take turns."})
     bf16: bool = field(default=False, metadata={"help": "Weights in bfloat16."})
     threads: int | None = field(default=None, metadata={"help": "CPU threads."})
     device: str = field(default="cpu", metadata={"help": "cpu, cuda, ..."})
 
 
 def seconds(run: Callable[[dict[str, Any]], Any], batches: list[dict[str, Any]], device: str) -> float:
+    """Seconds to run all batches."""
     started = time.perf_counter()
     for batch in batches:
         run(batch)
@@ -57,7 +59,7 @@ def seconds(run: Callable[[dict[str, Any]], Any], batches: list[dict[str, Any]],
 
 @torch.inference_mode()
 def measure(model: Any, rows: list[dict[str, Any]], batch_size: int, arguments: Arguments) -> dict[str, Any]:
-    """Paired times of the stock encoder and of the model; depths are those of the table."""
+    """Time the stock encoder and the model in turn; the depths are those of the model's table."""
     groups = [rows[first : first + batch_size] for first in range(0, len(rows), batch_size)]
     batches = [padded_batch(group, model.config.encoder_config) for group in groups]
     batches = [{name: value.to(model.device) for name, value in batch.items()} for batch in batches]
@@ -75,7 +77,7 @@ def measure(model: Any, rows: list[dict[str, Any]], batch_size: int, arguments: 
         (seconds(stock, batches, arguments.device), seconds(adaptive, batches, arguments.device))
         for _ in range(arguments.rounds)
     ]
-    ratios = [theirs / ours for theirs, ours in pairs]
+    ratios = [stock_time / model_time for stock_time, model_time in pairs]
     speed_up = statistics.median(ratios)
     depths = torch.cat(
         [model.depth_table(batch["input_ids"])[batch["attention_mask"].bool()].float() for batch in batches]
@@ -90,17 +92,19 @@ def measure(model: Any, rows: list[dict[str, Any]], batch_size: int, arguments: 
         "speed_up": speed_up,
         "efficiency": speed_up * share,
         "speed_ups": [round(ratio, 4) for ratio in sorted(ratios)],
-        "stock_seconds": statistics.median(first for first, _ in pairs),
+        "stock_seconds": statistics.median(stock_time for stock_time, _ in pairs),
     }
 
 
 def machine_of(device: str) -> str:
+    """The name of the processor or GPU."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
     return platform.processor() or platform.machine()
 
 
 def main() -> None:
+    """Measure what is missing, and print it."""
     (arguments,) = HfArgumentParser(Arguments).parse_args_into_dataclasses()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -114,14 +118,14 @@ def main() -> None:
     test = splits["test"].shuffle(seed=0).select(range(arguments.texts)).map(encode, batched=True)
     rows = [{name: row[name] for name in ("input_ids", "attention_mask")} for row in test]
     output = Path(arguments.output)
-    known = [json.loads(line) for line in output.read_text().splitlines()] if output.exists() else []
-    names = ("dataset_name", "max_seq_length", "texts", "rounds", "bf16", "device")
-    where = {"model": Path(arguments.model_name_or_path).name} | {name: vars(arguments)[name] for name in names}
-    where |= {"machine": machine_of(arguments.device), "threads": torch.get_num_threads()}
+    records = [json.loads(line) for line in output.read_text().splitlines()] if output.exists() else []
+    flags = ("dataset_name", "max_seq_length", "texts", "rounds", "bf16", "device")
+    setting = {"model": Path(arguments.model_name_or_path).name} | {name: vars(arguments)[name] for name in flags}
+    setting |= {"machine": machine_of(arguments.device), "threads": torch.get_num_threads()}
 
     def missing(layers: int) -> list[int]:
-        cells = [where | {"layers": layers, "batch_size": size} for size in arguments.batch_sizes]
-        return [cell["batch_size"] for cell in cells if not any(cell.items() <= each.items() for each in known)]
+        cells = [setting | {"layers": layers, "batch_size": size} for size in arguments.batch_sizes]
+        return [cell["batch_size"] for cell in cells if not any(cell.items() <= record.items() for record in records)]
 
     print(
         f"{'layers':>7} {'batch':>6} {'token layers run':>17} {'text layers run':>16} {'expected cost':>14} "
@@ -140,14 +144,14 @@ def main() -> None:
         model.eval().to(arguments.device)
         model.prepare(train)
         for size in sizes:
-            found = measure(model, rows, size, arguments)
+            result = measure(model, rows, size, arguments)
             with output.open("a") as file:
-                file.write(json.dumps({**where, "layers": layers, "batch_size": size, **found}) + "\n")
-            spread = f"({found['speed_ups'][0]:.2f} to {found['speed_ups'][-1]:.2f})"
+                file.write(json.dumps({**setting, "layers": layers, "batch_size": size, **result}) + "\n")
+            spread = f"({result['speed_ups'][0]:.2f} to {result['speed_ups'][-1]:.2f})"
             print(
-                f"{layers:>7} {size:>6} {found['token_layers_run']:>17.2f} {found['text_layers_run']:>16.2f} "
-                f"{found['expected_cost']:>14.2f} {found['measured_cost']:>14.2f} {found['efficiency']:>11.2f} "
-                f"{found['speed_up']:>9.2f}  {spread}",
+                f"{layers:>7} {size:>6} {result['token_layers_run']:>17.2f} {result['text_layers_run']:>16.2f} "
+                f"{result['expected_cost']:>14.2f} {result['measured_cost']:>14.2f} {result['efficiency']:>11.2f} "
+                f"{result['speed_up']:>9.2f}  {spread}",
                 flush=True,
             )
 

@@ -1,8 +1,9 @@
-"""Draw the README's chart from the recorded runs: score over mean layers of some methods, and of models with one exit.
+"""Draw the README's chart from the recorded runs: score over mean layers, for some methods and models with one exit.
 
     python benchmarks/readme_figure.py benchmarks/comparison.jsonl
 
-Writes tradeoff.svg beside the runs. Its ground is transparent and its colours are readable on white and on black.
+The chart, tradeoff.svg, is written to the folder of the results file. Its background is transparent, and its colours
+are readable on white and on black.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from results_figures import Runs, by_method, curve_of
 from adaexit_hf.evaluation import mean_curve
 
 NAME = "tradeoff.svg"
-# At least 3 : 1 against white and against GitHub's black.
+# Contrast of at least 3 : 1 on white and on GitHub's dark background.
 INK, FAINT = "#768390", "#76839055"
 METHODS = {"fastbert": ("FastBERT", "#2da44e"), "deebert": ("DeeBERT", "#388bfd"), "berxit": ("BERxiT", "#d4762c")}
 BASELINES = {"static-3": "3 layers, one exit", "static-6": "6 layers, one exit"}
@@ -31,7 +32,7 @@ SIZE = (7.8, 3.2)  # inches
 
 
 def draw_panel(axes: Axes, runs: Runs, dataset: str) -> None:
-    """The curves of one data set, means of seeds, and a diamond for every model with one exit."""
+    """Draw the curves of one data set, mean of seeds, and a diamond for every model with one exit."""
     axes.set_title(PANELS[dataset], loc="left", fontsize=11, color=INK)
     axes.grid(axis="y", color=FAINT, linewidth=0.8)
     for method, (name, color) in METHODS.items():
@@ -39,10 +40,10 @@ def draw_panel(axes: Axes, runs: Runs, dataset: str) -> None:
         layers, scores = [point.mean_layers for point in curve], [100 * point.score for point in curve]
         axes.plot(layers, scores, color=color, linewidth=2.2, label=name)
     for method, name in BASELINES.items():
-        found = [figures(row)["validation"] for row in runs[dataset, method]]
-        layer, score = found[0].layer, 100 * statistics.fmean(run.full for run in found)
+        validation = [figures(row)["validation"] for row in runs[dataset, method]]
+        layer, score = validation[0].layer, 100 * statistics.fmean(run.full for run in validation)
         axes.plot(layer, score, "D", color=INK, markersize=7, zorder=3)
-        last = layer == 6  # the label stands above and to the left of it, else below and to the right
+        last = layer == 6  # its label is above and to the left, the other one below and to the right
         axes.annotate(
             name, (layer, score), (0, 9) if last else (9, -4), textcoords="offset points", color=INK, fontsize=9.5,
             ha="right" if last else "left", va="bottom" if last else "top",
@@ -57,7 +58,7 @@ def draw_panel(axes: Axes, runs: Runs, dataset: str) -> None:
 
 
 def draw(runs: Runs) -> Figure:
-    """The whole chart."""
+    """Draw the chart."""
     figure = Figure(figsize=SIZE, layout="constrained")
     figure.patch.set_alpha(0)
     for axes, dataset in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
@@ -68,14 +69,15 @@ def draw(runs: Runs) -> Figure:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the chart; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", type=Path, help="JSON lines of compare_methods.py.")
-    parser.add_argument("--output", type=Path, help="Folder. Default: that of the results.")
+    parser.add_argument("results", type=Path, help="Results file of compare_methods.py, JSON lines.")
+    parser.add_argument("--output", type=Path, help="Folder to write to. Default: that of the results file.")
     options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
     if not options.results.is_file():
-        parser.error(f"{options.results}: no such file; run compare_methods.py --results {options.results}")
+        parser.error(f"{options.results}: there is no such file; run compare_methods.py --results {options.results}")
     path = (options.output or options.results.parent) / NAME
-    with rc_context({"svg.hashsalt": NAME}):  # else every drawing has other names inside
+    with rc_context({"svg.hashsalt": NAME}):  # without it the names inside the file are random
         draw(by_method(whole_lines(options.results))).savefig(path, metadata={"Date": None})
     print(path)
     return 0

@@ -1,4 +1,4 @@
-"""Runs by data set and method, their curves, and what lies under and between these: lines of `compare_methods.py`."""
+"""Results of `compare_methods.py` by data set and method, their curves, and areas under and between curves."""
 
 import json
 import statistics
@@ -12,7 +12,7 @@ from adaexit_hf.evaluation.curves import CurvePoint, area_under_curve, areas_bet
 
 Runs = Mapping[tuple[str, str], Sequence[Row]]  # one line per seed, by (data set, method)
 
-# In this order in tables and figures; whatever else was run follows.
+# The order in tables and figures; other methods follow after these.
 METHODS = [
     "plain", "limit-3", "layerdrop", "static-6", "static-3", "deebert", "berxit", "dact-bert", "pabee", "fastbert",
     "right-tool", "depth-adaptive", "berxit-joint", "berxit-exits-1e-3",
@@ -26,27 +26,28 @@ PAPERS = [method for method in NAMES if method != OURS]
 DATASETS = ["mrpc", "rte", "sst2", "trec", "stsb", "sick", "cola", "mr", "imdb"]
 
 
-def in_order(found: Sequence[str], known: Sequence[str]) -> list[str]:
-    """Those that are known first, in their order.
+def in_order(names: Sequence[str], order: Sequence[str]) -> list[str]:
+    """The names in the given order, followed by names that are not part of it.
 
     >>> in_order(["x", "pabee", "plain"], METHODS)
     ['plain', 'pabee', 'x']
     """
-    return [name for name in known if name in found] + [name for name in found if name not in known]
+    return [name for name in order if name in names] + [name for name in names if name not in order]
 
 
 def names_of(runs: Runs) -> tuple[list[str], list[str]]:
-    """Data sets and methods that were run."""
-    datasets, methods = (list(dict.fromkeys(each)) for each in zip(*runs, strict=True))
+    """The data sets and the methods of the runs, in order."""
+    datasets, methods = (list(dict.fromkeys(names)) for names in zip(*runs, strict=True))
     return in_order(datasets, DATASETS), in_order(methods, METHODS)
 
 
 def datasets_of(runs: Runs) -> list[str]:
+    """The data sets of the runs, in order."""
     return names_of(runs)[0]
 
 
 def by_method(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
-    """The lines of every (data set, method), one per seed. Of several recipes of one method the latest counts, alone.
+    """Lines by (data set, method), one per seed. If a method was run with several settings, only the latest are kept.
 
     >>> rows = [
     ...     {"dataset": "rte", "method": "pabee", "model": "m", "seed": seed, "settings": [*rate, "--seed", str(seed)]}
@@ -55,28 +56,30 @@ def by_method(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
     >>> [row["seed"] for row in by_method(rows)["rte", "pabee"]]
     [0, 1]
     """
-    found: dict[tuple[str, str], dict[Any, dict[int, Row]]] = {}
+    by_setting: dict[tuple[str, str], dict[Any, dict[int, Row]]] = {}
     for row in rows:
         flags = grouped(row["settings"]) | {"--seed": []}
-        recipe = row["model"], json.dumps(flags, sort_keys=True)
-        recipes = found.setdefault((row["dataset"], row["method"]), {})
-        recipes[recipe] = recipes.pop(recipe, {}) | {row["seed"]: row}  # the latest recipe stands last
-    return {key: [row for _, row in sorted(list(recipes.values())[-1].items())] for key, recipes in found.items()}
+        setting = row["model"], json.dumps(flags, sort_keys=True)
+        settings = by_setting.setdefault((row["dataset"], row["method"]), {})
+        settings[setting] = settings.pop(setting, {}) | {row["seed"]: row}  # moves the latest setting to the end
+    return {
+        key: [row for _, row in sorted(list(settings.values())[-1].items())] for key, settings in by_setting.items()
+    }
 
 
 def validation_of(row: Row) -> dict[str, Any]:
-    """What a run measured on the set that its threshold was chosen on."""
+    """The results of a run on the split on which its threshold was chosen."""
     return next(iter(row["results"].values()))
 
 
 def curve_of(row: Row) -> list[CurvePoint]:
-    """What the exits of a run cost and reach at every threshold; empty where it has none."""
+    """The trade-off curve of a run; empty if all of its points have the same number of layers."""
     points = [CurvePoint(**point) for point in row.get("curve", [])]
     return points if len({point.mean_layers for point in points}) > 1 else []
 
 
 def fixed_layers(row: Row) -> list[CurvePoint]:
-    """The same model when every text leaves at the same exit: a curve with a point per exit."""
+    """The curve of the same model if all texts exit at the same layer, with one point per exit."""
     metric, depth = row["metric"], figures(row)["validation"].depth
     return [
         CurvePoint(None, scores[metric], float(layer), 1 - int(layer) / depth)
@@ -85,7 +88,7 @@ def fixed_layers(row: Row) -> list[CurvePoint]:
 
 
 def area(row: Row, start: float) -> float | None:
-    """Mean score in percent from `start` layers to full depth; None where the curve does not begin there."""
+    """Mean score in percent from `start` layers to full depth; None if the curve starts later."""
     curve, depth = curve_of(row), figures(row)["validation"].depth
     if not curve or min(point.mean_layers for point in curve) > start:
         return None
@@ -93,12 +96,15 @@ def area(row: Row, start: float) -> float | None:
 
 
 def full_score(row: Row) -> float:
-    """In percent."""
+    """The full-depth validation score, in percent."""
     return 100 * figures(row)["validation"].full
 
 
 def score_after_three_layers(row: Row) -> float | None:
-    """In percent, in the mean over texts; of a model of three layers all it has. None without points near."""
+    """The score, in percent, at a mean of three layers; None if the curve has no points near three layers.
+
+    For a model with three layers it is the full-depth score.
+    """
     curve, run = curve_of(row), figures(row)["validation"]
     if run.layer == run.depth == 3:
         return full_score(row)
@@ -107,7 +113,7 @@ def score_after_three_layers(row: Row) -> float | None:
 
 
 def above(first: Sequence[CurvePoint], second: Sequence[CurvePoint]) -> float:
-    """By how many points of percent the first curve lies above the second, in the mean over the layers both have.
+    """Percentage points by which the first curve lies above the second, mean over the layers that both cover.
 
     >>> high, low = ([CurvePoint(None, score, layers, 0.0) for layers in (1.0, 3.0)] for score in (0.9, 0.85))
     >>> round(above(high, low), 6), round(above(low, high), 6)
@@ -118,10 +124,10 @@ def above(first: Sequence[CurvePoint], second: Sequence[CurvePoint]) -> float:
 
 
 def above_at_points(few: Sequence[CurvePoint], line: Sequence[CurvePoint]) -> float:
-    """By how many points of percent a curve of few points lies above another, in the mean over those with a threshold.
+    """Percentage points by which a curve with few points lies above another, mean over its points with a threshold.
 
-    Between points that are far apart there may be no threshold, and a straight line says nothing. The other curve's
-    ends go on as they are.
+    Only the points are compared, since thresholds between points that are far apart may not exist. Beyond its ends the
+    other curve is continued as a constant.
 
     >>> few = [CurvePoint(2.0, 0.8, 2.0, 0.0), CurvePoint(None, 0.9, 3.0, 0.0)]
     >>> line = [CurvePoint(None, score, layers, 0.0) for layers, score in ((1.0, 0.6), (3.0, 0.9))]

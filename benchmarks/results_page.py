@@ -1,11 +1,12 @@
-r"""Write benchmarks/RESULTS.md and its figures: what the runs of `compare_methods.py` say, in numbers of their own.
+r"""Write benchmarks/RESULTS.md and its figures from the recorded runs of `compare_methods.py`.
 
     python benchmarks/results_page.py benchmarks/comparison.jsonl --speed benchmarks/inference_speed.jsonl \
         --pages README.md docs/results.md model_cards/[a-z]*.md
 
-Every result and every verdict on the page is computed from the lines of those files, so the page is written anew,
-whole, whenever there are more of them; the words around them are those of results_template.md. Methods are compared by
-seed: two differ where the 95 % interval of their differences (Student's t) leaves out zero.
+Every number and every verdict on the page is computed from the lines of these files, so run the command again when
+there are more lines. The text around the tables is in results_template.md. RESULTS.md and the figures are written to
+the folder of the results file. Methods are compared by seed: they differ if the 95 % interval of their differences
+(Student's t) excludes zero.
 """
 
 import argparse
@@ -28,43 +29,43 @@ from adaexit_hf.evaluation.curves import CurvePoint, mean_curve
 from adaexit_hf.visualization.figures import comparison_figure
 
 MARK = "<!-- written by benchmarks/results_page.py -->"
-SHOWN = 0.15  # of the score, below the best
-# What the README's table shows of the runs; docs/results.md shows all.
+SHOWN = 0.15  # figures show scores down to this much below the best
+# The part of the summary that README.md shows; docs/results.md shows all of it.
 README_DATASETS = ("trec", "mrpc", "stsb")
 README_METHODS = ("static-6", "static-3", *NAMES)
 TEMPLATE = Path(__file__).with_name("results_template.md")
 
 
 def setting(rows: Sequence[Row]) -> list[str]:
-    """What ran where: encoder, versions, machines, seeds, hours."""
+    """Lines with encoder, seeds, hours, machines and versions."""
     models = sorted({row["model"] for row in rows})
     versions = sorted({", ".join(f"{name} {number}" for name, number in row["versions"].items()) for row in rows})
     machines = sorted(
-        {f"{row['machine']['processor']} ({row['machine']['threads']} threads a run), GPU: {row['machine']['gpu']}"
+        {f"{row['machine']['processor']} ({row['machine']['threads']} threads per run), GPU: {row['machine']['gpu']}"
          for row in rows}
     )  # fmt: skip
-    timed = [row["seconds"] for row in rows if row["seconds"]]  # early lines have none
+    seconds = [row["seconds"] for row in rows if row["seconds"]]  # not recorded in early lines
     return [
         f"- Encoder: {', '.join(models)}.",
         f"- {len(rows)} runs, seeds {min(row['seed'] for row in rows)} to {max(row['seed'] for row in rows)}, "
-        f"{sum(timed) / 3600:.1f} hours in the {len(timed)} of them that have their time.",
+        f"{sum(seconds) / 3600:.1f} hours for the {len(seconds)} runs with a recorded time.",
         f"- Machine: {'; '.join(machines)}.",
         f"- Versions: {'; '.join(versions)}.",
     ]
 
 
 def areas(runs: Runs, share: float) -> list[str]:
-    """Table of the mean score between a share of the layers and all of them."""
+    """Table of the mean score between a fraction of the layers and all layers."""
     datasets, methods = names_of(runs)
     body = []
     for method in methods:
         cells = []
         for dataset in datasets:
             rows = [row for row in runs.get((dataset, method), []) if curve_of(row)]
-            found = [area(row, share * figures(row)["validation"].depth) for row in rows]
-            values = [value for value in found if value is not None]
-            if len(values) < len(found):
-                cells.append(f"starts later ({len(found) - len(values)} of {len(found)} seeds)")
+            by_seed = [area(row, share * figures(row)["validation"].depth) for row in rows]
+            values = [value for value in by_seed if value is not None]
+            if len(values) < len(by_seed):
+                cells.append(f"starts later ({len(by_seed) - len(values)} of {len(by_seed)} seeds)")
             else:
                 cells.append(measured(values, 1) + seeds_if_few(values) if values else "")
         if any(cells):
@@ -73,12 +74,12 @@ def areas(runs: Runs, share: float) -> list[str]:
 
 
 def summary(runs: Runs, only_datasets: Sequence[str] = (), only_methods: Sequence[str] = ()) -> list[str]:
-    """One table: score at full depth -> with exits, and mean layers with exits.
+    """One table for all data sets: score at full depth -> with exits, and mean layers with exits.
 
     Args:
-        runs: lines by data set and method.
-        only_datasets: in their order. Default: all that were run.
-        only_methods: leave out all others. Default: none is left out.
+        runs: Lines by data set and method.
+        only_datasets: Data sets to show, in this order. Default: all that were run.
+        only_methods: Methods to show. Default: all that were run.
     """
     datasets, methods = names_of(runs)
     datasets = [name for name in only_datasets or datasets if name in datasets]
@@ -88,27 +89,27 @@ def summary(runs: Runs, only_datasets: Sequence[str] = (), only_methods: Sequenc
     }
     body = []
     for method in methods:
-        if method not in NAMES and has_exits(method):  # a variant, for one section of the page
+        if method not in NAMES and has_exits(method):  # a variant that only one section of the page needs
             continue
         cells = []
         for dataset in datasets:
-            told = [figures(row)["validation"] for row in runs.get((dataset, method), [])]
-            if not told:
+            validation = [figures(row)["validation"] for row in runs.get((dataset, method), [])]
+            if not validation:
                 cells.append("" if applies(variant_of(method), dataset) else "-")
                 continue
             full, exits, layer = (
-                statistics.fmean(getattr(run, name) for run in told) for name in ("full", "exits", "layer")
+                statistics.fmean(getattr(run, name) for run in validation) for name in ("full", "exits", "layer")
             )
             score = f"{100 * full:.1f}" + (
                 f" -> {100 * exits:.1f}, {layer:.2f}" if has_exits(method) else f", {layer:.0f}"
             )
-            cells.append(score + seeds_if_few(told))
+            cells.append(score + seeds_if_few(validation))
         body.append([NAMES.get(method, method), *cells])
     return markdown(["method", *[f"{dataset} ({metrics[dataset]})" for dataset in datasets]], body)
 
 
 def has_exits(method: str) -> bool:
-    """Exits besides the one at the end, or a choice of layers to keep.
+    """Whether a method has several exits, or is a model of which any number of layers can be kept.
 
     >>> [name for name in ("plain", "static-3", "layerdrop", "pabee") if has_exits(name)]
     ['layerdrop', 'pabee']
@@ -121,34 +122,39 @@ def has_exits(method: str) -> bool:
 
 
 def card_table(runs: Runs, method: str) -> list[str]:
-    """What a method's card shows: its validation scores beside those of the encoder without exits."""
+    """The table in a method's card: its validation scores beside those of the encoder without exits."""
     body = []
     for dataset in names_of(runs)[0]:
         rows = runs.get((dataset, method), [])
         seeds = {row["seed"] for row in rows}
         plain = [row for row in runs.get((dataset, "plain"), []) if row["seed"] in seeds]
         if len(plain) == len(rows) > 0:
-            told, without = ([figures(row)["validation"] for row in each] for each in (rows, plain))
-            scores = [[run.full for run in without], [run.full for run in told], [run.exits for run in told]]
-            layers = [run.layer for run in told]
-            saved = measured([100 * (1 - layer / told[0].depth) for layer in layers], 0)
+            with_exits, without = ([figures(row)["validation"] for row in group] for group in (rows, plain))
+            columns = [
+                [run.full for run in without], [run.full for run in with_exits], [run.exits for run in with_exits]
+            ]  # fmt: skip
+            layers = [run.layer for run in with_exits]
+            saved = measured([100 * (1 - layer / with_exits[0].depth) for layer in layers], 0)
             body.append(
                 [f"{dataset} ({rows[0]['metric']})", str(len(rows)),
-                 *(measured([100 * score for score in each], 1) for each in scores), measured(layers, 2), f"{saved} %"]
+                 *(measured([100 * score for score in scores], 1) for scores in columns),
+                 measured(layers, 2), f"{saved} %"]
             )  # fmt: skip
     head = ["task (metric)", "seeds", "plain encoder", "full depth", "with exits", "mean exit layer", "layers saved"]
     return markdown(head, body)
 
 
 def write_table(page: Path, runs: Runs) -> None:
-    """Write the table anew that a page has: a method's card that of its method, README a part, any other page all.
+    """Replace the table between the two marks of a page: a method's table in its card, else the summary.
+
+    README.md gets only a part of the summary.
 
     Raises:
-        ValueError: it has no place for it.
+        ValueError: The page does not have two marks.
     """
     parts = page.read_text().split(MARK)
     if len(parts) != 3:
-        raise ValueError(f"pages: {page} has no two lines '{MARK}', between which the table goes; add them")
+        raise ValueError(f"pages: {page} does not have two lines '{MARK}'; add them where the table should be")
     if page.stem in NAMES:
         table = card_table(runs, page.stem)
     elif page.name == "README.md":
@@ -160,46 +166,48 @@ def write_table(page: Path, runs: Runs) -> None:
 
 
 def draw(runs: Runs, folder: Path) -> list[str]:
-    """A figure per data set; returns the lines that show them."""
+    """Draw one figure per data set, and return the lines of the page that show them."""
     datasets, methods = names_of(runs)
     lines = []
     for dataset in datasets:
         curves: dict[str, list[CurvePoint]] = {}
         for method, name in NAMES.items():
-            known = [curve for row in runs.get((dataset, method), []) if (curve := curve_of(row))]
-            curves[name + seeds_if_few(known)] = mean_curve(known) if known else []
+            by_seed = [curve for row in runs.get((dataset, method), []) if (curve := curve_of(row))]
+            curves[name + seeds_if_few(by_seed)] = mean_curve(by_seed) if by_seed else []
         if not any(curves.values()):
             continue
         fixed: dict[str, tuple[float, float]] = {}
         for method in methods:
-            told = [figures(row)["validation"] for row in runs.get((dataset, method), [])]
-            if told and not has_exits(method):
-                fixed[method] = (told[0].layer, statistics.fmean(run.full for run in told))
-        everything = [row for method in methods for row in runs.get((dataset, method), [])]
-        metric, depth = everything[0]["metric"], max(figures(row)["validation"].depth for row in everything)
+            validation = [figures(row)["validation"] for row in runs.get((dataset, method), [])]
+            if validation and not has_exits(method):
+                fixed[method] = (validation[0].layer, statistics.fmean(run.full for run in validation))
+        rows = [row for method in methods for row in runs.get((dataset, method), [])]
+        metric, depth = rows[0]["metric"], max(figures(row)["validation"].depth for row in rows)
         picture = f"results_{dataset}.svg"
         scores = [point.score for curve in curves.values() for point in curve]
         lowest = max(scores) - SHOWN
-        cut = f" What is {100 * SHOWN:.0f} points below the best is cut off." if min(scores) < lowest else ""
+        cut = (
+            f" Scores more than {100 * SHOWN:.0f} points below the best are not shown." if min(scores) < lowest else ""
+        )
         figure = comparison_figure(
             curves, metric, depth, fixed, f"{dataset}, validation, mean of seeds", lowest if cut else None
         )
-        with rc_context({"svg.hashsalt": picture}):  # else every drawing has other names inside
+        with rc_context({"svg.hashsalt": picture}):  # without it the names inside the file are random
             figure.savefig(folder / picture, metadata={"Date": None})
         lines += [
             f"![{metric} over layers run on {dataset}, one line per method]({picture})",
             "",
-            f"*{dataset}: {metric} on the validation set against mean layers run per text, at every threshold; mean "
-            f"of three seeds, unless the legend says otherwise.{cut} Diamonds: models with one exit.*",
+            f"*{dataset}: {metric} on the validation set over the mean number of layers per text, at every threshold; "
+            f"mean of three seeds, unless the legend says otherwise.{cut} Diamonds are models with one exit.*",
             "",
         ]
     return lines
 
 
 def page(runs: Runs, speed: Sequence[Row], folder: Path) -> str:
-    """The whole page."""
+    """The text of the page; its figures are written to the folder."""
     datasets, methods = names_of(runs)
-    rows = [row for each in runs.values() for row in each]
+    rows = [row for rows in runs.values() for row in rows]
     seeds = sorted({row["seed"] for row in rows})
     keys = {
         (dataset, method): [(dataset, method, seed) for seed in seeds if applies(variant_of(method), dataset)]
@@ -207,10 +215,9 @@ def page(runs: Runs, speed: Sequence[Row], folder: Path) -> str:
         for method in methods
     }
     by_key = {(row["dataset"], row["method"], row["seed"]): row for row in rows}
-    told = tables(keys, by_key).removeprefix(LEGEND).strip().splitlines()
-    headed = [
-        line if line.startswith("|") or not line else f"### {line[:1].upper()}{line[1:]}" for line in told
-    ]  # what the tables call themselves
+    lines = tables(keys, by_key).removeprefix(LEGEND).strip().splitlines()
+    # A line that is no table row is the title of a table.
+    with_titles = [line if line.startswith("|") or not line else f"### {line[:1].upper()}{line[1:]}" for line in lines]
     command = [
         f"python benchmarks/compare_methods.py --datasets {' '.join(datasets)} --seeds 3 --jobs 2 \\",
         f"    --methods {shlex.join(methods)} \\",
@@ -223,7 +230,7 @@ def page(runs: Runs, speed: Sequence[Row], folder: Path) -> str:
         "setting": setting(rows),
         "command": command,
         "legend": [f"{LEGEND[:1].upper()}{LEGEND[1:]}"],
-        "tables": headed,
+        "tables": with_titles,
         "pictures": draw(runs, folder),
         "areas_from_a_third": areas(runs, 1 / 3),
         "areas_from_half": areas(runs, 1 / 2),
@@ -235,38 +242,39 @@ def page(runs: Runs, speed: Sequence[Row], folder: Path) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the page, its figures, and the tables of other pages; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", type=Path, help="JSON lines of compare_methods.py.")
-    parser.add_argument("--speed", type=Path, help="JSON lines of benchmark_inference.py.")
-    parser.add_argument("--output", type=Path, help="Folder. Default: that of the results.")
+    parser.add_argument("results", type=Path, help="Results file of compare_methods.py, JSON lines.")
+    parser.add_argument("--speed", type=Path, help="Output of inference.py, JSON lines.")
+    parser.add_argument("--output", type=Path, help="Folder to write to. Default: that of the results file.")
     parser.add_argument(
         "--pages",
         type=Path,
         nargs="*",
         default=[],
-        help="Also write the tables of README.md, docs/results.md and the method cards anew.",
+        help="Pages in which to replace the table: README.md, docs/results.md and the method cards.",
     )
     options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
     for path in filter(None, (options.results, options.speed)):
         if not path.is_file():
-            maker = "compare_methods.py --results" if path == options.results else "benchmark_inference.py --output"
-            parser.error(f"{path}: no such file; run {maker} {path}")
+            maker = "compare_methods.py --results" if path == options.results else "inference.py --output"
+            parser.error(f"{path}: there is no such file; run {maker} {path}")
     rows = list(whole_lines(options.results))
     speed = [json.loads(line) for line in options.speed.read_text().splitlines()] if options.speed else []
     if not rows:
-        parser.error(f"{options.results}: has no lines; run compare_methods.py --results {options.results}")
+        parser.error(f"{options.results}: has no results; run compare_methods.py --results {options.results}")
     encoders = {row["model"] for row in rows if "@" not in row["method"]}
     if len(encoders) > 1:
         parser.error(
-            f"{options.results}: has runs of {', '.join(sorted(encoders))}; a page compares methods on one encoder, "
-            "pass lines of one"
+            f"{options.results}: has runs of the encoders {', '.join(sorted(encoders))}; pass a file with runs of one "
+            "encoder, since a page compares methods on one encoder"
         )
     folder = options.output or options.results.parent
     folder.mkdir(parents=True, exist_ok=True)
     runs = by_method(rows)
     left_out = len(rows) - sum(map(len, runs.values()))
     if left_out:
-        print(f"{left_out} lines of earlier recipes left out", file=sys.stderr)
+        print(f"{left_out} lines of earlier training settings left out", file=sys.stderr)
     (folder / "RESULTS.md").write_text(page(runs, speed, folder).rstrip() + "\n")
     for path in options.pages:
         write_table(path, runs)

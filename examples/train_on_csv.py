@@ -1,9 +1,9 @@
-"""Train early exits on your own texts with a few lines of Python, and choose the threshold on held-out ones.
+"""Train an early-exit model on your own texts with a few lines of Python, and choose its threshold on held-out texts.
 
     python examples/train_on_csv.py reviews.csv --text review --label stars --encoder google-bert/bert-base-uncased
 
-The file has a header, one column of texts and one of labels; a tenth of its rows is held out. `run_glue_exit.py` does
-the same with every option: pairs of texts, other metrics, several devices, resuming.
+The CSV file has a header, a column with texts and a column with labels; a tenth of its rows is held out. For pairs of
+texts, other metrics, several devices, or resuming use `run_glue_exit.py`.
 """
 
 import argparse
@@ -23,13 +23,14 @@ from adaexit_hf import (
 
 
 def main() -> None:
+    """Train, choose the threshold, save the model and its card."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file")
+    parser.add_argument("file", help="CSV file with a header")
     parser.add_argument("--text", default="text", help="column of the texts")
-    parser.add_argument("--label", default="label", help="column of the labels, whatever they are called")
-    parser.add_argument("--encoder", default="google-bert/bert-base-uncased", help="Hub name or folder")
-    parser.add_argument("--epochs", type=float, default=3)
-    parser.add_argument("--output", default="out")
+    parser.add_argument("--label", default="label", help="column of the labels, of any type")
+    parser.add_argument("--encoder", default="google-bert/bert-base-uncased", help="Hub name or folder of the encoder")
+    parser.add_argument("--epochs", type=float, default=3, help="passes over the training texts")
+    parser.add_argument("--output", default="out", help="folder of the finished model")
     options = parser.parse_args()
 
     rows = load_dataset("csv", data_files=options.file, split="train")
@@ -37,24 +38,25 @@ def main() -> None:
         if column not in rows.column_names:
             parser.error(f"no column '{column}' in {options.file}; it has {', '.join(rows.column_names)}")
     names = [str(value) for value in sorted(set(rows[options.label]))]
-    number = {name: index for index, name in enumerate(names)}
+    label2id = {name: index for index, name in enumerate(names)}
     tokenizer = AutoTokenizer.from_pretrained(options.encoder)
     rows = rows.map(
         lambda row: (
-            tokenizer(row[options.text], truncation=True, max_length=128) | {"labels": number[str(row[options.label])]}
+            tokenizer(row[options.text], truncation=True, max_length=128)
+            | {"labels": label2id[str(row[options.label])]}
         ),
         remove_columns=rows.column_names,
     )
-    parts = rows.train_test_split(test_size=0.1, seed=0)
+    splits = rows.train_test_split(test_size=0.1, seed=0)
 
     model = BerxitForSequenceClassification.from_encoder_pretrained(
-        options.encoder, id2label=dict(enumerate(names)), label2id=number
+        options.encoder, id2label=dict(enumerate(names)), label2id=label2id
     )
     args = EarlyExitTrainingArguments(options.output, num_train_epochs=options.epochs, save_strategy="no")
-    trainer = EarlyExitTrainer(model, args, train_dataset=parts["train"], processing_class=tokenizer)
+    trainer = EarlyExitTrainer(model, args, train_dataset=splits["train"], processing_class=tokenizer)
     trainer.train()
 
-    curve = tradeoff_curve(collect_trace(model, parts["test"]), accuracy_score)
+    curve = tradeoff_curve(collect_trace(model, splits["test"]), accuracy_score)
     chosen = choose_threshold(curve, max_drop=0.01)
     print(f"threshold {chosen.threshold}: accuracy {chosen.score:.3f}, {chosen.saving:.0%} of the layers saved")
     model.config.exit_threshold = chosen.threshold

@@ -1,4 +1,4 @@
-"""Measure speed: early exit against Transformers' own classifier, timed in turn, all answers checked."""
+"""Measure the speed of early exit against Transformers' own classifier; every prediction is checked."""
 
 from .runs import AnswersDifferError, Workload
 from .timing import measure, trained_workload

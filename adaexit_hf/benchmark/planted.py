@@ -1,7 +1,7 @@
-"""A random classifier and random texts whose exits are planned, to time early exit at any saving without training.
+"""A random classifier and random texts with planned exit layers, to time early exit at any saving without training.
 
-Exits and scores are computed as in DeeBERT, an ordinary head and the entropy of its answer after every layer; only the
-comparison with the threshold is replaced: a text leaves at the layer that its first token names.
+As in DeeBERT, every layer has a classification head and computes the entropy of its prediction. Only the comparison
+with the threshold is replaced: a text exits at the layer given by its first token.
 """
 
 import bisect
@@ -22,7 +22,7 @@ from ..models.exit_heads import Exit, ExitHead, State, entropy
 
 
 class PlantedConfig(EarlyExitConfig):
-    """Config of a classifier whose exits are planned; `exit_threshold` means nothing, 0.5 obeys the plan."""
+    """Config of a classifier with planned exits; with `exit_threshold` 0.5 every text exits at its planned layer."""
 
     model_type = "planted"
     own_criterion = "planned"
@@ -30,7 +30,7 @@ class PlantedConfig(EarlyExitConfig):
 
 
 class PlantedForSequenceClassification(EarlyExitForSequenceClassification):
-    """A row leaves at the layer, 1..L, that is its first token."""
+    """A classifier in which the first token of a row, 1 to L, is the layer at which the row exits."""
 
     config_class = PlantedConfig
     own_ready: ClassVar[Any] = torch.lt
@@ -49,15 +49,22 @@ class PlantedForSequenceClassification(EarlyExitForSequenceClassification):
         self, index: int, pooled: Tensor, hidden: Tensor, context: Context, state: State
     ) -> tuple[Exit, State]:
         logits = self.exits[index](pooled)
-        entropy(logits)  # what the real method would compare, so its time counts
-        # Layers that are still to run: below one half where the row is to leave.
+        entropy(logits)  # unused, but DeeBERT would compute it, so its time must count
+        # The score is the number of layers still to run: below 0.5 where the row exits.
         return Exit(logits, context.per_row["planned"] - self.config.exit_layers[index]), ()
 
 
 def planted_model(
     encoder_config: PreTrainedConfig, dtype: torch.dtype, device: str, seed: int = 0
 ) -> PlantedForSequenceClassification:
-    """A random model with two labels, in eval mode; the same weights for the same seed."""
+    """A random model with two labels, in eval mode.
+
+    Args:
+        encoder_config: Config of the encoder.
+        dtype: Dtype of the weights.
+        device: Device of the weights.
+        seed: Seed of the weights.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = PlantedForSequenceClassification(PlantedConfig(encoder_config=encoder_config, num_labels=2))
@@ -65,12 +72,19 @@ def planted_model(
 
 
 def planned_layers(texts: int, depth: int, saving: float, seed: int = 0) -> list[int]:
-    """Layers at which texts leave, in random order; all together they run `texts * depth / saving` layers, rounded.
+    """The exit layer of every text, in random order.
 
-    The share of layer l is proportional to r ** l: most leave early where much is saved, late where little is.
+    The sum of the exit layers is `texts * depth / saving`, rounded. The fraction of texts that exit at layer l is
+    proportional to r ** l: with a large saving most texts exit early, with a small one late.
 
     Args:
-        saving: depth divided by the mean exit layer, in [1, depth]; at 1 nothing exits early.
+        texts: Number of texts.
+        depth: Number of layers.
+        saving: Depth divided by the mean exit layer, in [1, depth]; at 1 no text exits early.
+        seed: Seed of the order.
+
+    Raises:
+        ValueError: The saving is not in [1, depth].
 
     >>> layers = planned_layers(1000, 12, 2.0)
     >>> 12 * 1000 / sum(layers), [layers.count(layer) for layer in (1, 2, 6, 11, 12)]
@@ -80,49 +94,66 @@ def planned_layers(texts: int, depth: int, saving: float, seed: int = 0) -> list
     """
     if not 1 <= saving <= depth:
         raise ValueError(f"saving: got {saving}; pass depth / mean exit layer, a number from 1 to {depth}")
-    number = range(1, depth + 1)
+    layer_numbers = range(1, depth + 1)
 
     def weights(slope: float) -> list[float]:
-        return [math.exp(slope * (layer - (depth if slope > 0 else 1))) for layer in number]
+        return [math.exp(slope * (layer - (depth if slope > 0 else 1))) for layer in layer_numbers]
 
     low, high = -100.0, 100.0
     for _ in range(200):
         slope = (low + high) / 2
-        mean = sum(layer * weight for layer, weight in zip(number, weights(slope), strict=True)) / sum(weights(slope))
+        mean = sum(layer * weight for layer, weight in zip(layer_numbers, weights(slope), strict=True)) / sum(
+            weights(slope)
+        )
         low, high = (slope, high) if mean < depth / saving else (low, slope)
-    reached = list(itertools.accumulate(weights((low + high) / 2)))
-    last = depth - 1
-    layers = [min(last, bisect.bisect(reached, (text + 0.5) / texts * reached[-1])) + 1 for text in range(texts)]
-    # Rounding leaves a few layers too many or too few: single texts, evenly spread, go one layer further or less.
+    cumulative = list(itertools.accumulate(weights((low + high) / 2)))
+    quantiles = [(text + 0.5) / texts * cumulative[-1] for text in range(texts)]
+    layers = [min(depth - 1, bisect.bisect(cumulative, quantile)) + 1 for quantile in quantiles]
+    # Rounding can leave the sum a few layers too high or too low: move single texts, evenly spread, by one layer.
     while missing := round(texts * depth / saving) - sum(layers):
         step = 1 if missing > 0 else -1
         movable = [text for text, layer in enumerate(layers) if 1 <= layer + step <= depth]
         count = min(abs(missing), len(movable))
-        for place in range(count):
-            layers[movable[place * len(movable) // count]] += step
+        for index in range(count):
+            layers[movable[index * len(movable) // count]] += step
     random.Random(seed).shuffle(layers)
     return layers
 
 
 def text_lengths(texts: int, kind: str, seed: int = 0) -> list[int]:
-    """Numbers of tokens: "short", normal around 53 with deviation 16, in 5..128; "mixed", log-uniform in 1..512.
+    """Random numbers of tokens.
+
+    Args:
+        texts: Number of texts.
+        kind: "short", normal with mean 53 and standard deviation 16, clipped to 5..128; or "mixed", log-uniform in
+            1..512.
+        seed: Seed of the lengths.
+
+    Raises:
+        ValueError: The kind is neither of the two.
 
     >>> text_lengths(5, "short"), text_lengths(5, "mixed")
     ([68, 31, 42, 59, 37], [194, 113, 13, 5, 24])
     """
     check_choice("lengths", kind, ("short", "mixed"))
-    draw = random.Random(seed)
+    rng = random.Random(seed)
     if kind == "short":
-        return [min(128, max(5, round(draw.gauss(53, 16)))) for _ in range(texts)]
-    return [min(512, int(math.exp(draw.uniform(0, math.log(513))))) for _ in range(texts)]
+        return [min(128, max(5, round(rng.gauss(53, 16)))) for _ in range(texts)]
+    return [min(512, int(math.exp(rng.uniform(0, math.log(513))))) for _ in range(texts)]
 
 
 def planted_rows(plan: Sequence[int], lengths: Sequence[int], vocab_size: int, seed: int = 0) -> Iterator[Any]:
-    """Tokenized texts: first the layer at which it leaves, then random words.
+    """Tokenized texts: first the exit layer, then random tokens.
+
+    Args:
+        plan: Exit layer of every text.
+        lengths: Number of tokens of every text.
+        vocab_size: Size of the vocabulary; random tokens are at least 5.
+        seed: Seed of the tokens.
 
     >>> list(planted_rows([2, 1], [3, 2], vocab_size=20))
     [{'input_ids': [2, 18, 11]}, {'input_ids': [1, 17]}]
     """
-    draw = random.Random(seed)
+    rng = random.Random(seed)
     for layer, length in zip(plan, lengths, strict=True):
-        yield {"input_ids": [layer, *(draw.randrange(5, vocab_size) for _ in range(length - 1))]}
+        yield {"input_ids": [layer, *(rng.randrange(5, vocab_size) for _ in range(length - 1))]}

@@ -1,4 +1,4 @@
-"""Records of a benchmark: the machine, the commit, and files of JSON lines that can be continued."""
+"""Records of a benchmark: the machine, the commit, and JSON lines files to which later runs can append."""
 
 import json
 import platform
@@ -15,11 +15,12 @@ Record = dict[str, Any]
 
 
 def machine(device: str) -> Record:
-    """What ran the benchmark; a cell that was measured elsewhere is another cell."""
-    facts = Path("/proc/cpuinfo")
-    named = re.search(r"^model name\s*:\s*(.+)$", facts.read_text(), flags=re.MULTILINE) if facts.exists() else None
+    """CPU, device, threads and library versions; a measurement is reused only if all of these are the same."""
+    cpu_info = Path("/proc/cpuinfo")
+    text = cpu_info.read_text() if cpu_info.exists() else ""
+    cpu_name = re.search(r"^model name\s*:\s*(.+)$", text, flags=re.MULTILINE)
     return {
-        "cpu": named[1] if named else platform.processor() or platform.machine(),
+        "cpu": cpu_name[1] if cpu_name else platform.processor() or platform.machine(),
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -28,7 +29,7 @@ def machine(device: str) -> Record:
 
 
 def commit() -> str | None:
-    """The commit of this package's sources, if they are in a repository; "+" where files were changed since."""
+    """The git commit of this package's source, with "+" if files have changed since; None outside a repository."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -37,31 +38,37 @@ def commit() -> str | None:
 
 
 def read_lines(path: Path) -> list[Record]:
-    """Records of a file of JSON lines. A last line that was not finished is cut off, so that one can append.
+    """Read a file of JSON lines; an empty list if there is no file.
+
+    An incomplete last line, from a run that was stopped while writing, is removed from the file, so that later records
+    can be appended.
 
     Raises:
-        ValueError: another line that is no JSON.
+        ValueError: Any other line is not JSON.
     """
     if not path.exists():
         return []
-    whole = path.read_bytes()
-    if whole and not whole.endswith(b"\n"):
-        whole = whole[: whole.rfind(b"\n") + 1]
+    content = path.read_bytes()
+    if content and not content.endswith(b"\n"):
+        content = content[: content.rfind(b"\n") + 1]
         with path.open("r+b") as file:
-            file.truncate(len(whole))
+            file.truncate(len(content))
     records = []
-    for number, line in enumerate(whole.decode().splitlines(), start=1):
+    for number, line in enumerate(content.decode().splitlines(), start=1):
         try:
             records.append(json.loads(line))
         except json.JSONDecodeError as error:
-            raise ValueError(f"output: line {number} of '{path}' is no JSON; repair it or pass another") from error
+            raise ValueError(
+                f"output: line {number} of '{path}' is not JSON; repair it or pass another file"
+            ) from error
     return records
 
 
-def known(records: Sequence[Record], settings: Record) -> Record | None:
-    """The record that was measured with the same settings, if there is one.
+def find_record(records: Sequence[Record], settings: Record) -> Record | None:
+    """The first record that was measured with these settings, or None.
 
-    >>> known([{"batch_size": 8, "eta": 0.9}], {"batch_size": 8}), known([{"batch_size": 8}], {"batch_size": 1})
+    >>> records = [{"batch_size": 8, "eta": 0.9}]
+    >>> find_record(records, {"batch_size": 8}), find_record(records, {"batch_size": 1})
     ({'batch_size': 8, 'eta': 0.9}, None)
     """
-    return next((each for each in records if settings.items() <= each.items()), None)
+    return next((record for record in records if settings.items() <= record.items()), None)

@@ -1,7 +1,7 @@
-"""What early exit gains on the clock: pairs of runs, timed in turn A B A B ..., and their answers checked.
+"""Measure the speed-up of early exit: pairs of runs, timed in turn A B A B ..., with every prediction checked.
 
-eta is the speed-up on the clock divided by the speed-up in layers: 1 where a layer that is saved saves all its time.
-`benchmark_runs` has the runs, `planted_exits` a model to time, `benchmarks/inference.py` is the command.
+eta is the measured speed-up divided by the speed-up in layers; it is 1 if skipping a layer saves all of its time.
+The runs are in `runs`, the model with planned exits is in `planted`, and `benchmarks/inference.py` is the command.
 """
 
 import re
@@ -28,19 +28,19 @@ from .runs import (
     EXITS,
     RUNS,
     SINGLE,
-    Answer,
     AnswersDifferError,
     Row,
+    RunOutput,
     Workload,
-    check_answer,
-    expected_answers,
+    check_output,
+    expected_outputs,
     make_run,
     stock_twin,
 )
 
 
 def quartiles(values: Sequence[float]) -> list[float]:
-    """Lower quartile, median and upper quartile.
+    """Lower quartile, median and upper quartile of values.
 
     >>> quartiles([1.0, 2.0, 4.0, 8.0, 16.0]), quartiles([3.0])
     ([2.0, 4.0, 8.0], [3.0, 3.0, 3.0])
@@ -49,63 +49,91 @@ def quartiles(values: Sequence[float]) -> list[float]:
 
 
 def ratios(times: Sequence[tuple[float, float]], layer_speed_up: float) -> Record:
-    """Speed-up and eta, each as quartiles over rounds.
+    """Speed-up and eta, each as quartiles over the rounds.
 
     Args:
-        times: seconds of the baseline and of the candidate, one pair a round.
-        layer_speed_up: layers that the baseline runs, divided by those of the candidate.
+        times: Seconds of the baseline and of the candidate, one pair per round.
+        layer_speed_up: Layers that the baseline runs, divided by layers that the candidate runs.
 
-    >>> found = ratios([(4.0, 2.0), (4.2, 2.0), (4.0, 2.5)], layer_speed_up=2.0)
-    >>> [round(each, 3) for each in found["speed_up"]], [round(each, 3) for each in found["eta"]]
+    >>> result = ratios([(4.0, 2.0), (4.2, 2.0), (4.0, 2.5)], layer_speed_up=2.0)
+    >>> [round(value, 3) for value in result["speed_up"]], [round(value, 3) for value in result["eta"]]
     ([1.8, 2.0, 2.05], [0.9, 1.0, 1.025])
     """
     speed_up = quartiles([baseline / candidate for baseline, candidate in times])
-    return {"speed_up": speed_up, "eta": [each / layer_speed_up for each in speed_up]}
+    return {"speed_up": speed_up, "eta": [value / layer_speed_up for value in speed_up]}
 
 
-def timed(run: Callable[[], Answer], device: torch.device) -> tuple[float, Answer]:
-    """Seconds until the answers are on the host, and the answers."""
+def timed(run: Callable[[], RunOutput], device: torch.device) -> tuple[float, RunOutput]:
+    """Seconds until the results are on the host, and the results."""
     cuda = device.type == "cuda"
     if cuda:
         torch.cuda.synchronize(device)
     started = time.perf_counter()
-    answer = run()
+    output = run()
     if cuda:
         torch.cuda.synchronize(device)
-    return time.perf_counter() - started, answer
+    return time.perf_counter() - started, output
 
 
 @torch.inference_mode()
 def measure(
     work: Workload, candidate: str, baseline: str, batch_size: int, batch_tokens: int, rounds: int = 5
 ) -> Record:
-    """Time two of `RUNS` in turn, after a pass of each that warms up; every answer of every pass is checked.
+    """Time two runs in turn, after one pass of each to warm up, and check every prediction of every pass.
+
+    The result can be written as JSON. It contains:
+
+    - `speed_up` and `eta`, each as [lower quartile, median, upper quartile] over the rounds;
+    - `layer_speed_up`, and `token_layer_speed_up`, in which texts are weighted by their numbers of tokens (both are 1
+      if both runs exit early, or neither does);
+    - `seconds`, one pair [baseline, candidate] per round;
+    - `same_head`, whether the stock classifier has the head of the last exit;
+    - `texts_near_threshold`, the number of texts that are not checked, since rounding may change their exit layer.
 
     Args:
-        batch_size: texts of a batch, for runs that have one.
-        batch_tokens: tokens of a batch, pads included, for `predict` and "static-tokens".
+        work: The model and the texts, e.g. from `trained_workload`.
+        candidate: Run to measure, e.g. "predict"; the keys of `adaexit_hf.benchmark.runs.RUNS` are allowed.
+        baseline: Run to compare with, e.g. "static-sorted".
+        batch_size: Texts per batch, for runs with a fixed batch size.
+        batch_tokens: Tokens per batch, padding included, for "predict" and "static-tokens".
+        rounds: Timed passes of each run.
+
+    Returns:
+        The measurements named above.
 
     Raises:
-        AnswersDifferError: a run gave a wrong answer.
+        ValueError: A run is unknown, or the workload lacks what the run needs.
+        AnswersDifferError: A run returned wrong logits or exit layers.
+
+    Examples:
+        >>> from transformers import BertConfig
+        >>> from adaexit_hf.benchmark.planted import planted_model
+        >>> from adaexit_hf.benchmark.timing import planted_workload
+        >>> shape = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 20}
+        >>> model = planted_model(BertConfig(num_hidden_layers=2, **shape), torch.float32, "cpu")
+        >>> work = planted_workload(model, texts=4, saving=1.6, lengths="short")
+        >>> record = measure(work, "in-model", "static", batch_size=4, batch_tokens=0, rounds=1)
+        >>> record["layer_speed_up"], len(record["seconds"])
+        (1.6, 1)
     """
-    # What pads by itself is compared with what pads within its time, too.
+    # `predict` and the pipeline pad within their measured time, so what is compared with them must do so too.
     ready = not any(name.startswith(("predict", "pipeline")) for name in (candidate, baseline))
     runs = {name: make_run(work, name, batch_size, batch_tokens, ready) for name in (baseline, candidate)}
     seconds: dict[str, list[float]] = {baseline: [], candidate: []}
     for _ in range(rounds + 1):
         for name, run in runs.items():
-            spent, answer = timed(run, work.model.device)
-            check_answer(name, answer, work.expected)
-            seconds[name].append(spent)
+            elapsed, output = timed(run, work.model.device)
+            check_output(name, output, work.expected)
+            seconds[name].append(elapsed)
     times = list(zip(seconds[baseline][1:], seconds[candidate][1:], strict=True))
     saves = candidate in EXITS and baseline not in EXITS
     return {
         "layer_speed_up": work.layer_speed_up if saves else 1.0,
         "token_layer_speed_up": work.token_layer_speed_up if saves else 1.0,
         **ratios(times, work.layer_speed_up if saves else 1.0),
-        "seconds": [[round(each, 6) for each in pair] for pair in times],
+        "seconds": [[round(value, 6) for value in pair] for pair in times],
         "same_head": work.expected.stock is work.expected.full_depth,
-        "texts_near_threshold": int((~work.expected.sure).sum()),
+        "texts_near_threshold": int((~work.expected.unambiguous).sum()),
     }
 
 
@@ -114,67 +142,107 @@ def workload(
     rows: list[Row],
     plan: list[int] | None = None,
     compile_static: bool = False,
-    **more: Any,
+    **fields: Any,
 ) -> Workload:
-    """A model and texts with what is to come out; `more` are other fields of the workload.
+    """Build a workload: the model, its stock twin, the texts, and the expected results.
+
+    Args:
+        model: The early-exit model, with a threshold in its config.
+        rows: Tokenized texts.
+        plan: Planned exit layers, for a planted model.
+        compile_static: Whether to compile the classifier without exits.
+        **fields: Other fields of the workload.
 
     Raises:
-        AnswersDifferError: a planted model does not do as planned, or its stock twin answers otherwise.
+        ValueError: The config has no threshold.
+        AnswersDifferError: A planted model does not follow its plan, or its stock twin returns other logits.
     """
-    stock, expected = stock_twin(model), expected_answers(model, rows, plan=plan)
-    work = Workload(model, stock, stock, rows, expected, plan, **more)
+    stock, expected = stock_twin(model), expected_outputs(model, rows, plan=plan)
+    work = Workload(model, stock, stock, rows, expected, plan, **fields)
     with torch.inference_mode():
-        answer = make_run(work, "static", 32, 0, ready=False)()
+        output = make_run(work, "static", 32, 0, ready=False)()
     try:
-        check_answer("static", answer, expected)
+        check_output("static", output, expected)
     except AnswersDifferError:
         if plan is not None:
             raise
-        # Exits with another pooling or head: the stock classifier takes the same time, but has answers of its own.
-        work.expected = expected._replace(stock=answer[0])
+        # The exits have another pooling or head: the stock classifier takes the same time but returns other logits.
+        work.expected = expected._replace(stock=output[0])
     if compile_static:
         work.static = torch.compile(stock)
     return work
 
 
 def planted_workload(
-    model: EarlyExitForSequenceClassification, texts: int, saving: float, lengths: str, seed: int = 0, **more: Any
+    model: EarlyExitForSequenceClassification, texts: int, saving: float, lengths: str, seed: int = 0, **fields: Any
 ) -> Workload:
-    """Random texts that leave a planted model as planned; arguments as in `planted_exits`."""
+    """A workload of random texts that exit a planted model at planned layers.
+
+    Args:
+        model: A model from `planted_model`.
+        texts: Number of texts.
+        saving: Depth divided by the mean exit layer.
+        lengths: "short" or "mixed", see `text_lengths`.
+        seed: Seed of plan, lengths and tokens.
+        **fields: As for `workload`.
+    """
     config = model.config.encoder_config
     plan = planned_layers(texts, config.num_hidden_layers, saving, seed)
     rows = list(planted_rows(plan, text_lengths(texts, lengths, seed), config.vocab_size, seed))
-    return workload(model, rows, plan, **more)
+    return workload(model, rows, plan, **fields)
 
 
 def trained_workload(
-    model: EarlyExitForSequenceClassification, tokenizer: Any, texts: list[Any], **more: Any
+    model: EarlyExitForSequenceClassification, tokenizer: Any, texts: list[Any], **fields: Any
 ) -> Workload:
-    """Texts, or pairs of texts, that leave a trained model by its threshold; `more` as for `workload`.
+    """A workload of texts for a trained model, which exit by its threshold.
 
-    Texts that are too long are cut off, with a warning that counts them.
+    Texts that are too long are truncated, with a warning that counts them.
+
+    Args:
+        model: The early-exit model, in eval mode, with a threshold in its config.
+        tokenizer: Its tokenizer.
+        texts: Texts, or pairs of texts.
+        **fields: `compile_static`, whether to compile the classifier without exits (default False), and `max_memory`,
+            the bytes that a window of `predict` may use (default 2**30).
+
+    Returns:
+        The workload, with the expected results of every run.
+
+    Raises:
+        ValueError: The config has no threshold.
     """
     config = model.config.encoder_config
-    limits = (tokenizer.model_max_length, family_of(config).max_tokens(config))
-    reader = RowReader(tokenizer, min(limit for limit in limits if limit))
+    length_limits = (tokenizer.model_max_length, family_of(config).max_tokens(config))
+    reader = RowReader(tokenizer, min(limit for limit in length_limits if limit))
     rows = [row for _, row in reader.rows(numbered(texts, 0, 1))]
     if reader.truncated:
-        warnings.warn(f"{reader.truncated} texts have more than {reader.longest} tokens and are cut off", stacklevel=2)
-    return workload(model, rows, texts=texts, tokenizer=tokenizer, **more)
+        warnings.warn(
+            f"{reader.truncated} texts have more than {reader.longest} tokens and are truncated", stacklevel=2
+        )
+    return workload(model, rows, texts=texts, tokenizer=tokenizer, **fields)
 
 
 def cells(
     pairs: Sequence[str], batch_sizes: Sequence[int], batch_tokens: Sequence[int]
 ) -> list[tuple[str, str, int, int]]:
-    """Candidate, baseline, batch size and tokens of all cells; 0 where a pair has none.
+    """Everything to measure: (candidate, baseline, batch size, tokens per batch), with 0 for what a pair does not use.
 
     Runs of single texts are compared with batches of one.
+
+    Args:
+        pairs: Runs to compare, as "candidate/baseline".
+        batch_sizes: Texts per batch, for runs with a fixed batch size.
+        batch_tokens: Tokens per batch, for runs with such a limit.
+
+    Raises:
+        ValueError: A pair is not two different names of `RUNS`.
 
     >>> cells(["in-model/static", "predict/static-tokens", "authors/static"], [8, 32], [1024])
     [('in-model', 'static', 8, 0), ('in-model', 'static', 32, 0), ('predict', 'static-tokens', 0, 1024), \
 ('authors', 'static', 1, 0)]
     """
-    found = []
+    result = []
     for pair in pairs:
         candidate, _, baseline = pair.partition("/")
         if candidate not in RUNS or baseline not in RUNS or candidate == baseline:
@@ -184,26 +252,34 @@ def cells(
         sizes = [0] if both <= {*packed, *SINGLE} else [1] if both & set(SINGLE) else batch_sizes
         sizes = [1] if both <= set(SINGLE) else sizes
         tokens = batch_tokens if packed else [0]
-        found += [(candidate, baseline, size, budget) for size in sizes for budget in tokens]
-    return found
+        result += [(candidate, baseline, size, token_limit) for size in sizes for token_limit in tokens]
+    return result
 
 
 def grow(
     texts: int, encoder: Record, saving: float, lengths: str, dtype: str, device: str, threads: int, max_memory: int
 ) -> Record:
-    """Time per text and peak memory of `predict_stream` over so many planted texts, in a process of its own.
+    """Time per text and peak memory of `predict_stream`, measured in a separate process.
 
-    The texts are made while they are read, as from a file that does not fit into memory; making them counts.
+    The texts are generated while they are read, like a file that does not fit into memory. Generating them is part of
+    the measured time.
 
     Args:
-        encoder: arguments of the `BertConfig`.
+        texts: Number of planted texts.
+        encoder: Arguments of the `BertConfig`.
+        saving: Depth divided by the mean exit layer.
+        lengths: "short" or "mixed", see `text_lengths`.
+        dtype: Name of the dtype, e.g. "float32".
+        device: Device of the model.
+        threads: CPU threads.
+        max_memory: Bytes that a window of `predict_stream` may use.
     """
     arguments = (texts, encoder, saving, lengths, dtype, device, threads, max_memory)
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(_grown, *arguments).result()
+        return pool.submit(_measure_growth, *arguments).result()
 
 
-def _grown(
+def _measure_growth(
     texts: int, encoder: Record, saving: float, lengths: str, dtype: str, device: str, threads: int, max_memory: int
 ) -> Record:
     torch.set_num_threads(threads)
@@ -214,29 +290,31 @@ def _grown(
         plan = planned_layers(count, config.num_hidden_layers, saving)
         rows = planted_rows(plan, text_lengths(count, lengths), config.vocab_size)
         started = time.perf_counter()
-        for answer in predict_stream(model, rows, max_memory=max_memory, progress=False):
-            if answer.exit_layer != plan[answer.place]:
-                raise AnswersDifferError(f"predict_stream: text {answer.place} leaves at layer {answer.exit_layer}")
+        for prediction in predict_stream(model, rows, max_memory=max_memory, progress=False):
+            if prediction.exit_layer != plan[prediction.place]:
+                raise AnswersDifferError(
+                    f"predict_stream: text {prediction.place} exits at layer {prediction.exit_layer}"
+                )
         return time.perf_counter() - started
 
     run(32)
     before = peak_memory()
-    spent = run(texts)
+    seconds = run(texts)
     on_device = torch.cuda.max_memory_allocated(device) if device.startswith("cuda") else None
-    found = {"seconds_per_text": spent / texts, "memory_before": before, "peak_memory": peak_memory()}
-    return found | {"peak_device_memory": on_device}
+    record = {"seconds_per_text": seconds / texts, "memory_before": before, "peak_memory": peak_memory()}
+    return record | {"peak_device_memory": on_device}
 
 
 def peak_memory() -> int:
-    """The most bytes of memory that this process held so far.
+    """Peak memory of this process so far, in bytes.
 
-    From Linux' own count: `ru_maxrss` of a child starts from what its parent held.
+    On Linux it is read from /proc, since `ru_maxrss` of a child process includes the memory of its parent.
     """
     status = Path("/proc/self/status")
-    found = re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(), flags=re.MULTILINE) if status.exists() else None
-    if found:
-        return int(found[1]) * 1024
-    import resource  # Windows has none
+    high_water = re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(), flags=re.MULTILINE) if status.exists() else None
+    if high_water:
+        return int(high_water[1]) * 1024
+    import resource  # does not exist on Windows
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

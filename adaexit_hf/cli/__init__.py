@@ -1,1 +1,1 @@
-"""The command `adaexit`."""
+"""The command-line program `adaexit`."""

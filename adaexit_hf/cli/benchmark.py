@@ -1,4 +1,4 @@
-"""`adaexit benchmark`."""
+"""The command `adaexit benchmark`."""
 
 from dataclasses import dataclass, field
 from itertools import islice
@@ -14,33 +14,41 @@ from .printing import print_json
 
 @dataclass(kw_only=True)
 class BenchmarkOptions(ModelOptions):
-    """What to time."""
+    """Flags of `adaexit benchmark`."""
 
-    positionals: ClassVar[Positionals] = CHECKPOINT | {"file": {"help": "Texts: .txt, .csv, .tsv, .jsonl or .json."}}
-    text_columns: list[str] = field(default_factory=lambda: ["text"], metadata={"help": "One, or two for pairs."})
-    max_texts: int = field(default=1000, metadata={"help": "Take the first so many texts of the file."})
-    batch_size: int = field(default=32, metadata={"help": "Texts per batch, where a run has batches."})
-    rounds: int = field(default=5, metadata={"help": "Timed passes of each run, in turn, after one that warms up."})
+    positionals: ClassVar[Positionals] = CHECKPOINT | {
+        "file": {"help": "File with the texts: .txt, .csv, .tsv, .jsonl or .json."}
+    }
+    text_columns: list[str] = field(
+        default_factory=lambda: ["text"], metadata={"help": "Column of the texts, or two columns for pairs of texts."}
+    )
+    max_texts: int = field(default=1000, metadata={"help": "Use only this many texts from the start of the file."})
+    batch_size: int = field(default=32, metadata={"help": "Texts per batch, for runs with a fixed batch size."})
+    rounds: int = field(
+        default=5, metadata={"help": "Timed passes of each run, after one pass to warm up. Both runs take turns."}
+    )
     pairs: list[str] = field(
         default_factory=lambda: ["predict-texts/pipeline", "predict/static-sorted"],
-        metadata={"help": "candidate/baseline, named as in benchmarks/inference.py."},
+        metadata={"help": "Runs to compare, as candidate/baseline; benchmarks/inference.py lists their names."},
     )
 
 
-def benchmark(options: BenchmarkOptions, given: Any) -> None:
-    """Time a checkpoint on texts as they come in service, in turns with the classifier without exits.
+def benchmark(options: BenchmarkOptions, positionals: Any) -> None:
+    """Compare the speed of a checkpoint with that of Transformers' classifier without exits, on your own texts.
 
-    Prints one JSON object for every pair of runs: speed-up and eta (speed-up on the clock over that in layers), each
-    as lower quartile, median and upper quartile over the rounds. All answers are checked.
+    Prints one JSON object per pair of runs. It contains the speed-up and eta (the measured speed-up divided by the
+    speed-up in layers), each as lower quartile, median and upper quartile over the rounds. Every prediction is
+    checked.
     """
-    check_file(Path(given.file), options.text_columns)
-    model, tokenizer = load(given.checkpoint, options)
-    texts = list(islice(read_texts(Path(given.file), options.text_columns), options.max_texts))
-    tokens = 1024 if model.device.type == "cpu" else 16384
-    todo = cells(options.pairs, [options.batch_size], [tokens])
+    path = Path(positionals.file)
+    check_file(path, options.text_columns)
+    model, tokenizer = load(positionals.checkpoint, options)
+    texts = list(islice(read_texts(path, options.text_columns), options.max_texts))
+    batch_tokens = 1024 if model.device.type == "cpu" else 16384
+    all_cells = cells(options.pairs, [options.batch_size], [batch_tokens])
     work = trained_workload(model, tokenizer, texts)
-    where = machine(str(model.device)) | {"dtype": str(model.dtype).removeprefix("torch."), "texts": len(texts)}
-    where |= {"exit_threshold": model.config.exit_threshold}
-    for cell in todo:
-        named = dict(zip(("candidate", "baseline", "batch_size", "batch_tokens"), cell, strict=True))
-        print_json(where | named | measure(work, *cell, options.rounds))
+    setting = machine(str(model.device)) | {"dtype": str(model.dtype).removeprefix("torch."), "texts": len(texts)}
+    setting |= {"exit_threshold": model.config.exit_threshold}
+    for cell in all_cells:
+        cell_fields = dict(zip(("candidate", "baseline", "batch_size", "batch_tokens"), cell, strict=True))
+        print_json(setting | cell_fields | measure(work, *cell, options.rounds))

@@ -1,4 +1,4 @@
-"""Labelled texts to train and evaluate on: GLUE, SICK, data sets of the Hub, folders and files (extra `train`)."""
+"""Flags that select labelled texts: GLUE, SICK, data sets of the Hub, folders and files (needs the extra `train`)."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,33 +16,44 @@ GLUE = "nyu-mll/glue"
 
 @dataclass(kw_only=True)
 class DataArguments:
-    """Which texts and labels."""
+    """Flags that select texts, labels and metrics."""
 
     task_name: str | None = field(
-        default=None, metadata={"help": f"One of {', '.join(TASKS)}; else give the columns."}
+        default=None, metadata={"help": f"One of {', '.join(TASKS)}. For other data pass --text_columns."}
     )
-    dataset_name: str | None = field(default=None, metadata={"help": "Hub data set or folder. Default: nyu-mll/glue."})
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "Data set on the Hub, or a local folder. Default: nyu-mll/glue."}
+    )
     dataset_config: str | None = field(
-        default=None, metadata={"help": "Its configuration. Default: the task's name on GLUE."}
+        default=None, metadata={"help": "Configuration of the data set. Default: the task's name on GLUE."}
     )
     dataset_revision: str | None = field(
-        default=None, metadata={"help": "Its branch, e.g. refs/convert/parquet for a data set that is a script."}
+        default=None,
+        metadata={"help": "Branch, tag or commit, e.g. refs/convert/parquet for a data set with a script."},
     )
     validation_file: str | None = field(
-        default=None, metadata={"help": "CSV, JSON or parquet file, in place of a data set."}
+        default=None, metadata={"help": "CSV, JSON or parquet file to evaluate on, instead of a data set."}
     )
-    text_columns: list[str] | None = field(default=None, metadata={"help": "One or two. Default: the task's."})
-    label_column: str = field(default="label", metadata={"help": "Classes (any type), or floats for regression."})
+    text_columns: list[str] | None = field(
+        default=None, metadata={"help": "One or two columns with texts. Default: those of the task."}
+    )
+    label_column: str = field(
+        default="label", metadata={"help": "Column with classes (of any type), or with floats for regression."}
+    )
     metrics: list[str] | None = field(
-        default=None, metadata={"help": "Headline first. Default: the task's, or accuracy."}
+        default=None, metadata={"help": "Main metric first. Default: those of the task, or accuracy."}
     )
-    max_seq_length: int = field(default=128, metadata={"help": "Longer texts are cut."})
+    max_seq_length: int = field(default=128, metadata={"help": "Longer texts are truncated to this many tokens."})
     max_eval_samples: int | None = field(
-        default=None, metadata={"help": "Evaluate on so many of each split, the same rows for every seed."}
+        default=None, metadata={"help": "Evaluate on this many rows per split, the same rows for every seed."}
     )
 
     def columns(self) -> tuple[str, ...]:
-        """The columns of the texts, one or two."""
+        """The one or two columns with texts.
+
+        Raises:
+            ValueError: The task is unknown, or there are no or more than two columns.
+        """
         task = TASKS.get(self.task_name or "")
         columns = self.text_columns or (task.text_columns if task else None)
         if self.task_name and task is None and not columns:
@@ -54,28 +65,32 @@ class DataArguments:
         return tuple(columns)
 
     def metric_names(self, labels: Labels) -> tuple[str, ...]:
-        """The metrics to report, headline first."""
+        """The metrics to report, the main metric first.
+
+        Raises:
+            ValueError: A metric does not fit the labels.
+        """
         task = TASKS.get(self.task_name or "")
-        usual = task.metrics if task else ("accuracy",) if labels.names else ("spearmanr", "pearson")
-        metrics = tuple(self.metrics or usual)
+        default = task.metrics if task else ("accuracy",) if labels.names else ("spearmanr", "pearson")
+        metrics = tuple(self.metrics or default)
         if labels.names and {"pearson", "spearmanr"} & set(metrics):
             raise ValueError(
-                f"label_column: '{self.label_column}' holds the classes {labels.names[:5]}, but {metrics} need "
-                "numbers; pass the column of the scores as --label_column, or --metrics accuracy"
+                f"label_column: '{self.label_column}' contains the classes {labels.names[:5]}, but {metrics} need "
+                "numbers; pass the column with the scores as --label_column, or --metrics accuracy"
             )
         for metric in metrics:
             check_classes(metric, labels.num_labels)
         return metrics
 
     def published(self) -> dict[str, Any]:
-        """All arguments, but without the folders of this machine: what they are written into may be pushed."""
+        """All arguments; of a local path only the last part, since the file they are written to may be pushed."""
         return {
             name: Path(value).name if isinstance(value, str) and Path(value).exists() else value
             for name, value in vars(self).items()
         }
 
     def for_card(self) -> CardDataset:
-        """How a model card names the data."""
+        """The data set, as a model card names it."""
         pairs, task = len(self.columns()) == 2, self.task_name
         if self.validation_file:
             return CardDataset(Path(self.validation_file).name, pairs=pairs)
@@ -85,79 +100,102 @@ class DataArguments:
         return CardDataset(title, hub_id, config if hub_id else None, self.dataset_revision, pairs)
 
     def evaluation_names(self) -> tuple[str, ...]:
-        """The splits that are evaluated on by right."""
+        """The names that the split for choosing the threshold may have, in order of preference."""
         task = TASKS.get(self.task_name or "")
         return task.evaluation_splits if task else ("validation",)
 
 
 def load_splits(arguments: DataArguments, train_file: str | None = None) -> datasets.DatasetDict:
-    """The splits of a data set, or of files.
+    """Load the splits of a data set, or of files.
+
+    Args:
+        arguments: Which data set or files.
+        train_file: File with the training split.
+
+    Returns:
+        All splits, by name.
 
     Raises:
-        ValueError: neither is named, a file of an unknown kind, or one that is broken or without rows.
+        ValueError: Neither a data set nor a file is given, or a file has an unknown format or no readable rows.
     """
     files = {"train": train_file, "validation": arguments.validation_file}
     if any(files.values()):
-        kinds = {Path(file).suffix.lstrip(".").replace("jsonl", "json") for file in files.values() if file}
-        named = " and ".join(f"{name}_file '{file}'" for name, file in files.items() if file)
-        if len(kinds) > 1 or not kinds <= {"csv", "json", "parquet"}:
-            raise ValueError(f"got {named}; pass .csv, .json, .jsonl or .parquet files, all of one kind")
+        formats = {Path(file).suffix.lstrip(".").replace("jsonl", "json") for file in files.values() if file}
+        files_text = " and ".join(f"{name}_file '{file}'" for name, file in files.items() if file)
+        if len(formats) > 1 or not formats <= {"csv", "json", "parquet"}:
+            raise ValueError(f"got {files_text}; pass .csv, .json, .jsonl or .parquet files, all of one format")
         try:
-            return datasets.load_dataset(kinds.pop(), data_files={name: file for name, file in files.items() if file})
+            return datasets.load_dataset(
+                formats.pop(), data_files={name: file for name, file in files.items() if file}
+            )
         except (ValueError, StopIteration, DatasetGenerationError) as error:
-            why = error.__cause__ or error
-            # What a file without rows gives: JSON Lines, CSV, and a file that has columns alone.
+            cause = error.__cause__ or error
+            # A file without rows raises StopIteration if it is JSON Lines, else an error with one of these messages.
             empty = "No columns to parse", "corresponds to no data"
-            if isinstance(why, StopIteration) or any(words in str(why) for words in empty):
-                told = f"got {named}, of which no rows could be read ({why}); pass files with rows"
+            if isinstance(cause, StopIteration) or any(words in str(cause) for words in empty):
+                message = f"got {files_text}, which has no rows ({cause}); pass files with rows"
             else:
-                told = f"got {named}, which could not be read: {why}"
-            raise ValueError(told) from error
+                message = f"got {files_text}, which could not be read: {cause}"
+            raise ValueError(message) from error
     name = arguments.dataset_name or GLUE
     glue = arguments.task_name in TASKS and arguments.task_name != "sick"
     if arguments.dataset_name is None and not glue:
         raise ValueError(
-            f"task_name: got {arguments.task_name!r}; only GLUE's tasks have a default data set, pass --dataset_name "
-            "(for SICK one with sentence1, sentence2 and the relatedness in label) or --validation_file"
+            f"task_name: got {arguments.task_name!r}; only GLUE tasks have a default data set; pass --dataset_name "
+            "(for SICK a data set with columns sentence1, sentence2 and label, the relatedness) or --validation_file"
         )
     config = arguments.dataset_config or (arguments.task_name if glue else None)
     return datasets.load_dataset(name, config, revision=arguments.dataset_revision)
 
 
 def reserve_validation(
-    splits: datasets.DatasetDict, known: tuple[str, ...], fraction: float | None
+    splits: datasets.DatasetDict, validation_names: tuple[str, ...], fraction: float | None
 ) -> datasets.DatasetDict:
-    """With a share of train as validation, if there is none and a share is given."""
-    if fraction is None or "train" not in splits or any(name in splits for name in known):
+    """Split off a fraction of train as the validation split, if there is none.
+
+    Args:
+        splits: The splits of a data set.
+        validation_names: The names that a validation split may have; a new one gets the first.
+        fraction: Fraction of train in (0, 1), or None to leave the splits as they are.
+
+    Raises:
+        ValueError: The fraction is not between 0 and 1.
+    """
+    if fraction is None or "train" not in splits or any(name in splits for name in validation_names):
         return splits
     if not 0 < fraction < 1:
-        raise ValueError(f"validation_fraction: got {fraction}; pass a share of train between 0 and 1, e.g. 0.1")
+        raise ValueError(f"validation_fraction: got {fraction}; pass a fraction of train between 0 and 1, e.g. 0.1")
     parts = splits["train"].train_test_split(test_size=fraction, seed=0)
-    return datasets.DatasetDict({**splits, "train": parts["train"], known[0]: parts["test"]})
+    return datasets.DatasetDict({**splits, "train": parts["train"], validation_names[0]: parts["test"]})
 
 
 def evaluation_splits(
-    arguments: DataArguments, splits: datasets.DatasetDict, others: tuple[str, ...] = ()
+    arguments: DataArguments, splits: datasets.DatasetDict, required: tuple[str, ...] = ()
 ) -> list[str]:
-    """The splits to report on; the threshold is chosen on the first.
+    """The names of the splits to evaluate on; the threshold is chosen on the first.
+
+    Args:
+        arguments: Which data set.
+        splits: Its splits.
+        required: Other splits that must be present.
 
     Raises:
-        ValueError: there is none, or one of the `others` that are needed is not there.
+        ValueError: There is no split to evaluate on, or a required split is missing.
     """
-    known = arguments.evaluation_names()
-    found = [name for name in known if name in splits]
-    if not found or not set(others) <= set(splits):
+    candidates = arguments.evaluation_names()
+    names = [name for name in candidates if name in splits]
+    if not names or not set(required) <= set(splits):
         raise ValueError(
-            f"dataset: has splits {', '.join(splits)}; needs {' and '.join([*others, ' or '.join(known)])}"
-            + ("; --validation_fraction 0.1 takes the latter from train" if others else "")
+            f"dataset: has splits {', '.join(splits)}; needs {' and '.join([*required, ' or '.join(candidates)])}"
+            + ("; --validation_fraction 0.1 takes the latter from train" if required else "")
         )
-    # GLUE's test sets carry -1 for a label; a labelled one tells what the chosen threshold is worth.
+    # A labelled test split measures the chosen threshold on new data. GLUE's test splits have no labels (-1).
     if "test" in splits and arguments.label_column in splits["test"].column_names:
-        held_out = splits["test"][arguments.label_column]
-        found += ["test"] if all(value is not None and value != -1 for value in held_out) else []
-    return found
+        test_labels = splits["test"][arguments.label_column]
+        names += ["test"] if all(label is not None and label != -1 for label in test_labels) else []
+    return names
 
 
 def first_rows(dataset: datasets.Dataset, count: int | None, seed: int = 0) -> datasets.Dataset:
-    """So many rows after a shuffle, or all where there are no more."""
+    """The first `count` rows after a shuffle; all rows, in order, if there are no more or `count` is None."""
     return dataset if count is None or count >= len(dataset) else dataset.shuffle(seed=seed).select(range(count))

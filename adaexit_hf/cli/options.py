@@ -1,4 +1,4 @@
-"""Options that commands share, and the checkpoint that they name."""
+"""Flags that several commands share, and the function that loads their checkpoint."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,36 +10,47 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from ..models import MODEL_TYPES
 
+# Positional arguments of a command: name -> keyword arguments of `ArgumentParser.add_argument`.
 Positionals = dict[str, dict[str, Any]]
 
-
-CHECKPOINT: Positionals = {"checkpoint": {"help": "Folder or Hub name of a model with exits."}}
+CHECKPOINT: Positionals = {"checkpoint": {"help": "Local folder or Hub name of an early-exit model."}}
 
 
 @dataclass(kw_only=True)
 class ModelOptions:
-    """How to run the checkpoint."""
+    """Flags for running a checkpoint."""
 
     positionals: ClassVar[Positionals] = CHECKPOINT
-    exit_threshold: float | None = field(default=None, metadata={"help": "Default: the checkpoint's own."})
-    dtype: str = field(default="auto", metadata={"help": "float32, bfloat16, float16; auto: as it was saved."})
-    device: str = field(default="auto", metadata={"help": "cpu, cuda, ...; auto takes a GPU if there is one."})
-    revision: str = field(default="main", metadata={"help": "Of a checkpoint on the Hub: branch, tag or commit."})
+    exit_threshold: float | None = field(
+        default=None, metadata={"help": "Exit threshold to use instead of the one saved with the checkpoint."}
+    )
+    dtype: str = field(
+        default="auto", metadata={"help": "float32, bfloat16 or float16; auto keeps the dtype of the saved weights."}
+    )
+    device: str = field(default="auto", metadata={"help": "cpu, cuda, ...; auto uses a GPU if there is one."})
+    revision: str = field(default="main", metadata={"help": "Branch, tag or commit of a checkpoint on the Hub."})
 
 
 def load(checkpoint: str, options: ModelOptions) -> tuple[Any, Any]:
-    """Model, on its device, and tokenizer.
+    """Load a checkpoint for inference.
+
+    Args:
+        checkpoint: Local folder or Hub name.
+        options: Flags for running it.
+
+    Returns:
+        The model, in eval mode on its device, and its tokenizer.
 
     Raises:
-        ValueError: no such folder, a checkpoint without exits or with weights missing or broken, a dtype, device or
-            threshold that is none.
+        ValueError: The folder does not exist, the checkpoint has no exits, weights are missing or unreadable, or the
+            dtype, the device or the threshold is invalid.
     """
     if not Path(checkpoint).is_dir() and checkpoint.count("/") != 1:
-        raise ValueError(f"checkpoint: no folder '{checkpoint}'; pass one that is there, or a name on the Hub")
+        raise ValueError(f"checkpoint: there is no folder '{checkpoint}'; pass an existing folder or a Hub name")
     config = AutoConfig.from_pretrained(checkpoint, revision=options.revision)
     if config.model_type not in MODEL_TYPES:
         raise ValueError(
-            f"checkpoint: '{checkpoint}' is a '{config.model_type}', which has no exits; train them with "
+            f"checkpoint: '{checkpoint}' is a '{config.model_type}' model without exits; train exits with "
             f"adaexit train --model_name_or_path {checkpoint} --method ..."
         )
     dtypes = ("auto", "float32", "bfloat16", "float16")
@@ -50,20 +61,20 @@ def load(checkpoint: str, options: ModelOptions) -> tuple[Any, Any]:
     if device.startswith("cuda") and not cuda:
         raise ValueError(f"device: got '{device}', but torch finds no GPU; pass cpu")
     if options.exit_threshold is not None:
-        config.thresholds(options.exit_threshold)  # raises where it is none
+        config.thresholds(options.exit_threshold)  # raises if it is invalid, before the weights are loaded
     try:
-        model, found = AutoModelForSequenceClassification.from_pretrained(
+        model, loading_info = AutoModelForSequenceClassification.from_pretrained(
             checkpoint, dtype=options.dtype, revision=options.revision, output_loading_info=True
         )
     except SafetensorError as error:
         raise ValueError(
-            f"checkpoint: the weights of '{checkpoint}' cannot be read; copy them again ({error})"
+            f"checkpoint: the weights of '{checkpoint}' cannot be read; download or copy them again ({error})"
         ) from error
-    if found["missing_keys"]:
-        missing = sorted(found["missing_keys"])
+    if loading_info["missing_keys"]:
+        missing = sorted(loading_info["missing_keys"])
         raise ValueError(
-            f"checkpoint: '{checkpoint}' lacks {len(missing)} weights, {', '.join(missing[:3])}, ..., and would "
-            "answer by chance; copy it again, or train it"
+            f"checkpoint: '{checkpoint}' lacks {len(missing)} weights, {', '.join(missing[:3])}, ..., which would be "
+            "random; download or copy it again, or train it"
         )
     if options.exit_threshold is not None:
         model.config.exit_threshold = options.exit_threshold

@@ -1,4 +1,4 @@
-"""`adaexit predict`."""
+"""The command `adaexit predict`."""
 
 import sys
 from collections import deque
@@ -15,17 +15,26 @@ from .printing import print_json
 
 @dataclass(kw_only=True)
 class PredictOptions(ModelOptions):
-    """Where the texts are."""
+    """Flags of `adaexit predict`."""
 
-    positionals: ClassVar[Positionals] = CHECKPOINT | {"texts": {"nargs": "*", "help": "Default: stdin, one a line."}}
-    file: str | None = field(default=None, metadata={"help": "Texts: .txt, .csv, .tsv, .jsonl or .json."})
-    text_columns: list[str] = field(default_factory=lambda: ["text"], metadata={"help": "One, or two for pairs."})
+    positionals: ClassVar[Positionals] = CHECKPOINT | {
+        "texts": {"nargs": "*", "help": "Texts to classify. Default: the lines of stdin."}
+    }
+    file: str | None = field(
+        default=None, metadata={"help": "File with the texts: .txt, .csv, .tsv, .jsonl or .json."}
+    )
+    text_columns: list[str] = field(
+        default_factory=lambda: ["text"], metadata={"help": "Column of the texts, or two columns for pairs of texts."}
+    )
 
 
-def predict(options: PredictOptions, given: Any) -> None:
-    """Classify texts: arguments, a file, or the lines of stdin. Prints one JSON object a line, in their order."""
-    source = texts_given(options, given.texts)
-    model, tokenizer = load(given.checkpoint, options)
+def predict(options: PredictOptions, positionals: Any) -> None:
+    """Classify texts from the command line, from a file, or from stdin (one text per line).
+
+    Prints one JSON object per text, in input order: text, label (not for regression), score and exit_layer.
+    """
+    source = input_texts(options, positionals.texts)
+    model, tokenizer = load(positionals.checkpoint, options)
     pending: deque[Text] = deque()
 
     def texts() -> Iterator[Text]:
@@ -33,26 +42,26 @@ def predict(options: PredictOptions, given: Any) -> None:
             pending.append(text)
             yield text
 
-    for found in predict_stream(model, texts(), tokenizer, progress=sys.stderr.isatty()):
-        answer: dict[str, Any] = {"text": pending.popleft()}
+    for prediction in predict_stream(model, texts(), tokenizer, progress=sys.stderr.isatty()):
+        record: dict[str, Any] = {"text": pending.popleft()}
         if model.config.num_labels == 1:
-            answer["score"] = found.logits.item()
+            record["score"] = prediction.logits.item()
         else:
-            chosen = int(found.logits.argmax())
-            probability = found.logits.softmax(dim=-1)[chosen].item()
-            answer |= {"label": model.config.id2label[chosen], "score": probability}
-        print_json(answer | {"exit_layer": found.exit_layer})
+            label = int(prediction.logits.argmax())
+            probability = prediction.logits.softmax(dim=-1)[label].item()
+            record |= {"label": model.config.id2label[label], "score": probability}
+        print_json(record | {"exit_layer": prediction.exit_layer})
 
 
-def texts_given(options: PredictOptions, texts: Sequence[str]) -> Iterable[Text]:
-    """The texts of the command line, of the file, or of stdin."""
-    if texts and options.file:
-        raise ValueError(f"file: got '{options.file}' and texts as arguments; pass one of the two")
-    if texts:
-        return texts
+def input_texts(options: PredictOptions, arguments: Sequence[str]) -> Iterable[Text]:
+    """The texts from the command line, from the file, or from stdin."""
+    if arguments and options.file:
+        raise ValueError(f"file: got '{options.file}' and texts as arguments; pass either a file or texts")
+    if arguments:
+        return arguments
     if options.file:
         check_file(Path(options.file), options.text_columns)
         return read_texts(Path(options.file), options.text_columns)
     if sys.stdin.isatty():
-        raise ValueError("texts: got none; pass them as arguments, by --file, or on stdin, one a line")
+        raise ValueError("texts: got none; pass them as arguments, with --file, or on stdin, one text per line")
     return plain_lines(sys.stdin.buffer, "stdin")

@@ -1,4 +1,4 @@
-"""What `adaexit card`, `convert` and `push` do."""
+"""The commands `adaexit card`, `adaexit convert` and `adaexit push`."""
 
 import json
 import sys
@@ -16,48 +16,54 @@ from ..hub.model_card import write_model_card
 from ..hub.upload import NEVER_UPLOADED
 from .options import Positionals
 
-FOLDER: Positionals = {"folder": {"help": "Folder of a model with exits."}}
+FOLDER: Positionals = {"folder": {"help": "Local folder of an early-exit model."}}
 
 
 @dataclass(kw_only=True)
 class CardOptions:
-    """What the card says besides what was measured."""
+    """Flags of `adaexit card`: facts for the card that were not measured."""
 
     positionals: ClassVar[Positionals] = FOLDER
     name: str | None = field(
-        default=None, metadata={"help": "On the Hub, e.g. you/berxit-mrpc. Default: the folder's."}
+        default=None,
+        metadata={"help": "Name of the model on the Hub, e.g. you/berxit-mrpc. Default: the folder's name."},
     )
-    base_model: str | None = field(default=None, metadata={"help": "Name on the Hub of the encoder it started from."})
-    language: str | None = field(default=None, metadata={"help": "Of the texts, as the Hub names it, e.g. en."})
-    license: str | None = field(default=None, metadata={"help": "As the Hub names it, e.g. apache-2.0."})
-    speed: str | None = field(default=None, metadata={"help": "File with what `adaexit benchmark` printed."})
-    overwrite: bool = field(default=False, metadata={"help": "Also replace a README.md of somebody else."})
+    base_model: str | None = field(
+        default=None, metadata={"help": "Hub name of the encoder that the model was trained from."}
+    )
+    language: str | None = field(default=None, metadata={"help": "Language of the texts, as a Hub code, e.g. en."})
+    license: str | None = field(default=None, metadata={"help": "License, as a Hub identifier, e.g. apache-2.0."})
+    speed: str | None = field(default=None, metadata={"help": "File with the output of adaexit benchmark."})
+    overwrite: bool = field(
+        default=False, metadata={"help": "Replace README.md even if this package did not write it."}
+    )
 
 
-def card(options: CardOptions, given: Any) -> None:
-    """Write README.md and its pictures into a model's folder, from the metrics.json and curve.json that lie there.
+def card(options: CardOptions, positionals: Any) -> None:
+    """Write the model card, README.md with its pictures, into a model's folder.
 
-    `adaexit train` writes a card by itself; `adaexit report` measures a model anew for this command.
+    The numbers are read from metrics.json and curve.json in the same folder. `adaexit train` writes these files and
+    the card; `adaexit report` measures a model again and rewrites the two files.
     """
-    folder = Path(given.folder)
+    folder = Path(positionals.folder)
     if not folder.is_dir():
-        raise ValueError(f"folder: there is no '{folder}'; pass one that is there")
+        raise ValueError(f"folder: there is no '{folder}'; pass an existing folder")
     for name in ("config.json", "metrics.json", "curve.json"):
         if not (folder / name).is_file():
             raise ValueError(
-                f"folder: '{folder}' has no {name}; run adaexit report {folder} ... first, which measures it"
+                f"folder: '{folder}' has no {name}; run adaexit report {folder} ... first, which measures the model"
             )
     model = AutoModelForSequenceClassification.from_pretrained(folder)
-    measured = json.loads((folder / "metrics.json").read_text())
-    facts = measured.get("dataset")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    dataset = metrics.get("dataset")
     print(
         write_model_card(
             model,
             folder,
             name=options.name,
             curve=[CurvePoint(**point) for point in json.loads((folder / "curve.json").read_text())],
-            metrics=measured["results"],
-            dataset=CardDataset(**facts) if facts else None,
+            metrics=metrics["results"],
+            dataset=CardDataset(**dataset) if dataset else None,
             speed=measured_speed(Path(options.speed)) if options.speed else None,
             base_model=options.base_model,
             language=options.language,
@@ -68,79 +74,90 @@ def card(options: CardOptions, given: Any) -> None:
 
 
 def measured_speed(path: Path) -> MeasuredSpeed:
-    """What `adaexit benchmark` printed, as a card reports it: the first pair of runs.
+    """The first pair of runs in the output of `adaexit benchmark`, in the form that a card reports.
+
+    Args:
+        path: File with the output of `adaexit benchmark`.
 
     Raises:
-        ValueError: the file holds no such line.
+        ValueError: The first line of the file is not such an output.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8").splitlines()[0])
-        low, middle, high = found["speed_up"]
-        machine = f"{found['threads']} threads of {found['cpu']}" if found["device"] == "cpu" else found["device"]
+        record = json.loads(path.read_text(encoding="utf-8").splitlines()[0])
+        low, median, high = record["speed_up"]
+        machine = f"{record['threads']} threads of {record['cpu']}" if record["device"] == "cpu" else record["device"]
         how = (
-            f"{found['candidate']} against {found['baseline']} in batches of {found['batch_size']}, {found['dtype']}, "
-            f"{found['texts']} texts, {len(found['seconds'])} rounds, quartiles {low:.2f} to {high:.2f}"
+            f"{record['candidate']} against {record['baseline']} in batches of {record['batch_size']}, "
+            f"{record['dtype']}, {record['texts']} texts, {len(record['seconds'])} rounds, "
+            f"quartiles {low:.2f} to {high:.2f}"
         )
-        return MeasuredSpeed(machine, how, {found["exit_threshold"]: middle})
+        return MeasuredSpeed(machine, how, {record["exit_threshold"]: median})
     except (IndexError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(
-            f"speed: '{path}' is not what adaexit benchmark prints ({type(error).__name__}: {error}); pass its output"
+            f"speed: '{path}' is not the output of adaexit benchmark ({type(error).__name__}: {error}); pass a "
+            "file with its output"
         ) from error
 
 
 @dataclass(kw_only=True)
 class ConvertOptions:
-    """What the checkpoint does not say itself."""
+    """Flags of `adaexit convert`: facts that the checkpoint does not contain."""
 
     positionals: ClassVar[Positionals] = {
-        "source": {"help": "Folder or Hub name of a checkpoint of DeeBERT's, BERxiT's or PABEE's authors."},
-        "output": {"help": "Folder for the model."},
+        "source": {"help": "Local folder or Hub name of a checkpoint of the authors of DeeBERT, BERxiT or PABEE."},
+        "output": {"help": "Folder to write the converted model to."},
     }
     labels: list[str] | None = field(
         default=None,
-        metadata={"help": "Names of the classes in the classifier's order. Default: those of its config."},
+        metadata={"help": "Class names, in the order of the classifier's outputs. Default: those in its config."},
     )
-    revision: str | None = field(default=None, metadata={"help": "Of a checkpoint on the Hub."})
+    revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a checkpoint on the Hub."})
 
 
-def convert(options: ConvertOptions, given: Any) -> None:
-    """Convert a checkpoint of the papers' authors into a model of this package."""
-    if Path(given.output, "config.json").exists():
-        raise ValueError(f"output: '{given.output}' already holds a model; pass another folder")
-    convert_checkpoint(given.source, given.output, labels=options.labels, revision=options.revision)
-    print(given.output)
+def convert(options: ConvertOptions, positionals: Any) -> None:
+    """Convert a checkpoint that was trained with the code of the papers' authors into a model of this package."""
+    if Path(positionals.output, "config.json").exists():
+        raise ValueError(f"output: '{positionals.output}' already contains a model; pass another folder")
+    convert_checkpoint(positionals.source, positionals.output, labels=options.labels, revision=options.revision)
+    print(positionals.output)
 
 
 @dataclass(kw_only=True)
 class PushOptions:
-    """Where to, and who may see it."""
+    """Flags of `adaexit push`."""
 
-    positionals: ClassVar[Positionals] = FOLDER | {"repo_id": {"help": "Name on the Hub, e.g. you/berxit-mrpc."}}
-    private: bool = field(default=False, metadata={"help": "Make a new repository private."})
+    positionals: ClassVar[Positionals] = FOLDER | {
+        "repo_id": {"help": "Hub name of the repository, e.g. you/berxit-mrpc."}
+    }
+    private: bool = field(default=False, metadata={"help": "Make the repository private, if it is created."})
     revision: str | None = field(default=None, metadata={"help": "Branch to push to. Default: main."})
-    message: str = field(default="Upload a model with early exit", metadata={"help": "Of the commit."})
+    message: str = field(default="Upload a model with early exit", metadata={"help": "Commit message."})
 
 
-def push(options: PushOptions, given: Any) -> None:
-    """Upload a model's folder in one commit: weights, code, tokenizer, card and pictures, but nothing of its training.
+def push(options: PushOptions, positionals: Any) -> None:
+    """Upload a model's folder to the Hub in one commit.
 
-    Needs a token: `hf auth login`, or HF_TOKEN. Prints where the commit is.
+    Weights, code, tokenizer, card and pictures are uploaded; files of the training run (stage folders, optimizer
+    states, training_args.bin) are not. Needs a Hub token, from `hf auth login` or in the variable HF_TOKEN. Prints the
+    URL of the commit.
     """
-    folder = Path(given.folder)
+    folder = Path(positionals.folder)
     if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
-        raise ValueError(f"folder: '{folder}' holds no model (config.json and *.safetensors); pass one that does")
+        raise ValueError(
+            f"folder: '{folder}' has no model (config.json and *.safetensors); pass the folder of a saved model"
+        )
     if not (folder / "README.md").exists():
-        print(f"adaexit push: without a card; adaexit card {folder} writes one", file=sys.stderr)
-    measured, config = folder / "metrics.json", json.loads((folder / "config.json").read_text())
-    if measured.is_file():
-        for split, result in json.loads(measured.read_text())["results"].items():
+        print(f"adaexit push: uploading without a model card; adaexit card {folder} writes one", file=sys.stderr)
+    metrics_file, config = folder / "metrics.json", json.loads((folder / "config.json").read_text())
+    if metrics_file.is_file():
+        for split, result in json.loads(metrics_file.read_text())["results"].items():
             if result["exit_threshold"] != config["exit_threshold"]:
                 raise ValueError(
-                    f"folder: '{split}' was measured at exit_threshold {result['exit_threshold']}, the model's is"
-                    f" {config['exit_threshold']}; run adaexit report {folder} ... and adaexit card {folder} first"
+                    f"folder: '{split}' was measured at exit_threshold {result['exit_threshold']}, but the model's is "
+                    f"{config['exit_threshold']}; run adaexit report {folder} ... and adaexit card {folder} first"
                 )
     api = HfApi()
-    repo = api.create_repo(given.repo_id, private=options.private or None, exist_ok=True)
+    repo = api.create_repo(positionals.repo_id, private=options.private or None, exist_ok=True)
     commit = api.upload_folder(
         repo_id=repo.repo_id,
         folder_path=folder,

@@ -1,4 +1,4 @@
-"""`adaexit report` (extra `train`)."""
+"""The command `adaexit report` (needs the extra `train`)."""
 
 import sys
 from dataclasses import dataclass, field
@@ -10,74 +10,93 @@ import datasets
 from ..evaluation.summary import write_results
 from ..interpretation.attribution import explain
 from ..interpretation.unrolled import NoGradientError
+from ..models.configuration_early_exit import check_whole_number
 from ..utils.files import replace_text
 from ..utils.imports import needed
 from ..visualization.attributed_tokens import TokenAttributions, finite_only, token_attributions
 from ..visualization.html_report import build_report
-from .evaluate import EvaluationOptions, Texts, curve_of, labelled, results_with_intervals, trace_all
+from .evaluate import (
+    EvaluationOptions,
+    Texts,
+    curve_with_threshold,
+    labelled_splits,
+    results_with_intervals,
+    trace_splits,
+)
 from .options import load
 from .printing import print_curve, print_results
 
 
 @dataclass(kw_only=True)
 class ReportOptions(EvaluationOptions):
-    """Where to, and what besides."""
+    """Flags of `adaexit report`."""
 
     output: str | None = field(
-        default=None, metadata={"help": "Folder, made if there is none. Default: the checkpoint's."}
+        default=None,
+        metadata={"help": "Folder to write to, created if it does not exist. Default: the checkpoint's folder."},
     )
     explain: int = field(
         default=0,
         metadata={
-            "help": "Say which words of the first so many samples made each exit answer as it did, and made it ready: "
-            "integrated gradients (extra interpret), hundreds of passes for each sample."
+            "help": "For this many samples, show in report.html which words led to the prediction of each exit and to "
+            "its readiness score: integrated gradients (extra interpret), hundreds of forward passes per sample."
         },
     )
-    explain_steps: int = field(default=64, metadata={"help": "Of each integral: more take longer and err less."})
+    explain_steps: int = field(
+        default=64, metadata={"help": "Steps of each integral. More steps take longer and are more accurate."}
+    )
     flops: bool = field(
-        default=False, metadata={"help": "Also count floating-point operations; a pass for every length of text."}
+        default=False,
+        metadata={"help": "Also count floating-point operations: one extra forward pass per text length."},
     )
 
 
-def report(options: ReportOptions, given: Any) -> None:
-    """What every threshold would cost and save: a table, report.html to look at, and files for `adaexit card`.
+def report(options: ReportOptions, positionals: Any) -> None:
+    """Measure a checkpoint on labelled texts: the score and the mean exit layer at every threshold.
 
-    The interval of the score is over samples: it does not cover that the threshold was chosen, if on the same texts.
+    Prints a table, and writes report.html with a threshold slider, and metrics.json and curve.json for `adaexit card`.
+    The interval of the score is a 95 % bootstrap interval over samples. If the threshold was chosen on the same texts,
+    the interval does not account for that choice.
     """
-    output = Path(options.output or given.checkpoint)
+    output = Path(options.output or positionals.checkpoint)
     if not output.is_dir() and (options.output is None or output.exists()):
-        raise ValueError(f"output: '{output}' is no folder; pass --output with one, which is made if there is none")
+        raise ValueError(
+            f"output: '{output}' is not a folder; pass --output FOLDER, which is created if it does not exist"
+        )
     if options.explain < 0:
         raise ValueError(
-            f"explain: got {options.explain}; pass how many samples to explain, from 0, e.g. --explain 20"
+            f"explain: got {options.explain}; pass the number of samples to explain, 0 or more, e.g. --explain 20"
         )
-    if options.explain_steps < 2:
-        raise ValueError(f"explain_steps: got {options.explain_steps}; pass a whole number from 2, e.g. 64")
+    check_whole_number("explain_steps", options.explain_steps, low=2, advice="e.g. --explain_steps 64")
     if options.explain:
-        needed("captum.attr", "interpret")  # before everything else takes its time
-    model, tokenizer = load(given.checkpoint, options)
-    sets, texts, metrics = labelled(model, tokenizer, options)
-    traces, threshold = trace_all(model, sets, options.batch_size, options.flops), model.config.exit_threshold
+        needed("captum.attr", "interpret")  # fail before the slow steps
+    model, tokenizer = load(positionals.checkpoint, options)
+    datasets_by_split, texts, metrics = labelled_splits(model, tokenizer, options)
+    traces = trace_splits(model, datasets_by_split, options.batch_size, options.flops)
+    threshold = model.config.exit_threshold
     split, trace = next(iter(traces.items()))
-    curve = curve_of(trace, metrics[0], threshold)
+    curve = curve_with_threshold(trace, metrics[0], threshold)
     results = results_with_intervals(traces, metrics, threshold)
     print_curve(curve, f"{split} {metrics[0]}", threshold)
     print_results(results, metrics[0])
-    everything = {"settings": options.published(), "dataset": options.for_card()._asdict(), "results": results}
-    write_results(output, everything, curve)
-    folder = Path(given.checkpoint).resolve()
-    config, note = model.config, f"Split {split}; {folder.name if folder.is_dir() else given.checkpoint}."
-    name, attributions = config.model_type, None
+    summary = {"settings": options.published(), "dataset": options.for_card()._asdict(), "results": results}
+    write_results(output, summary, curve)
+    folder = Path(positionals.checkpoint).resolve()
+    note = f"Split {split}; {folder.name if folder.is_dir() else positionals.checkpoint}."
+    method, attributions = model.config.model_type, None
     if options.explain:
-        rows = sets[split].select(range(min(options.explain, len(trace.logits))))
-        found = explained(model, tokenizer, rows, texts[split][: len(rows)], options.explain_steps)
-        if found is not None:
-            attributions = {name: found}
-            note += " Colours are integrated gradients of the answer at the model's own threshold, and of the scores."
+        rows = datasets_by_split[split].select(range(min(options.explain, len(trace.logits))))
+        explanations = explain_rows(model, tokenizer, rows, texts[split][: len(rows)], options.explain_steps)
+        if explanations is not None:
+            attributions = {method: explanations}
+            note += (
+                " Colours are integrated gradients of the prediction at the model's own threshold and of the "
+                "readiness scores."
+            )
     page = build_report(
-        {name: trace},
+        {method: trace},
         metric=metrics[0],
-        thresholds={name: threshold},
+        thresholds={method: threshold},
         texts=texts[split],
         title=f"Early exit on {options.for_card().name}",
         attributions=attributions,
@@ -86,24 +105,37 @@ def report(options: ReportOptions, given: Any) -> None:
     replace_text(output / "report.html", page)
 
 
-def explained(
+def explain_rows(
     model: Any, tokenizer: Any, rows: datasets.Dataset, texts: Texts, steps: int
 ) -> list[TokenAttributions] | None:
-    """Which words made every exit answer, and made it ready; the answer alone where readiness has no gradient.
+    """Attribute the prediction and the readiness score of every exit to the words of the texts.
 
-    Without what is not finite, which stderr tells; None where nothing else is.
+    Where the readiness score has no gradient, only predictions are explained. Attributions that are not finite are
+    left out, with a message on stderr.
+
+    Args:
+        model: The early-exit model.
+        tokenizer: Its tokenizer.
+        rows: Tokenized rows to explain.
+        texts: The texts of these rows.
+        steps: Steps of each integral.
+
+    Returns:
+        The attributions of every text, or None if none of them is finite.
     """
     progress = sys.stderr.isatty()
     try:
-        found = explain(model, rows, tokenizer, steps=steps, progress=progress)
+        attributions = explain(model, rows, tokenizer, steps=steps, progress=progress)
     except NoGradientError as error:
-        why = str(error).partition(";")[0]
-        print(f"adaexit report: explains the answers alone, not what made exits ready: {why}", file=sys.stderr)
-        found = explain(model, rows, tokenizer, scores=False, steps=steps, progress=progress)
-    shown = [token_attributions(one, text, tokenizer) for one, text in zip(found, texts, strict=True)]
-    kept = [finite_only(each) for each in shown]
-    rows_shown, rows_kept = (sum(len(each.values) for each in some) for some in (shown, kept))
-    if rows_kept < rows_shown:
-        lost = f"{rows_shown - rows_kept} of {rows_shown} explanations are not finite"
-        print(f"adaexit report: {lost}, the page leaves them out", file=sys.stderr)
-    return kept if rows_kept else None
+        reason = str(error).partition(";")[0]
+        print(f"adaexit report: explaining predictions only, not readiness scores: {reason}", file=sys.stderr)
+        attributions = explain(model, rows, tokenizer, scores=False, steps=steps, progress=progress)
+    by_text = [
+        token_attributions(attribution, text, tokenizer) for attribution, text in zip(attributions, texts, strict=True)
+    ]
+    finite = [finite_only(explanation) for explanation in by_text]
+    total, total_finite = (sum(len(explanation.values) for explanation in group) for group in (by_text, finite))
+    if total_finite < total:
+        message = f"{total - total_finite} of {total} explanations are not finite and are left out of the page"
+        print(f"adaexit report: {message}", file=sys.stderr)
+    return finite if total_finite else None

@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Callable, Sequence
-from numbers import Integral
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..models.configuration_early_exit import check_whole_number
 from .trace import ExitTrace, check_same_data
 
 
@@ -112,8 +112,7 @@ def bootstrap_seeds(values: Sequence[float], resamples: int = 1000, level: float
 def _interval(
     value: float, draw: Callable[[torch.Generator], float], resamples: int, level: float, seed: int
 ) -> Interval:
-    if isinstance(resamples, bool) or not isinstance(resamples, Integral) or resamples < 1:
-        raise ValueError(f"resamples: got {resamples!r}; pass a whole number from 1, e.g. 1000")
+    check_whole_number("resamples", resamples, low=1, advice="e.g. resamples=1000")
     if not 0 < level < 1:
         raise ValueError(f"level: got {level}; pass a share between 0 and 1, e.g. 0.95")
     if math.isnan(value):

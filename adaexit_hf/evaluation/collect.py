@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..models.batching import check_batch_size, check_model, full_depth, label_column, row_labels, stream_rows
+from ..models.batching import check_model, full_depth, label_column, row_labels, stream_rows
+from ..models.configuration_early_exit import check_whole_number
 from ..models.modeling_early_exit import EarlyExitForSequenceClassification
 from .flops import RowFlops
 from .trace import COMPARISONS, ExitTrace
@@ -60,7 +61,7 @@ def collect_trace(
         (torch.Size([2, 3, 2]), (1, 2, 3), 'entropy')
     """
     check_model(model)
-    check_batch_size(batch_size)
+    check_whole_number("batch_size", batch_size, low=1, advice="e.g. batch_size=32")
     config = model.config
     comparison = next((name for name, function in COMPARISONS.items() if function is model.ready), None)
     if comparison is None:

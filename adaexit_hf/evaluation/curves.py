@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from numbers import Integral
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+
+from ..models.configuration_early_exit import check_whole_number
 
 Cost = Literal["layers", "flops"]
 
@@ -187,8 +188,7 @@ def mean_curve(curves: Sequence[Sequence[CurvePoint]], count: int = 100) -> list
         >>> [(point.mean_layers, round(point.score, 6)) for point in mean_curve(runs, count=3)]
         [(1.0, 0.6), (2.0, 0.6), (3.0, 0.6)]
     """
-    if isinstance(count, bool) or not isinstance(count, Integral) or count < 2:
-        raise ValueError(f"count: got {count!r}; pass a whole number from 2, e.g. count=100")
+    check_whole_number("count", count, low=2, advice="e.g. count=100")
     if not curves:
         raise ValueError("curves: got none; pass at least one")
     lines = [_line(curve, "layers") for curve in curves]

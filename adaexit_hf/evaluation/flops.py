@@ -1,7 +1,6 @@
 """Count the floating-point operations of each exit while the model runs, exit heads included."""
 
 from collections.abc import Mapping
-from numbers import Integral
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..models.batching import eval_mode, model_inputs, padded_batch
+from ..models.configuration_early_exit import check_whole_number
 from ..models.early_exit_loop import InFlight, LayerLoop, trimmed
 from ..models.modeling_early_exit import EarlyExitForSequenceClassification
 
@@ -42,8 +42,7 @@ def flops_per_exit(model: EarlyExitForSequenceClassification, tokens: int) -> Te
         >>> flops_per_exit(model, tokens=3).tolist()
         [960, 1440]
     """
-    if isinstance(tokens, bool) or not isinstance(tokens, Integral) or tokens < 1:
-        raise ValueError(f"tokens: got {tokens!r}; pass a whole number of tokens from 1, e.g. tokens=64")
+    check_whole_number("tokens", tokens, low=1, advice="e.g. tokens=64")
     if model.spares_tokens:
         raise ValueError(
             f"model: in '{model.config.model_type}' tokens skip layers, so the cost of a text depends on its words, "

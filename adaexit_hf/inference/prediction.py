@@ -4,7 +4,6 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from numbers import Integral
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..models.batching import COLUMNS, check_model, eval_mode, model_inputs, padded_batch
-from ..models.configuration_early_exit import Threshold
+from ..models.configuration_early_exit import Threshold, check_whole_number
 from ..models.early_exit_loop import InFlight, rows_per_batch, run_early_exit, trimmed
 from ..models.encoder_layers import Context, family_of
 from ..models.modeling_early_exit import EarlyExitForSequenceClassification, report_not_finite
@@ -214,9 +213,8 @@ class _Predictor:
         default = 1024 if model.device.type == "cpu" else 16384
         self.batch_tokens = default if batch_tokens is None else batch_tokens
         self.max_memory = max_memory
-        for name, size in {"batch_tokens": self.batch_tokens, "max_memory": max_memory}.items():
-            if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
-                raise ValueError(f"{name}: got {size!r}; pass a whole number > 0")
+        check_whole_number("batch_tokens", self.batch_tokens, low=1, advice=f"e.g. batch_tokens={default}")
+        check_whole_number("max_memory", max_memory, low=1, advice="e.g. max_memory=2**30")
         self.row_bytes: dict[int, int] = {}  # number of tokens -> bytes
         self.trial_context = _trial_context(model)
         config = model.config.encoder_config

@@ -7,13 +7,12 @@ gradients are in `probes`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..models.configuration_early_exit import Threshold, check_choice
+from ..models.configuration_early_exit import Threshold, check_choice, check_whole_number
 from ..models.modeling_early_exit import EarlyExitForSequenceClassification
 from ..utils.imports import needed
 from .faithfulness import ROUNDING, completeness_error, faithfulness, warn_of_incomplete
@@ -168,7 +167,7 @@ def explain(
     # Readiness comes first, so that a score without a gradient is refused before anything is computed.
     kinds = [(readiness, readiness)] * scores + [(answer, probability)]
     desc, by_place = "Explaining" if progress else None, {}
-    _check_steps(steps)
+    check_whole_number("steps", steps, low=2, advice="e.g. steps=64")
     for batch in texts(run, dataset, tokenizer, label, exit_threshold, baseline_id, batch_size, desc):
         fields = []
         for value, measure in kinds:
@@ -243,7 +242,7 @@ def layer_conductance(
     conductance = needed("captum.attr", "interpret").LayerConductance
     exit_layers, hidden = torch.tensor(model.config.exit_layers), model.config.encoder_config.hidden_size
     desc, by_place = "Explaining layers" if progress else None, {}
-    _check_steps(steps)
+    check_whole_number("steps", steps, low=2, advice="e.g. steps=64")
     for batch in texts(run, dataset, tokenizer, label, exit_threshold, baseline_id, batch_size, desc):
         at = torch.searchsorted(exit_layers, batch.exit_layer.cpu()).to(batch.classes.device)
         classes = batch.classes[:, None] if of == "answer" else batch.ranking[torch.arange(len(at)), at]
@@ -335,11 +334,6 @@ def _text_facts(batch: Texts, row: int) -> tuple[tuple[str, ...], Tensor, int, i
     real = batch.real[row].cpu()
     names = tuple(name for name, is_real in zip(batch.names[row], real.tolist(), strict=True) if is_real)
     return names, ~batch.words[row].cpu()[real], int(batch.exit_layer[row]), int(batch.classes[row])
-
-
-def _check_steps(steps: int) -> None:
-    if isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 2:
-        raise ValueError(f"steps: got {steps!r}; pass a whole number >= 2, e.g. steps=64")
 
 
 def _relative_miss(values: Tensor, change: Tensor) -> Tensor:

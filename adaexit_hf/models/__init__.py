@@ -1,11 +1,14 @@
-"""The models: one file per method. These files travel inside checkpoints and run there without this package."""
+"""Configs, models and the pipeline; one file per method.
+
+The files of this folder are copied into every checkpoint, and run there without this package.
+"""
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 from .._lazy_names import LazyNames
 
-# A method is public, registered with the Auto classes and tested because of its line here.
+# Each method needs a line here: it makes the method public, registers it with the Auto classes, and has it tested.
 if TYPE_CHECKING:
     from .configuration_early_exit import EarlyExitConfig
     from .modeling_berxit import *
@@ -23,7 +26,7 @@ _lazy = LazyNames(__name__, __file__)
 _METHOD_MODULES = sorted({module for module in _lazy.modules.values() if module.startswith("modeling_")})
 _METHOD_MODULES.remove("modeling_early_exit")
 
-# "deebert", "dact-bert", ...: known before any method is imported.
+# "deebert", "dact-bert", ...; from the file names, so that no method has to be imported.
 MODEL_TYPES = tuple(module.removeprefix("modeling_").replace("_", "-") for module in _METHOD_MODULES)
 __all__ = [*_lazy.names, "METHODS", "MODEL_TYPES"]
 
@@ -39,7 +42,7 @@ def __dir__() -> list[str]:
 
 
 def import_methods() -> None:
-    """Import every method, register it with the Auto classes, and set `METHODS`: model type -> classifier."""
+    """Import all methods, register them with the Auto classes, and set `METHODS`, a dict from model type to class."""
     from .._registration import register, register_pipeline
 
     if "METHODS" in globals():

@@ -1,4 +1,4 @@
-"""The config that all methods share: an encoder's config, where the exits are, and when to take them.
+"""The base config of all methods: the encoder's config, where the exits are, and when rows exit.
 
 This file travels inside checkpoints: see docs/contributing.md, "Files that travel with a checkpoint".
 """
@@ -7,7 +7,7 @@ import copy
 import difflib
 import inspect
 import math
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, ClassVar, Literal
 
 from transformers import AutoConfig, BertConfig, PreTrainedConfig
@@ -16,45 +16,67 @@ from .encoder_layers import family_named
 from .encoder_layers import family_of
 from .exit_heads import CRITERIA
 
+# One number for all exits, one per exit, or None for full depth.
 Threshold = float | list[float] | None
 
 
 class EarlyExitConfig(PreTrainedConfig):
-    """Base of every method's config; a composite of the encoder's config and the exits.
+    """Base class of every method's config: the encoder's config, where the exits are, and when rows exit.
+
+    A method's config sets `model_type`, and may define the following hooks; all have a default:
+
+    - `supports_regression`: whether the method allows `num_labels=1`. Default: False.
+    - `own_criterion`: name of the method's own exit criterion, or of a common one that the method compares in its own
+      way (`own_ready` of the model). Default: None.
+    - `default_criterion`: the criterion used if none is passed. Default: `own_criterion`, or "entropy".
+    - `default_threshold`: the threshold of `own_criterion` used if none is passed. Default: None, full depth.
+    - `own_bounds`: lowest and highest threshold of `own_criterion`. Default: 0 and 1.
+    - `_check_task`: checks the method's arguments; calls `super()._check_task()` first.
+    - `kept_when_cut`: arguments to add when a model's last layers are removed. Default: none.
 
     Args:
-        encoder_config: config (or its dict) of any supported encoder; it is copied. Default: BERT base.
-        exit_threshold: when to exit, in the method's own unit; None runs full depth. One number for all exits, or one
-            per exit (the last one never matters: the last exit always answers). "default" is the method's
-            `default_threshold`, and None with another `exit_criterion` than its own.
-        exit_layers: after which layers (1..L, ascending, the last included) there is an exit. Default: after all.
-        exit_pooling: the sentence vector that exits read: "first", the first token, as in the papers; or "mean", over
-            the tokens, for encoders that were trained with it, as sentence-transformers are: their first token may say
-            nothing before the last layers. Default: as the encoder's own classifier.
-        exit_criterion: what decides when to exit: the method's own score, or one that every classifier has: "entropy"
-            (nats, exit below), "normalized_entropy" (in [0, 1], below), "confidence" (largest probability, above),
-            "margin" (of the two largest probabilities, above) or "patience" (exits in a row that agree, at or above;
-            0 is full depth). It sets the unit of `exit_threshold`. Default: the method's own.
-        exit_temperatures: one positive number per exit, by which its logits are divided at inference, not
-            for the loss of an objective; see `calibrate_temperatures`. Default: none.
-        patience_tolerance: with `exit_criterion="patience"` and one label, exits agree when their answers differ by
-            less, in the unit of the labels; with 0 they never do. Default: 0.1.
+        encoder_config: config of any supported encoder, or its dict; it is copied. Default: BERT base.
+        exit_threshold: when rows exit, in the unit of the exit criterion. One number for all exits, or one per exit
+            (that of the last exit has no effect, since no row goes on). None runs full depth. "default": with the
+            method's own criterion the method's `default_threshold`, with another criterion None.
+        exit_layers: numbers of the layers with an exit, from 1, ascending, ending with the last layer. Default: all
+            layers.
+        exit_pooling: the sentence vector that exits read: "first", the state of the first token, as in the papers; or
+            "mean", the mean over the tokens, for encoders that were trained with it, such as those of
+            sentence-transformers, where the first token may be uninformative before the last layers. Default: what the
+            encoder family's own classifier reads.
+        exit_criterion: how the readiness score is computed, which sets the unit of `exit_threshold`. The method's own
+            criterion, or one that all methods allow: "entropy" (in nats, exit below the threshold),
+            "normalized_entropy" (in [0, 1], exit below), "confidence" (largest probability, exit above), "margin"
+            (difference of the two largest probabilities, exit above) or "patience" (number of exits in a row that
+            agree with the exit before them, exit at or above; 0 is full depth). Default: the method's own.
+        exit_temperatures: one positive number per exit, by which its logits are divided in inference, but not for the
+            loss of an objective; see `calibrate_temperatures`. Default: None, which leaves the logits as they are.
+        patience_tolerance: for regression with `exit_criterion="patience"`: two exits agree if their predictions
+            differ by less than this, in the unit of the labels; with 0 they never agree. Default: 0.1.
         **kwargs: as in every Transformers config: `num_labels`, `id2label`, `problem_type`, `dtype`, ...
 
     Raises:
-        ValueError: unsupported encoder or task, exit layers or threshold out of range; TypeError: of the wrong type.
+        ValueError: an unsupported encoder or task; exit layers or a threshold out of range.
+        TypeError: an argument of the wrong type, or a misspelt one.
+
+    Examples:
+        >>> from adaexit_hf import DeeBertConfig
+        >>> config = DeeBertConfig(num_labels=2, exit_layers=[4, 8, 12], exit_threshold=0.3)
+        >>> config.exit_criterion, config.thresholds(config.exit_threshold)
+        ('entropy', [0.3, 0.3, 0.3])
     """
 
-    _auto_class = "AutoConfig"  # checkpoints carry their code
+    _auto_class = "AutoConfig"  # the code is saved with the checkpoint
     sub_configs = {"encoder_config": AutoConfig}
-    # The trace of a data set is large and on request: `evaluate()` must not gather it for every batch.
+    # Outputs of all exits are large, so Trainer's `evaluate()` must not gather them for every batch.
     keys_to_ignore_at_inference: ClassVar[list[str]] = [
         "exit_layer", "exit_logits", "exit_scores", "hidden_states", "attentions",
     ]  # fmt: skip
     supports_regression: ClassVar[bool] = False
-    own_criterion: ClassVar[str | None] = None  # the method's own score, or its own reading of a common one
-    has_pipelines: ClassVar[bool] = False  # are the pipelines registered that checkpoints carry? The package sets it
-    default_threshold: ClassVar[float | None] = None  # of the own criterion, where it says by itself when to exit
+    own_criterion: ClassVar[str | None] = None
+    default_threshold: ClassVar[float | None] = None
+    has_pipelines: ClassVar[bool] = False  # set by the package once it has registered the pipelines of checkpoints
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         # Transformers makes every config class a dataclass, whose generated __init__ would replace an inherited one.
@@ -74,7 +96,8 @@ class EarlyExitConfig(PreTrainedConfig):
         **kwargs: Any,
     ) -> None:
         self._refuse_misspelt(kwargs)
-        # A copy: a shared live config would lose its attention implementation, and with it the padding mask.
+        # Copied, since a config that another model uses would lose its attention implementation, and with it the
+        # padding mask.
         if encoder_config is None:
             encoder: PreTrainedConfig = BertConfig()
         elif isinstance(encoder_config, dict):
@@ -88,13 +111,13 @@ class EarlyExitConfig(PreTrainedConfig):
                 "AutoConfig.from_pretrained('bert-base-uncased'), or call the model's from_encoder_pretrained"
             )
         family_of(encoder)
-        encoder._name_or_path = ""  # a path of the training machine has no place in a published config
+        encoder._name_or_path = ""  # a published config should not show a path of the training machine
         kwargs.setdefault("attn_implementation", encoder._attn_implementation)
         kwargs.setdefault("dtype", encoder.dtype)
         self.encoder_config = encoder
         self.exit_layers = _checked_exit_layers(exit_layers, encoder.num_hidden_layers)
         self.exit_pooling = exit_pooling
-        self.exit_criterion: Any = exit_criterion  # None until `_check_task`, which knows the number of labels
+        self.exit_criterion: Any = exit_criterion  # if None, set in `check`, since it can depend on `num_labels`
         self.exit_temperatures = exit_temperatures
         self.patience_tolerance = patience_tolerance
         self.exit_threshold = None
@@ -112,77 +135,84 @@ class EarlyExitConfig(PreTrainedConfig):
             super().__setattr__("_threshold_unit", unit)
 
     def to_dict(self) -> dict[str, Any]:
-        """As in Transformers; without the unit of the threshold, which follows from the criterion."""
+        """Return the config as in Transformers, without the threshold's unit, which follows from the criterion."""
         return {name: value for name, value in super().to_dict().items() if name != "_threshold_unit"}
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "EarlyExitConfig":
-        """As in Transformers; an encoder's own config becomes `encoder_config`, as when its weights are loaded bare.
+        """Build a config from its dict, as in Transformers; an encoder's own config becomes `encoder_config`.
+
+        Args:
+            config_dict: dict of a config of this class, or of an encoder without a head.
+            **kwargs: arguments that replace those in the dict.
 
         Raises:
-            ValueError: the config is another method's, or that of an encoder with a head, whose weights are named
-                differently.
+            ValueError: `config_dict` is the config of another method, or of an encoder with a head, whose weights have
+                other names; or an override does not fit the checkpoint.
         """
-        found = config_dict.get("model_type", cls.model_type)
-        if found == cls.model_type:
-            if cls.has_pipelines:  # else `pipeline(...)` would insist on running the checkpoint's code in their place
+        model_type = config_dict.get("model_type", cls.model_type)
+        if model_type == cls.model_type:
+            if cls.has_pipelines:  # otherwise `pipeline(...)` would run the checkpoint's code in place of this package
                 config_dict = {name: value for name, value in config_dict.items() if name != "custom_pipelines"}
-            # Transformers sets overrides on the finished config, unchecked; these go through the constructor.
-            own = {name: kwargs.pop(name) for name in cls.own_arguments() if name in kwargs}
-            saved = config_dict.get("exit_layers")
-            if saved is not None and own.get("exit_layers") not in (None, saved):
+            # Passed to the constructor, which checks them; Transformers would set them on the finished config.
+            overrides = {name: kwargs.pop(name) for name in cls.own_arguments() if name in kwargs}
+            saved_layers = config_dict.get("exit_layers")
+            if saved_layers is not None and overrides.get("exit_layers") not in (None, saved_layers):
                 raise ValueError(
-                    f"exit_layers: got {own['exit_layers']}, but the checkpoint's exits are after {saved}, and a head "
-                    "fits its layer only; leave it out, or train a model with other exits"
+                    f"exit_layers: got {overrides['exit_layers']}, but the checkpoint's exits are after layers "
+                    f"{saved_layers}, and an exit head works only after the layer it was trained for; leave it out, "
+                    "or train a model with other exits"
                 )
-            return super().from_dict(cls._with_criterion(config_dict, own) | own, **kwargs)
+            return super().from_dict(cls._with_criterion(config_dict, overrides) | overrides, **kwargs)
         if "encoder_config" in config_dict:
             raise ValueError(
-                f"pretrained_model_name_or_path: the checkpoint is of method '{found}', not '{cls.model_type}'; call "
-                "AutoModelForSequenceClassification.from_pretrained, which finds the class"
+                f"pretrained_model_name_or_path: the checkpoint is of method '{model_type}', not '{cls.model_type}'; "
+                "call AutoModelForSequenceClassification.from_pretrained, which chooses the class"
             )
         if any(name.endswith("Model") for name in config_dict.get("architectures") or ["Model"]):
             return super().from_dict({"encoder_config": config_dict}, **kwargs)
         raise ValueError(
-            f"pretrained_model_name_or_path: the checkpoint is a {config_dict['architectures'][0]} ('{found}'), not "
-            f"'{cls.model_type}'; call the model's from_encoder_pretrained, which starts from encoders and classifiers"
+            f"pretrained_model_name_or_path: the checkpoint is a {config_dict['architectures'][0]} ('{model_type}'), "
+            f"not '{cls.model_type}'; call the model's from_encoder_pretrained, which starts from encoders and "
+            "classifiers"
         )
 
     @classmethod
-    def _with_criterion(cls, saved: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-        """The saved arguments, without what belongs to a saved criterion that is overridden."""
-        before = saved.get("exit_criterion")
-        after = own.get("exit_criterion", before)
-        if before in (None, after):
+    def _with_criterion(cls, saved: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+        """Return the saved arguments without those that belong to a saved criterion that is overridden."""
+        saved_criterion = saved.get("exit_criterion")
+        criterion = overrides.get("exit_criterion", saved_criterion)
+        if saved_criterion in (None, criterion):
             return saved
         threshold = saved.get("exit_threshold")
-        if threshold is not None and "exit_threshold" not in own:
+        if threshold is not None and "exit_threshold" not in overrides:
             raise ValueError(
-                f"exit_criterion: got {after!r}, but the checkpoint's exit_threshold, {threshold}, is in the unit of "
-                f"'{before}'; pass exit_threshold, too: a number, or None for full depth"
+                f"exit_criterion: got {criterion!r}, but the checkpoint's exit_threshold, {threshold}, is in the unit "
+                f"of '{saved_criterion}'; pass exit_threshold, too: a number, or None for full depth"
             )
         return saved | {"patience_tolerance": None}
 
     @classmethod
     def own_arguments(cls) -> list[str]:
-        """Names of the arguments of this config and of its base, without those of Transformers."""
+        """Return the names of this config's arguments, without those that all Transformers configs have."""
         classes = (klass for klass in cls.__mro__ if klass.__module__ == cls.__module__ or klass is EarlyExitConfig)
         names = [name for klass in classes for name in inspect.signature(vars(klass)["__init__"]).parameters]
         return sorted(set(names) - {"self", "kwargs"})
 
     @classmethod
     def _refuse_misspelt(cls, kwargs: dict[str, Any]) -> None:
-        own = [*cls.own_arguments(), "num_labels", "problem_type", "id2label", "label2id"]
+        arguments = [*cls.own_arguments(), "num_labels", "problem_type", "id2label", "label2id"]
         for name in kwargs:
-            close = difflib.get_close_matches(name, own, n=1, cutoff=0.85)
-            if close and name not in own:
+            close = difflib.get_close_matches(name, arguments, n=1, cutoff=0.85)
+            if close and name not in arguments:
                 raise TypeError(f"{cls.__name__} got an unknown argument '{name}'; did you mean '{close[0]}'?")
 
     def check(self) -> None:
-        """Everything that the arguments promise, also after a change.
+        """Check all arguments, for a config whose attributes were changed after it was built.
 
         Raises:
-            ValueError, TypeError: as the constructor.
+            ValueError: as in the constructor.
+            TypeError: as in the constructor.
         """
         if self.exit_pooling is not None:
             check_choice("exit_pooling", self.exit_pooling, ("first", "mean"))
@@ -192,19 +222,19 @@ class EarlyExitConfig(PreTrainedConfig):
 
     @property
     def pooling(self) -> str:
-        """The sentence vector that exits read, "first" or "mean": `exit_pooling`, or that of the encoder's family."""
+        """The sentence vector that exits read, "first" or "mean": `exit_pooling`, or the encoder family's default."""
         return self.exit_pooling or family_of(self.encoder_config).pooling(self.encoder_config)
 
     @property
     def tolerance(self) -> float | None:
-        """How near two numbers must be to agree, `patience_tolerance` or 0.1; None for classes."""
+        """For regression, `patience_tolerance` or its default 0.1; None for classification."""
         if self.num_labels > 1:
             return None
         return 0.1 if self.patience_tolerance is None else self.patience_tolerance
 
     @property
     def default_criterion(self) -> str:
-        """What decides when the config does not say."""
+        """The exit criterion that is used if none is passed."""
         return self.own_criterion or "entropy"
 
     def _check_criterion(self) -> None:
@@ -214,8 +244,8 @@ class EarlyExitConfig(PreTrainedConfig):
         check_choice("exit_criterion", self.exit_criterion, tuple(dict.fromkeys((*own, *CRITERIA))))
         if self.num_labels == 1 and self.exit_criterion not in (*own, "patience"):
             raise ValueError(
-                f"exit_criterion: '{self.exit_criterion}' needs a distribution over classes, num_labels=1 has none; "
-                f"pass exit_criterion={' or '.join(repr(name) for name in (*own, 'patience'))}"
+                f"exit_criterion: got '{self.exit_criterion}', which needs class probabilities, and num_labels=1 has "
+                f"none; pass exit_criterion={' or '.join(repr(name) for name in (*own, 'patience'))}"
             )
         uses_tolerance = self.num_labels == 1 and self.exit_criterion == "patience"
         if self.patience_tolerance is not None:
@@ -232,8 +262,8 @@ class EarlyExitConfig(PreTrainedConfig):
     def _check_task(self) -> None:
         if self.problem_type == "multi_label_classification":
             raise ValueError(
-                "problem_type: 'multi_label_classification' is not supported: the papers define exits for one answer "
-                "per text; use num_labels >= 2 for one of several classes, or one model per label"
+                "problem_type: 'multi_label_classification' is not supported, since the papers define exits for one "
+                "label per text; use num_labels >= 2 for one of several classes, or train one model per label"
             )
         if self.num_labels == 1 and not self.supports_regression:
             raise ValueError(
@@ -247,7 +277,7 @@ class EarlyExitConfig(PreTrainedConfig):
                 f"problem_type: got {self.problem_type!r}; leave it out, or pass 'regression' with num_labels=1 or "
                 "'single_label_classification'"
             )
-        if self.problem_type is None:  # pipelines read it: without it they squash a regression through a sigmoid
+        if self.problem_type is None:  # without it, pipelines apply a sigmoid to the output of regression models
             self.problem_type = "regression" if self.num_labels == 1 else "single_label_classification"
         if self.num_labels < 1:
             raise ValueError(f"num_labels: got {self.num_labels}; pass 1 for regression, 2 or more for classification")
@@ -255,25 +285,32 @@ class EarlyExitConfig(PreTrainedConfig):
 
     @property
     def own_bounds(self) -> tuple[float, float]:
-        """The range of the threshold in the unit of the method's own criterion."""
+        """Lowest and highest `exit_threshold` with the method's own criterion."""
         return (0.0, 1.0)
 
     @property
     def threshold_bounds(self) -> tuple[float, float]:
-        """Lowest and highest `exit_threshold`, in the unit of the exit criterion."""
+        """Lowest and highest `exit_threshold` with the config's exit criterion."""
         if self.exit_criterion == self.own_criterion:
             return self.own_bounds
         return CRITERIA[self.exit_criterion].bounds(self.num_labels, len(self.exit_layers))
 
     def thresholds(self, value: Threshold) -> list[float] | None:
-        """One checked threshold per exit, or None for full depth.
+        """Check a threshold, and return one number per exit.
+
+        Args:
+            value: one number for all exits, one per exit, or None.
+
+        Returns:
+            One threshold per exit, or None for full depth.
 
         Raises:
-            TypeError: not a number, a list of numbers or None; ValueError: NaN, outside the unit's range, or a list
-                whose length is not the number of exits; the criterion was changed to one that does not apply.
+            TypeError: `value` is not a number, a list of numbers or None.
+            ValueError: a threshold is NaN or outside `threshold_bounds`; the list is longer or shorter than the number
+                of exits; or `exit_criterion` was changed to one that does not fit the task.
         """
         self._check_criterion()
-        # Patience 0 is full depth, as in the code of PABEE's authors.
+        # A patience of 0 is full depth, as in the code of PABEE's authors.
         zero = isinstance(value, Real) and not isinstance(value, bool) and value == 0
         if value is None or (zero and self.exit_criterion == "patience"):
             return None
@@ -303,10 +340,14 @@ class EarlyExitConfig(PreTrainedConfig):
         return [float(number) for number in values]
 
     def own_thresholds(self) -> list[float] | None:
-        """`thresholds` of the config's own `exit_threshold`.
+        """Check the config's own `exit_threshold`, and return one number per exit.
+
+        Returns:
+            One threshold per exit, or None for full depth.
 
         Raises:
-            ValueError, TypeError: as there; also when the threshold was set for another criterion than the present.
+            TypeError: as in `thresholds`.
+            ValueError: as in `thresholds`; or `exit_criterion` was changed after the threshold was set.
         """
         if self._threshold_unit not in (None, self.exit_criterion):
             raise ValueError(
@@ -317,11 +358,19 @@ class EarlyExitConfig(PreTrainedConfig):
         return self.thresholds(self.exit_threshold)
 
     def kept_when_cut(self) -> dict[str, Any]:
-        """Arguments by which exits say what they say now once those above them are taken away."""
+        """Return the arguments to add to the config when a model's last layers are removed.
+
+        With them, the remaining exits give the same predictions and scores as before.
+        """
         return {}
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
-        """The encoder's config: it owns vocabulary size, initializer range and special tokens."""
+        """Return the encoder's config, which has the vocabulary size, initializer range and special tokens.
+
+        Args:
+            decoder: not used.
+            encoder: not used.
+        """
         return self.encoder_config
 
 
@@ -354,16 +403,58 @@ def _check_temperatures(values: list[float], exits: int, num_labels: int) -> Non
 
 
 def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> str:
-    """`value` if it is allowed, else a ValueError that names argument, value and choices."""
+    """Return `value` if it is one of the allowed values.
+
+    Args:
+        name: the argument's name, for the error message.
+        value: the value that was passed.
+        allowed: all values allowed.
+
+    Raises:
+        ValueError: `value` is another one.
+    """
     if value not in allowed:
         raise ValueError(f"{name}: got {value!r}; choose one of {', '.join(repr(choice) for choice in allowed)}")
     return value
 
 
 def check_number(name: str, value: float, low: float = -math.inf) -> float:
-    """`value` if it is a finite number >= low, else a TypeError or ValueError that says so."""
+    """Return `value` if it is a finite number, and at least `low`.
+
+    Args:
+        name: the argument's name, for the error message.
+        value: the value that was passed.
+        low: the smallest value allowed. Default: no limit.
+
+    Raises:
+        TypeError: `value` is not a number, or bool.
+        ValueError: `value` is NaN, infinite, or below `low`.
+    """
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}: got {value!r} of type {type(value).__name__}; pass a number, e.g. {name}=0.5")
     if not math.isfinite(value) or value < low:
         raise ValueError(f"{name}: got {value}; pass a finite number" + (f" >= {low:g}" if math.isfinite(low) else ""))
     return value
+
+
+def check_whole_number(name: str, value: int, low: int, advice: str = "") -> int:
+    """Return `value` as an int if it is a whole number from `low`, NumPy's integers included.
+
+    Args:
+        name: the argument's name, for the error message.
+        value: the value that was passed.
+        low: the smallest value allowed.
+        advice: end of the error message, e.g. "e.g. batch_size=32".
+
+    Raises:
+        ValueError: `value` is of another type (bool included), or below `low`.
+
+    Examples:
+        >>> check_whole_number("batch_size", 0, low=1, advice="e.g. batch_size=32")
+        Traceback (most recent call last):
+            ...
+        ValueError: batch_size: got 0; pass a whole number from 1, e.g. batch_size=32
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
+        raise ValueError(f"{name}: got {value!r}; pass a whole number from {low}" + (f", {advice}" if advice else ""))
+    return int(value)

@@ -1,7 +1,8 @@
-"""The layer loop: batches run layer by layer, each exit is read, and rows that are ready leave.
+"""The layer loop: batches run layer by layer, exits are computed, and rows that are ready leave.
 
-All layers of every model run in `LayerLoop`: at full depth, in early exit, to count FLOPs, to explain answers.
-`run_early_exit` takes out the rows that are ready after each layer, and repacks the remaining rows.
+`LayerLoop` runs the layers wherever they are run: at full depth, with early exit, to count FLOPs, to explain
+predictions. `run_early_exit` iterates over it: after each layer it removes the rows that are ready, and repacks the
+remaining rows.
 
 This file travels inside checkpoints: see docs/contributing.md, "Files that travel with a checkpoint".
 """
@@ -21,19 +22,20 @@ from .exit_heads import State
 from .exit_heads import mean_pool
 from .exit_heads import patience
 
+# Of a row: the position after its last token, and the number of its tokens. They differ with padding on the left.
 Extent = tuple[int, int]
 
 
 class InFlight(NamedTuple):
-    """A batch on its way through the layers.
+    """A batch that has run some of the layers.
 
-    Args:
-        rows: places of the rows in the input, (batch,).
-        hidden: states, (batch, tokens, hidden).
+    Attributes:
+        rows: indices of the rows in the input, shape `(batch,)`.
+        hidden: states after the last layer that was run, shape `(batch, tokens, hidden)`.
         context: what layers and exits need besides.
-        extents: for each row, the place behind its last token and the number of its tokens; None if unknown.
-        state: what the method's last exit handed on, batch first.
-        memory: the same for the exit criterion.
+        extents: one `Extent` per row; None if unknown.
+        state: what the method's last `exit_step` or `skip_step` returned; tensors whose first dimension is the batch.
+        memory: what the exit criterion needs of the exits before, likewise.
     """
 
     rows: Tensor
@@ -45,24 +47,30 @@ class InFlight(NamedTuple):
 
     @classmethod
     def of(cls, hidden: Tensor, context: Context, extents: Sequence[Extent] | None = None) -> "InFlight":
-        """A batch before layer 1."""
-        # `len` would make the batch a constant under `torch.export`.
+        """Return a batch before layer 1.
+
+        Args:
+            hidden: input of layer 1, shape `(batch, tokens, hidden)`.
+            context: as `model.embed` returns it.
+            extents: as `trimmed` returns them.
+        """
+        # Not `len`, which would make the batch size a constant under `torch.export`.
         return cls(torch.arange(hidden.shape[0], device=hidden.device), hidden, context, extents)
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and tokens, pads included."""
+        """Number of rows and tokens, including padding."""
         return self.hidden.shape[0], self.hidden.shape[1]
 
 
 class Step(NamedTuple):
     """A batch after one more layer.
 
-    Args:
+    Attributes:
         flight: the batch.
-        exit: what the layer's exit says; None after a layer without exit.
-        score: readiness of each row at this exit, (batch,); NaN where the exit's logits are NaN or infinite.
-        attention: attention weights, where the family's layers return them.
+        exit: output of the exit after this layer; None after a layer without exit.
+        score: readiness of each row at this exit, shape `(batch,)`; NaN where the exit's logits are NaN or infinite.
+        attention: attention weights of the layer, if the encoder family's layers return them.
     """
 
     flight: InFlight
@@ -72,22 +80,22 @@ class Step(NamedTuple):
 
 
 class LayerLoop:
-    """Runs the layers of a model: each iteration runs one layer of all batches, and reads its exit.
+    """Iterator over the layers of a model: each iteration runs one layer for all batches, and then its exit.
 
-    Whoever iterates may set `flights` to other batches before the next layer, as early exit does; the loop ends after
-    the last layer, or when there are no batches left.
+    Each item is the layer's number, from 1, and a list with one `Step` per batch. Between two iterations the caller
+    may assign other batches to `flights`, as early exit does. The loop ends after the last layer, or when no batch is
+    left.
 
     Args:
         model: an early-exit model.
-        flights: batches before layer 1. The list is emptied, so that no states are kept longer than needed.
+        flights: batches before layer 1. The list is emptied, so that states are freed as early as possible.
         temperatures: one per exit, or None.
-        whole: in training, or when states or attention weights were asked for: no token may skip a layer.
-        last: the last layer to run; default: that of the last exit.
-        read_exits: whether exits are read.
-        after_layer: called with the batch after each layer, before its exit is read; returns what goes on.
-
-    Yields:
-        the layer's number, 1..L, and one `Step` for each batch.
+        whole: whether every layer must run for all tokens, as in training, and when states or attention weights are
+            requested.
+        last: number of the last layer to run. Default: that of the last exit.
+        read_exits: whether exits are computed.
+        after_layer: called with the layer's number and the batch after each layer, before its exit is computed; the
+            loop continues with the batch that it returns.
     """
 
     def __init__(
@@ -109,12 +117,12 @@ class LayerLoop:
         for number, layer in enumerate(layers[: self.last], start=1):
             steps = []
             while self.flights:
-                steps.append(self._run(number, layer, self.flights.pop(0)))  # the states before are freed
+                steps.append(self._run(number, layer, self.flights.pop(0)))  # frees the previous layer's states
             if not steps:
                 return
             self.flights = [step.flight for step in steps]
             yield number, steps
-            steps.clear()  # whoever iterates holds this list, too
+            steps.clear()  # the caller holds the same list, which would keep the states in memory
 
     def _run(self, number: int, layer: Any, flight: InFlight) -> Step:
         hidden, attention, context = self.model.layer_step(
@@ -128,11 +136,16 @@ class LayerLoop:
 
 
 def read_exit(model: Any, number: int, flight: InFlight, temperatures: Sequence[float] | None) -> Step:
-    """Read the exit after layer `number`, 1..L, if there is one.
+    """Compute the exit after a layer, if there is one.
 
     Args:
+        model: an early-exit model.
+        number: number of the layer, from 1.
         flight: the batch after this layer.
         temperatures: one per exit, or None.
+
+    Returns:
+        The batch with its new state; after a layer with an exit also the exit's output and readiness scores.
     """
     if number not in model.config.exit_layers:
         return Step(flight._replace(state=model.skip_step(flight.hidden, flight.context, flight.state)))
@@ -144,48 +157,64 @@ def read_exit(model: Any, number: int, flight: InFlight, temperatures: Sequence[
 def exit_from_states(
     model: Any, index: int, vector: Tensor, hidden: Tensor, flight: InFlight, temperatures: Sequence[float] | None
 ) -> Step:
-    """What exit `index` (0-based) says, given what it reads; of the batch only context, state and memory are used.
+    """Compute an exit from the states that it reads.
 
     Args:
-        vector: sentence vector, (batch, hidden).
-        hidden: states, (batch, tokens, hidden), for methods with `reads_all_tokens`.
+        model: an early-exit model.
+        index: number of the exit, from 0.
+        vector: sentence vector, shape `(batch, hidden)`.
+        hidden: states, shape `(batch, tokens, hidden)`; only for methods with `reads_all_tokens`.
+        flight: the batch, of which only context, state and memory are used.
+        temperatures: one per exit, or None.
+
+    Returns:
+        The batch with its new state, the exit's output and its readiness scores.
     """
     exit, state = model.exit_step(index, vector, hidden, flight.context, flight.state)
     if temperatures is not None:
         exit = exit._replace(logits=model.tempered(exit.logits, temperatures[index]))
     score, memory = _readiness(model.config, exit, flight.memory)
-    # NaN or infinite logits are no answer. There x - x is NaN, else 0; a NaN score is not ready: the row goes on.
+    # Rows with NaN or infinite logits must not leave. There x - x is NaN, elsewhere 0, and a NaN score is never ready.
     logits = exit.logits.detach()
     score = score + (logits - logits).sum(dim=-1)
     return Step(flight._replace(state=state, memory=memory), exit, score)
 
 
 def sentence_vector(model: Any, hidden: Tensor, context: Context) -> Tensor:
-    """The sentence vector that exits read, (batch, tokens, hidden) -> (batch, hidden)."""
+    """Return the sentence vectors that exits read.
+
+    Args:
+        model: an early-exit model.
+        hidden: states, shape `(batch, tokens, hidden)`.
+        context: the batch's context, for its padding.
+
+    Returns:
+        The first token's state or the mean over the tokens, see `exit_pooling`; shape `(batch, hidden)`.
+    """
     return hidden[:, 0] if model.config.pooling == "first" else mean_pool(hidden, context.padding)
 
 
 def _readiness(config: Any, exit: Exit, memory: State) -> tuple[Tensor, State]:
-    """Readiness by the config's criterion, (batch,), and what the next exit needs."""
+    """Return the scores of the config's exit criterion, shape `(batch,)`, and the memory for the next exit."""
     name = config.exit_criterion
     if exit.score is not None and name == config.own_criterion:
         return exit.score, ()
     if name not in CRITERIA:
         raise ValueError(
-            f"exit_criterion: got '{name}', which this model was not built for; pass it to the config of a new one"
+            f"exit_criterion: got '{name}', which this model was not built for; pass it to the config of a new model"
         )
     logits, score = exit.logits.detach(), CRITERIA[name].score
     return (score(logits), ()) if score else patience(logits, memory, config.tolerance)
 
 
 class Answers(NamedTuple):
-    """The answers of all rows, in the order of the input.
+    """The predictions for all rows, in the order of the input.
 
-    Args:
-        logits: (rows, labels).
-        exit_layer: layers run, 1..L, (rows,).
-        score: readiness at the exit that answered, (rows,).
-        all_scores: readiness at every exit that was read, in no order, (exits read,).
+    Attributes:
+        logits: shape `(rows, labels)`.
+        exit_layer: number of layers run for each row, from 1, shape `(rows,)`.
+        score: readiness score at the exit where the row left, shape `(rows,)`.
+        all_scores: readiness scores at all exits that were computed, in no particular order, shape `(scores,)`.
     """
 
     logits: Tensor
@@ -202,18 +231,22 @@ def run_early_exit(
     batch_tokens: int = 0,
     on_exit: Callable[[int], Any] | None = None,
 ) -> Answers:
-    """Run batches until every row has left; a row leaves at the first exit that is ready.
+    """Run batches until every row has left; a row leaves at the first exit whose score passes its threshold.
 
-    All batches run a layer before any runs the next, and the host reads once per layer which rows stay.
+    All batches run a layer before any of them runs the next one, and the CPU waits for the device once per layer, to
+    read which rows remain.
 
     Args:
         model: an early-exit model.
-        flights: batches whose rows are together 0, 1, 2, ...; with `batch_tokens` the longest come first. The list is
-            emptied, so that no states are kept longer than needed.
+        flights: batches whose rows are together 0, 1, 2, ...; with `batch_tokens`, the longest rows come first. The
+            list is emptied, so that states are freed as early as possible.
         thresholds: one per exit; None is full depth.
         temperatures: one per exit, or None.
-        batch_tokens: as for `repacked`.
-        on_exit: called with the number of rows that left, for a progress bar.
+        batch_tokens: as in `repacked`.
+        on_exit: called with the number of rows that have just left, for a progress bar.
+
+    Returns:
+        The predictions for all rows.
     """
     exit_layers = model.config.exit_layers
     left: list[tuple[Tensor, ...]] = []
@@ -231,52 +264,62 @@ def run_early_exit(
                 on_exit(sum(step.flight.shape[0] for step in steps))
             continue
         threshold = thresholds[exit_layers.index(number)]
-        stays = iter(torch.cat([~model.ready(step.score, threshold) for step in steps]).tolist())  # the one host read
+        # One `tolist` for all batches: here the CPU waits for the device.
+        remains = iter(torch.cat([~model.ready(step.score, threshold) for step in steps]).tolist())
         parts = []
         while steps:
             step = steps.pop(0)
-            flags = list(islice(stays, step.flight.shape[0]))
-            staying = [row for row, stay in enumerate(flags) if stay]
-            if len(staying) < len(flags):
-                leaving = [row for row, stay in enumerate(flags) if not stay]
+            flags = list(islice(remains, step.flight.shape[0]))
+            remaining = [row for row, remain in enumerate(flags) if remain]
+            if len(remaining) < len(flags):
+                leaving = [row for row, remain in enumerate(flags) if not remain]
                 left.append(_leaving(step, number, index_of(leaving, step.flight.rows)))
                 if on_exit is not None:
                     on_exit(len(leaving))
-            if staying:
-                parts.append((step.flight, staying))
+            if remaining:
+                parts.append((step.flight, remaining))
         loop.flights = repacked(model.encoder, parts, batch_tokens)
     rows, logits, layers, score = (torch.cat(pieces) for pieces in zip(*left, strict=True))
     order = rows.argsort()
     return Answers(logits[order], layers[order], score[order], torch.cat(scores))
 
 
-def _leaving(step: Step, number: int, places: Tensor | slice | None = None) -> tuple[Tensor, ...]:
-    """Rows, logits, layers and scores of those that leave."""
+def _leaving(step: Step, number: int, index: Tensor | slice | None = None) -> tuple[Tensor, ...]:
+    """Return row indices, logits, layers and scores of the rows at `index` in the batch, or of all rows."""
     rows, exit = step.flight.rows, cast(Exit, step.exit)
-    parts = (rows, exit.logits, torch.full_like(rows, number), cast(Tensor, step.score))
-    return parts if places is None else tuple(part[places] for part in parts)
+    columns = (rows, exit.logits, torch.full_like(rows, number), cast(Tensor, step.score))
+    return columns if index is None else tuple(column[index] for column in columns)
 
 
 def trimmed(inputs: dict[str, Tensor | None]) -> tuple[dict[str, Tensor | None], list[Extent] | None]:
-    """Inputs (batch, tokens, ...) without columns on the right that are pads in every row, and the rows' extents.
+    """Cut off the columns on the right that are padding in every row.
 
-    The host reads the mask for it; a mask without a pad is left out, since attention is faster without.
+    The CPU has to read the mask for it. A mask without any padding becomes None, since attention is faster without.
 
-    >>> inputs, extents = trimmed({"input_ids": torch.ones(2, 4), "attention_mask": torch.tensor([[1, 1, 0, 0]] * 2)})
-    >>> inputs["input_ids"].shape, inputs["attention_mask"], extents
-    (torch.Size([2, 2]), None, [(2, 2), (2, 2)])
+    Args:
+        inputs: tensors of shape `(batch, tokens, ...)` by name; None where one was not passed.
+
+    Returns:
+        The shorter inputs, and one `Extent` per row. Unchanged and None without a mask of shape `(batch, tokens)`, and
+        where shapes do not match.
+
+    Examples:
+        >>> mask = torch.tensor([[1, 1, 0, 0]] * 2)
+        >>> inputs, extents = trimmed({"input_ids": torch.ones(2, 4), "attention_mask": mask})
+        >>> inputs["input_ids"].shape, inputs["attention_mask"], extents
+        (torch.Size([2, 2]), None, [(2, 2), (2, 2)])
     """
     positions = inputs.get("position_ids")
-    if positions is not None and positions.dim() == 1:  # embeddings take them, too
+    if positions is not None and positions.dim() == 1:  # embedding layers accept this shape, too
         inputs = inputs | {"position_ids": positions[None]}
-    mask, given = inputs["attention_mask"], [value for value in inputs.values() if value is not None]
-    # Where shapes do not match, the error is to name what was passed.
-    if mask is None or mask.dim() != 2 or {value.shape[1] for value in given if value.dim() > 1} != {mask.shape[1]}:
+    mask, passed = inputs["attention_mask"], [value for value in inputs.values() if value is not None]
+    # Where shapes do not match, `embed_inputs` raises an error, which should show the shapes that were passed.
+    if mask is None or mask.dim() != 2 or {value.shape[1] for value in passed if value.dim() > 1} != {mask.shape[1]}:
         return inputs, None
     real = mask != 0
-    places = torch.arange(1, real.shape[1] + 1, device=real.device)
-    extents = [tuple(extent) for extent in torch.stack([(real * places).amax(1), real.sum(1)], dim=1).tolist()]
-    width = max(end for end, _ in extents) or len(places)  # texts of pads alone stay as they are
+    ends = torch.arange(1, real.shape[1] + 1, device=real.device)
+    extents = [tuple(extent) for extent in torch.stack([(real * ends).amax(1), real.sum(1)], dim=1).tolist()]
+    width = max(end for end, _ in extents) or len(ends)  # a batch of nothing but padding is not cut
     inputs = {name: None if value is None else value[:, :width] for name, value in inputs.items()}
     if all(count == width for _, count in extents):
         inputs["attention_mask"] = None
@@ -284,25 +327,34 @@ def trimmed(inputs: dict[str, Tensor | None]) -> tuple[dict[str, Tensor | None],
 
 
 def rows_per_batch(batch_tokens: int, width: int) -> int:
-    """How many rows of so many tokens make a batch, at least 1; eights of them, if it is as many.
+    """Return how many rows fit into a batch: at least 1, and a multiple of 8 from 8 rows on.
 
-    With other numbers of tokens the products of matrices can take a fifth longer.
+    With other numbers of rows, matrix products can take a fifth longer.
 
-    >>> rows_per_batch(1024, 53), rows_per_batch(1024, 200), rows_per_batch(1024, 2000)
-    (16, 5, 1)
+    Args:
+        batch_tokens: largest number of tokens per batch, including padding.
+        width: tokens per row, including padding.
+
+    Examples:
+        >>> rows_per_batch(1024, 53), rows_per_batch(1024, 200), rows_per_batch(1024, 2000)
+        (16, 5, 1)
     """
     rows = max(1, batch_tokens // width)
     return rows - rows % 8 if rows >= 8 else rows
 
 
 def repacked(encoder: Any, parts: list[tuple[InFlight, list[int]]], batch_tokens: int) -> list[InFlight]:
-    """The rows that stay, without the columns that only others needed.
+    """Repack the remaining rows, without the columns that are padding in all of them.
 
     Args:
-        parts: batches, and the rows of each that stay, ascending. The list is emptied, so that no states are kept for
-            longer than they are needed.
-        batch_tokens: rows of neighbouring batches are put together, up to so many tokens; the longest come first. 0
-            leaves every batch to itself.
+        encoder: the model's encoder, which makes the attention masks.
+        parts: batches, and for each the indices of its remaining rows, ascending. The list is emptied, so that states
+            are freed as early as possible.
+        batch_tokens: merge rows of neighbouring batches into batches of up to this many tokens; the longest rows must
+            come first. 0 keeps the batches apart.
+
+    Returns:
+        The new batches.
     """
     if not batch_tokens:
         return [_batch(encoder, [parts.pop(0)]) for _ in range(len(parts))]
@@ -313,7 +365,7 @@ def repacked(encoder: Any, parts: list[tuple[InFlight, list[int]]], batch_tokens
         while parts and room:
             flight, rows = parts[0]
             if not pieces:
-                # A text of pads alone has no end.
+                # The end of a text of nothing but padding is 0.
                 width = (flight.extents[rows[0]][0] if flight.extents else 0) or flight.shape[1]
                 room = rows_per_batch(batch_tokens, width)
             pieces.append((flight, rows[:room]))
@@ -326,7 +378,7 @@ def repacked(encoder: Any, parts: list[tuple[InFlight, list[int]]], batch_tokens
 
 
 def _batch(encoder: Any, pieces: Sequence[tuple[InFlight, list[int]]]) -> InFlight:
-    """Rows of one or more batches as one."""
+    """Return the given rows of one or more batches as one batch."""
     flights = [flight for flight, _ in pieces]
     first, extents = flights[0], None
     width = max(flight.shape[1] for flight in flights)
@@ -335,58 +387,64 @@ def _batch(encoder: Any, pieces: Sequence[tuple[InFlight, list[int]]]) -> InFlig
         width = min(width, max(end for end, _ in extents) or width)
     if len(pieces) == 1 and len(pieces[0][1]) == first.shape[0] and width == first.shape[1]:
         return first
-    places = [index_of(rows, flight.rows) for flight, rows in pieces]
+    indices = [index_of(rows, flight.rows) for flight, rows in pieces]
 
-    def chosen(values: Sequence[Tensor]) -> Tensor:
-        """Of tensors (batch, ...)."""
-        parts = [value[place] for value, place in zip(values, places, strict=True)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+    def join_rows(values: Sequence[Tensor]) -> Tensor:
+        """Join one tensor (batch, ...) per batch."""
+        selected = [value[index] for value, index in zip(values, indices, strict=True)]
+        return selected[0] if len(selected) == 1 else torch.cat(selected)
 
-    def chosen_tokens(values: Sequence[Tensor]) -> Tensor:
-        """Of tensors (batch, tokens, ...), zeros behind those that are shorter."""
+    def join_tokens(values: Sequence[Tensor]) -> Tensor:
+        """Join one tensor (batch, tokens, ...) per batch; shorter ones are padded with zeros on the right."""
         if len(values) == 1 or {value.shape[1] for value in values} == {width}:
-            return chosen([value[:, :width] for value in values])
-        whole, row = values[0].new_zeros(sum(len(rows) for _, rows in pieces), width, *values[0].shape[2:]), 0
-        for value, place, (_, rows) in zip(values, places, pieces, strict=True):
-            value = value[place, :width]
-            whole[row : row + len(rows), : value.shape[1]] = value
-            row += len(rows)
-        return whole
+            return join_rows([value[:, :width] for value in values])
+        joined, start = values[0].new_zeros(sum(len(rows) for _, rows in pieces), width, *values[0].shape[2:]), 0
+        for value, index, (_, rows) in zip(values, indices, pieces, strict=True):
+            value = value[index, :width]
+            joined[start : start + len(rows), : value.shape[1]] = value
+            start += len(rows)
+        return joined
 
     contexts = [flight.context for flight in flights]
-    hidden = chosen_tokens([flight.hidden for flight in flights])
-    full = extents is not None and all(count == width for _, count in extents)
-    if len(pieces) == 1 and width == first.shape[1] and not full:
-        context = contexts[0].select(places[0])
+    hidden = join_tokens([flight.hidden for flight in flights])
+    no_padding = extents is not None and all(count == width for _, count in extents)
+    if len(pieces) == 1 and width == first.shape[1] and not no_padding:
+        context = contexts[0].select(indices[0])
     else:
-        paddings = [flight.context.padding for flight in flights]
-        if full or all(padding is None for padding in paddings) and len({flight.shape[1] for flight in flights}) == 1:
+        masks = [flight.context.padding for flight in flights]
+        if no_padding or all(mask is None for mask in masks) and len({flight.shape[1] for flight in flights}) == 1:
             padding = None
         else:
-            filled = [
-                flight.rows.new_ones(flight.shape) if padding is None else padding
-                for flight, padding in zip(flights, paddings, strict=True)
-            ]
-            padding = chosen_tokens(filled)
-        positions = contexts[0].positions  # of several batches there are none
+            padding = join_tokens(
+                [
+                    flight.rows.new_ones(flight.shape) if mask is None else mask
+                    for flight, mask in zip(flights, masks, strict=True)
+                ]
+            )
+        positions = contexts[0].positions  # with several batches never one row per text
         if positions is not None:
-            positions = (positions[places[0]] if len(positions) > 1 else positions)[:, :width]
-        # Where no row had a pad, `padding` is None.
-        made = family_of(encoder.config).context(encoder, hidden, padding, positions, pads=padding is not None)
-        names = contexts[0].per_token
-        context = made._replace(
-            per_row={name: chosen([known.per_row[name] for known in contexts]) for name in contexts[0].per_row},
-            per_token={name: chosen_tokens([known.per_token[name] for known in contexts]) for name in names},
+            positions = (positions[indices[0]] if len(positions) > 1 else positions)[:, :width]
+        # A mask that is passed on has padding, which spares the family a look at it.
+        context = family_of(encoder.config).context(encoder, hidden, padding, positions, pads=padding is not None)
+        per_row, per_token = contexts[0].per_row, contexts[0].per_token
+        context = context._replace(
+            per_row={name: join_rows([source.per_row[name] for source in contexts]) for name in per_row},
+            per_token={name: join_tokens([source.per_token[name] for source in contexts]) for name in per_token},
         )
     state, memory = (
-        tuple(chosen(values) for values in zip(*states, strict=True))
+        tuple(join_rows(values) for values in zip(*states, strict=True))
         for states in ([flight.state for flight in flights], [flight.memory for flight in flights])
     )
-    return InFlight(chosen([flight.rows for flight in flights]), hidden, context, extents, state, memory)
+    return InFlight(join_rows([flight.rows for flight in flights]), hidden, context, extents, state, memory)
 
 
 def index_of(rows: list[int], like: Tensor) -> slice | Tensor:
-    """An index of these rows, ascending, on the device of `like`; neighbours need no copy."""
+    """Return an index that selects rows of a tensor: a slice, which copies nothing, if they are adjacent.
+
+    Args:
+        rows: numbers of the rows, ascending, at least one.
+        like: a tensor on the device where the index is used.
+    """
     if rows[-1] - rows[0] + 1 == len(rows):
         return slice(rows[0], rows[-1] + 1)
-    return torch.tensor(rows).to(like.device, non_blocking=True)  # with `device=` the host would wait
+    return torch.tensor(rows).to(like.device, non_blocking=True)  # with `device=` the CPU would wait for the device

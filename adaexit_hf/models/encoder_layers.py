@@ -1,13 +1,14 @@
 """Run any supported encoder one layer at a time, for all tokens or for some of them.
 
-Transformers runs all layers of an encoder in one call; early exit needs them one by one. One adapter per family says
-how that family embeds its input, builds its attention mask, calls a layer, and of which parts a layer consists. States
-are exactly (difference 0.0) those of the stock model's `output_hidden_states`.
+Transformers runs all layers of an encoder in one call, but early exit needs them one by one. For every encoder family
+an adapter (`EncoderLayers` and its subclasses) embeds the input, builds the attention mask, calls a layer, and names
+the parts of a layer. The states are equal, to the last bit, to the `output_hidden_states` of Transformers' own model.
 
-Some tokens only: keys and values are projected for all tokens, since states that were copied up meet a new layer's
-projections; queries, attention, its output projection and the feed-forward part are computed for the active tokens
-alone, packed without gaps. DeBERTa's attention, whose scores depend on both positions, ALBERT's groups of several
-layers and ModernBERT's windows under flash attention are not split into parts: there whole layers run.
+To run a layer for some tokens only, keys and values are computed for all tokens, since the projections of this layer
+are new also for tokens that skipped layers. Queries, attention, output projection and feed-forward layers are computed
+for the active tokens only, packed without gaps. Three kinds of layers are not split into parts, so that they always
+run for all tokens: those of DeBERTa, whose attention scores depend on both positions; ALBERT's groups of several
+layers; and ModernBERT's sliding windows under flash attention.
 
 This file travels inside checkpoints: see docs/contributing.md, "Files that travel with a checkpoint".
 """
@@ -26,15 +27,17 @@ Inputs = dict[str, Tensor | None]
 
 
 class Context(NamedTuple):
-    """What the layers and exits of one batch need besides the hidden states; never changed in place.
+    """What the layers and exits need of a batch besides the hidden states; never changed in place.
 
-    Args:
-        padding: 1 for tokens, 0 for pads, (batch, tokens), or what was given instead; None when nothing is padded.
-        positions: as given, (batch or 1, tokens); None for 0, 1, 2, ...
-        masks: made by the encoder's family from the padding, batch first.
-        shared: made by the family, the same for all rows (rotary embeddings, relative positions).
-        per_row: what a method needs of each row, batch first.
-        per_token: what a method needs of each token, (batch, tokens, ...).
+    Attributes:
+        padding: the attention mask that was passed: 1 for tokens, 0 for padding, shape `(batch, tokens)`, or a mask of
+            more dimensions; None without padding.
+        positions: the `position_ids`, shape `(batch, tokens)` or `(1, tokens)`; None for 0, 1, 2, ...
+        masks: tensors that the encoder family made, by name; their first dimension is the batch.
+        shared: objects that the encoder family made and that are the same for all rows, by name: rotary embeddings,
+            relative positions.
+        per_row: tensors that a method needs of each row, by name, shape `(batch, ...)`.
+        per_token: tensors that a method needs of each token, by name, shape `(batch, tokens, ...)`.
     """
 
     padding: Tensor | None
@@ -45,7 +48,11 @@ class Context(NamedTuple):
     per_token: dict[str, Tensor] = {}
 
     def select(self, rows: Tensor | slice) -> "Context":
-        """Keep only the given rows: their places, (kept,), or a slice."""
+        """Return the context of some of the rows.
+
+        Args:
+            rows: indices of these rows in the batch, or a slice.
+        """
         several = self.positions is not None and len(self.positions) > 1
         return self._replace(
             padding=None if self.padding is None else self.padding[rows],
@@ -57,13 +64,14 @@ class Context(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """The parts of a layer; n active tokens lie at (rows, places) of the batch.
+    """The parts of a layer, to run it for n active tokens; token i of them is at (rows[i], places[i]) in the batch.
 
-    Args:
-        project: states (batch, tokens, hidden), rows (n,), places (n,) -> queries (n, heads, size) of the active
-            tokens, keys and values (batch, tokens, heads, size) of all.
-        finish: what attention gives (n, hidden), states (n, hidden) -> new states (n, hidden).
-        mask: what is added to the scores, or where they count, (batch or 1, heads or 1, tokens or 1, tokens); or None.
+    Attributes:
+        project: states `(batch, tokens, hidden)`, rows `(n,)`, places `(n,)` -> queries of the active tokens
+            `(n, heads, size)`, keys and values of all tokens `(batch, tokens, heads, size)`.
+        finish: output of the attention `(n, hidden)`, states before the layer `(n, hidden)` -> states after it.
+        mask: added to the attention scores, or bool, True where they count, shape
+            `(batch or 1, heads or 1, tokens or 1, tokens)`; None without a mask.
     """
 
     project: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
@@ -72,7 +80,7 @@ class Parts(NamedTuple):
 
 
 def _projections(query: Any, key: Any, value: Any, heads: int) -> Any:
-    """`Parts.project` of a layer with one linear layer each for queries, keys and values."""
+    """Return `Parts.project` for a layer that has a linear layer each for queries, keys and values."""
 
     def project(hidden: Tensor, rows: Tensor, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         queries, keys, values = query(hidden[rows, places]), key(hidden), value(hidden)
@@ -82,42 +90,52 @@ def _projections(query: Any, key: Any, value: Any, heads: int) -> Any:
 
 
 class EncoderLayers:
-    """BERT and every family built like it; the other families override what differs.
+    """Adapter for BERT and families built like it; other families override what differs.
 
-    All methods are static functions of the stock encoder, so nothing here holds weights or state.
+    All methods are static functions of Transformers' own encoder, so an adapter has no weights and no state.
     """
 
+    # Whether the embeddings accept `token_type_ids`.
     takes_token_types: ClassVar[bool] = True
-    returns_attention: ClassVar[bool] = False  # does a layer return (state, attention) instead of the state?
-    activation: ClassVar[str] = "tanh"  # of the family's own classification head
+    # Whether a layer returns (states, attention weights), and not only the states.
+    returns_attention: ClassVar[bool] = False
+    # Activation of the family's own classification head, or the name of the config's attribute with it.
+    activation: ClassVar[str] = "tanh"
+    # Attributes of the config that may have the dropout rate of this head; the first that is not None is used.
     dropout_names: ClassVar[tuple[str, ...]] = ("classifier_dropout", "hidden_dropout_prob")
-    # Where the family keeps its pretrained pooler, and the dense, norm and output layers of its fine-tuned classifier.
+    # Name of the pretrained pooler's dense layer, None for families without a pooler.
     pooler: ClassVar[str | None] = "pooler.dense"
+    # Names of the dense, norm and output layers of a fine-tuned classifier; {base} is the encoder.
     classifier: ClassVar[dict[str, str]] = {"dense": "{base}.pooler.dense", "classifier": "classifier"}
 
     @staticmethod
     def max_tokens(config: PreTrainedConfig) -> int | None:
-        """Longest input that the position table admits; None when there is no table."""
+        """Return the largest number of tokens for which there are position embeddings; None if there is no limit."""
         return int(config.max_position_embeddings)
 
     @staticmethod
     def layers(encoder: PreTrainedModel) -> list[nn.Module]:
-        """The layers in the order in which they run; a shared layer appears more than once."""
+        """Return the layers in the order in which they run; a layer that runs several times appears several times."""
         return list(encoder.encoder.layer)
 
     @staticmethod
     def embed(encoder: PreTrainedModel, inputs: Inputs, padding: Tensor | None) -> Tensor:
+        """Return the input of layer 1, (batch, tokens, hidden)."""
         return encoder.embeddings(**inputs)
 
     @staticmethod
     def context(
         encoder: PreTrainedModel, hidden: Tensor, padding: Tensor | None, positions: Tensor | None, pads: bool = False
     ) -> Context:
-        """What the layers need of a batch besides its states (batch, tokens, hidden).
+        """Return what the layers need of a batch besides its states.
 
         Args:
-            padding, positions: as in `Context`.
-            pads: `padding` is known to have some; else the host reads it, to do without a mask where there are none.
+            encoder: the encoder.
+            hidden: input of layer 1, shape `(batch, tokens, hidden)`.
+            padding: as in `Context`.
+            positions: as in `Context`.
+            pads: whether `padding` is known to contain padding. Otherwise the CPU reads it, to leave out the mask if
+                it does not.
         """
         arguments = {"config": encoder.config, "inputs_embeds": hidden, "attention_mask": padding}
         mask = create_bidirectional_mask(**arguments, allow_is_bidirectional_skip=not pads)
@@ -125,30 +143,30 @@ class EncoderLayers:
 
     @staticmethod
     def call(encoder: PreTrainedModel, index: int, layer: nn.Module, hidden: Tensor, context: Context) -> Any:
+        """Run layer `index` (0-based); returns what Transformers' layer returns."""
         return layer(hidden, context.masks["mask"])
 
     @staticmethod
     def parts(layer: Any, context: Context) -> Parts | None:
-        """The parts of a layer, so that it can run for some tokens only; None where it cannot be split."""
+        """Return the parts of a layer, so that it can run for some tokens only; None if it cannot be split."""
         attention = layer.attention
 
         def finish(attended: Tensor, before: Tensor) -> Tensor:
             middle = attention.output(attended, before)
             return layer.output(layer.intermediate(middle), middle)
 
-        own = attention.self
-        return Parts(
-            _projections(own.query, own.key, own.value, own.num_attention_heads), finish, context.masks["mask"]
-        )
+        inner = attention.self
+        project = _projections(inner.query, inner.key, inner.value, inner.num_attention_heads)
+        return Parts(project, finish, context.masks["mask"])
 
     @staticmethod
     def finish(encoder: PreTrainedModel, hidden: Tensor) -> Tensor:
-        """What exit heads read: the state itself, or the final norm of it in pre-norm families."""
+        """Return what exits read: the states themselves, or in pre-norm families the states after the final norm."""
         return hidden
 
     @staticmethod
     def pooling(config: PreTrainedConfig) -> str:
-        """What the family's classifier reads: "first", the first token's state, or "mean", that of all tokens."""
+        """Return what the family's own classifier reads: "first" (token), or "mean" (over the tokens)."""
         return "first"
 
 
@@ -157,7 +175,7 @@ class _Roberta(EncoderLayers):
 
     @staticmethod
     def max_tokens(config: PreTrainedConfig) -> int | None:
-        # Positions start behind the padding index.
+        # Positions start after the padding index.
         return int(config.max_position_embeddings) - int(config.pad_token_id or 0) - 1
 
 
@@ -182,7 +200,8 @@ class _Albert(EncoderLayers):
     @staticmethod
     def layers(encoder: PreTrainedModel) -> list[nn.Module]:
         depth, groups = encoder.config.num_hidden_layers, encoder.config.num_hidden_groups
-        # The stock model's own rounding, kept to the letter: it decides which group runs where they do not divide.
+        # Rounded exactly as in Transformers: this decides which group a layer uses if the number of groups does not
+        # divide that of the layers.
         return [encoder.encoder.albert_layer_groups[int(index / (depth / groups))] for index in range(depth)]
 
     @staticmethod
@@ -191,16 +210,16 @@ class _Albert(EncoderLayers):
 
     @staticmethod
     def parts(layer: Any, context: Context) -> Parts | None:
-        if len(layer.albert_layers) > 1:  # tokens that skip a group of layers see the group as one layer
+        if len(layer.albert_layers) > 1:  # such a group counts as one layer, which tokens run or skip as a whole
             return None
         (inner,) = layer.albert_layers
-        own = inner.attention
+        attention = inner.attention
 
         def finish(attended: Tensor, before: Tensor) -> Tensor:
-            middle = own.LayerNorm(before + own.output_dropout(own.dense(attended)))
+            middle = attention.LayerNorm(before + attention.output_dropout(attention.dense(attended)))
             return inner.full_layer_layer_norm(inner.ff_chunk(middle) + middle)
 
-        project = _projections(own.query, own.key, own.value, own.num_attention_heads)
+        project = _projections(attention.query, attention.key, attention.value, attention.num_attention_heads)
         return Parts(project, finish, context.masks["mask"])
 
 
@@ -217,13 +236,14 @@ class _DistilBert(EncoderLayers):
 
     @staticmethod
     def parts(layer: Any, context: Context) -> Parts | None:
-        own = layer.attention
+        attention = layer.attention
 
         def finish(attended: Tensor, before: Tensor) -> Tensor:
-            middle = layer.sa_layer_norm(own.out_lin(attended) + before)
+            middle = layer.sa_layer_norm(attention.out_lin(attended) + before)
             return layer.output_layer_norm(layer.ffn(middle) + middle)
 
-        return Parts(_projections(own.q_lin, own.k_lin, own.v_lin, own.n_heads), finish, context.masks["mask"])
+        project = _projections(attention.q_lin, attention.k_lin, attention.v_lin, attention.n_heads)
+        return Parts(project, finish, context.masks["mask"])
 
 
 class _MPNet(_Roberta):
@@ -236,7 +256,7 @@ class _MPNet(_Roberta):
         encoder: PreTrainedModel, hidden: Tensor, padding: Tensor | None, positions: Tensor | None, pads: bool = False
     ) -> Context:
         context = EncoderLayers.context(encoder, hidden, padding, positions, pads)
-        if torch.is_grad_enabled():  # as in the stock model, to the last bit of the gradients
+        if torch.is_grad_enabled():  # one bias per row, as in Transformers, so that the gradients are exactly equal
             bias = encoder.encoder.compute_position_bias(hidden)
             return context._replace(masks=context.masks | {"bias": bias})
         return context._replace(shared={"bias": encoder.encoder.compute_position_bias(hidden[:1])})
@@ -249,15 +269,16 @@ class _MPNet(_Roberta):
     @staticmethod
     def parts(layer: Any, context: Context) -> Parts | None:
         attention = layer.attention
-        own = attention.attn
+        inner = attention.attn
 
         def finish(attended: Tensor, before: Tensor) -> Tensor:
-            middle = attention.LayerNorm(attention.dropout(own.o(attended)) + before)
+            middle = attention.LayerNorm(attention.dropout(inner.o(attended)) + before)
             return layer.output(layer.intermediate(middle), middle)
 
         bias, mask = cast(Tensor, (context.masks | context.shared)["bias"]), context.masks["mask"]
-        scores = bias if mask is None else bias + mask
-        return Parts(_projections(own.q, own.k, own.v, own.num_attention_heads), finish, scores)
+        biased_mask = bias if mask is None else bias + mask
+        project = _projections(inner.q, inner.k, inner.v, inner.num_attention_heads)
+        return Parts(project, finish, biased_mask)
 
 
 class _DebertaV2(EncoderLayers):
@@ -286,7 +307,7 @@ class _DebertaV2(EncoderLayers):
         }
         masks = {"mask": encoder.encoder.get_attention_mask(ones), "ones": ones}
         if encoder.encoder.conv is not None:
-            masks["input"] = hidden  # what the convolution after layer 1 reads
+            masks["input"] = hidden  # the convolution after layer 1 reads the embeddings, too
         return Context(padding, positions, masks, relative)
 
     @staticmethod
@@ -333,11 +354,11 @@ class _ModernBert(EncoderLayers):
         }
         if positions is None:
             positions = torch.arange(hidden.shape[1], device=hidden.device)[None]
-        rotary = {  # (1 or batch, 2, tokens, size of a head); a row with positions of its own takes them along
+        rotary = {  # (1 or batch, 2, tokens, size of a head)
             f"rotary_{kind}": torch.stack(encoder.rotary_emb(hidden, positions, kind), dim=1)
             for kind in set(encoder.config.layer_types)
         }
-        if len(positions) > 1:
+        if len(positions) > 1:  # in `masks`, since they must be selected with the rows
             return Context(padding, positions, masks | rotary)
         return Context(padding, positions, masks, rotary)
 
@@ -357,34 +378,34 @@ class _ModernBert(EncoderLayers):
 
     @staticmethod
     def parts(layer: Any, context: Context) -> Parts | None:
-        own, size = layer.attn, layer.attn.head_dim
+        attention, size = layer.attn, layer.attn.head_dim
         kind = str(layer.attention_type)
         cosine, sine = (context.masks | context.shared)[f"rotary_{kind}"].unbind(dim=1)  # (batch or 1, tokens, size)
 
         def rotated(values: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
             first, second = values.float().chunk(2, dim=-1)
-            turned = torch.cat((-second, first), dim=-1)
-            return (values.float() * cosine.unsqueeze(-2) + turned * sine.unsqueeze(-2)).to(values.dtype)
+            swapped = torch.cat((-second, first), dim=-1)
+            return (values.float() * cosine.unsqueeze(-2) + swapped * sine.unsqueeze(-2)).to(values.dtype)
 
         def project(hidden: Tensor, rows: Tensor, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             states = layer.attn_norm(hidden)
-            width = own.Wqkv.out_features // 3
-            weight, bias = own.Wqkv.weight, own.Wqkv.bias
-            if type(own.Wqkv) is nn.Linear and weight.device == states.device:
+            width = attention.Wqkv.out_features // 3
+            weight, bias = attention.Wqkv.weight, attention.Wqkv.bias
+            if type(attention.Wqkv) is nn.Linear and weight.device == states.device:
                 queries = functional.linear(
                     states[rows, places], weight[:width], None if bias is None else bias[:width]
                 )
-                both = functional.linear(states, weight[width:], None if bias is None else bias[width:])
-            else:  # an adapter's, quantized or offloaded weights: only the module itself knows what it computes
-                whole = own.Wqkv(states)
-                queries, both = whole[rows, places, :width], whole[..., width:]
-            keys, values = both.unflatten(-1, (2, -1, size)).unbind(dim=-3)
+                keys_values = functional.linear(states, weight[width:], None if bias is None else bias[width:])
+            else:  # a PEFT adapter, or quantized or offloaded weights: these cannot be split
+                projected = attention.Wqkv(states)
+                queries, keys_values = projected[rows, places, :width], projected[..., width:]
+            keys, values = keys_values.unflatten(-1, (2, -1, size)).unbind(dim=-3)
             row = rows if len(cosine) > 1 else torch.zeros_like(rows)
             queries = rotated(queries.unflatten(-1, (-1, size)), cosine[row, places], sine[row, places])
             return queries, rotated(keys, cosine, sine), values
 
         def finish(attended: Tensor, before: Tensor) -> Tensor:
-            middle = before + own.out_drop(own.Wo(attended))
+            middle = before + attention.out_drop(attention.Wo(attended))
             return middle + layer.mlp(layer.mlp_norm(middle))
 
         return Parts(project, finish, context.masks[kind])
@@ -404,10 +425,13 @@ FAMILIES: dict[str, type[EncoderLayers]] = {
 
 
 def family_named(model_type: str | None) -> type[EncoderLayers]:
-    """The class that drives encoders of this `model_type`.
+    """Return the adapter for encoders of this type.
+
+    Args:
+        model_type: `model_type` of an encoder's config.
 
     Raises:
-        ValueError: it is not supported.
+        ValueError: encoders of this type are not supported.
     """
     if model_type not in FAMILIES:
         raise ValueError(
@@ -418,7 +442,14 @@ def family_named(model_type: str | None) -> type[EncoderLayers]:
 
 
 def family_of(config: PreTrainedConfig) -> type[EncoderLayers]:
-    """The class that drives this encoder; a ValueError if there is none."""
+    """Return the adapter for an encoder.
+
+    Args:
+        config: config of the encoder.
+
+    Raises:
+        ValueError: encoders of this type are not supported.
+    """
     return family_named(config.model_type)
 
 
@@ -430,14 +461,22 @@ def embed_inputs(
     position_ids: Tensor | None = None,
     inputs_embeds: Tensor | None = None,
 ) -> tuple[Tensor, Context]:
-    """Embed a batch.
+    """Check the inputs of a batch, and compute the input of layer 1.
+
+    Args:
+        encoder: the encoder.
+        input_ids: token ids, shape `(batch, tokens)`.
+        attention_mask: 1 for tokens, 0 for padding, shape `(batch, tokens)`, or a mask of more dimensions.
+        token_type_ids: shape `(batch, tokens)`; ignored by families without token types.
+        position_ids: shape `(batch, tokens)` or `(1, tokens)`.
+        inputs_embeds: embeddings in place of `input_ids`, shape `(batch, tokens, hidden)`.
 
     Returns:
-        the input of layer 1, shape (batch, tokens, hidden), and the context that the layers need.
+        The input of layer 1, shape `(batch, tokens, hidden)`, and the context that the layers need.
 
     Raises:
         ValueError: neither or both of `input_ids` and `inputs_embeds`; an empty batch; shapes that do not match; a
-            text longer than the position table.
+            text with more tokens than there are position embeddings.
     """
     if (input_ids is None) == (inputs_embeds is None):
         raise ValueError(
@@ -455,7 +494,7 @@ def embed_inputs(
             f"input_ids: got an empty batch of shape ({batch}, {tokens}); pass at least one text with one token"
         )
     if attention_mask is not None and attention_mask.dim() > 2:
-        attention_mask = attention_mask.expand(batch, *attention_mask.shape[1:])  # rows are picked from it
+        attention_mask = attention_mask.expand(batch, *attention_mask.shape[1:])  # one per row, to select rows from it
     limit = family.max_tokens(encoder.config)
     if limit is not None and tokens > limit:
         raise ValueError(
@@ -477,33 +516,44 @@ def run_layer(
     context: Context,
     recompute: "Recompute | None" = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Run layer `index` (0-based) on states of shape (batch, tokens, hidden).
+    """Run a layer for all tokens.
 
     Args:
-        recompute: for the families whose layers cannot recompute their activations themselves.
+        encoder: the encoder.
+        index: number of the layer, from 0.
+        layer: the layer.
+        hidden: its input, shape `(batch, tokens, hidden)`.
+        context: the batch's context.
+        recompute: as `Recompute.if_needed` returns it.
 
     Returns:
-        the new states, and the attention weights (batch, heads, tokens, tokens) where the family's layers return them.
+        The layer's output, and the attention weights, shape `(batch, heads, tokens, tokens)`, if the family's layers
+        return them, else None.
     """
     family = family_of(encoder.config)
-    # Only in training, since the hooks of offloaded models would move the encoder, an argument of this module.
+    # Only in training, since the hooks of offloaded models would move all arguments of a module, here the encoder.
     call = recompute if recompute is not None and recompute.training else family.call
     output = call(encoder, index, layer, hidden, context)
     return output if family.returns_attention else (output, None)
 
 
 class Recompute(GradientCheckpointingLayer):
-    """Calls a layer, and under activation checkpointing recomputes it in the backward pass; holds no weights.
+    """Calls a layer, and recomputes it in the backward pass if activation checkpointing is on; has no weights.
 
-    ALBERT and MPNet need it: their own layers are no `GradientCheckpointingLayer`.
+    Needed for ALBERT and MPNet, whose own layers are not of the class `GradientCheckpointingLayer`.
     """
 
     def forward(self, encoder: PreTrainedModel, index: int, layer: nn.Module, hidden: Tensor, context: Context) -> Any:
+        """Run the layer; arguments as in `EncoderLayers.call`."""
         return family_of(encoder.config).call(encoder, index, layer, hidden, context)
 
     @classmethod
     def if_needed(cls, encoder: PreTrainedModel) -> "Recompute | None":
-        """One such module, or None where the encoder's layers can do it themselves."""
+        """Return such a module, or None if the encoder's own layers support activation checkpointing.
+
+        Args:
+            encoder: the encoder.
+        """
         native = any(isinstance(module, GradientCheckpointingLayer) for module in encoder.modules())
         return None if native else cls()
 
@@ -518,13 +568,21 @@ def run_tokens(
     recompute: Recompute | None = None,
     whole: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """Run layer `index` (0-based) where `active`, (batch, tokens), says so; other tokens keep their state.
+    """Run a layer for the active tokens; the other tokens keep their states.
 
     Args:
-        whole: run the layer for all tokens, and then keep what was not to change; gives the same states.
+        encoder: the encoder.
+        index: number of the layer, from 0.
+        layer: the layer.
+        hidden: its input, shape `(batch, tokens, hidden)`.
+        context: the batch's context.
+        active: bool, shape `(batch, tokens)`: True where the layer is run.
+        recompute: as in `run_layer`.
+        whole: compute the layer for all tokens, and then restore the states of those that are not active. The result
+            is the same.
 
     Returns:
-        as `run_layer`; attention weights with `whole` only.
+        As in `run_layer`; attention weights only with `whole`.
     """
     parts = None if whole or torch.compiler.is_compiling() else _parts_of(encoder, layer, context)
     if parts is None:
@@ -540,7 +598,18 @@ def run_tokens(
 def run_first(
     encoder: PreTrainedModel, index: int, layer: nn.Module, hidden: Tensor, context: Context
 ) -> tuple[Tensor, Tensor | None]:
-    """Run layer `index` (0-based) for the first token of each row: (batch, tokens, hidden) -> (batch, 1, hidden)."""
+    """Run a layer for the first token of each row.
+
+    Args:
+        encoder: the encoder.
+        index: number of the layer, from 0.
+        layer: the layer.
+        hidden: its input, shape `(batch, tokens, hidden)`.
+        context: the batch's context.
+
+    Returns:
+        The first token's state after the layer, shape `(batch, 1, hidden)`, and None in place of attention weights.
+    """
     parts = _parts_of(encoder, layer, context)
     if parts is None:
         return run_layer(encoder, index, layer, hidden, context)[0][:, :1], None
@@ -553,7 +622,8 @@ def run_first(
 
 
 def _parts_of(encoder: PreTrainedModel, layer: nn.Module, context: Context) -> Parts | None:
-    # Masks of flex attention are no tensors, those of flash attention lack ModernBERT's windows.
+    """Return the parts of a layer, or None if it cannot be split with this implementation of attention."""
+    # The masks of flex attention are not tensors, and those of flash attention lack ModernBERT's sliding windows.
     implementation = encoder.config._attn_implementation
     windowed = getattr(layer, "attention_type", None) == "sliding_attention"
     if implementation == "flex_attention" or (windowed and implementation not in ("eager", "sdpa")):
@@ -562,7 +632,7 @@ def _parts_of(encoder: PreTrainedModel, layer: nn.Module, context: Context) -> P
 
 
 def _of_queries(mask: Tensor | None, places: slice) -> Tensor | None:
-    """Mask of the queries at `places`, as attention wants it; a mask (batch, tokens) is the same for all queries."""
+    """Return a mask, as attention takes it, for the queries at `places`; (batch, tokens) is one for all queries."""
     if mask is None:
         return None
     return mask[:, None, None].bool() if mask.dim() == 2 else mask[:, :, places]
@@ -570,14 +640,15 @@ def _of_queries(mask: Tensor | None, places: slice) -> Tensor | None:
 
 def _run_parts(parts: Parts, hidden: Tensor, rows: Tensor, places: Tensor, slots: Tensor) -> Tensor:
     queries, keys, values = parts.project(hidden, rows, places)
-    # Attention wants a rectangle: the active tokens of each row to the left, gaps on the right.
+    """Run a layer for the tokens at (rows, places); `slots` numbers the active tokens of each row, from 0."""
+    # Attention needs a rectangular batch of queries: the active tokens of each row on the left, padding on the right.
     shape = (len(hidden), int(slots.max()) + 1)
     rectangle = queries.new_zeros(*shape, *queries.shape[1:]).index_put((rows, slots), queries)
     mask = _of_queries(parts.mask, slice(None))
     if mask is not None and mask.shape[2] > 1:
-        at = places.new_zeros(shape).index_put((rows, slots), places)
+        slot_places = places.new_zeros(shape).index_put((rows, slots), places)
         batch = torch.arange(len(hidden), device=hidden.device)[:, None]
-        mask = mask.expand(len(hidden), -1, -1, -1).transpose(1, 2)[batch, at].transpose(1, 2)
+        mask = mask.expand(len(hidden), -1, -1, -1).transpose(1, 2)[batch, slot_places].transpose(1, 2)
     attended = functional.scaled_dot_product_attention(
         rectangle.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), attn_mask=mask
     )

@@ -1,15 +1,21 @@
 """BERxiT: Early Exiting for BERT with Better Fine-Tuning and Extension to Regression. Xin, Tang, Yu, Lin. EACL 2021.
 https://aclanthology.org/2021.eacl-main.8
 
-Every layer i has a classifier with loss L_i. Fine-tuning (section 3): joint, sum_i L_i (Eq. 3); two-stage, L_n, then
-sum_{i<n} L_i with the rest frozen (Eq. 4, 5); alternating, L_n in odd iterations, sum_i L_i in even ones (Eq. 6, 7).
-Exits (section 4): confidence max softmax > threshold, or entropy <, or learning to exit: one layer, shared by all,
-u_i = sigmoid(c h_i + b) (Eq. 8), trained with J_i = (u_i - t_i)^2 (Eq. 9) towards t_i = 1[argmax g_i = y] (Eq. 10) or,
-for regression, t_i = 1 - tanh |g_i - y| (Eq. 11), every L_i becoming L_i + J_i; a sample leaves when u_i > threshold.
+Every layer i of n has a classifier with logits g_i and loss L_i. Fine-tuning (section 3) is one of:
 
-For comparison: depth-weighted, sum_i i L_i / sum_i i (in the authors' code only), i the number of the exit;
-self-distillation (Appendix A), sum_i L_i + w sum_{i<n} D_i with D_i = -sum_c softmax(g_n)_c log softmax(g_i)_c and no
-gradient into that g_n; and Limit (section 6), L_k alone: what a model of the first k layers reaches.
+- joint: sum_i L_i (Eq. 3);
+- two-stage: L_n, then sum_{i<n} L_i with all else frozen (Eq. 4, 5);
+- alternating: L_n in odd iterations, sum_i L_i in even ones (Eq. 6, 7).
+
+A sample leaves (section 4) if its confidence, max softmax(g_i), is above the threshold; or if its entropy is below it;
+or, with "learning to exit", if its certainty u_i is above it. u_i = sigmoid(c h_i + b) (Eq. 8) is computed by a layer
+that all exits share, trained with J_i = (u_i - t_i)^2 (Eq. 9), so that every L_i becomes L_i + J_i. The target is
+t_i = 1[argmax g_i = y] (Eq. 10), or for regression t_i = 1 - tanh |g_i - y| (Eq. 11).
+
+The paper compares these with: depth-weighted training, sum_i i L_i / sum_i i (only in the authors' code), where i is
+the number of the exit; self-distillation (Appendix A), sum_i L_i + w sum_{i<n} D_i with
+D_i = -sum_c softmax(g_n)_c log softmax(g_i)_c, where this g_n gets no gradient; and Limit (section 6), L_k alone,
+which is what a model of the first k layers can reach.
 
 Deliberate differences from the authors' code: iterations are optimizer steps, there micro-batches; u is certainty,
 there uncertainty (exit below the threshold); D_i is a mean over the batch, there a sum; and see `lte_variant`.
@@ -45,7 +51,7 @@ from .modeling_early_exit import two_stages
 
 __all__ = ["BerxitConfig", "BerxitForSequenceClassification", "BerxitModel"]
 
-# What the paper compares its own fine-tuning with.
+# Kinds of fine-tuning that the paper compares its own ones with.
 COMPARED = ("weighted", "self_distillation", "limit")
 
 
@@ -53,26 +59,37 @@ class BerxitConfig(EarlyExitConfig):
     """Config of BERxiT.
 
     Args:
-        exit_threshold: confidence or certainty in [0, 1] above which a sample leaves, or the entropy in nats, in
-            [0, ln num_labels], below which it does.
+        encoder_config: as in `EarlyExitConfig`.
+        exit_threshold: confidence or certainty above which a sample leaves, from 0 to 1; with
+            `exit_criterion="entropy"` the entropy in nats below which it leaves, from 0 to ln(num_labels). Default:
+            None, full depth.
+        exit_layers: as in `EarlyExitConfig`.
         fine_tuning: "alternating", "joint" or "two_stage"; or, for comparison, "weighted", "self_distillation" (for
-            classes only) or "limit".
-        exit_criterion: "confidence", "learned" (learning to exit), or another of `EarlyExitConfig`. Default:
-            "confidence", and "learned" with `num_labels=1`.
-        lte_variant: "paper" as above; "authors": as in their code, the certainty reads the classifier's features in
-            place of h_i, at the last layer those of a pooler of its own; J is the mean over all layers in every step;
-            and joint steps leave out L_n. Their code defines it for "alternating", not for those for comparison.
-        distillation_weight: w >= 0 of self-distillation. The authors' code in effect has w = batch size.
-        limit_layer: k of "limit", the layers of the one exit that is trained; one of `exit_layers`. The layers above
-            it stay as they were, and the other exits are untrained, the last one included: full depth, the default of
-            inference, answers by chance. Let all leave at k with one threshold per exit, 1.0 before k and 0.0 at k
-            (confidence or certainty); or save the layers in training, too, with a stock model of k layers,
-            `AutoModelForSequenceClassification.from_pretrained(name, num_hidden_layers=k)`.
+            classification only) or "limit".
+        lte_variant: how learning to exit is trained. "paper": the certainty reads the sentence vector h_i, and every
+            L_i becomes L_i + J_i. "authors": as in the authors' code, which is not defined for the kinds of
+            fine-tuning for comparison: the certainty reads the classifier's features, at the last layer those of an
+            additional pooler; the mean of all J_i is part of the loss in every step; and with "alternating", joint
+            steps leave out L_n.
+        distillation_weight: w of self-distillation, >= 0. In the authors' code it is in effect the batch size.
+        limit_layer: k of "limit", the layer of the only exit that is trained; one of `exit_layers`. The layers above
+            it are not trained, nor are the other exits, including the last one: full depth, the default of inference,
+            predicts at random. To let all samples leave at k, pass one threshold per exit (confidence or certainty):
+            1.0 before k, and 0.0 from k on. To save training time, too, train a Transformers model of k layers
+            instead, `AutoModelForSequenceClassification.from_pretrained(name, num_hidden_layers=k)`.
+        **kwargs: further arguments of `EarlyExitConfig`. `exit_criterion` is "confidence" (default), "learned"
+            (learning to exit; the default for regression), or another criterion of `EarlyExitConfig`.
 
-    >>> BerxitConfig(num_labels=1).exit_criterion
-    'learned'
-    >>> BerxitConfig(exit_layers=[4, 8, 12], fine_tuning="limit", limit_layer=8, exit_threshold=[1, 0, 0]).limit_layer
-    8
+    Raises:
+        ValueError: an argument is out of range, or not used with the others; see also `EarlyExitConfig`.
+        TypeError: an argument is of the wrong type.
+
+    Examples:
+        >>> BerxitConfig(num_labels=1).exit_criterion
+        'learned'
+        >>> limit = BerxitConfig(exit_layers=[4, 8, 12], fine_tuning="limit", limit_layer=8, exit_threshold=[1, 0, 0])
+        >>> limit.exit_threshold
+        [1.0, 0.0, 0.0]
     """
 
     model_type = "berxit"
@@ -97,14 +114,14 @@ class BerxitConfig(EarlyExitConfig):
         super().__init__(encoder_config, exit_threshold, exit_layers, **kwargs)
 
     @classmethod
-    def _with_criterion(cls, saved: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-        before = saved.get("exit_criterion")
-        if own.get("exit_criterion") == "learned" and before not in (None, "learned"):
+    def _with_criterion(cls, saved: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+        saved_criterion = saved.get("exit_criterion")
+        if overrides.get("exit_criterion") == "learned" and saved_criterion not in (None, "learned"):
             raise ValueError(
-                f"exit_criterion: got 'learned', but the checkpoint exits by '{before}' and never learned to exit; "
-                "leave it out, or train a new model with exit_criterion='learned'"
+                f"exit_criterion: got 'learned', but the checkpoint was trained with '{saved_criterion}' and has no "
+                "weights for it; leave it out, or train a new model with exit_criterion='learned'"
             )
-        return super()._with_criterion(saved, own)
+        return super()._with_criterion(saved, overrides)
 
     def _check_task(self) -> None:
         super()._check_task()
@@ -113,20 +130,20 @@ class BerxitConfig(EarlyExitConfig):
         check_choice("lte_variant", self.lte_variant, ("paper", "authors"))
         if self.lte_variant != "paper" and self.exit_criterion != "learned":
             raise ValueError(
-                f"lte_variant: got '{self.lte_variant}', which exits by '{self.exit_criterion}' do not use; pass "
-                "exit_criterion='learned' too"
+                f"lte_variant: got '{self.lte_variant}', which exit_criterion='{self.exit_criterion}' does not use; "
+                "pass exit_criterion='learned', too, or leave it out"
             )
         if self.lte_variant != "paper" and self.fine_tuning in COMPARED:
             raise ValueError(
-                f"lte_variant: got '{self.lte_variant}', which their code does not define for fine_tuning="
+                f"lte_variant: got '{self.lte_variant}', which the authors' code does not define for fine_tuning="
                 f"'{self.fine_tuning}'; pass lte_variant='paper', where every L_i becomes L_i + J_i"
             )
 
     def _check_fine_tuning(self) -> None:
         if self.fine_tuning == "self_distillation" and self.num_labels == 1:
             raise ValueError(
-                "fine_tuning: 'self_distillation' needs a distribution over classes, num_labels=1 has none; pass "
-                "fine_tuning='alternating', 'joint', 'two_stage', 'weighted' or 'limit'"
+                "fine_tuning: got 'self_distillation', which needs class probabilities, and num_labels=1 has none; "
+                "pass fine_tuning='alternating', 'joint', 'two_stage', 'weighted' or 'limit'"
             )
         weight = check_number("distillation_weight", self.distillation_weight, low=0.0)
         if weight != 1 and self.fine_tuning != "self_distillation":
@@ -158,14 +175,21 @@ class BerxitModel(EarlyExitModel):
 
 
 def certainty_target(logits: Tensor, labels: Tensor) -> Tensor:
-    """What learning to exit should predict, BERxiT Eq. 10 and 11: logits (batch, labels), labels (batch,) -> (batch,).
+    """Return t_i, the target of learning to exit. BERxiT, Eq. 10 and 11.
 
-    1 where the class is right, else 0; with one label 1 - tanh of the absolute error, in (0, 1].
+    Args:
+        logits: shape `(batch, labels)`.
+        labels: shape `(batch,)`.
 
-    >>> certainty_target(torch.tensor([[2.0, 1.0], [2.0, 1.0]]), torch.tensor([0, 1])).tolist()
-    [1.0, 0.0]
-    >>> round(certainty_target(torch.tensor([[2.5]]), torch.tensor([2.0])).item(), 6)
-    0.537883
+    Returns:
+        Shape `(batch,)`: 1 where the predicted class is right, else 0; for regression 1 - tanh(absolute error), from 0
+        to 1.
+
+    Examples:
+        >>> certainty_target(torch.tensor([[2.0, 1.0], [2.0, 1.0]]), torch.tensor([0, 1])).tolist()
+        [1.0, 0.0]
+        >>> round(certainty_target(torch.tensor([[2.5]]), torch.tensor([2.0])).item(), 6)
+        0.537883
     """
     if logits.shape[-1] == 1:
         return 1 - (logits.squeeze(-1).float() - labels.float()).abs().tanh()
@@ -173,19 +197,32 @@ def certainty_target(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def distillation(logits: list[Tensor]) -> list[Tensor]:
-    """D_i of every exit but the last, BERxiT Appendix A: n logits (batch, labels) -> n - 1 means over the batch.
+    """Return D_i for every exit except the last: its cross-entropy with the last exit's probabilities as target.
 
-    The cross-entropy, in nats, of the last exit's probabilities, as constants, to those of another exit.
+    BERxiT, Appendix A. The last exit gets no gradient.
 
-    >>> [round(loss.item(), 6) for loss in distillation([torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0, -1.0]])])]
-    [0.693147]
+    Args:
+        logits: logits of all exits, each of shape `(batch, labels)`.
+
+    Returns:
+        Scalars in nats, averaged over the batch, one fewer than exits.
+
+    Examples:
+        >>> [round(loss.item(), 6) for loss in distillation([torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0, -1.0]])])]
+        [0.693147]
     """
     teacher = logits[-1].detach().float().softmax(dim=-1)
     return [functional.cross_entropy(student.float(), teacher) for student in logits[:-1]]
 
 
 class BerxitForSequenceClassification(EarlyExitForSequenceClassification):
-    """Alternating, joint or two-stage training; confidence, entropy or learned exits. Scores (batch, exits)."""
+    """BERxiT: alternating, joint or two-stage training; samples leave by confidence, or by a learned certainty.
+
+    The readiness score is the confidence or certainty, from 0 to 1; a sample leaves above the threshold.
+
+    Args:
+        config: the config.
+    """
 
     config_class = BerxitConfig
     objectives = ("joint", "final", "exits", *COMPARED)
@@ -209,8 +246,8 @@ class BerxitForSequenceClassification(EarlyExitForSequenceClassification):
         self.exits = nn.ModuleList(ExitHead(config.encoder_config, config.num_labels) for _ in config.exit_layers)
         learned = config.exit_criterion == "learned"
         self.lte = SingleUnit(config.encoder_config.hidden_size) if learned else None
-        authors = learned and config.lte_variant == "authors"
-        self.lte_last = ExitFeatures(config.encoder_config) if authors else None
+        as_authors = learned and config.lte_variant == "authors"
+        self.lte_last = ExitFeatures(config.encoder_config) if as_authors else None
         self.post_init()
 
     @property
@@ -220,15 +257,15 @@ class BerxitForSequenceClassification(EarlyExitForSequenceClassification):
             return two_stages(len(self.exits))
         if fine_tuning == "alternating":
             return (Stage("alternate", ("final", "joint")),)
-        return (Stage(fine_tuning, (fine_tuning,), self._beyond_the_limit()),)
+        return (Stage(fine_tuning, (fine_tuning,), self._frozen_by_limit()),)
 
-    def _beyond_the_limit(self) -> tuple[str, ...]:
-        """Names of the layers above `limit_layer`, and of the other exits; none without it."""
+    def _frozen_by_limit(self) -> tuple[str, ...]:
+        """Names of the layers above `limit_layer` and of all exits but the one after it; () without `limit_layer`."""
         limit = self.config.limit_layer
         if limit is None:
             return ()
         layers = family_of(self.encoder.config).layers(self.encoder)
-        above = set(layers[limit:]) - set(layers[:limit])  # ALBERT's layers are one and the same
+        above = set(layers[limit:]) - set(layers[:limit])  # in ALBERT, the layers share one module
         others = (index for index, layer in enumerate(self.config.exit_layers) if layer != limit)
         return (
             *(name for name, module in self.named_modules() if module in above),
@@ -244,16 +281,20 @@ class BerxitForSequenceClassification(EarlyExitForSequenceClassification):
         if self.lte is None:
             return Exit(logits), ()
         if self.lte_last is None:
-            seen = pooled
+            lte_input = pooled
         else:
-            seen = features if index < len(self.exits) - 1 else self.lte_last.features(pooled)
-        certainty = self.lte(seen).squeeze(-1).sigmoid()
+            lte_input = features if index < len(self.exits) - 1 else self.lte_last.features(pooled)
+        certainty = self.lte(lte_input).squeeze(-1).sigmoid()
         return Exit(logits, certainty.detach(), (certainty,)), ()
 
     def exit_loss(self, exits: list[Exit], labels: Tensor, objective: str) -> Tensor:
-        """`joint`: Eq. 3; `final`: Eq. 4; `exits`: Eq. 5; and what `fine_tuning` is named after.
+        """Compute the loss of an objective; with learning to exit, every L_i becomes L_i + J_i.
 
-        With learning to exit each L_i + J_i.
+        Args:
+            exits: as in the base class.
+            labels: as in the base class.
+            objective: "joint", Eq. 3; "final", Eq. 4; "exits", Eq. 5; or "weighted", "self_distillation" or "limit",
+                if it is the config's `fine_tuning`.
 
         Raises:
             ValueError: an objective that the config's `fine_tuning` does not use.
@@ -264,21 +305,21 @@ class BerxitForSequenceClassification(EarlyExitForSequenceClassification):
                 f"objective: got {objective!r}, which the config's fine_tuning='{fine_tuning}' does not use; pass "
                 f"fine_tuning={objective!r} to the config"
             )
-        tasks = [self.task_loss(exit.logits, labels) for exit in exits]
+        task_losses = [self.task_loss(exit.logits, labels) for exit in exits]
         used = slice(*{"final": (-1, None), "exits": (0, -1)}.get(objective, (0, None)))
         if objective == "limit":
             index = self.config.exit_layers.index(self.config.limit_layer)
             used = slice(index, index + 1)
-        losses = tasks[used]
+        losses = task_losses[used]
         if self.lte is not None:
-            misses = [  # J_i
+            certainty_losses = [  # J_i
                 (exit.extras[0] - certainty_target(exit.logits.detach(), labels)).square().mean() for exit in exits
             ]
             if self.config.lte_variant == "authors":
                 if objective == "joint" and fine_tuning == "alternating":
                     losses = losses[:-1]
-                return total_loss([*losses, torch.stack(misses).mean()], objective)
-            losses = [loss + miss for loss, miss in zip(losses, misses[used], strict=True)]
+                return total_loss([*losses, torch.stack(certainty_losses).mean()], objective)
+            losses = [task + certainty for task, certainty in zip(losses, certainty_losses[used], strict=True)]
         if objective == "weighted":
             return depth_weighted(losses)
         if objective == "self_distillation":

@@ -1,32 +1,34 @@
 """DACT-BERT: Differentiable Adaptive Computation Time for an Efficient BERT Inference. Eyzaguirre, del Rio, Araujo,
 Soto. NLP Power workshop at ACL 2022. https://aclanthology.org/2022.nlppower-1.10
 
-Every layer n has an output y_n = softmax(...) and a halting value h_n = sigmoid(...) in [0, 1], both read from the
-sentence vector; h near 0 means stop. From a_0 = 0 and p_0 = 1 (Algorithm 1):
+Every layer n of N has an output y_n = softmax(...) and a halting value h_n = sigmoid(...) in [0, 1], both functions of
+the sentence vector; h_n near 0 means stop. The prediction a_n accumulates the outputs, and p_n says how much later
+layers can still change it. With a_0 = 0 and p_0 = 1 (Algorithm 1):
 
     a_n = y_n p_(n-1) + a_(n-1) (1 - p_(n-1)),    p_n = p_(n-1) h_n.
 
-Training in two steps: plain fine-tuning of the backbone, then all parameters together with NLL(a_N) + tau sum_n h_n
-(Eq. 1). Inference stops once no future can change the class of a_n. With d = N - n steps left, that is exactly when
-(1 - p_n)^d (1 + a* - a_ru) >= 1 (`halting_bound="tight"`); a* (1 - p_n)^d >= a_ru + p_n d (Eq. 2, "paper") is
-sound too, but exits later.
+Training has two steps: ordinary fine-tuning of the encoder with the last output, then all parameters together with
+NLL(a_N) + tau sum_n h_n (Eq. 1). In inference a sample leaves once no later layer can change the class of a_n. Let a*
+be the largest probability in a_n, a_ru that of the runner-up, and d = N - n the number of layers left. The class
+cannot change if and only if (1 - p_n)^d (1 + a* - a_ru) >= 1 (`halting_bound="tight"`). The paper's rule,
+a* (1 - p_n)^d >= a_ru + p_n d (Eq. 2, "paper"), is sufficient, too, but exits later.
 
 Why the tight rule is exact: unrolled, a_N = W a_n + sum_k w_k y_k with w_k >= 0 and sum w_k = 1 - W, where W is the
-product of (1 - p_k) over the steps left; p never grows, so W >= (1 - p_n)^d. Whatever the y_k, the top class stays
-ahead by at least W (1 + a* - a_ru) - 1, and the future that always votes for the runner-up and never halts reaches
-this bound.
+product of (1 - p_k) over the layers left. p never increases, so W >= (1 - p_n)^d. For any y_k, the top class stays
+ahead by at least W (1 + a* - a_ru) - 1. This bound is reached if all later layers give the runner-up probability 1 and
+never halt.
 
 `logits` are log a_n, so that exp(logits) = a_n; calibrated, they are log softmax(log a_n / T).
 
-DeeBERT and FastBERT are special cases (DACT-BERT's submission to ICLR 2021, section 3.1), with a logistic regression
-on the entropy of this layer's own output in place of the halting unit, h_n = sigmoid(w_n (H(y_n) - S_n)), and three
-stages of training: the two that they have, then the h_n alone by Eq. 1. That learns an entropy threshold S_n for every
-layer, or one for all if they are tied. As w_n grows, h_n becomes 1[H(y_n) > S_n], a_n is y_n up to the first layer
-below its S_n, and there, at p_n = 0, both rules stop: DeeBERT with threshold S_n.
+DeeBERT and FastBERT are special cases (DACT-BERT's submission to ICLR 2021, section 3.1). The halting value is then a
+logistic regression on the entropy of the layer's own output, h_n = sigmoid(w_n (H(y_n) - S_n)), and training has three
+stages: the two of DeeBERT or FastBERT, then the h_n alone with Eq. 1. This learns an entropy threshold S_n for every
+layer, or one for all layers (`tied_halting`). As w_n grows, h_n tends to 1[H(y_n) > S_n]: a_n is y_n up to the first
+layer whose entropy is below S_n, and there p_n = 0, so both rules stop. That is DeeBERT with threshold S_n.
 
-Deliberate differences from the submission: it has a weight and a bias, here -w_n S_n; here w_n = exp(v_n), so that a
-low entropy always means stop; and where it ties the biases only, `tied_halting` ties w_n and S_n, since equal biases
-beside different weights are different thresholds, S_n = -b / w_n.
+Deliberate differences from the submission: it has a weight and a bias, which here is -w_n S_n. Here w_n = exp(v_n), so
+that a low entropy always means stop. The submission ties only the biases; `tied_halting` ties w_n and S_n, since equal
+biases with different weights would be different thresholds, S_n = -b / w_n.
 
 This file travels inside checkpoints: see docs/contributing.md, "Files that travel with a checkpoint".
 """
@@ -44,6 +46,7 @@ from .configuration_early_exit import EarlyExitConfig
 from .configuration_early_exit import Threshold
 from .configuration_early_exit import check_choice
 from .configuration_early_exit import check_number
+from .configuration_early_exit import check_whole_number
 from .encoder_layers import Context
 from .exit_heads import Exit
 from .exit_heads import ExitHead
@@ -60,7 +63,8 @@ from .modeling_early_exit import two_stages
 
 __all__ = ["DactBertConfig", "DactBertForSequenceClassification", "DactBertModel"]
 
-# Entropy halting starts with h from sigmoid(-START) at entropy 0 to sigmoid(START) at ln num_labels.
+# With `halting_input="entropy"`, h is initialized to go from sigmoid(-START) at entropy 0 to sigmoid(START) at the
+# largest entropy, ln(num_labels).
 START = 5.0
 
 
@@ -68,24 +72,37 @@ class DactBertConfig(EarlyExitConfig):
     """Config of DACT-BERT.
 
     Args:
-        exit_threshold: least margin at which to stop. 0 is the sound rule: the class is that of full depth. Below 0 a
-            sample stops earlier at the risk of another class; above 0 later. Range: [-1, 1], and for the paper's bound
-            [-N, 1]. "default" is 0, and None with another `exit_criterion` than "dact".
-        ponder_cost: tau >= 0 of Eq. 1, the price of going on; the trade-off is set here, at training time.
-        halting_bias: initial bias b of every halting unit, so that h starts near sigmoid(b), with "entropy" in the
-            middle of its range: large values start near full depth, 0 starts with almost no weight on the last
-            layers. Default: 0, as in all of the authors' own configs of DACT.
+        encoder_config: as in `EarlyExitConfig`.
+        exit_threshold: the margin (left side minus right side of the halting rule) at or above which a sample leaves.
+            With 0, the class is always that of full depth. Below 0 samples leave earlier, but the class may differ;
+            above 0 they leave later. From -1 to 1, or with the paper's bound from -N to 1. Default: "default", which
+            is 0, and None with another `exit_criterion` than "dact".
+        exit_layers: as in `EarlyExitConfig`.
+        ponder_cost: tau of Eq. 1, >= 0: the larger, the earlier samples leave. The trade-off between quality and depth
+            is chosen with it, before training.
+        halting_bias: initial bias b of every halting unit, so that h starts near sigmoid(b), with
+            `halting_input="entropy"` in the middle of the range of the entropy. With large values training starts near
+            full depth, with 0 the last layers start with almost no weight. Default: 0, as in all DACT configs of the
+            authors.
         halting_bound: "tight" or "paper".
-        halting_input: what halting units read: "state", the sentence vector, or "entropy", that of y_n in nats.
-        tied_halting: one halting unit for all layers.
-        fine_tuning: "joint", the two steps above; "three_stage": the encoder with y_N, the other y_n on the frozen
-            encoder as in DeeBERT, the halting units alone; or "three_stage_distilled", whose second stage is
-            FastBERT's, sum_{n<N} KL(y_N || y_n), and needs no labels.
-        bound_exits: N of either bound, for a model whose last exits were cut off: so it stops where the whole model
-            did, later than it could, and no less soundly. Default: the number of exits.
+        halting_input: what the halting units read: "state", the sentence vector, or "entropy", the entropy of y_n in
+            nats.
+        tied_halting: whether all layers share one halting unit.
+        fine_tuning: "joint", the two steps of the paper; "three_stage": the encoder with y_N, then the other y_n on
+            the frozen encoder as in DeeBERT, then the halting units alone; or "three_stage_distilled", the same with
+            FastBERT's second stage, sum_{n<N} KL(y_N || y_n), which needs no labels.
+        bound_exits: N in the halting rules, for a model whose last exits were removed. With the original number of
+            exits it stops where the original model did, which is later than necessary, but just as safe. Default: the
+            number of exits.
+        **kwargs: further arguments of `EarlyExitConfig`.
 
-    >>> DactBertConfig(halting_input="entropy", tied_halting=True, fine_tuning="three_stage").exit_threshold
-    0.0
+    Raises:
+        ValueError: an argument is out of range; see also `EarlyExitConfig`.
+        TypeError: an argument is of the wrong type.
+
+    Examples:
+        >>> DactBertConfig(halting_input="entropy", tied_halting=True, fine_tuning="three_stage").exit_threshold
+        0.0
     """
 
     model_type = "dact-bert"
@@ -120,12 +137,9 @@ class DactBertConfig(EarlyExitConfig):
         check_number("ponder_cost", self.ponder_cost, low=0.0)
         check_number("halting_bias", self.halting_bias)
         check_choice("halting_bound", self.halting_bound, ("tight", "paper"))
-        exits = len(self.exit_layers)
-        if self.bound_exits is not None and (type(self.bound_exits) is not int or self.bound_exits < exits):
-            raise ValueError(
-                f"bound_exits: got {self.bound_exits!r}; pass a whole number from {exits}, the number of exits, or "
-                "leave it out"
-            )
+        if self.bound_exits is not None:
+            exits, advice = len(self.exit_layers), "the number of exits, or leave it out"
+            self.bound_exits = check_whole_number("bound_exits", self.bound_exits, low=exits, advice=advice)
         check_choice("halting_input", self.halting_input, ("state", "entropy"))
         check_choice("fine_tuning", self.fine_tuning, ("joint", "three_stage", "three_stage_distilled"))
         if not isinstance(self.tied_halting, bool):
@@ -138,16 +152,16 @@ class DactBertConfig(EarlyExitConfig):
 
     @property
     def steps(self) -> int:
-        """N of the bounds."""
+        """N in the halting rules: `bound_exits`, or the number of exits."""
         return self.bound_exits or len(self.exit_layers)
 
     def kept_when_cut(self) -> dict[str, Any]:
-        """As in the base: the bounds go on to count what was cut off."""
+        """Return `bound_exits`, so that the halting rules still count the exits that are removed."""
         return {"bound_exits": self.steps} if self.exit_criterion == self.own_criterion else {}
 
 
 class DactBertModel(EarlyExitModel):
-    """The encoder of a DACT-BERT checkpoint, without its output and halting modules."""
+    """The encoder of a DACT-BERT checkpoint, without its exits and halting units."""
 
     config_class = DactBertConfig
 
@@ -172,42 +186,48 @@ class EntropyHalting(nn.Module):
 
 
 def dact_combine(answer: Tensor, remaining: Tensor, output: Tensor, halting: Tensor) -> tuple[Tensor, Tensor]:
-    """One step of DACT's accumulation: a_n = y_n p_(n-1) + a_(n-1) (1 - p_(n-1)), then p_n = p_(n-1) h_n.
+    """Add one layer to the prediction: a_n = y_n p_(n-1) + a_(n-1) (1 - p_(n-1)), and p_n = p_(n-1) h_n.
 
     DACT-BERT, Algorithm 1, lines 8 and 10. Start with a_0 = 0 and p_0 = 1.
 
     Args:
-        answer: a_(n-1), probabilities, shape (batch, labels).
-        remaining: p_(n-1) in [0, 1], shape (batch,): how much later layers may still change.
-        output: y_n, probabilities of this layer, shape (batch, labels).
-        halting: h_n in [0, 1], shape (batch,); 0 stops, 1 goes on.
+        answer: a_(n-1), probabilities, shape `(batch, labels)`.
+        remaining: p_(n-1) in [0, 1], shape `(batch,)`: how much later layers can still change.
+        output: y_n, probabilities of this layer, shape `(batch, labels)`.
+        halting: h_n in [0, 1], shape `(batch,)`; 0 stops, 1 continues.
 
     Returns:
-        a_n (batch, labels) and p_n (batch,).
+        a_n, shape `(batch, labels)`, and p_n, shape `(batch,)`.
 
-    >>> answer, remaining = torch.tensor([[0.9, 0.1]]), torch.tensor([0.5])
-    >>> answer, remaining = dact_combine(answer, remaining, torch.tensor([[0.2, 0.8]]), torch.tensor([0.1]))
-    >>> [round(value, 4) for value in answer[0].tolist()], round(remaining.item(), 4)
-    ([0.55, 0.45], 0.05)
+    Examples:
+        >>> answer, remaining = torch.tensor([[0.9, 0.1]]), torch.tensor([0.5])
+        >>> answer, remaining = dact_combine(answer, remaining, torch.tensor([[0.2, 0.8]]), torch.tensor([0.1]))
+        >>> [round(value, 4) for value in answer[0].tolist()], round(remaining.item(), 4)
+        ([0.55, 0.45], 0.05)
     """
     weight = remaining[:, None]
     return output * weight + answer * (1 - weight), remaining * halting
 
 
 def dact_margin(answer: Tensor, remaining: Tensor, steps_left: int, bound: str = "tight") -> Tensor:
-    """How far the answer is from being overturned by any future; at 0 and above the class cannot change.
+    """Return the margin of the halting rule; at 0 and above, no later layer can change the class.
 
-    `tight`: (1 - p)^d (1 + a* - a_ru) - 1, in [-1, 1]; necessary and sufficient. `paper`: a* (1 - p)^d - a_ru - p d
-    (DACT-BERT, Eq. 2); sound, but exits later.
+    "tight": (1 - p)^d (1 + a* - a_ru) - 1, from -1 to 1; a necessary and sufficient condition. "paper":
+    a* (1 - p)^d - a_ru - p d, from -d - 0.5 to 1 (DACT-BERT, Eq. 2); a sufficient condition, which exits later.
 
     Args:
-        answer: a_n, probabilities, shape (batch, labels) with at least two labels.
-        remaining: p_n in [0, 1], shape (batch,).
-        steps_left: d = N - n, exits still to come.
+        answer: a_n, probabilities, shape `(batch, labels)` with at least two labels.
+        remaining: p_n in [0, 1], shape `(batch,)`.
+        steps_left: d = N - n, the number of exits left.
+        bound: "tight" or "paper".
 
-    >>> answer, remaining = torch.tensor([[0.95, 0.05]]), torch.tensor([0.125])
-    >>> round(dact_margin(answer, remaining, 4).item(), 4), round(dact_margin(answer, remaining, 4, "paper").item(), 4)
-    (0.1137, 0.0069)
+    Returns:
+        Shape `(batch,)`.
+
+    Examples:
+        >>> answer, remaining = torch.tensor([[0.95, 0.05]]), torch.tensor([0.125])
+        >>> [round(dact_margin(answer, remaining, 4, bound).item(), 4) for bound in ("tight", "paper")]
+        [0.1137, 0.0069]
     """
     wide = torch.float32 if answer.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
     answer, remaining = answer.to(wide), remaining.to(wide)
@@ -215,12 +235,19 @@ def dact_margin(answer: Tensor, remaining: Tensor, steps_left: int, bound: str =
     log_kept = torch.special.xlog1py(steps_left, -remaining)  # ln (1 - p)^d, and 0 for d = 0 even at p = 1
     if bound == "paper":
         return (top[:, 0] * log_kept.exp() - top[:, 1] - remaining * steps_left).float()
-    # expm1 of a sum of logs keeps the sign right where the margin is tiny.
+    # The plain formula could round a tiny margin to the wrong sign.
     return torch.expm1(log_kept + torch.log1p(top[:, 0] - top[:, 1])).float()
 
 
 class DactBertForSequenceClassification(EarlyExitForSequenceClassification):
-    """Fine-tuning, then joint training with a ponder cost; stops when the class cannot change. Scores are margins."""
+    """DACT-BERT: learned halting values; samples leave when no later layer can change the predicted class.
+
+    The readiness score is the margin of the halting rule (`dact_margin`), from -1 to 1 with the tight bound; a sample
+    leaves at or above the threshold.
+
+    Args:
+        config: the config.
+    """
 
     config_class = DactBertConfig
     objectives = ("adaptive", "final", "exits", "distillation")
@@ -263,7 +290,7 @@ class DactBertForSequenceClassification(EarlyExitForSequenceClassification):
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        # Those of DeeBERT, without the halting units.
+        # The stages of DeeBERT, in which the halting units are not trained.
         backbone, *exits = (stage._replace(frozen=(*stage.frozen, "halting")) for stage in two_stages(len(self.exits)))
         if self.config.fine_tuning == "joint":
             return (backbone, Stage("adaptive", ("adaptive",)))
@@ -272,12 +299,13 @@ class DactBertForSequenceClassification(EarlyExitForSequenceClassification):
         return (backbone, *exits, Stage("halting", ("adaptive",), frozen=("encoder", "exits")))
 
     def entropy_thresholds(self) -> list[float]:
-        """S_n of every exit in nats, the entropy where h_n = 1/2; that of the last exit never matters.
+        """Return the learned entropy threshold S_n of every exit, where h_n = 1/2, in nats.
 
-        Below 0 the exit never says stop, above ln num_labels it always does.
+        With S_n below 0 the exit never stops, above ln(num_labels) it always does. That of the last exit has no
+        effect.
 
         Raises:
-            ValueError: the halting units read something else.
+            ValueError: the halting units do not read the entropy.
         """
         if self.config.halting_input != "entropy":
             raise ValueError(
@@ -293,10 +321,11 @@ class DactBertForSequenceClassification(EarlyExitForSequenceClassification):
     def exit_step(
         self, index: int, pooled: Tensor, hidden: Tensor, context: Context, state: State
     ) -> tuple[Exit, State]:
-        own = self.exits[index](pooled).float()
-        # An infinite logit would be a finite probability; it is no answer, so it becomes NaN here.
-        output = own.masked_fill(own.isinf(), torch.nan).softmax(dim=-1)
-        halting = self._halting_unit(index)(entropy(own) if self.config.halting_input == "entropy" else pooled)
+        layer_logits = self.exits[index](pooled).float()
+        # An infinite logit would become a finite probability; as NaN it keeps the row from leaving.
+        output = layer_logits.masked_fill(layer_logits.isinf(), torch.nan).softmax(dim=-1)
+        reads_entropy = self.config.halting_input == "entropy"
+        halting = self._halting_unit(index)(entropy(layer_logits) if reads_entropy else pooled)
         answer, remaining = state if state else (torch.zeros_like(output), torch.ones_like(halting))
         answer, remaining = dact_combine(answer, remaining, output, halting)
         score = None
@@ -304,13 +333,20 @@ class DactBertForSequenceClassification(EarlyExitForSequenceClassification):
             steps_left = self.config.steps - 1 - index
             score = dact_margin(answer.detach(), remaining.detach(), steps_left, self.config.halting_bound)
         logits = answer.clamp_min(torch.finfo(answer.dtype).tiny).log()
-        return Exit(logits, score, (own, halting)), (answer, remaining)
+        return Exit(logits, score, (layer_logits, halting)), (answer, remaining)
 
     def tempered(self, logits: Tensor, temperature: float) -> Tensor:
-        return super().tempered(logits, temperature).log_softmax(dim=-1)  # log-probabilities, as without
+        return super().tempered(logits, temperature).log_softmax(dim=-1)  # log-probabilities, as without a temperature
 
     def exit_loss(self, exits: list[Exit], labels: Tensor, objective: str) -> Tensor:
-        """`adaptive`: Eq. 1; `final`: cross-entropy of y_N, plain fine-tuning; `exits`: that of the other y_n."""
+        """Compute the loss of an objective.
+
+        Args:
+            exits: as in the base class.
+            labels: as in the base class.
+            objective: "adaptive", Eq. 1; "final", the cross-entropy of y_N, as in ordinary fine-tuning; or "exits",
+                the sum of the cross-entropies of the other y_n.
+        """
         if objective in ("final", "exits"):
             used = exits[-1:] if objective == "final" else exits[:-1]
             return total_loss([self.task_loss(exit.extras[0], labels) for exit in used], objective)
@@ -318,6 +354,13 @@ class DactBertForSequenceClassification(EarlyExitForSequenceClassification):
         return functional.nll_loss(exits[-1].logits, labels) + self.config.ponder_cost * ponder.mean()
 
     def unlabelled_loss(self, exits: list[Exit], objective: str) -> Tensor:
-        """`distillation`: sum of KL(y_N || y_n) over the exits but the last, as in the code of FastBERT's authors."""
+        """Compute the loss of the objective "distillation": sum_{n<N} KL(y_N || y_n).
+
+        The direction of the divergence is that of the code of FastBERT's authors; y_N gets no gradient.
+
+        Args:
+            exits: as in the base class.
+            objective: "distillation".
+        """
         *students, teacher = (exit.extras[0] for exit in exits)
         return total_loss([kl_divergence(teacher.detach(), student) for student in students], objective)

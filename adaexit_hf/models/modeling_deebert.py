@@ -1,12 +1,13 @@
 """DeeBERT: Dynamic Early Exiting for Accelerating BERT Inference. Xin, Tang, Lee, Yu, Lin. ACL 2020.
 https://aclanthology.org/2020.acl-main.204
 
-Every layer i has an off-ramp f_i. Two stages of training: first the encoder and the last off-ramp with L_n, as in
-plain fine-tuning; then, with those frozen, all other off-ramps with sum_{i<n} L_i (section 3.1, Eq. 1). At inference a
-sample leaves at the first off-ramp with entropy(z_i) < S (Algorithm 1).
+Every layer i of n has an exit, the paper's off-ramp, with logits z_i and cross-entropy loss L_i. Training has two
+stages (section 3.1, Eq. 1): first the encoder and the last exit with L_n, as in ordinary fine-tuning; then, with those
+frozen, all other exits with sum_{i<n} L_i. In inference a sample leaves at the first exit with entropy(z_i) < S, the
+threshold (Algorithm 1).
 
-Deliberate difference from the authors' code: there the last off-ramp is a second, never trained head that answers when
-its entropy is low. Here, as in the paper, the last off-ramp is the classification layer of the fine-tuned model.
+Deliberate difference from the authors' code: there, after the last layer, a second head that was never trained gives
+the prediction if its entropy is low. Here, as in the paper, the last exit is the classifier of the fine-tuned model.
 
 This file travels inside checkpoints: see docs/contributing.md, "Files that travel with a checkpoint".
 """
@@ -31,23 +32,33 @@ __all__ = ["DeeBertConfig", "DeeBertForSequenceClassification", "DeeBertModel"]
 
 
 class DeeBertConfig(EarlyExitConfig):
-    """Config of DeeBERT; `exit_threshold` is the entropy S in nats, in [0, ln num_labels]: 0 never exits early.
+    """Config of DeeBERT; its arguments are those of `EarlyExitConfig`.
 
-    >>> DeeBertConfig(num_labels=2, exit_threshold=0.3).exit_layers[-1]
-    12
+    `exit_threshold` is the entropy S in nats, from 0 (no sample exits early) to ln(num_labels); a sample leaves below
+    it.
+
+    Examples:
+        >>> DeeBertConfig(num_labels=2, exit_threshold=0.3).exit_layers[-1]
+        12
     """
 
     model_type = "deebert"
 
 
 class DeeBertModel(EarlyExitModel):
-    """The encoder of a DeeBERT checkpoint, without its off-ramps."""
+    """The encoder of a DeeBERT checkpoint, without its exits."""
 
     config_class = DeeBertConfig
 
 
 class DeeBertForSequenceClassification(EarlyExitForSequenceClassification):
-    """Two-stage training, entropy exits. Scores are entropies in nats, (batch, exits)."""
+    """DeeBERT: exits trained on a frozen fine-tuned encoder; samples leave at low entropy.
+
+    The readiness score is the entropy in nats, from 0 to ln(num_labels); a sample leaves below the threshold.
+
+    Args:
+        config: the config.
+    """
 
     config_class = DeeBertConfig
     objectives = ("joint", "final", "exits")
@@ -79,6 +90,13 @@ class DeeBertForSequenceClassification(EarlyExitForSequenceClassification):
         return Exit(self.exits[index](pooled)), ()
 
     def exit_loss(self, exits: list[Exit], labels: Tensor, objective: str) -> Tensor:
-        """`final`: L_n; `exits`: sum of the others; `joint`: sum of all (not in the paper; without stages)."""
+        """Compute the loss of an objective.
+
+        Args:
+            exits: as in the base class.
+            labels: as in the base class.
+            objective: "final", L_n; "exits", the sum of the other L_i; or "joint", the sum of all, for training
+                without stages (not in the paper).
+        """
         used = {"final": exits[-1:], "exits": exits[:-1], "joint": exits}[objective]
         return total_loss([self.task_loss(exit.logits, labels) for exit in used], objective)

@@ -1,24 +1,26 @@
 """Faster Depth-Adaptive Transformers. Liu, Meng, Zhou, Chen, Xu. AAAI 2021. https://arxiv.org/abs/2004.13542
 
-Every token t has a depth d(t), known before the encoder runs. From layer to layer (Eq. 5)
+Every token t has a depth d(t), the number of layers that it runs, known before the encoder runs (Eq. 5):
 
-    h_t^n = h_t^(n-1) if n > d(t), else layer n of h^(n-1) at t:
+    h_t^n = h_t^(n-1) if n > d(t), else the output of layer n for token t.
 
-a token that has reached its depth is copied up and stays visible as key and value. A text stops after its deepest
-token's layer n_max; v = ReLU([max h^n_max; mean h^n_max]) over its tokens feeds a softmax layer (Eq. 6), trained with
-cross-entropy (Eq. 7) or, with one label, mean squared error. Depths come from (`depth_source`):
+So the state of a token that has reached its depth no longer changes, but other tokens still attend to it. A text
+leaves after the layer of its deepest token, n_max. Maximum and mean over its tokens, v = ReLU([max h^n_max; mean
+h^n_max]), are the input of a softmax layer (Eq. 6), trained with cross-entropy (Eq. 7) or, for regression, mean
+squared error. `depth_source` says where the depths come from:
 
-* "mutual_information": a table, word piece -> depth, from the words' mutual information with the labels (Eq. 2, 3; see
-  `mutual_information_depths`); the table is part of the checkpoint;
-* "reconstruction": the input `token_depths`, which `adaexit_hf.data.reconstruction` writes for a data set (Eq. 4);
-* "halting": the paper's baseline, after Elbayad et al., "Depth-Adaptive Transformer", ICLR 2020: a linear layer on the
-  states of layer 1 predicts each token's depth. In training all tokens run all layers, every exit is trained with the
-  task loss, and the halting unit with cross-entropy towards the text's pseudo-label
-  argmax_n (1[exit n is right] - penalty n).
+* "mutual_information": a table with the depth of every word piece, computed from its mutual information with the
+  labels (Eq. 2, 3; see `mutual_information_depths`); the table is part of the checkpoint;
+* "reconstruction": the input `token_depths`, which `adaexit_hf.data.reconstruction` computes for a data set (Eq. 4);
+* "halting": the paper's baseline, after Elbayad et al., "Depth-Adaptive Transformer", ICLR 2020: a linear layer, the
+  halting unit, predicts each token's depth from its state after layer 1. In training all tokens run all layers; every
+  exit is trained with the task loss, and the halting unit with cross-entropy. Its target is the same for all tokens of
+  a text: argmax_n (1[the prediction at exit n is right] - penalty n).
 
-Deliberate differences from the paper: its W is (labels, hidden), though v has 2 hidden; pads are left out of max and
-mean, of which it says nothing; the score is the share of tokens at their depth, so that a threshold below 1 leaves
-earlier, with a classifier that was not trained for it. In a batch each text stops after its own n_max.
+Deliberate differences from the paper: its W has shape (labels, hidden), although v has size 2 hidden. Padding is left
+out of maximum and mean, which the paper does not specify. The readiness score is the share of tokens that have reached
+their depth; with a threshold below 1 a text leaves earlier, with a classifier that was not trained for it. Each text
+of a batch leaves after its own n_max.
 
 This file travels inside checkpoints: see docs/contributing.md, "Files that travel with a checkpoint".
 """
@@ -61,16 +63,25 @@ class DepthAdaptiveConfig(EarlyExitConfig):
     """Config of the depth-adaptive transformer.
 
     Args:
-        exit_threshold: the share of its tokens, in [0, 1], that must have reached their depth for a text to stop. 1,
-            the paper's rule, changes no answer; less is faster and approximate. "default" is 1, and None with another
-            `exit_criterion` than "depth".
-        exit_pooling: maximum and mean over the tokens, always (Eq. 6); "first" is refused.
+        encoder_config: as in `EarlyExitConfig`.
+        exit_threshold: the share of a text's tokens, from 0 to 1, that must have reached their depth for the text to
+            leave. With 1, the paper's rule, predictions are those of full depth; a smaller share is faster and
+            approximate. Default: "default", which is 1, and None with another `exit_criterion` than "depth".
+        exit_layers: as in `EarlyExitConfig`.
         depth_source: "mutual_information", "reconstruction" or "halting".
-        halting_penalty: with "halting", >= 0: what a layer costs in the pseudo-labels, in units of being right.
-        halting_weight: with "halting", >= 0: weight of the halting unit's loss beside the task's.
+        halting_penalty: with "halting", the penalty per layer in the target of the halting unit, >= 0; 1 is the reward
+            of a right prediction.
+        halting_weight: with "halting", the weight of the halting unit's loss, >= 0; that of the task loss is 1.
+        **kwargs: further arguments of `EarlyExitConfig`, except `exit_pooling="first"`, since the classifier reads all
+            tokens (Eq. 6).
 
-    >>> DepthAdaptiveConfig().exit_threshold, DepthAdaptiveConfig(exit_criterion="entropy").exit_threshold
-    (1.0, None)
+    Raises:
+        ValueError: an argument is out of range, or not used with the others; see also `EarlyExitConfig`.
+        TypeError: an argument is of the wrong type.
+
+    Examples:
+        >>> DepthAdaptiveConfig().exit_threshold, DepthAdaptiveConfig(exit_criterion="entropy").exit_threshold
+        (1.0, None)
     """
 
     model_type = "depth-adaptive"
@@ -110,35 +121,40 @@ class DepthAdaptiveConfig(EarlyExitConfig):
             )
         if self.num_labels == 1 and self.depth_source != "reconstruction":
             raise ValueError(
-                f"depth_source: '{self.depth_source}' needs classes, num_labels=1 has none; pass "
+                f"depth_source: got '{self.depth_source}', which needs classes, and num_labels=1 has none; pass "
                 "depth_source='reconstruction'"
             )
 
 
 class DepthAdaptiveModel(EarlyExitModel):
-    """The encoder of a depth-adaptive checkpoint, at full depth for every token."""
+    """The encoder of a depth-adaptive checkpoint; every token runs all layers."""
 
     config_class = DepthAdaptiveConfig
 
 
 def mutual_information(counts: Tensor, smoothing: float = 0.1) -> Tensor:
-    """Mutual information of a word's presence with each label, summed over the labels, in nats, >= 0. Eq. 2.
+    """Return the mutual information of each word's presence with each label, summed over the labels. Eq. 2.
 
-    `smoothing` is added to each of the four joint counts (word present or not, label given or not), and the marginals
-    are those of the smoothed counts, so that the result is a mutual information, never negative.
+    The marginals are those of the smoothed counts, so that the result is a mutual information, which is never
+    negative.
 
     Args:
-        counts: how many texts of each label have the word, (words + 1, labels); the last row is for all texts.
+        counts: number of texts per word and label, shape `(words + 1, labels)`; the last row counts all texts.
+        smoothing: number added to each of the four joint counts (word present or not, label given or not).
 
-    >>> counts = torch.tensor([[4, 0], [2, 2], [4, 4]])  # two words, eight texts
-    >>> [round(value, 4) for value in mutual_information(counts).tolist()]
-    [1.1613, 0.0]
+    Returns:
+        In nats, at least 0, shape `(words,)`.
+
+    Examples:
+        >>> counts = torch.tensor([[4, 0], [2, 2], [4, 4]])  # two words, eight texts
+        >>> [round(value, 4) for value in mutual_information(counts).tolist()]
+        [1.1613, 0.0]
     """
     with_word, totals = counts[:-1].double(), counts[-1].double()
     texts, present = totals.sum(), with_word.sum(dim=1, keepdim=True)
     joint = torch.stack(
         [with_word, present - with_word, totals - with_word, texts - present - totals + with_word]
-    ).reshape(2, 2, *with_word.shape)  # (present or not, label or not, words, labels)
+    ).reshape(2, 2, *with_word.shape)  # (present or not, label given or not, words, labels)
     joint = joint + smoothing
     joint = joint / joint.sum(dim=(0, 1))
     product = joint.sum(dim=1, keepdim=True) * joint.sum(dim=0, keepdim=True)
@@ -146,16 +162,22 @@ def mutual_information(counts: Tensor, smoothing: float = 0.1) -> Tensor:
 
 
 def binned_depths(information: Tensor, depth: int) -> Tensor:
-    """Depths 1..depth: much information, few layers. -log(information) in bins of equal width; section 2.1.
+    """Return depths from bins of equal width on -log(information): the more information, the fewer layers.
 
-    A word with no information at all has -log 0 = infinity, and one with hardly any would stretch the bins until all
-    others share one. So the bins end at the 0.99 quantile; what lies beyond is in the last one.
+    Section 2.1. For a word without information, -log 0 is infinite, and a word with hardly any would make the bins so
+    wide that all other words share one. So the bins end at the 0.99 quantile, and the words beyond it are in the last
+    bin.
 
     Args:
-        information: in nats, (words,), of words that occur.
+        information: mutual information of the words that occur, in nats, shape `(words,)`.
+        depth: number of layers.
 
-    >>> binned_depths(torch.tensor([0.5, 0.05, 0.005, 0.0]), depth=3).tolist()
-    [1, 2, 3, 3]
+    Returns:
+        Depths from 1 to `depth`, int64, shape `(words,)`.
+
+    Examples:
+        >>> binned_depths(torch.tensor([0.5, 0.05, 0.005, 0.0]), depth=3).tolist()
+        [1, 2, 3, 3]
     """
     scaled = -information.double().clamp_min(torch.finfo(torch.float64).tiny).log()
     informed = scaled[information > 1e-12]
@@ -174,13 +196,24 @@ def mutual_information_depths(
     special_ids: Iterable[int] = (),
     smoothing: float = 0.1,
 ) -> Tensor:
-    """Depth of every word of the vocabulary, (vocabulary,), in 1..depth.
+    """Return the depth of every word piece of the vocabulary. Eq. 2, 3.
 
-    Words that do not occur get the deepest layer. Special tokens, and those that every text has, get the first: the
-    deepest word decides how many layers run, and these say nothing about the label.
+    Word pieces that do not occur get `depth`. Special tokens, and tokens that occur in every text, get 1: the deepest
+    token decides how many layers run, and these are independent of the label.
+
+    Args:
+        texts: token ids of the training texts.
+        labels: class of each text.
+        vocab_size: size of the encoder's vocabulary.
+        depth: number of layers.
+        special_ids: ids of special tokens.
+        smoothing: as in `mutual_information`.
+
+    Returns:
+        Depths from 1 to `depth`, shape `(vocab_size,)`.
 
     Raises:
-        ValueError: no texts, or all of one class; a word beyond the vocabulary.
+        ValueError: there are no texts, or all are of one class; or a token id is not in the vocabulary.
     """
     classes = sorted(set(labels))
     if len(classes) < 2:
@@ -191,26 +224,31 @@ def mutual_information_depths(
     highest = max((max(text) for text in texts if len(text)), default=0)
     if highest >= vocab_size:
         raise ValueError(
-            f"dataset: has the token {highest}, but the encoder's vocabulary has {vocab_size}; tokenize with "
-            "its tokenizer"
+            f"dataset: has the token id {highest}, but the encoder's vocabulary has {vocab_size} tokens; tokenize "
+            "with its tokenizer"
         )
     counts = torch.zeros(vocab_size + 1, len(classes), dtype=torch.float64)
     for text, label in zip(texts, labels, strict=True):
         column = classes.index(label)
         counts[list(set(text)), column] += 1
         counts[-1, column] += 1
-    present = counts[:-1].sum(dim=1)
-    found = present > 0
+    texts_with = counts[:-1].sum(dim=1)
+    occurs = texts_with > 0
     depths = torch.full((vocab_size,), depth)
-    rows = torch.cat([found, found.new_ones(1)])
-    depths[found] = binned_depths(mutual_information(counts[rows], smoothing), depth)
-    depths[present == len(texts)] = 1
+    rows = torch.cat([occurs, occurs.new_ones(1)])
+    depths[occurs] = binned_depths(mutual_information(counts[rows], smoothing), depth)
+    depths[texts_with == len(texts)] = 1
     depths[[token for token in special_ids if token < vocab_size]] = 1
     return depths
 
 
 class DepthTable(nn.Module):
-    """Depth of every word piece, (vocabulary,), floats, never trained; 0, not estimated, stands for the last layer."""
+    """The depth of every word piece, shape `(vocabulary,)`; not trained. 0 is not estimated: all layers are run.
+
+    Args:
+        vocab_size: size of the encoder's vocabulary.
+        depth: number of layers.
+    """
 
     def __init__(self, vocab_size: int, depth: int) -> None:
         super().__init__()
@@ -219,25 +257,36 @@ class DepthTable(nn.Module):
 
     @property
     def estimated(self) -> bool:
-        """Has any word a depth?"""
+        """Whether any word piece has an estimated depth."""
         return bool(self.weight.any())
 
     @torch.no_grad()
     def resize(self, vocab_size: int) -> None:
-        """Cut the table, or add words of the deepest layer."""
-        grown = self.weight.new_zeros(vocab_size)
-        kept = min(vocab_size, len(self.weight))
-        grown[:kept] = self.weight[:kept]
-        self.weight = nn.Parameter(grown, requires_grad=False)
+        """Change the vocabulary; new word pieces run all layers.
+
+        Args:
+            vocab_size: new size of the vocabulary.
+        """
+        resized = self.weight.new_zeros(vocab_size)
+        common = min(vocab_size, len(self.weight))
+        resized[:common] = self.weight[:common]
+        self.weight = nn.Parameter(resized, requires_grad=False)
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        """(batch, tokens) -> depths (batch, tokens), long; a word that the table lacks gets the deepest layer."""
+        """Return the depths of token ids, (batch, tokens) -> int64 (batch, tokens); unknown ids run all layers."""
         depths = self.weight[input_ids.clamp(max=len(self.weight) - 1)].round().long()
         return torch.where((input_ids < len(self.weight)) & (depths > 0), depths, self.depth)
 
 
 class DepthAdaptiveForSequenceClassification(EarlyExitForSequenceClassification):
-    """Every token runs as many layers as it needs. Scores are shares of tokens at their depth, (batch, exits)."""
+    """Faster Depth-Adaptive Transformers: every token has a depth; a text leaves after that of its deepest token.
+
+    The readiness score is the share of a text's tokens that have reached their depth, from 0 to 1; a text leaves at or
+    above the threshold.
+
+    Args:
+        config: the config.
+    """
 
     config_class = DepthAdaptiveConfig
     own_ready = torch.ge
@@ -263,10 +312,11 @@ class DepthAdaptiveForSequenceClassification(EarlyExitForSequenceClassification)
         encoder = config.encoder_config
         self.classifier = output_layer(2 * encoder.hidden_size, config.num_labels)
         source = config.depth_source
-        table = source == "mutual_information"
-        self.depth_table = DepthTable(encoder.vocab_size, encoder.num_hidden_layers) if table else None
+        has_table = source == "mutual_information"
+        self.depth_table = DepthTable(encoder.vocab_size, encoder.num_hidden_layers) if has_table else None
         self.halting = nn.Linear(encoder.hidden_size, len(config.exit_layers)) if source == "halting" else None
-        self._told = False  # that the table is not estimated; asked once, since it takes a read from the device
+        # Whether training has checked that the table is estimated; once only, since the CPU waits for the device.
+        self._checked_table = False
         self.post_init()
 
     @torch.no_grad()
@@ -289,14 +339,26 @@ class DepthAdaptiveForSequenceClassification(EarlyExitForSequenceClassification)
         return (Stage(name, (name,), frozen=() if self.depth_table is None else ("depth_table",)),)
 
     def prepare(self, dataset: Iterable[Mapping[str, Any]]) -> None:
-        """Also fills the depth table, if the model has one."""
+        """Prepare as in the base class; also fill the depth table, if the model has one.
+
+        Args:
+            dataset: the tokenized training set.
+
+        Raises:
+            ValueError: as in the base class and in `estimate_depths_by_mutual_information`.
+        """
         rows = checked_rows(dataset)
         super().prepare(rows)
         if self.depth_table is not None:
             self.estimate_depths_by_mutual_information(rows)
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Module:
-        """As in Transformers; new words have the deepest layer until the depths are estimated again."""
+        """Resize the vocabulary as in Transformers; new tokens run all layers until depths are estimated again.
+
+        Args:
+            *args: as in Transformers.
+            **kwargs: as in Transformers.
+        """
         embeddings = super().resize_token_embeddings(*args, **kwargs)
         if self.depth_table is not None:
             self.depth_table.resize(self.config.encoder_config.vocab_size)
@@ -306,20 +368,22 @@ class DepthAdaptiveForSequenceClassification(EarlyExitForSequenceClassification)
     def estimate_depths_by_mutual_information(
         self, dataset: Iterable[Mapping[str, Any]], special_ids: Iterable[int] = (), smoothing: float = 0.1
     ) -> Tensor:
-        """Fill the depth table from labelled texts; call it before training, with the training set only. Eq. 2, 3.
+        """Fill the depth table from labelled texts, before training. Eq. 2, 3.
 
         Args:
-            dataset: tokenized rows with `input_ids` and `label` or `labels`; positions whose `attention_mask` is 0 do
-                not count.
-            special_ids: more tokens that get depth 1, beside the encoder config's special ones and those that every
-                text has. Not the unknown token: what nobody has seen needs all layers.
-            smoothing: added to each of the four joint counts, > 0.
+            dataset: the training set only: tokenized rows with `input_ids` and `label` or `labels`; positions where
+                `attention_mask` is 0 are ignored.
+            special_ids: ids of tokens that get depth 1, in addition to the special tokens of the encoder's config and
+                the tokens that occur in every text. Leave out the unknown token: unknown words should run all layers.
+            smoothing: number added to each of the four joint counts, > 0; see `mutual_information`.
 
         Returns:
-            the table, (vocabulary,), depths in 1..L; words that do not occur have L.
+            The table: depths from 1 to the number of layers, shape `(vocabulary,)`; word pieces that do not occur run
+            all layers.
 
         Raises:
-            ValueError: another `depth_source`; no rows, no labels, a single class; a word beyond the vocabulary.
+            ValueError: another `depth_source`; `dataset` has no rows, no labels, or a single class; or a token id is
+                not in the vocabulary.
         """
         if self.depth_table is None:
             raise ValueError(
@@ -333,16 +397,17 @@ class DepthAdaptiveForSequenceClassification(EarlyExitForSequenceClassification)
         if labels is None:
             raise ValueError("dataset: has no labels; pass the training set, with a 'label' column")
         texts = [
-            [token for token, kept in zip(row["input_ids"], row["attention_mask"], strict=True) if kept]
+            [token for token, mask in zip(row["input_ids"], row["attention_mask"], strict=True) if mask]
             if "attention_mask" in row
             else row["input_ids"]
             for row in rows
         ]
         encoder = self.config.encoder_config
         names = ("pad_token_id", "cls_token_id", "sep_token_id", "bos_token_id", "eos_token_id")
-        own = [found for found in (getattr(encoder, name, None) for name in names) if found is not None]
+        special = [token for token in (getattr(encoder, name, None) for name in names) if token is not None]
+        special += special_ids
         table = mutual_information_depths(
-            texts, labels.tolist(), encoder.vocab_size, encoder.num_hidden_layers, [*own, *special_ids], smoothing
+            texts, labels.tolist(), encoder.vocab_size, encoder.num_hidden_layers, special, smoothing
         )
         self.depth_table.weight.copy_(table)
         return table
@@ -363,20 +428,37 @@ class DepthAdaptiveForSequenceClassification(EarlyExitForSequenceClassification)
         return_dict: bool | None = None,
         token_depths: Tensor | None = None,
     ) -> EarlyExitOutput | tuple[Any, ...]:
-        """As `EarlyExitForSequenceClassification.forward`, and:
+        """Classify a batch of texts as in the base class, with a depth for every token.
 
         Args:
-            token_depths: layers that each token runs, (batch, tokens), integers in 1..L, any at pads. Needed with
-                `depth_source="reconstruction"`; otherwise they replace the model's own.
+            input_ids: as in the base class.
+            attention_mask: as in the base class.
+            token_type_ids: as in the base class.
+            position_ids: as in the base class.
+            inputs_embeds: as in the base class.
+            labels: as in the base class.
+            objective: as in the base class.
+            exit_threshold: as in the base class.
+            early_exit: as in the base class.
+            output_hidden_states: as in the base class.
+            output_attentions: as in the base class.
+            return_dict: as in the base class.
+            token_depths: number of layers that each token runs, integers from 1 to the number of layers, any value at
+                padding, shape `(batch, tokens)`. Required with `depth_source="reconstruction"`; otherwise used in
+                place of the model's own depths.
+
+        Returns:
+            The predictions, exit layers and loss.
 
         Raises:
-            ValueError: no `token_depths` where they are needed, or of another shape or range.
+            ValueError: as in the base class; or `token_depths` is missing where it is required, of another shape, or
+                out of range.
         """
-        seen = inputs_embeds if input_ids is None else input_ids
+        tokens = inputs_embeds if input_ids is None else input_ids
         anytime = self.halting is not None and (self.training or objective == "anytime")
-        if anytime and token_depths is None and seen is not None:
+        if anytime and token_depths is None and tokens is not None:
             deepest = self.config.encoder_config.num_hidden_layers
-            token_depths = torch.full(seen.shape[:2], deepest, device=seen.device)
+            token_depths = torch.full(tokens.shape[:2], deepest, device=tokens.device)
         inputs = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
@@ -390,39 +472,42 @@ class DepthAdaptiveForSequenceClassification(EarlyExitForSequenceClassification)
         )
 
     def embed(self, inputs: dict[str, Tensor | None]) -> tuple[Tensor, Context]:
-        given, input_ids = inputs.get("token_depths"), inputs.get("input_ids")
+        token_depths, input_ids = inputs.get("token_depths"), inputs.get("input_ids")
         hidden, context = super().embed({name: inputs[name] for name in inputs if name != "token_depths"})
         padding = context.padding
-        if given is not None:
-            depths = self._checked_depths(given, hidden.shape[:2], padding)
+        if token_depths is not None:
+            depths = self._checked_depths(token_depths, hidden.shape[:2], padding)
         elif self.config.depth_source == "reconstruction":
             raise ValueError(
                 "token_depths: missing; depth_source='reconstruction' needs them, call "
                 "estimate_depths_by_reconstruction(dataset, ...) first, or pass token_depths=..."
             )
         else:
-            depths = self._own_depths(input_ids, hidden)
+            depths = self._predicted_depths(input_ids, hidden)
         tokens = depths.new_ones(depths.shape) if padding is None else padding.to(depths.dtype)
         per_token = context.per_token | {"depths": depths * tokens}
-        return hidden, context._replace(per_token=per_token if given is None else per_token | {"given": given})
+        if token_depths is not None:
+            per_token |= {"given": token_depths}
+        return hidden, context._replace(per_token=per_token)
 
-    def _own_depths(self, input_ids: Tensor | None, hidden: Tensor) -> Tensor:
+    def _predicted_depths(self, input_ids: Tensor | None, hidden: Tensor) -> Tensor:
+        """Return the depths that are known before layer 1, (batch, tokens); the halting unit changes them after it."""
         deepest = torch.full(hidden.shape[:2], self.config.encoder_config.num_hidden_layers, device=hidden.device)
         if self.depth_table is None or torch.compiler.is_compiling() and input_ids is None:
-            return deepest  # the halting unit speaks after layer 1
+            return deepest
         if input_ids is None:
             if self.depth_table.estimated:
                 raise ValueError(
-                    "inputs_embeds: embeddings have no words to look up; pass their depths too, "
+                    "inputs_embeds: the depth table needs token ids; pass the depths, too, "
                     "token_depths=model.depth_table(input_ids)"
                 )
             return deepest
-        if self.training and not self._told and not self.depth_table.estimated:
+        if self.training and not self._checked_table and not self.depth_table.estimated:
             logger.warning(
                 "the depths of words are not estimated, so every token runs all layers; before training call "
                 "model.prepare(train_dataset) or model.estimate_depths_by_mutual_information(train_dataset)"
             )
-        self._told = self._told or self.training
+        self._checked_table = self._checked_table or self.training
         return self.depth_table(input_ids)
 
     def _checked_depths(self, depths: Tensor, shape: torch.Size, padding: Tensor | None) -> Tensor:
@@ -447,7 +532,7 @@ class DepthAdaptiveForSequenceClassification(EarlyExitForSequenceClassification)
     ) -> tuple[Tensor, Tensor | None, Context]:
         depths = context.per_token["depths"]
         active = depths > index
-        # In training every token runs, so that dropout and activation checkpointing are those of the encoder.
+        # In training it runs for all tokens, so that dropout and activation checkpointing are the encoder's own.
         whole = whole or self.training
         hidden, attention = run_tokens(self.encoder, index, layer, hidden, context, active, self.recompute, whole)
         if index == 0 and self.halting is not None:
@@ -463,36 +548,52 @@ class DepthAdaptiveForSequenceClassification(EarlyExitForSequenceClassification)
     ) -> tuple[Exit, State]:
         depths = context.per_token["depths"]
         tokens = depths > 0
-        tokens = tokens | ~tokens.any(dim=1, keepdim=True)  # a text of pads alone
+        tokens = tokens | ~tokens.any(dim=1, keepdim=True)  # a text of nothing but padding
         highest = hidden.masked_fill(~tokens.unsqueeze(-1), torch.finfo(hidden.dtype).min).amax(dim=1)
         features = torch.cat([highest, mean_pool(hidden, tokens)], dim=-1).relu()
         logits = self.classifier(features)
         score = None
         if self.config.exit_criterion == "depth":
-            done = tokens & (depths <= self.config.exit_layers[index])
-            score = done.sum(dim=1) / tokens.sum(dim=1)
+            at_depth = tokens & (depths <= self.config.exit_layers[index])
+            score = at_depth.sum(dim=1) / tokens.sum(dim=1)
         halting = context.per_token.get("halting")
         return Exit(logits, score, () if halting is None else (halting, tokens)), ()
 
     def exit_loss(self, exits: list[Exit], labels: Tensor, objective: str) -> Tensor:
-        """`task`: Eq. 7; `anytime`: mean task loss of all exits, and the halting unit's towards its pseudo-labels."""
+        """Compute the loss of an objective.
+
+        Args:
+            exits: as in the base class.
+            labels: as in the base class.
+            objective: "task", the task loss at full depth (Eq. 7); or, with `depth_source="halting"`, "anytime", the
+                mean task loss of all exits plus the weighted loss of the halting unit.
+        """
         if objective == "task":
             return self.task_loss(exits[-1].logits, labels)
-        task = torch.stack([self.task_loss(exit.logits, labels) for exit in exits]).mean()
+        task_loss = torch.stack([self.task_loss(exit.logits, labels) for exit in exits]).mean()
         halting, tokens = exits[-1].extras
         right = torch.stack([exit.logits.detach().argmax(dim=-1) == labels for exit in exits], dim=1)
         target = best_layer(right, self.config.halting_penalty)  # (batch,)
-        spread = target[:, None].expand(tokens.shape)[tokens]
-        return task + self.config.halting_weight * functional.cross_entropy(halting[tokens].float(), spread)
+        token_target = target[:, None].expand(tokens.shape)[tokens]
+        halting_loss = functional.cross_entropy(halting[tokens].float(), token_target)
+        return task_loss + self.config.halting_weight * halting_loss
 
 
 def best_layer(right: Tensor, penalty: float) -> Tensor:
-    """Index of the exit that is right at the least cost, argmax_n (1[right] - penalty n): bool (batch, exits) -> long.
+    """Return the exit that is right at the least cost, argmax_n (1[exit n is right] - penalty n).
 
-    The correctness oracle of Elbayad et al. for one answer per text.
+    The correctness oracle of Elbayad et al., for one label per text.
 
-    >>> best_layer(torch.tensor([[False, True, True], [False, False, False]]), penalty=0.1).tolist()
-    [1, 0]
+    Args:
+        right: whether the prediction at each exit is right, shape `(batch, exits)`.
+        penalty: cost of a layer; 1 is the reward of a right prediction.
+
+    Returns:
+        Indices of exits, from 0, shape `(batch,)`.
+
+    Examples:
+        >>> best_layer(torch.tensor([[False, True, True], [False, False, False]]), penalty=0.1).tolist()
+        [1, 0]
     """
     cost = penalty * torch.arange(1, right.shape[1] + 1, device=right.device)
     return (right.float() - cost).argmax(dim=1)

@@ -1,7 +1,10 @@
-"""The model that all methods are: the hooks that a method defines, and what all methods share.
+"""The base model of all methods: the hooks that a method defines, then the code that all methods share.
 
-Training runs every layer and trains the exits. Inference lets each row leave the batch when its readiness passes the
-threshold; readiness never depends on the threshold, so one full-depth pass tells what every threshold would do.
+In training every layer runs and the exits are trained. In inference each row leaves the batch at the first exit whose
+readiness score passes the threshold. The score never depends on the threshold, so one run at full depth is enough to
+know what the model would predict with any threshold.
+
+To add a method, read the hooks of `EarlyExitForSequenceClassification`.
 
 This file travels inside checkpoints: see docs/contributing.md, "Files that travel with a checkpoint".
 """
@@ -52,7 +55,15 @@ logger = logging.get_logger(__name__)
 
 
 class Paper(NamedTuple):
-    """Where a method comes from; feeds cards and docs."""
+    """The paper that a method comes from; used in model cards and documentation.
+
+    Attributes:
+        title: title of the paper.
+        authors: full names, separated by commas.
+        venue: conference or journal, with the year.
+        url: address of the paper.
+        bibtex: the whole BibTeX entry.
+    """
 
     title: str
     authors: str
@@ -62,12 +73,13 @@ class Paper(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """One training run.
+    """One training run of a method that is trained in one or more runs.
 
-    Args:
-        name: also the name of its folder and of its overrides.
-        objectives: names that `exit_loss` understands, cycled per optimizer step.
-        frozen: dotted names of modules or parameters that this stage leaves alone; each must match something.
+    Attributes:
+        name: name of the stage; also of its output folder, and the key of its training arguments.
+        objectives: names of losses that `exit_loss` or `unlabelled_loss` computes. With several, each optimizer step
+            uses the next one, and after the last the first again.
+        frozen: dotted names of the modules or parameters that this stage does not train; each must exist.
     """
 
     name: str
@@ -77,17 +89,17 @@ class Stage(NamedTuple):
 
 @dataclass
 class EarlyExitOutput(ModelOutput):
-    """Output of every method.
+    """Output of the models of all methods.
 
-    Args:
-        loss: scalar, when labels are given.
-        logits: the answer, (batch, labels).
-        exit_layer: number of layers run for each row, 1..L, (batch,).
-        exit_logits: what every exit says, (batch, exits, labels); None after a real early exit.
-        exit_scores: readiness at every exit, (batch, exits); None after a real early exit.
-        hidden_states: on request: input of layer 1 and output of every layer, L + 1 tensors (batch, tokens, hidden);
-            None in place of those that were not asked for.
-        attentions: on request: L tensors (batch, heads, tokens, tokens).
+    Attributes:
+        loss: scalar; None without labels, unless the objective needs none.
+        logits: the model's prediction, shape `(batch, labels)`: the logits of the exit where each row left.
+        exit_layer: number of layers run for each row, from 1 to the number of layers, shape `(batch,)`.
+        exit_logits: logits of every exit, shape `(batch, exits, labels)`; None when rows could exit early.
+        exit_scores: readiness score of every exit, shape `(batch, exits)`; None when rows could exit early.
+        hidden_states: on request, the input of layer 1 and the output of every layer: layers + 1 tensors of shape
+            `(batch, tokens, hidden)`, with None in place of those that were not requested.
+        attentions: on request, the attention weights of every layer, each `(batch, heads, tokens, tokens)`.
     """
 
     loss: Tensor | None = None
@@ -100,10 +112,16 @@ class EarlyExitOutput(ModelOutput):
 
 
 def two_stages(exits: int) -> tuple[Stage, ...]:
-    """The backbone with the last exit, then the other exits on the frozen backbone; DeeBERT, section 3.1.
+    """Return DeeBERT's stages: first the encoder with the last exit, then the other exits on the frozen encoder.
 
-    >>> [(stage.name, stage.frozen) for stage in two_stages(3)]
-    [('backbone', ('exits.0', 'exits.1')), ('exits', ('encoder', 'exits.2'))]
+    DeeBERT, section 3.1. With a single exit, only the first stage remains.
+
+    Args:
+        exits: number of exits.
+
+    Examples:
+        >>> [(stage.name, stage.frozen) for stage in two_stages(3)]
+        [('backbone', ('exits.0', 'exits.1')), ('exits', ('encoder', 'exits.2'))]
     """
     last = exits - 1
     backbone = Stage("backbone", ("final",), frozen=tuple(f"exits.{index}" for index in range(last)))
@@ -111,39 +129,58 @@ def two_stages(exits: int) -> tuple[Stage, ...]:
 
 
 def total_loss(losses: list[Tensor], objective: str) -> Tensor:
-    """Sum of scalar losses.
+    """Return the sum of scalar losses.
+
+    Args:
+        losses: the losses of the exits that the objective trains.
+        objective: the objective's name, for the error message.
 
     Raises:
-        ValueError: there is none, since a model with a single exit has nothing for this objective to train.
+        ValueError: `losses` is empty, since the model has a single exit and the objective trains only other exits.
     """
     if not losses:
-        raise ValueError(f"objective: got {objective!r}, which trains none of a single exit; pass more exit_layers")
+        raise ValueError(
+            f"objective: got {objective!r}, which trains nothing in a model with a single exit; pass more exit_layers "
+            "to the config"
+        )
     return torch.stack(losses).sum()
 
 
 def depth_weighted(losses: list[Tensor]) -> Tensor:
-    """Mean of scalar losses in which the i-th of n weighs i: sum_i i L_i / sum_i i. PABEE, section 3.3.
+    """Return the mean of scalar losses, the i-th of n weighted by i: sum_i i L_i / sum_i i. PABEE, section 3.3.
 
-    >>> depth_weighted([torch.tensor(3.0), torch.tensor(1.5)]).item()
-    2.0
+    Args:
+        losses: one scalar per exit, at least one.
+
+    Examples:
+        >>> depth_weighted([torch.tensor(3.0), torch.tensor(1.5)]).item()
+        2.0
     """
     weights = torch.arange(1, len(losses) + 1, device=losses[0].device)
     return (torch.stack(losses) * weights).sum() / weights.sum()
 
 
-def kl_divergence(target: Tensor, given: Tensor) -> Tensor:
-    """Mean over the batch of KL(softmax(target) || softmax(given)), in nats: logits (batch, labels) twice -> scalar.
+def kl_divergence(target: Tensor, prediction: Tensor) -> Tensor:
+    """Return KL(softmax(target) || softmax(prediction)) in nats, averaged over the batch.
 
-    >>> certain, undecided = torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 0.0]])
-    >>> round(kl_divergence(certain, undecided).item(), 6), round(kl_divergence(undecided, certain).item(), 6)
-    (0.502282, 0.85544)
+    Args:
+        target: logits of shape `(batch, labels)`.
+        prediction: logits of shape `(batch, labels)`.
+
+    Returns:
+        A scalar, at least 0.
+
+    Examples:
+        >>> certain, undecided = torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 0.0]])
+        >>> round(kl_divergence(certain, undecided).item(), 6), round(kl_divergence(undecided, certain).item(), 6)
+        (0.502282, 0.85544)
     """
-    target, given = (logits.float().log_softmax(dim=-1) for logits in (target, given))
-    return functional.kl_div(given, target, reduction="batchmean", log_target=True)
+    target, prediction = (logits.float().log_softmax(dim=-1) for logits in (target, prediction))
+    return functional.kl_div(prediction, target, reduction="batchmean", log_target=True)
 
 
 class EarlyExitPreTrainedModel(PreTrainedModel):
-    """What all models of a method share: the encoder, and how checkpoints carry their code."""
+    """Base class of all models of this package: builds the encoder, and saves the model's code with its weights."""
 
     config_class: ClassVar[type[EarlyExitConfig]] = EarlyExitConfig
     base_model_prefix = "encoder"
@@ -155,27 +192,39 @@ class EarlyExitPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
 
     def __init__(self, config: EarlyExitConfig) -> None:
-        config.check()  # again: a config that exists already may have been changed
+        config.check()  # again, since its attributes may have been changed after it was built
         super().__init__(config)
         family = family_of(config.encoder_config)
-        # An unused pooler would be an unused parameter under DDP; families without one do not know the argument.
+        # An unused pooler would be an unused parameter under DDP; families without one do not accept the argument.
         options = {} if family.pooler is None else {"add_pooling_layer": False}
         self.encoder = AutoModel.from_config(config.encoder_config, **options)
 
     def post_init(self) -> None:
-        """As in Transformers, but `device_map="auto"` keeps the encoder whole."""
+        """Initialize the weights as in Transformers; `device_map="auto"` then keeps the encoder on one device."""
         super().post_init()
-        # Spread over several devices, exits would answer on different ones, and rows leave from there.
+        # Otherwise exits would be on several devices, and rows would leave the batch on different ones.
         self._no_split_modules = {type(self.encoder).__name__}
 
     def get_input_embeddings(self) -> nn.Module:
+        """Return the encoder's input embeddings."""
         return self.encoder.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the encoder's input embeddings.
+
+        Args:
+            value: the new embeddings.
+        """
         self.encoder.set_input_embeddings(value)
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """As in Transformers; the checkpoint also carries its code and can be loaded without this package."""
+        """Save the model as in Transformers, with its code, so that it can be loaded without this package.
+
+        Args:
+            save_directory: the folder.
+            *args: as in Transformers.
+            **kwargs: as in Transformers.
+        """
         if self._auto_class is not None:
             module = type(self).__module__.split(".")[-1]
             name = type(self).__name__.replace("ForSequenceClassification", "Model")
@@ -184,9 +233,13 @@ class EarlyExitPreTrainedModel(PreTrainedModel):
 
 
 class EarlyExitModel(EarlyExitPreTrainedModel):
-    """The encoder alone at full depth; heads in the checkpoint are left out."""
+    """The encoder alone, always at full depth; exit heads in a checkpoint are not loaded.
 
-    _auto_class = "AutoModel"  # checkpoints carry their code
+    Args:
+        config: the method's config.
+    """
+
+    _auto_class = "AutoModel"  # the code is saved with the checkpoint
     _keys_to_ignore_on_load_unexpected = [r"^(?!encoder\.)"]
 
     def __init__(self, config: EarlyExitConfig) -> None:
@@ -194,19 +247,42 @@ class EarlyExitModel(EarlyExitPreTrainedModel):
         self.post_init()
 
     def forward(self, *args: Any, **kwargs: Any) -> BaseModelOutput:
-        """As the encoder's own forward."""
+        """Run the encoder.
+
+        Args:
+            *args: as in the encoder's own `forward`.
+            **kwargs: as in the encoder's own `forward`.
+
+        Returns:
+            The encoder's own output.
+        """
         return self.encoder(*args, **kwargs)
 
 
 class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
-    """Base of every method: the hooks that a method defines, then what all methods share.
+    """Base class of every method: first the hooks that a method defines, then the code that all methods share.
 
-    The hooks stand in the order in which they are used. A method must define `paper`, `objectives`, `stages`,
-    `exit_step` and `exit_loss`, and `own_ready` if its config has an `own_criterion`; in its `__init__` it builds its
-    exits and calls `post_init`. All other hooks have a default.
+    A method's file defines three classes: a config (subclass of `EarlyExitConfig`, whose hooks are listed there), an
+    encoder without exits (subclass of `EarlyExitModel`), and a classifier (subclass of this class).
+    `modeling_deebert.py` is the shortest example. The hooks of the classifier, in the order in which they are called:
+
+    1. `__init__` builds the exits, usually `self.exits`, a `ModuleList` of `ExitHead`, and ends with
+       `self.post_init()`. The class attributes `paper`, `objectives`, ... describe the method.
+    2. Before training: `classifiers` and `adopt_classifier` (by `from_encoder_pretrained`), `prepare` (by the user, or
+       the command line) and `stages` (by the Trainer).
+    3. For every batch: `embed`; after that for every layer `layer_step`, then `exit_step` if there is an exit after
+       the layer, else `skip_step`; `tempered` if the exits are calibrated; `own_ready` decides which rows leave.
+    4. For the loss: `exit_loss`, or `unlabelled_loss`.
+
+    A method must define `paper`, `objectives`, `stages`, `exit_step` and `exit_loss`; also `own_ready` if its config
+    sets `own_criterion`, `unlabelled_loss` if it has `unlabelled_objectives`, and `classifiers` if its exits are not
+    `ExitHead`s in `self.exits`. All other hooks have a default that suits most methods.
+
+    Args:
+        config: the method's config.
     """
 
-    _auto_class = "AutoModelForSequenceClassification"  # checkpoints carry their code
+    _auto_class = "AutoModelForSequenceClassification"  # the code is saved with the checkpoint
 
     def __init__(self, config: EarlyExitConfig) -> None:
         super().__init__(config)
@@ -216,37 +292,47 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
 
     # 1. What the method is
 
+    # Where the method comes from.
     paper: ClassVar[Paper]
-    objectives: ClassVar[tuple[str, ...]]  # losses by name; the first is the default of training without a stage
-    unlabelled_objectives: ClassVar[tuple[str, ...]] = ()  # those that need no labels
-    reads_all_tokens: ClassVar[bool] = False  # whether exits read `hidden`, and not only the sentence vector
-    spares_tokens: ClassVar[bool] = (
-        False  # whether tokens skip layers, so that the cost of a text depends on its words
-    )
-    own_ready: ClassVar[Any]  # for `config.own_criterion`: torch.lt, le, gt or ge of score and threshold
+    # Names of the losses. The first is the default, where no stage chooses one.
+    objectives: ClassVar[tuple[str, ...]]
+    # Those of `objectives` that need no labels.
+    unlabelled_objectives: ClassVar[tuple[str, ...]] = ()
+    # Whether `exit_step` reads the states of all tokens, `hidden`, and not only the sentence vector, `pooled`.
+    reads_all_tokens: ClassVar[bool] = False
+    # Whether tokens skip layers, so that the cost of a text depends on its tokens, and not only on its length.
+    spares_tokens: ClassVar[bool] = False
+    # With the config's `own_criterion`: comparison of score and threshold, torch.lt, torch.le, torch.gt or torch.ge.
+    own_ready: ClassVar[Any]
 
     # 2. Before training
 
     @property
-    def stages(self) -> tuple[Stage, ...]:
-        """The training runs that the paper prescribes, in order."""
-        raise NotImplementedError
-
-    @property
     def classifiers(self) -> list[nn.Module]:
-        """The output layer of every exit, in order. Default: those of `ExitHead`s in `self.exits`."""
+        """The output layer of every exit, in order; its outputs are logits.
+
+        Default: the output layers of the `ExitHead`s in `self.exits`.
+        """
         return [cast(ExitHead, exit).classifier for exit in self.exits]
 
     def adopt_classifier(self) -> None:
-        """Called when the last exit got a fine-tuned classifier's head, so that it may read what that head read."""
+        """Adapt the last exit after a fine-tuned classifier's head was copied into it.
+
+        Called by `from_encoder_pretrained`. A method whose last exit has more inputs than the fine-tuned classifier
+        turns those off here. Default: nothing.
+        """
 
     def prepare(self, dataset: Iterable[Mapping[str, Any]]) -> None:
-        """Set what the training data tell before the first step; call it once, with the tokenized training set.
+        """Set what has to be estimated from the training data; call it once, before the first training step.
 
-        For regression the exits start from the mean label (`start_from_mean`); some methods estimate more.
+        Default: for regression, let the exits start from the mean label (`start_from_mean`); else nothing.
+
+        Args:
+            dataset: the tokenized training set: rows with `input_ids` and `label` or `labels`.
 
         Raises:
-            ValueError: no rows, no labels where they are needed, or labels that training would refuse.
+            ValueError: `dataset` is empty, has no labels where they are needed, or has labels that training would
+                refuse.
         """
         if self.config.num_labels == 1:
             rows = checked_rows(dataset)
@@ -255,35 +341,53 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
                 raise ValueError("dataset: has no labels; pass the training set, with a 'label' column")
             self.start_from_mean(self.checked_labels(labels, len(rows)).double().mean().item())
 
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The training runs that the paper prescribes, in order."""
+        raise NotImplementedError
+
     # 3. Every batch, from the input to the readiness of an exit
 
     def embed(self, inputs: dict[str, Tensor | None]) -> tuple[Tensor, Context]:
-        """Input of layer 1, (batch, tokens, hidden), and what the layers need besides.
+        """Compute the input of layer 1, and what layers and exits need besides the hidden states.
 
-        A method that needs more puts it into the context, `per_row` or `per_token`.
+        A method that needs more of each row or token adds it to the context, as `per_row` or `per_token`.
+
+        Args:
+            inputs: the arguments of `forward` that describe the texts, by name; every one is present, None if it was
+                not passed.
+
+        Returns:
+            The embeddings, shape `(batch, tokens, hidden)`, and the context.
 
         Raises:
-            ValueError: as `embed_inputs`; a mask that does not tell the pads, where exits need to know them.
+            ValueError: see `embed_inputs`; or the attention mask is not of shape `(batch, tokens)`, though the exits
+                must know which tokens are padding.
         """
         mask = inputs["attention_mask"]
         if mask is not None and mask.dim() != 2 and self._reads_all_tokens:
             raise ValueError(
-                f"attention_mask: got shape {tuple(mask.shape)}; these exits read all tokens but the pads, so pass 1 "
-                "for tokens and 0 for pads, shape (batch, tokens)"
+                f"attention_mask: got shape {tuple(mask.shape)}; these exits read all tokens except padding, so pass "
+                "1 for tokens and 0 for padding, shape (batch, tokens)"
             )
         return embed_inputs(self.encoder, **inputs)
 
     def layer_step(
         self, index: int, layer: nn.Module, hidden: Tensor, context: Context, whole: bool
     ) -> tuple[Tensor, Tensor | None, Context]:
-        """Run layer `index` (0-based); a method may spare tokens, or note something in the context.
+        """Run one layer. A method may run it for some tokens only, or add something to the context.
 
         Args:
-            whole: in training, or when states or attention weights were asked for: no token may be spared.
+            index: number of the layer, from 0.
+            layer: the layer.
+            hidden: its input, shape `(batch, tokens, hidden)`.
+            context: what the layer needs besides; never changed in place.
+            whole: whether the layer must run for every token: in training, and when hidden states or attention weights
+                were requested.
 
         Returns:
-            the new states, (batch, tokens, hidden), after the last layer only of the tokens that its exit reads;
-            attention weights where the family's layers return them; context.
+            The layer's output, shape `(batch, tokens, hidden)`, after the last layer only of the tokens that the exit
+            reads; the attention weights where the family's layers return them, else None; and the context.
         """
         if not whole and index + 1 == self.config.exit_layers[-1] and not self._reads_all_tokens:
             return *run_first(self.encoder, index, layer, hidden, context), context
@@ -291,72 +395,124 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
         return hidden, attention, context
 
     def skip_step(self, hidden: Tensor, context: Context, state: State) -> State:
-        """State after a layer without an exit, for methods that read every layer; `hidden` as the layer gave it."""
+        """Update the state after a layer without an exit, for methods whose exits read the layers below, too.
+
+        Args:
+            hidden: output of the layer, shape `(batch, tokens, hidden)`, without the final norm that pre-norm families
+                apply before an exit.
+            context: as in `exit_step`.
+            state: as in `exit_step`.
+
+        Returns:
+            The state for the next step. Default: `state`.
+        """
         return state
 
     def exit_step(
         self, index: int, pooled: Tensor, hidden: Tensor, context: Context, state: State
     ) -> tuple[Exit, State]:
-        """What exit `index` (0-based) says, and the state that it hands on.
+        """Compute the output of one exit.
 
         Args:
             index: number of the exit, from 0.
-            pooled: sentence vector after this layer, (batch, hidden).
-            hidden: states after this layer, (batch, tokens, hidden); for methods with `reads_all_tokens` only.
-            context: padding mask of the rows that are left.
-            state: what the step before handed on, tensors whose first dimension is the batch; () at first.
+            pooled: sentence vector after this layer, shape `(batch, hidden)`.
+            hidden: states after this layer, shape `(batch, tokens, hidden)`; only for methods with
+                `reads_all_tokens`, else it may lack tokens.
+            context: `context.padding` is 1 for tokens and 0 for padding, shape `(batch, tokens)`, or None without
+                padding; with what `embed` added. Its rows are those still in the batch.
+            state: what the previous `exit_step` or `skip_step` returned, () at first.
+
+        Returns:
+            The exit's output (see `Exit`), and the state for the next step: tensors whose first dimension is the
+            batch, since the rows that leave are removed from them.
         """
         raise NotImplementedError
 
     def tempered(self, logits: Tensor, temperature: float) -> Tensor:
-        """Logits (batch, labels) of an exit divided by its temperature; a method may normalize them again."""
+        """Apply the temperature of a calibrated exit to its logits.
+
+        Args:
+            logits: the exit's logits, shape `(batch, labels)`.
+            temperature: the exit's temperature, > 0; 1 changes nothing.
+
+        Returns:
+            Calibrated logits, shape `(batch, labels)`. Default: `logits / temperature`.
+        """
         return logits / temperature
 
     # 4. The loss
 
     def exit_loss(self, exits: list[Exit], labels: Tensor, objective: str) -> Tensor:
-        """Loss of one of `objectives` over all exits; an exit that it does not use gets no gradient at all (None).
+        """Compute the loss of an objective from the outputs of all exits.
+
+        An exit that the objective does not train must not be part of the loss at all: its gradient stays None, not 0.
 
         Args:
-            exits: what every exit says, in order.
-            labels: classes or numbers, (batch,).
+            exits: what `exit_step` returned for every exit, in order.
+            labels: class indices, or numbers for regression, shape `(batch,)`.
             objective: one of `objectives`.
+
+        Returns:
+            A scalar.
         """
         raise NotImplementedError
 
     def unlabelled_loss(self, exits: list[Exit], objective: str) -> Tensor:
-        """The same for one of `unlabelled_objectives`."""
+        """Compute the loss of an objective that needs no labels.
+
+        Args:
+            exits: as in `exit_loss`.
+            objective: one of `unlabelled_objectives`.
+
+        Returns:
+            A scalar.
+        """
         raise NotImplementedError
 
     # ---- What all methods share ----
 
+    # Loading and saving
+
     @classmethod
     def from_encoder_pretrained(cls, name_or_path: str, **config: Any) -> "EarlyExitForSequenceClassification":
-        """Start from a pretrained encoder or a fine-tuned classifier, on the Hub or in a folder.
+        """Build a model from a pretrained encoder or a fine-tuned classifier.
 
-        A pretrained pooler is copied into every exit; a fine-tuned classifier's head becomes the last exit, and its
-        labels and `problem_type` are kept.
+        A pretrained pooler is copied into every exit. A fine-tuned classifier's head becomes the last exit, and its
+        labels and `problem_type` are kept, unless labels are passed.
 
         Args:
-            name_or_path: as in `from_pretrained`.
-            **config: arguments of the method's config (`num_labels`, `exit_layers`, ...), and of the download
-                (`revision`, `token`, `cache_dir`, `local_files_only`, `subfolder`, `dtype`, `attn_implementation`);
-                `num_hidden_layers` keeps the first layers of the encoder.
+            name_or_path: name on the Hub, or folder, as in `from_pretrained`.
+            **config: arguments of the method's config (`num_labels`, `exit_layers`, ...); those of the download
+                (`revision`, `token`, `cache_dir`, `local_files_only`, `force_download`, `subfolder`); `dtype` and
+                `attn_implementation`; and `num_hidden_layers`, to keep only the first layers of the encoder.
+
+        Returns:
+            The model; its exits are new, except for the copied layers.
 
         Raises:
-            ValueError: the checkpoint is of an unsupported family or already an early-exit model.
+            ValueError: the checkpoint is already an early-exit model, of an unsupported family, or lacks weights of
+                its encoder; or an argument of the config is refused.
+            TypeError: an unknown argument.
         """
         return load_encoder(cls, name_or_path, config)
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """As in Transformers; the checkpoint also carries its code and its pipeline, and needs no package to load."""
+        """Save the model as in Transformers, with its code and pipeline; it then loads without this package, too.
+
+        Args:
+            save_directory: the folder.
+            *args: as in Transformers.
+            **kwargs: as in Transformers.
+        """
         if self._auto_class is not None:
-            # Here, since Transformers' pipelines take a while to import.
+            # Imported here, since Transformers' pipelines take a while to import.
             from .pipeline_early_exit import CUSTOM_PIPELINES
 
-            others = getattr(self.config, "custom_pipelines", None) or {}
-            self.config.custom_pipelines = others | copy.deepcopy(CUSTOM_PIPELINES)
+            pipelines = getattr(self.config, "custom_pipelines", None) or {}
+            self.config.custom_pipelines = pipelines | copy.deepcopy(CUSTOM_PIPELINES)
         super().save_pretrained(save_directory, *args, **kwargs)
+
+    # The run of a batch: at full depth, with early exit, or of the exits alone
 
     def forward(
         self,
@@ -374,25 +530,46 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
         return_dict: bool | None = None,
         exit_states: Tensor | None = None,
     ) -> EarlyExitOutput | tuple[Any, ...]:
-        """Classify a batch; in eval mode rows exit early when a threshold is set.
+        """Classify a batch of texts; in eval mode rows exit early if a threshold is set.
 
         Args:
-            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds: as for the encoder.
-            labels: (batch,), class indices in [0, labels), or numbers for regression.
-            objective: one of `objectives`; runs full depth and gives its loss. Default: in training the first of
-                `objectives`, in eval the task loss of the answer.
-            exit_threshold: overrides the config's for this call.
-            early_exit: False runs full depth and fills `exit_logits` and `exit_scores`; True insists on a threshold.
-                Default: in eval mode, exit early when a threshold is set.
-            output_hidden_states, output_attentions: these run every layer, since a skipped layer has none to give;
-                answers and exit layers stay those of the early exit. A list of indices keeps only those states, the
-                others are None. Attention weights exist with `attn_implementation="eager"` only.
-            exit_states: what `states_for_exits` gave for these texts; then only the exits run, all of them, and of the
-                other inputs only the mask is read. There are no hidden states or attention weights.
+            input_ids: token ids, shape `(batch, tokens)`.
+            attention_mask: 1 for tokens, 0 for padding, shape `(batch, tokens)`. Default: no padding.
+            token_type_ids: as in the encoder, shape `(batch, tokens)`.
+            position_ids: as in the encoder, shape `(batch, tokens)` or `(1, tokens)`.
+            inputs_embeds: embeddings in place of `input_ids`, shape `(batch, tokens, hidden)`.
+            labels: class indices from 0 to `num_labels` - 1, or numbers for regression, shape `(batch,)`.
+            objective: one of `objectives`: run full depth and return its loss. Default: in training the first of
+                `objectives`; in eval mode the task loss of the prediction.
+            exit_threshold: used for this call in place of the config's threshold: one number, or one per exit.
+            early_exit: False runs full depth and returns `exit_logits` and `exit_scores`; True raises an error if no
+                row could exit early. Default: exit early if a threshold is set and the model is in eval mode.
+            output_hidden_states: return hidden states. Every layer then runs, since a skipped layer has no output; the
+                predictions and exit layers stay those of the early exit. A list of indices keeps only those states.
+            output_attentions: return attention weights, which exist with `attn_implementation="eager"` only. Every
+                layer then runs, as with `output_hidden_states`.
+            return_dict: False returns a tuple. Default: the config's.
+            exit_states: what `states_for_exits` returned for these texts. Then the encoder does not run, but all exits
+                do; of the inputs only `attention_mask` is read, and there are no hidden states or attention weights.
+
+        Returns:
+            The predictions, exit layers and loss.
 
         Raises:
-            ValueError: bad labels, objective or threshold, an empty batch, a text longer than the position table;
-                `exit_states` of another shape, or with what only the encoder can give.
+            ValueError: an invalid label, objective or threshold; an empty batch; a text longer than the position
+                table; `exit_states` of the wrong shape, or together with hidden states or attention weights.
+
+        Examples:
+            >>> import torch
+            >>> from transformers import BertConfig
+            >>> from adaexit_hf import RightToolConfig, RightToolForSequenceClassification
+            >>> encoder = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=3, num_attention_heads=2)
+            >>> model = RightToolForSequenceClassification(RightToolConfig(encoder, num_labels=2)).eval()
+            >>> input_ids = torch.tensor([[1, 2, 3], [4, 5, 6]])
+            >>> model(input_ids).exit_layer.tolist(), model(input_ids).exit_scores.shape
+            ([3, 3], torch.Size([2, 3]))
+            >>> model(input_ids, exit_threshold=0.0).exit_layer.tolist()  # every confidence is at least 0
+            [1, 1]
         """
         inputs = {
             "input_ids": input_ids,
@@ -425,72 +602,78 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
         return_dict: bool | None,
         exit_states: Tensor | None = None,
     ) -> EarlyExitOutput | tuple[Any, ...]:
-        """`forward`, for any inputs that `embed` understands."""
+        """Do what `forward` does, for all inputs that the method's `embed` takes."""
         return_dict = self.config.return_dict if return_dict is None else return_dict
         keep_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        attend = bool(self.config.output_attentions if output_attentions is None else output_attentions)
+        keep_attentions = bool(self.config.output_attentions if output_attentions is None else output_attentions)
         if exit_states is not None:
             self._check_exit_states(exit_states, output_hidden_states or output_attentions)
-            keep_states = attend = False
-        if attend and self.encoder.config._attn_implementation != "eager":
-            logger.warning_once(  # as the stock models do
-                f"output_attentions: attention implementation '{self.encoder.config._attn_implementation}' keeps no "
-                "weights, so there are none in the output; load the model with attn_implementation='eager'"
+            keep_states = keep_attentions = False
+        if keep_attentions and self.encoder.config._attn_implementation != "eager":
+            logger.warning_once(  # as in Transformers' own models
+                f"output_attentions: attention implementation '{self.encoder.config._attn_implementation}' returns no "
+                "attention weights, so the output has none; load the model with attn_implementation='eager'"
             )
         if objective is not None and objective not in self.objectives:
-            raise ValueError(f"objective: got {objective!r}; {type(self).__name__} knows {', '.join(self.objectives)}")
+            raise ValueError(
+                f"objective: got {objective!r}; {type(self).__name__} has the objectives {', '.join(self.objectives)}"
+            )
         thresholds = self.thresholds_in_use(exit_threshold, early_exit, not self.training and objective is None)
-        # A branch on data cannot be compiled or exported: there every layer runs, then the answer is selected.
-        compact = thresholds is not None and not (keep_states or attend or torch.compiler.is_compiling())
-        # The loss of an objective is that of training, in eval mode, too.
+        # A branch on data cannot be compiled or exported: there every layer runs, then the exit is selected.
+        rows_leave = thresholds is not None and not (keep_states or keep_attentions or torch.compiler.is_compiling())
+        # An objective's loss is that of training, also in eval mode, so it is computed without temperatures.
         temperatures = None if self.training or objective is not None else self.config.exit_temperatures
         run: dict[str, Any]
         if exit_states is not None:
-            run = self._from_exit_states(exit_states, inputs["attention_mask"], temperatures)
-            answer = self._answer(run["exits"], run["scores"], thresholds)
-        elif compact:
+            run = self._run_exits(exit_states, inputs["attention_mask"], temperatures)
+            prediction = self._predict(run["exits"], run["scores"], thresholds)
+        elif rows_leave:
             answers = self._early_exit(inputs, thresholds, temperatures)
             run = {"exits": [], "scores": [answers.all_scores], "states": []}
-            answer = {"logits": answers.logits, "exit_layer": answers.exit_layer}
+            prediction = {"logits": answers.logits, "exit_layer": answers.exit_layer}
         else:
-            keep, flags = bool(keep_states), {"output_attentions": attend, "return_dict": True}
-            run = _recorded(self.encoder, self._full_depth, inputs, temperatures, keep, **flags)
-            answer = self._answer(run["exits"], run["scores"], thresholds)
+            flags = {"output_attentions": keep_attentions, "return_dict": True}
+            run = _record_attentions(self.encoder, self._full_depth, inputs, temperatures, bool(keep_states), **flags)
+            prediction = self._predict(run["exits"], run["scores"], thresholds)
         if not self.training and not torch.compiler.is_compiling():
             report_not_finite(run["scores"])
         loss = None
         if objective is not None and objective in self.unlabelled_objectives:
             loss = self.unlabelled_loss(run["exits"], objective)
         elif labels is not None:
-            labels = self.checked_labels(labels, answer["logits"].shape[0])
+            labels = self.checked_labels(labels, prediction["logits"].shape[0])
             if self.training or objective is not None:
                 loss = self.exit_loss(run["exits"], labels, objective or self.objectives[0])
             else:
-                loss = self.task_loss(answer["logits"], labels)
+                loss = self.task_loss(prediction["logits"], labels)
         states = run["states"]
         if isinstance(keep_states, list | tuple):
-            kept = {index % len(states) for index in keep_states}
-            states = [state if index in kept else None for index, state in enumerate(states)]
-        # All at once: a tuple output has the order in which the fields are set.
+            requested = {index % len(states) for index in keep_states}
+            states = [state if index in requested else None for index, state in enumerate(states)]
+        # All fields at once, since a tuple output has the order in which they are set.
         output = EarlyExitOutput(
             loss=loss,
-            **answer,
+            **prediction,
             hidden_states=tuple(states) if keep_states else None,
-            attentions=tuple(run["returned_attentions"] or run["attentions"]) or None if attend else None,
+            attentions=tuple(run["returned_attentions"] or run["attentions"]) or None if keep_attentions else None,
         )
         return output if return_dict else output.to_tuple()
 
     def answers(
         self, inputs: Mapping[str, Tensor | None], exit_threshold: Threshold = None, early_exit: bool | None = None
     ) -> Answers:
-        """What `forward` answers, and how ready the exit of each row was, at the cost of the early exit alone.
+        """Predict with early exit, and return also the readiness score at the exit where each row left.
 
         Args:
-            inputs: as for `forward`, by name.
-            exit_threshold, early_exit: as for `forward`.
+            inputs: the arguments of `forward` that describe the texts, by name.
+            exit_threshold: as in `forward`.
+            early_exit: as in `forward`.
+
+        Returns:
+            Logits, exit layers and readiness scores of all rows.
 
         Raises:
-            ValueError: as `forward`.
+            ValueError: as in `forward`.
         """
         thresholds = self.thresholds_in_use(exit_threshold, early_exit, not self.training)
         temperatures = None if self.training else self.config.exit_temperatures
@@ -512,7 +695,7 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
         keep_states: bool,
         output_attentions: bool = False,
     ) -> dict[str, Any]:
-        """Run all layers, and keep what every exit says."""
+        """Run all layers, and return the outputs and readiness scores of all exits, states and attention weights."""
         flight = InFlight.of(*self.embed(inputs))
         run: dict[str, Any] = {"exits": [], "scores": [], "states": [flight.hidden], "returned_attentions": []}
         whole = bool(self.training or keep_states or output_attentions or torch.compiler.is_compiling())
@@ -529,8 +712,12 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
             run["states"][-1] = family_of(self.encoder.config).finish(self.encoder, hidden)
         return run
 
-    def _answer(self, exits: list[Exit], scores: list[Tensor], thresholds: list[float] | None) -> dict[str, Tensor]:
-        """The answer of a full-depth run: the last exit's with the trace, or the one that the thresholds select."""
+    def _predict(self, exits: list[Exit], scores: list[Tensor], thresholds: list[float] | None) -> dict[str, Tensor]:
+        """Return the prediction after a run at full depth, as fields of the output.
+
+        Without thresholds that of the last exit, with logits and scores of all exits; else, for every row, that of the
+        first exit that is ready.
+        """
         depths = torch.tensor(self.config.exit_layers, device=exits[-1].logits.device)
         exit_logits = torch.stack([exit.logits for exit in exits], dim=1)  # (batch, exits, labels)
         if thresholds is None:
@@ -541,25 +728,30 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
                 "exit_scores": torch.stack(scores, dim=1),
             }
         pairs = zip(scores, thresholds, strict=True)
-        chosen = first_ready(torch.stack([self.ready(score, threshold) for score, threshold in pairs], dim=1))
-        rows = torch.arange(chosen.shape[0], device=chosen.device)
-        return {"logits": exit_logits[rows, chosen], "exit_layer": depths[chosen]}
+        taken = first_ready(torch.stack([self.ready(score, threshold) for score, threshold in pairs], dim=1))
+        rows = torch.arange(taken.shape[0], device=taken.device)
+        return {"logits": exit_logits[rows, taken], "exit_layer": depths[taken]}
 
-    # Exits on the states of a frozen encoder
+    # The exits alone, on the states of a frozen encoder
 
     @property
     def takes_exit_states(self) -> bool:
-        """Whether exits read the encoder's states and nothing else, so that a frozen encoder need run only once."""
+        """Whether `forward` accepts `exit_states`, so that a frozen encoder has to run only once for all epochs.
+
+        True if the exits read nothing but the encoder's states.
+        """
         base = EarlyExitForSequenceClassification
         return all(getattr(type(self), name) is getattr(base, name) for name in ("embed", "layer_step", "skip_step"))
 
     def states_for_exits(self, inputs: dict[str, Tensor | None]) -> Tensor:
-        """What the exits read, (batch, exits, hidden), to be passed to `forward` as `exit_states`.
-
-        With `reads_all_tokens` the states of every token, (batch, tokens, exits, hidden).
+        """Run the encoder at full depth and return what the exits read, to be passed to `forward` as `exit_states`.
 
         Args:
-            inputs: as for `embed`.
+            inputs: as in `embed`.
+
+        Returns:
+            The sentence vectors, shape `(batch, exits, hidden)`; for methods with `reads_all_tokens` the states of all
+            tokens, shape `(batch, tokens, exits, hidden)`.
         """
         family, states = family_of(self.encoder.config), []
         for number, (step,) in LayerLoop(self, [InFlight.of(*self.embed(inputs))], read_exits=False):
@@ -568,10 +760,10 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
                 states.append(hidden if self.reads_all_tokens else sentence_vector(self, hidden, step.flight.context))
         return torch.stack(states, dim=-2)
 
-    def _from_exit_states(
+    def _run_exits(
         self, exit_states: Tensor, padding: Tensor | None, temperatures: Sequence[float] | None
     ) -> dict[str, Any]:
-        """As `_full_depth`, from states that are known."""
+        """Return what `_full_depth` returns, without running the encoder."""
         rows = torch.arange(len(exit_states), device=exit_states.device)
         flight = InFlight(rows, exit_states, Context(padding, None, {}))
         run: dict[str, Any] = {"exits": [], "scores": [], "states": []}
@@ -583,25 +775,25 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
             run["scores"].append(step.score)
         return run
 
-    def _check_exit_states(self, exit_states: Tensor, wants_more: Any) -> None:
-        if wants_more:
+    def _check_exit_states(self, exit_states: Tensor, needs_encoder: Any) -> None:
+        if needs_encoder:
             raise ValueError(
-                "output_hidden_states, output_attentions: cannot be had with exit_states, where the encoder does not "
-                "run; leave them out, or exit_states"
+                "output_hidden_states, output_attentions: cannot be returned with exit_states, where the encoder does "
+                "not run; leave out either these or exit_states"
             )
         names = ("batch", "tokens", "exits", "hidden") if self.reads_all_tokens else ("batch", "exits", "hidden")
         ends = (len(self.config.exit_layers), self.config.encoder_config.hidden_size)
         if exit_states.dim() != len(names) or exit_states.shape[-2:] != ends or not len(exit_states):
             raise ValueError(
                 f"exit_states: got shape {tuple(exit_states.shape)}; pass ({', '.join(names)}) with {ends[0]} exits "
-                f"of {ends[1]} numbers, as model.states_for_exits(inputs) gives them"
+                f"of {ends[1]} numbers, as model.states_for_exits(inputs) returns them"
             )
 
     # Thresholds
 
     @property
     def ready(self) -> Callable[[Tensor, float], Tensor]:
-        """Comparison of a score (batch,) with the threshold; a NaN score compares as not ready."""
+        """Comparison of readiness scores, shape `(batch,)`, with a threshold; a NaN score is never ready."""
         if self.config.exit_criterion == self.config.own_criterion:
             return self.own_ready
         return CRITERIA[self.config.exit_criterion].ready
@@ -609,16 +801,21 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
     def thresholds_in_use(
         self, exit_threshold: Threshold, early_exit: bool | None, possible: bool = True
     ) -> list[float] | None:
-        """One threshold per exit, or None for full depth; arguments as for `forward`.
+        """Return the thresholds that `forward` uses for these arguments.
 
         Args:
-            possible: can rows exit early, as they do in eval mode without an objective?
+            exit_threshold: as in `forward`.
+            early_exit: as in `forward`.
+            possible: whether rows can exit early, as in eval mode without an objective.
+
+        Returns:
+            One threshold per exit, or None for full depth.
 
         Raises:
-            ValueError: a bad threshold; `early_exit=True` where there is none, or where rows cannot exit.
+            ValueError: an invalid threshold; or `early_exit=True` without a threshold or where rows cannot exit.
         """
-        own = exit_threshold is None and early_exit is not False
-        thresholds = self.config.own_thresholds() if own else self.config.thresholds(exit_threshold)
+        from_config = exit_threshold is None and early_exit is not False
+        thresholds = self.config.own_thresholds() if from_config else self.config.thresholds(exit_threshold)
         if early_exit and (thresholds is None or not possible):
             raise ValueError(
                 "early_exit: got True, which needs a threshold, eval mode and no objective; call model.eval() and "
@@ -630,17 +827,20 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
     def _reads_all_tokens(self) -> bool:
         return self.reads_all_tokens or self.config.pooling == "mean"
 
-    # Labels, and what the training data tell
+    # Labels, losses, and what is estimated from data
 
     @torch.no_grad()
     def start_from_mean(self, mean: float) -> None:
-        """Let the exits of a regression model start from the mean of the training labels.
+        """Set the bias of the exits of a regression model to the mean of the training labels.
 
-        From 0, all exits together first pull the encoder towards a constant, and with several exits it may stay there.
-        Sets the bias of heads where it is still 0; a fine-tuned head keeps its own.
+        Exits that start from 0 first pull the encoder towards a constant output, and with several exits it may stay
+        there. Only biases that are still 0 are set, so a fine-tuned head keeps its own.
+
+        Args:
+            mean: mean of the training labels.
 
         Raises:
-            ValueError: the model classifies; NaN or infinity.
+            ValueError: the model is a classifier; or `mean` is NaN or infinite.
         """
         if self.config.num_labels != 1:
             labels = self.config.num_labels
@@ -652,17 +852,21 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
                 bias.fill_(mean)
 
     def calibrate_temperatures(self, dataset: Iterable[Mapping[str, Any]], batch_size: int = 32) -> list[float]:
-        """Set `config.exit_temperatures`: for every exit the one that suits held-out data best. Runs it once.
+        """Calibrate the exits: set `config.exit_temperatures` to the temperatures that fit a validation set best.
+
+        For every exit, the temperature T with which softmax(logits / T) gives the labels the largest likelihood; see
+        `best_temperature`. Each row runs once, at full depth.
 
         Args:
-            dataset: tokenized rows with `input_ids` and `label` or `labels`, none of which was trained on.
+            dataset: tokenized rows with `input_ids` and `label` or `labels`, none of them used in training.
             batch_size: rows per forward pass.
 
         Returns:
-            one temperature per exit; above 1 where the exit was too sure of itself.
+            One temperature per exit; above 1 where the exit was overconfident.
 
         Raises:
-            ValueError: regression; no labels, or others than classes; fewer samples than classes.
+            ValueError: the model is for regression; or `dataset` has no labels, labels that are not class indices, or
+                fewer rows than there are classes.
         """
         classes = self.config.num_labels
         if classes == 1:
@@ -672,28 +876,43 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
         if labels is None or len(rows) < classes:
             raise ValueError(
                 f"dataset: got {len(rows)} samples, {'without' if labels is None else 'with'} labels, for {classes} "
-                f"classes; pass held-out samples with labels, at least {classes}, better hundreds"
+                f"classes; pass a validation set with labels, at least {classes} samples, better hundreds"
             )
         labels = self.checked_labels(labels, len(rows))
         temperatures, self.config.exit_temperatures = self.config.exit_temperatures, None
         try:
             logits, _ = full_depth(self, rows, batch_size, "Calibrating")
-            temperatures = [best_temperature(each, labels) for each in logits.unbind(dim=1)]
+            temperatures = [best_temperature(exit_logits, labels) for exit_logits in logits.unbind(dim=1)]
         finally:
             self.config.exit_temperatures = temperatures
         return list(temperatures)
 
     def task_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy, or mean squared error with one label: logits (batch, labels), labels (batch,) -> scalar."""
+        """Return the cross-entropy of a batch or, for regression, the mean squared error.
+
+        Args:
+            logits: shape `(batch, labels)`.
+            labels: as `checked_labels` returns them, shape `(batch,)`.
+
+        Returns:
+            A scalar, averaged over the batch.
+        """
         if self.config.num_labels == 1:
             return functional.mse_loss(logits.squeeze(-1).float(), labels.float())
         return functional.cross_entropy(logits.float(), labels)
 
     def checked_labels(self, labels: Tensor, batch: int) -> Tensor:
-        """Labels as the losses take them, (batch,), from (batch,) or (batch, 1), of any integer type, or numbers.
+        """Check labels, and bring them into the form that the losses take.
+
+        Args:
+            labels: class indices of any integer type, or numbers for regression, shape `(batch,)` or `(batch, 1)`.
+            batch: number of rows.
+
+        Returns:
+            The labels, shape `(batch,)`; class indices as int64.
 
         Raises:
-            ValueError: another shape, floats for classes, a class that does not exist, NaN or infinity.
+            ValueError: another shape; floats in place of class indices; a class that does not exist; NaN or infinity.
         """
         labels = labels.reshape(-1) if labels.dim() == 2 and labels.shape[1] == 1 else labels
         if labels.shape != (batch,):
@@ -719,15 +938,19 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
 
 
 @capture_outputs
-def _recorded(
+def _record_attentions(
     encoder: PreTrainedModel, run: Callable[..., dict[str, Any]], *args: Any, **kwargs: Any
 ) -> dict[str, Any]:
-    """Call `run`; where the encoder can record its attention weights, they are added to what it returns."""
+    """Call `run`; Transformers' decorator adds the attention weights of encoders that can record them."""
     return run(*args, **kwargs)
 
 
 def report_not_finite(scores: list[Tensor]) -> None:
-    """Warn of the NaN among scores."""
+    """Warn if any readiness score is NaN, since the logits of that exit were NaN or infinite.
+
+    Args:
+        scores: readiness scores, of any shapes.
+    """
     count = int(torch.stack([score.isnan().sum() for score in scores]).sum())
     if count:
         warnings.warn(

@@ -1,21 +1,23 @@
 """FastBERT: a Self-distilling BERT with Adaptive Inference Time. Liu, Zhou, Wang, Zhao, Deng, Ju. ACL 2020.
 https://aclanthology.org/2020.acl-main.537
 
-Every layer has a branch classifier, and all are alike (section 3.1): a linear layer to 128 features and tanh,
-self-attention among the tokens (2 heads, no residual, no norm), the sentence vector, a linear layer and tanh, a linear
-layer to the classes. That of the last layer is the teacher, the others are students. Two stages (section 3.2): first
-the encoder and the teacher by cross-entropy, as in plain fine-tuning; then, with those frozen, all students i by
-sum_{i<L} KL(p_t || p_i), which needs no labels. At inference a sample leaves at the first student whose uncertainty,
-entropy(p_i) / ln(classes) in [0, 1], is below the threshold, the paper's "speed" (section 3.3).
+Every layer has a branch classifier, all of the same architecture (section 3.1): a linear layer to 128 features and
+tanh, self-attention over the tokens (2 heads, no residual connection, no norm), the sentence vector, a linear layer
+and tanh, and a linear layer to the classes. The classifier of the last layer L is the teacher, the others are
+students. Training has two stages (section 3.2): first the encoder and the teacher with cross-entropy, as in ordinary
+fine-tuning; then, with those frozen, all students with sum_{i<L} KL(p_L || p_i), which needs no labels. In inference a
+sample leaves at the first student whose uncertainty, entropy(p_i) / ln(classes) in [0, 1], is below the threshold,
+which the paper calls "speed" (section 3.3).
 
-What the paper leaves open is as in the authors' code: both tanh, the branches' first weights, the unweighted sum,
-temperature 1, and dropout in the teacher, too, while it is distilled; in its encoder, however, only where the trainer
-runs it in every step (`reuse_frozen_states=False`). The direction of the KL divergence is also that of their code; the
-paper's is the reverse, `distillation_kl="student_teacher"`.
+What the paper does not specify is as in the authors' code: both tanh, the initialization of the branches, the
+unweighted sum, temperature 1, and dropout in the teacher also during distillation. Dropout in the frozen encoder,
+however, is applied only if the Trainer runs the encoder in every step (`reuse_frozen_states=False`). The direction of
+the KL divergence is that of their code; the paper has the reverse one, `distillation_kl="student_teacher"`.
 
-Deliberate differences from their code: their script lets a sample leave at the threshold, too; their mean pooling is
-over the features, in their package over tokens and pads, here over the tokens. Their checkpoints are not converted:
-the LayerNorm of their encoder divides by another deviation, so that answers would not be equal.
+Deliberate differences from their code: in their script, a sample leaves also at the threshold. Their script pools with
+a mean over the features, their package with a mean over tokens and padding; here the mean is over the tokens only.
+Their checkpoints cannot be converted, since the LayerNorm of their encoder uses another standard deviation, so that
+the predictions would differ.
 
 This file travels inside checkpoints: see docs/contributing.md, "Files that travel with a checkpoint".
 """
@@ -51,15 +53,23 @@ class FastBertConfig(EarlyExitConfig):
     """Config of FastBERT.
 
     Args:
-        exit_threshold: the "speed", an uncertainty in [0, 1] below which a sample leaves: 0 never exits early, 1 at
-            the first exit.
-        classifier_size: features of a branch classifier, a multiple of `classifier_heads`.
-        classifier_heads: its attention heads.
-        distillation_kl: "teacher_student", KL(p_t || p_i) as in the authors' code, or "student_teacher",
-            KL(p_i || p_t) as in the paper.
+        encoder_config: as in `EarlyExitConfig`.
+        exit_threshold: uncertainty (normalized entropy) below which a sample leaves, the paper's "speed": from 0 (no
+            sample exits early) to 1 (samples leave at the first exit). Default: None, full depth.
+        exit_layers: as in `EarlyExitConfig`.
+        classifier_size: number of features in a branch classifier, a multiple of `classifier_heads`.
+        classifier_heads: number of attention heads in a branch classifier.
+        distillation_kl: "teacher_student", KL(p_L || p_i) as in the authors' code, or "student_teacher",
+            KL(p_i || p_L) as in the paper.
+        **kwargs: further arguments of `EarlyExitConfig`.
 
-    >>> FastBertConfig(num_labels=2, exit_threshold=0.5).exit_criterion
-    'normalized_entropy'
+    Raises:
+        ValueError: an argument is out of range; see also `EarlyExitConfig`.
+        TypeError: an argument is of the wrong type.
+
+    Examples:
+        >>> FastBertConfig(num_labels=2, exit_threshold=0.5).exit_criterion
+        'normalized_entropy'
     """
 
     model_type = "fastbert"
@@ -89,7 +99,7 @@ class FastBertConfig(EarlyExitConfig):
         if self.classifier_size % self.classifier_heads:
             raise ValueError(
                 f"classifier_size: got {self.classifier_size}, which {self.classifier_heads} heads do not divide; "
-                f"pass a multiple, e.g. classifier_size={64 * self.classifier_heads}"
+                f"pass a multiple of the number of heads, e.g. classifier_size={64 * self.classifier_heads}"
             )
         check_choice("distillation_kl", self.distillation_kl, ("teacher_student", "student_teacher"))
 
@@ -105,11 +115,15 @@ class FastBertModel(EarlyExitModel):
 
 
 class BranchLinear(nn.Linear):
-    """A linear layer that starts as in the authors' code: uniformly within 1 / sqrt(inputs), PyTorch's own start."""
+    """A linear layer initialized as in the authors' code: uniformly within 1 / sqrt(inputs), PyTorch's default."""
 
 
 class BranchClassifier(nn.Module):
-    """The classifier of one exit, teacher and students alike."""
+    """The classifier of one exit; that of the teacher is built like those of the students.
+
+    Args:
+        config: the method's config.
+    """
 
     def __init__(self, config: FastBertConfig) -> None:
         super().__init__()
@@ -125,29 +139,41 @@ class BranchClassifier(nn.Module):
         self.classifier = BranchLinear(size, config.num_labels)
 
     def forward(self, hidden: Tensor, padding: Tensor | None, pooling: str) -> Tensor:
-        """States (batch, tokens, hidden), padding (batch, tokens), "first" or "mean" -> logits (batch, labels)."""
+        """Return logits (batch, labels).
+
+        Args:
+            hidden: states, shape `(batch, tokens, hidden)`.
+            padding: 1 for tokens, 0 for padding, shape `(batch, tokens)`; None without padding.
+            pooling: the sentence vector, "first" (token) or "mean" (over the tokens).
+        """
         tokens = self.narrow(hidden).tanh()  # (batch, tokens, size)
         if pooling == "first":
-            pooled = self._attend(tokens[:, :1], tokens, padding)[:, 0]  # nobody reads what the other tokens ask for
+            pooled = self._attend(tokens[:, :1], tokens, padding)[:, 0]  # only this token's output is used
         else:
             pooled = mean_pool(self._attend(tokens, tokens, padding), padding)
-        # The output layer is linear: after pooling it gives the same, and is applied once.
+        # Linear, so it gives the same after pooling as before, at a lower cost.
         return self.classifier(self.dense(self.output(pooled)).tanh())
 
-    def _attend(self, asking: Tensor, tokens: Tensor, padding: Tensor | None) -> Tensor:
-        """Attention of (batch, asking, size) to (batch, tokens, size) -> (batch, asking, size)."""
-        query, key, value = (  # (batch, heads, asking or tokens, size / heads)
+    def _attend(self, queried: Tensor, tokens: Tensor, padding: Tensor | None) -> Tensor:
+        """Attention with queries (batch, queries, size) over (batch, tokens, size) -> (batch, queries, size)."""
+        query, key, value = (  # (batch, heads, queries or tokens, size / heads)
             projected.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for projected in (self.query(asking), self.key(tokens), self.value(tokens))
+            for projected in (self.query(queried), self.key(tokens), self.value(tokens))
         )
         mask = None if padding is None else padding.bool()[:, None, None]
         rate = self.dropout if self.training else 0.0
-        mixed = functional.scaled_dot_product_attention(query, key, value, mask, rate)
-        return mixed.transpose(1, 2).flatten(-2)
+        attended = functional.scaled_dot_product_attention(query, key, value, mask, rate)
+        return attended.transpose(1, 2).flatten(-2)
 
 
 class FastBertForSequenceClassification(EarlyExitForSequenceClassification):
-    """Fine-tuning, then self-distillation; exits by normalized entropy. Scores are in [0, 1], (batch, exits)."""
+    """FastBERT: exits distilled from the last exit on a frozen encoder; samples leave at low normalized entropy.
+
+    The readiness score is the normalized entropy, from 0 to 1; a sample leaves below the threshold.
+
+    Args:
+        config: the config.
+    """
 
     config_class = FastBertConfig
     objectives = ("joint", "final", "distillation")
@@ -175,7 +201,8 @@ class FastBertForSequenceClassification(EarlyExitForSequenceClassification):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, BranchLinear):
-            # With the encoder's deviation, made for wider layers, hardly anything would come through so many of them.
+            # The encoder's standard deviation is meant for wider layers; with it the output of so many narrow layers
+            # would hardly depend on the input.
             bound = module.in_features**-0.5
             init.uniform_(module.weight, -bound, bound)
             init.uniform_(module.bias, -bound, bound)
@@ -193,12 +220,26 @@ class FastBertForSequenceClassification(EarlyExitForSequenceClassification):
         return Exit(self.exits[index](hidden, context.padding, self.config.pooling)), ()
 
     def exit_loss(self, exits: list[Exit], labels: Tensor, objective: str) -> Tensor:
-        """`final`: cross-entropy of the teacher; `joint`: plus `distillation` (not in the paper; without stages)."""
+        """Compute the loss of an objective.
+
+        Args:
+            exits: as in the base class.
+            labels: as in the base class.
+            objective: "final", the teacher's cross-entropy; or "joint", that plus "distillation", for training without
+                stages (not in the paper).
+        """
         students = self._divergences(exits) if objective == "joint" else []
         return total_loss([self.task_loss(exits[-1].logits, labels), *students], objective)
 
     def unlabelled_loss(self, exits: list[Exit], objective: str) -> Tensor:
-        """`distillation`: sum over the students of the divergence from the teacher, which gets no gradient."""
+        """Compute the loss of the objective "distillation": the sum of the students' KL divergences.
+
+        The teacher gets no gradient.
+
+        Args:
+            exits: as in the base class.
+            objective: "distillation".
+        """
         return total_loss(self._divergences(exits), objective)
 
     def _divergences(self, exits: list[Exit]) -> list[Tensor]:

@@ -1,16 +1,16 @@
 """PABEE: BERT Loses Patience: Fast and Robust Inference with Early Exit. Zhou, Xu, Ge, McAuley, Xu, Wei. NeurIPS 2020.
 https://arxiv.org/abs/2006.04152
 
-Every layer i has a classifier of its own on top of one pooler that all layers share. They are trained together with
-the encoder, deeper ones weighing more: L = sum_i i L_i / sum_i i (section 3.3). At inference a counter goes up when a
-layer agrees with the layer before it and back to 0 when not; with one label, two layers agree when their answers
-differ by less than a tolerance (section 3.2). A sample leaves when the counter reaches the patience, so at the
-earliest after layer patience + 1.
+Every layer i has a classifier with loss L_i, on top of a pooler that all layers share. All are trained together with
+the encoder, and deeper layers have larger weights: L = sum_i i L_i / sum_i i (section 3.3). In inference a counter
+goes up by 1 if a layer predicts the same class as the layer before it, and back to 0 otherwise; in regression, if the
+two predictions differ by less than a tolerance (section 3.2). A sample leaves when the counter reaches the patience,
+so after layer patience + 1 at the earliest.
 
 With fewer exits than layers, i in the loss is the number of the exit, and the counter counts exits.
 
-Deliberate difference from the authors' code: there all samples of a batch must agree; here every sample has a counter
-of its own.
+Deliberate difference from the authors' code: there a batch leaves when the counter of the whole batch reaches the
+patience, which requires that all of its samples agree; here every sample has its own counter.
 
 This file travels inside checkpoints: see docs/contributing.md, "Files that travel with a checkpoint".
 """
@@ -35,10 +35,14 @@ __all__ = ["PabeeConfig", "PabeeForSequenceClassification", "PabeeModel"]
 
 
 class PabeeConfig(EarlyExitConfig):
-    """Config of PABEE; `exit_threshold` is the patience, in exits, from 1 to their number; 0 is full depth.
+    """Config of PABEE; its arguments are those of `EarlyExitConfig`.
 
-    >>> PabeeConfig(num_labels=1, exit_threshold=3).tolerance
-    0.1
+    `exit_threshold` is the patience: a sample leaves once that many exits in a row agreed with the exit before them. A
+    whole number from 1 to the number of exits; 0 is full depth.
+
+    Examples:
+        >>> PabeeConfig(num_labels=1, exit_threshold=3).tolerance
+        0.1
     """
 
     model_type = "pabee"
@@ -56,7 +60,14 @@ class PabeeModel(EarlyExitModel):
 
 
 class PabeeForSequenceClassification(EarlyExitForSequenceClassification):
-    """Depth-weighted joint training, exits when layers agree. Scores are agreements in a row, (batch, exits)."""
+    """PABEE: all exits trained together, weighted by depth; samples leave when consecutive exits agree.
+
+    The readiness score is the number of exits in a row that agreed with the exit before them; a sample leaves at or
+    above the threshold.
+
+    Args:
+        config: the config.
+    """
 
     config_class = PabeeConfig
     objectives = ("weighted",)
@@ -95,5 +106,11 @@ class PabeeForSequenceClassification(EarlyExitForSequenceClassification):
         return Exit(self.exits[index](self.pooler.features(pooled))), ()
 
     def exit_loss(self, exits: list[Exit], labels: Tensor, objective: str) -> Tensor:
-        """`weighted`: section 3.3."""
+        """Compute the loss of the only objective, "weighted": sum_i i L_i / sum_i i (section 3.3).
+
+        Args:
+            exits: as in the base class.
+            labels: as in the base class.
+            objective: "weighted".
+        """
         return depth_weighted([self.task_loss(exit.logits, labels) for exit in exits])

@@ -1,18 +1,19 @@
 """The Right Tool for the Job: Matching Model and Instance Complexities. Schwartz, Stanovsky, Swayamdipta, Dodge,
 Smith. ACL 2020. https://aclanthology.org/2020.acl-main.593
 
-Some layers k have a classifier. One pooler p, shared by all, turns the sentence vector h_i of every layer i into
-p(h_i); classifier k reads those of all layers up to its own, summed with weights w_k of its own (section 3):
+Some layers k have a classifier. A pooler p that all layers share maps the sentence vector h_i of every layer i to
+p(h_i). Classifier k reads a weighted sum of the p(h_i) of all layers up to k, with learned weights w_k (section 3):
 
     z_k = W_k sum_{i<=k} (w_ki / |w_k|) p(h_i) + b_k.
 
-Everything is trained together with sum_k L_k, unweighted. Then every classifier gets a temperature T_k that makes its
-probabilities fit held-out data (`calibrate_temperatures`). At inference a sample leaves at the first classifier with
-max softmax(z_k / T_k) >= threshold.
+Encoder, pooler and classifiers are trained together with the unweighted sum of the losses, sum_k L_k. Then every
+classifier is calibrated with a temperature T_k on a validation set (`calibrate_temperatures`). In inference a sample
+leaves at the first classifier with max softmax(z_k / T_k) >= threshold.
 
-Deliberate differences from the authors' code: there w_k is drawn at random and, by accident, never trained; here it
-starts with equal weights and is learned. There a batch leaves when one of its samples is sure; here every sample
-decides for itself. There layers above the last classifier are removed; here the last layer always has one.
+Deliberate differences from the authors' code: there w_k is initialized at random and, by accident, never trained; here
+it starts with equal weights and is learned. There a whole batch leaves when one of its samples is confident; here
+every sample leaves on its own. There the layers above the last classifier are removed; here the last layer always has
+one.
 
 This file travels inside checkpoints: see docs/contributing.md, "Files that travel with a checkpoint".
 """
@@ -42,40 +43,58 @@ __all__ = ["RightToolConfig", "RightToolForSequenceClassification", "RightToolMo
 
 
 class RightToolConfig(EarlyExitConfig):
-    """Config of The Right Tool; `exit_threshold` is the largest probability, in [0, 1], at or above which a sample
-    leaves: at 0 all leave at the first exit, at 1 only those whose probability rounds to 1.
+    """Config of The Right Tool for the Job; its arguments are those of `EarlyExitConfig`.
 
-    The default exit after every layer is this package's. The paper has four; the authors' example for 12 layers is
-    `exit_layers=[1, 4, 6, 12]`.
+    `exit_threshold` is the confidence (largest probability) at or above which a sample leaves, from 0 (all samples
+    leave at the first exit) to 1 (only those leave whose probability is rounded to 1).
 
-    >>> RightToolConfig(exit_layers=[1, 4, 6, 12], exit_threshold=0.9).exit_criterion
-    'confidence'
+    By default there is an exit after every layer, unlike in the paper, which has four; the authors' example for 12
+    layers is `exit_layers=[1, 4, 6, 12]`.
+
+    Examples:
+        >>> RightToolConfig(exit_layers=[1, 4, 6, 12], exit_threshold=0.9).exit_criterion
+        'confidence'
     """
 
     model_type = "right-tool"
-    own_criterion: ClassVar[str | None] = "confidence"  # its own reading: at the threshold a sample leaves
+    # As the common criterion of this name, but a sample leaves also if its confidence is equal to the threshold.
+    own_criterion: ClassVar[str | None] = "confidence"
 
 
 class RightToolModel(EarlyExitModel):
-    """The encoder of a Right Tool checkpoint, without pooler and classifiers."""
+    """The encoder of a Right Tool checkpoint, without its pooler and classifiers."""
 
     config_class = RightToolConfig
 
 
 def layer_sum(vectors: Tensor, weights: Tensor) -> Tensor:
-    """Sum of the layers' vectors with L2-normalised weights: (batch, layers, size), (layers,) -> (batch, size).
+    """Return the sum of the layers' vectors, weighted with `weights` divided by their L2 norm.
 
-    >>> vectors = torch.tensor([[[1.0, 0.0], [5.0, -10.0]]])
-    >>> [round(value, 6) for value in layer_sum(vectors, torch.tensor([3.0, 4.0]))[0].tolist()]
-    [4.6, -8.0]
+    Args:
+        vectors: shape `(batch, layers, size)`.
+        weights: shape `(layers,)`.
+
+    Returns:
+        Shape `(batch, size)`.
+
+    Examples:
+        >>> vectors = torch.tensor([[[1.0, 0.0], [5.0, -10.0]]])
+        >>> [round(value, 6) for value in layer_sum(vectors, torch.tensor([3.0, 4.0]))[0].tolist()]
+        [4.6, -8.0]
     """
     unit = functional.normalize(weights.float(), dim=0)
-    # No product of matrices: it rounds differently in smaller batches, and with loaded weights, as in `SingleUnit`.
+    # Not a matrix product, which rounds differently in smaller batches, and with loaded weights (see `SingleUnit`).
     return (vectors * unit[:, None]).sum(dim=1).to(vectors.dtype)
 
 
 class LayerSumClassifier(nn.Module):
-    """Classifier after layer `layers`, (batch, layers, size) -> logits (batch, labels)."""
+    """The classifier after layer `layers`: (batch, layers, size) -> logits (batch, labels).
+
+    Args:
+        layers: number of vectors that it reads, one per layer.
+        size: size of a vector.
+        num_labels: number of logits.
+    """
 
     def __init__(self, layers: int, size: int, num_labels: int) -> None:
         super().__init__()
@@ -87,7 +106,13 @@ class LayerSumClassifier(nn.Module):
 
 
 class RightToolForSequenceClassification(EarlyExitForSequenceClassification):
-    """Joint training, exits by calibrated confidence. Scores are largest probabilities, (batch, exits)."""
+    """The Right Tool for the Job: classifiers trained together; samples leave at high calibrated confidence.
+
+    The readiness score is the confidence, from 1 / num_labels to 1; a sample leaves at or above the threshold.
+
+    Args:
+        config: the config.
+    """
 
     config_class = RightToolConfig
     objectives = ("joint",)
@@ -118,13 +143,13 @@ class RightToolForSequenceClassification(EarlyExitForSequenceClassification):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, LayerSumClassifier):
-            # Only their ratios count, and from the size of all other weights they can change as fast as those; from 1
-            # they would hardly move at the learning rates of fine-tuning.
+            # Only their ratios matter. From 1 they would hardly change at the learning rates of fine-tuning, so they
+            # start from the size of all other weights.
             init.constant_(module.layer_weights, self.config.encoder_config.initializer_range)
 
     @torch.no_grad()
     def adopt_classifier(self) -> None:
-        """Let the last exit read the last layer alone, as a fine-tuned classifier does; training mixes in others."""
+        """Let the last exit read only the last layer, as the fine-tuned classifier did, until training changes it."""
         cast(LayerSumClassifier, self.exits[-1]).layer_weights[:-1] = 0.0
 
     @property
@@ -134,17 +159,23 @@ class RightToolForSequenceClassification(EarlyExitForSequenceClassification):
     def exit_step(
         self, index: int, pooled: Tensor, hidden: Tensor, context: Context, state: State
     ) -> tuple[Exit, State]:
-        state = self._read(pooled, state)
+        state = self._append_layer(pooled, state)
         return Exit(self.exits[index](state[0])), state
 
     def skip_step(self, hidden: Tensor, context: Context, state: State) -> State:
         finished = family_of(self.encoder.config).finish(self.encoder, hidden)
-        return self._read(sentence_vector(self, finished, context), state)
+        return self._append_layer(sentence_vector(self, finished, context), state)
 
-    def _read(self, pooled: Tensor, state: State) -> State:
-        """Add the vector of one more layer, (batch, size), to those of the layers below it, (batch, layers, size)."""
+    def _append_layer(self, pooled: Tensor, state: State) -> State:
+        """Append one more layer's pooled vector to those of the layers below, (batch, layers, size)."""
         return (torch.cat([*state, self.pooler.features(pooled)[:, None]], dim=1),)
 
     def exit_loss(self, exits: list[Exit], labels: Tensor, objective: str) -> Tensor:
-        """`joint`: sum of all exits' cross-entropies."""
+        """Compute the loss of the only objective, "joint": the sum of the cross-entropies of all exits.
+
+        Args:
+            exits: as in the base class.
+            labels: as in the base class.
+            objective: "joint".
+        """
         return total_loss([self.task_loss(exit.logits, labels) for exit in exits], objective)

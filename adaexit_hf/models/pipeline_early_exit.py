@@ -1,4 +1,4 @@
-"""A text-classification pipeline that also says how many layers each text took, and how ready it was.
+"""A text-classification pipeline that also returns the number of layers run for each text, and the readiness score.
 
 This file travels inside checkpoints: see docs/contributing.md, "Files that travel with a checkpoint".
 """
@@ -8,7 +8,7 @@ from typing import Any
 from transformers import TextClassificationPipeline
 
 TASK = "early-exit-text-classification"
-# What a config says of it: where the package is not installed, `pipeline(model=..., trust_remote_code=True)` finds it.
+# Saved in the config, so that `pipeline(model=..., trust_remote_code=True)` works where the package is not installed.
 CUSTOM_PIPELINES = {
     TASK: {
         "impl": "pipeline_early_exit.EarlyExitTextClassificationPipeline",
@@ -19,14 +19,18 @@ CUSTOM_PIPELINES = {
 
 
 class EarlyExitTextClassificationPipeline(TextClassificationPipeline):
-    """Transformers' pipeline, with `exit_layer` beside `label` and `score`: the number of layers run, 1..L.
+    """Transformers' text-classification pipeline; besides `label` and `score` it returns `exit_layer`.
 
-    Each of its own arguments may be given to `pipeline(...)`, or to a call, where it comes first.
+    `exit_layer` is the number of layers run, from 1. The pipeline has three more arguments than that of Transformers.
+    They can be passed to `pipeline(...)`, or to a call, which overrides those of `pipeline(...)`:
+
+    - `exit_threshold`: as in the model's `forward`.
+    - `early_exit`: as in the model's `forward`.
+    - `return_exit_score`: whether to return `exit_score`, too, the readiness score at the exit where the text left, in
+      the unit of the exit criterion. It needs no additional computation.
 
     Args:
-        exit_threshold, early_exit: as for the model's forward.
-        return_exit_score: add `exit_score`, how ready the exit was that was taken, in the unit of the model's exit
-            criterion. It costs nothing: an exit is taken because of it.
+        **kwargs: as in Transformers, and the three above.
 
     Raises:
         TypeError: the model has no exits.
@@ -34,11 +38,20 @@ class EarlyExitTextClassificationPipeline(TextClassificationPipeline):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.model.eval()  # Trainer leaves a model in train mode, where no text exits early
+        self.model.eval()  # Trainer leaves a model in training mode, in which no text exits early
 
     def check_model_type(self, supported_models: Any) -> None:
-        """Instead of Transformers' list of names, which lacks a model that runs from a checkpoint's code."""
-        # Not by its class: loaded from a folder, that exists twice.
+        """Check that the model has exits.
+
+        Transformers would look up the class's name in a list, which lacks classes loaded from a checkpoint's code.
+
+        Args:
+            supported_models: not used.
+
+        Raises:
+            TypeError: the model has no exits.
+        """
+        # Not `isinstance`: a model that runs the code saved with its checkpoint is of another class.
         if getattr(self.model.config, "exit_layers", None) is None:
             raise TypeError(
                 f"model: {type(self.model).__name__} has no exits; pass a checkpoint of adaexit_hf, or call "
@@ -53,7 +66,7 @@ class EarlyExitTextClassificationPipeline(TextClassificationPipeline):
         **kwargs: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         preprocess, forward, postprocess = super()._sanitize_parameters(**kwargs)
-        # What a call leaves out must not replace what was given to `pipeline(...)`.
+        # Arguments that a call does not pass must not replace those passed to `pipeline(...)`.
         if exit_threshold is not None:
             forward["exit_threshold"] = exit_threshold
         if early_exit is not None:
@@ -67,7 +80,16 @@ class EarlyExitTextClassificationPipeline(TextClassificationPipeline):
         return {"logits": answers.logits, "exit_layer": answers.exit_layer, "exit_score": answers.score}
 
     def postprocess(self, model_outputs: Any, return_exit_score: bool = False, **kwargs: Any) -> Any:
-        """Label and score as Transformers has them, one dict, or a list of them with `top_k`; each gets the exit."""
-        found = super().postprocess(model_outputs, **kwargs)
+        """Return label and score as in Transformers, with the exit layer.
+
+        Args:
+            model_outputs: what `_forward` returned for one text.
+            return_exit_score: whether to add `exit_score`.
+            **kwargs: as in Transformers.
+
+        Returns:
+            A dict with `label`, `score` and `exit_layer`; a list of such dicts with `top_k`.
+        """
+        labels = super().postprocess(model_outputs, **kwargs)
         exit = {name: model_outputs[name].item() for name in ("exit_layer", "exit_score")[: 1 + return_exit_score]}
-        return found | exit if isinstance(found, dict) else [each | exit for each in found]
+        return labels | exit if isinstance(labels, dict) else [label | exit for label in labels]

@@ -14,8 +14,8 @@ from helpers.words import new_tokenizer
 
 from adaexit_hf.benchmark import timing as benchmark
 from adaexit_hf.benchmark.planted import planned_layers, planted_model, planted_rows, text_lengths
-from adaexit_hf.benchmark.records import known, read_lines
-from adaexit_hf.benchmark.runs import FROM_TEXTS, RUNS, AnswersDifferError, check_answer, make_run
+from adaexit_hf.benchmark.records import find_record, read_lines
+from adaexit_hf.benchmark.runs import FROM_TEXTS, RUNS, AnswersDifferError, check_output, make_run
 from adaexit_hf.benchmark.timing import cells, measure, planted_workload, workload
 
 EXAMPLE = Path(__file__).parents[2] / "benchmarks" / "inference.py"
@@ -92,7 +92,7 @@ def test_every_run_gives_the_answers_in_order(planted, name):
     for ready in (True, False):
         with torch.inference_mode():
             answer = make_run(planted, name, 5, 100, ready)()
-        check_answer(name, answer, planted.expected)
+        check_output(name, answer, planted.expected)
         assert (answer[1] is None) == name.startswith("static")
 
 
@@ -103,16 +103,16 @@ def test_wrong_answers_are_told(planted):
     later[4] += 1
     other[7, 0] += 0.01
     with pytest.raises(AnswersDifferError, match=r"it: 1 of 12 texts .* text 4: (\d) instead of \d"):
-        check_answer("it", (logits, later), expected)
+        check_output("it", (logits, later), expected)
     with pytest.raises(AnswersDifferError, match=r"it: logits of 1 of 12 .* text 7: by 0\.01"):
-        check_answer("it", (other, layers), expected)
+        check_output("it", (other, layers), expected)
     with pytest.raises(AnswersDifferError, match="it: logits"):
-        check_answer("it", (torch.full_like(logits, torch.nan), layers), expected)
+        check_output("it", (torch.full_like(logits, torch.nan), layers), expected)
     for name in ("static", "pipeline-full-depth"):
         with pytest.raises(AnswersDifferError, match=f"{name}: logits"):
-            check_answer(name, (expected.full_depth.flip(0), None), expected)
-    near = expected._replace(sure=torch.arange(12) != 4)
-    check_answer("it", (logits, later), near)
+            check_output(name, (expected.full_depth.flip(0), None), expected)
+    near = expected._replace(unambiguous=torch.arange(12) != 4)
+    check_output("it", (logits, later), near)
     planted.model.exits[0].classifier.bias.data += 1
     with pytest.raises(AnswersDifferError, match="predict: logits"):
         measure(planted, "predict", "static-tokens", 0, 100, rounds=1)
@@ -153,7 +153,7 @@ def test_a_stock_classifier_with_another_head_has_to_agree_with_itself():
     work = workload(build("deebert", exit_threshold=0.9, exit_pooling="mean"), rows)
     assert not measure(work, "predict", "static", 2, 9, rounds=1)["same_head"]
     with pytest.raises(AnswersDifferError, match="static: logits of 4"):
-        check_answer("static", (work.expected.full_depth, None), work.expected)
+        check_output("static", (work.expected.full_depth, None), work.expected)
 
 
 def test_pairs_are_checked():
@@ -182,9 +182,9 @@ def test_a_last_line_that_was_cut_off_is_measured_again(tmp_path):
     assert read_lines(path) == [{"a": 1}]
     assert path.read_text() == '{"a": 1}\n'
     path.write_text('{"a": 1}\nnonsense\n{"a": 2}\n')
-    with pytest.raises(ValueError, match="output: line 2 of .* is no JSON"):
+    with pytest.raises(ValueError, match="output: line 2 of .* is not JSON"):
         read_lines(path)
-    assert known([{"a": 1, "eta": 1.0}], {"a": 1}) == {"a": 1, "eta": 1.0}
+    assert find_record([{"a": 1, "eta": 1.0}], {"a": 1}) == {"a": 1, "eta": 1.0}
 
 
 @pytest.fixture

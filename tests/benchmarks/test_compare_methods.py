@@ -113,7 +113,7 @@ def test_a_half_written_line_is_left_out_and_its_cell_runs_again(ran, tmp_path):
     main(flags(tmp_path))
     whole = results.read_text()
     results.write_text(whole[:-20])
-    with pytest.warns(UserWarning, match=r"line 4: not a whole line, left out"):
+    with pytest.warns(UserWarning, match=r"line 4: incomplete line, ignored"):
         assert main(flags(tmp_path)) == 0
     assert len(ran()) == 5
     with pytest.warns(UserWarning, match="line 4"):

@@ -1,4 +1,4 @@
-"""The page of results: its numbers are those of the runs, and the one in the repository is up to date."""
+"""The results page: its numbers are those of the runs, and the page in the repository is up to date."""
 
 import doctest
 import json
@@ -107,16 +107,13 @@ def test_the_recipe_is_compared_with_the_best_of_the_papers_seed_by_seed(tmp_pat
     page = written(tmp_path, [*exits("deebert"), *exits("berxit", gain=0.03), *exits("berxit-exits-1e-3", gain=0.05)])
     # Two layers have a half, and no third.
     assert page.count("| trec | 2 | berxit | 2.00 ± 0.00, higher | 2.00 ± 0.00, higher |") == 1
-    assert (
-        page.count("higher on 1 data sets, lower on 0, no difference seen on 0; its mean is the higher one on 1 of 1")
-        == 1
-    )
+    assert page.count("higher on 1 data sets, lower on 0, no difference seen on 0; its mean is higher on 1 of 1") == 1
 
 
 def test_a_recipe_that_loses_is_not_praised(tmp_path):
     page = written(tmp_path, [*exits("deebert"), *exits("berxit-exits-1e-3", gain=-0.05)])
     assert "| trec | 1 | deebert | -5.00 ± 0.00, lower |  |" in page
-    assert "higher on 0 data sets, lower on 1, no difference seen on 0; its mean is the higher one on 0 of 1" in page
+    assert "higher on 0 data sets, lower on 1, no difference seen on 0; its mean is higher on 0 of 1" in page
 
 
 def test_a_recipe_with_fewer_seeds_is_not_the_best(tmp_path):
@@ -169,9 +166,9 @@ def test_runs_of_one_setting():
     thresholds = [[(0.0, 0.7, 1 + seed / 4), (None, 0.8, 2.0)] for seed in range(3)]
     runs = by_method([line("dact-bert", seed, curve) for seed, curve in enumerate(thresholds)])
     first, second, third = results_savings.one_setting(runs)[2:]
-    assert first == "| dact-bert, one ponder cost, threshold 0 | 1.00 to 1.50 |"
-    assert second == "| dact-bert, one threshold, that of seed 0 | 1.00 to 1.50 |"
-    assert third == "| deebert, one threshold, that of seed 0 |  |"
+    assert first == "| dact-bert, same ponder cost, threshold 0 | 1.00 to 1.50 |"
+    assert second == "| dact-bert, same threshold, that of seed 0 | 1.00 to 1.50 |"
+    assert third == "| deebert, same threshold, that of seed 0 |  |"
 
 
 def test_learning_to_exit_against_patience_by_hand():
@@ -214,7 +211,7 @@ def test_time_saved_is_that_of_the_shape_it_names():
 def test_a_half_written_line_is_left_out(tmp_path):
     path = tmp_path / "lines.jsonl"
     path.write_text("".join(json.dumps(each) + "\n" for each in exits("deebert")) + '{"dataset": "tr')
-    with pytest.warns(UserWarning, match="line 4: not a whole line, left out"):
+    with pytest.warns(UserWarning, match="line 4: incomplete line, ignored"):
         assert results_page.main([str(path)]) == 0
     assert "| DeeBERT | 70.5 ± 1.2 |" in (tmp_path / "RESULTS.md").read_text()
 
@@ -222,13 +219,16 @@ def test_a_half_written_line_is_left_out(tmp_path):
 def test_runs_of_several_encoders_are_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
         written(tmp_path, [*exits("deebert"), *(row | {"model": "another"} for row in exits("berxit"))])
-    assert "has runs of another, some/encoder; a page compares methods on one encoder" in capsys.readouterr().err
+    assert (
+        "has runs of the encoders another, some/encoder; pass a file with runs of one encoder"
+        in capsys.readouterr().err
+    )
 
 
 def test_of_several_recipes_the_latest_counts_alone(tmp_path, capsys):
     earlier = [row | {"settings": [*row["settings"], "--bf16"]} for row in exits("deebert", gain=0.1)]
     assert "| DeeBERT | 70.5 ± 1.2 |" in written(tmp_path, [*earlier, *exits("deebert")])
-    assert "3 lines of earlier recipes left out" in capsys.readouterr().err
+    assert "3 lines of earlier training settings left out" in capsys.readouterr().err
 
 
 def test_a_seed_without_a_test_set_leaves_the_other_seeds(tmp_path):
@@ -279,7 +279,7 @@ def test_a_card_has_its_own_table(tmp_path):
 def test_a_page_without_a_place_for_the_summary(tmp_path):
     page = tmp_path / "README.md"
     page.write_text("nothing\n")
-    with pytest.raises(ValueError, match="pages: .* has no two lines"):
+    with pytest.raises(ValueError, match="pages: .* does not have two lines"):
         written(tmp_path, exits("deebert"), "--pages", str(page))
     assert page.read_text() == "nothing\n"
 

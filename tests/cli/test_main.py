@@ -82,7 +82,7 @@ def test_help_needs_no_torch() -> None:
 
 
 def test_an_unknown_command(capsys) -> None:
-    assert "no command 'predit'; there are train, evaluate" in refused(capsys, "predit", code=2)
+    assert "unknown command 'predit'; choose one of train, evaluate" in refused(capsys, "predit", code=2)
 
 
 def test_predict_answers_like_the_model(capsys, checkpoint) -> None:
@@ -160,18 +160,18 @@ def test_no_texts_on_a_terminal(capsys, checkpoint, monkeypatch) -> None:
 
 
 def test_what_is_no_checkpoint_of_ours(capsys, start, tmp_path) -> None:
-    assert f"'{start}' is a 'bert', which has no exits; train them with adaexit train" in refused(
+    assert f"'{start}' is a 'bert' model without exits; train exits with adaexit train" in refused(
         capsys, "predict", start, "good"
     )
     assert str(tmp_path) in refused(capsys, "predict", str(tmp_path), "good")
-    assert "no folder 'nowhere'" in refused(capsys, "predict", "nowhere", "good")
-    assert "no folder './nowhere/at/all'" in refused(capsys, "predict", "./nowhere/at/all", "good")
+    assert "there is no folder 'nowhere'" in refused(capsys, "predict", "nowhere", "good")
+    assert "there is no folder './nowhere/at/all'" in refused(capsys, "predict", "./nowhere/at/all", "good")
 
 
 def test_an_extra_that_is_not_installed(capsys, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     monkeypatch.delitem(sys.modules, "adaexit_hf.cli.evaluate")
-    assert "needs 'datasets', which is not installed: pip install 'adaexit_hf[train]'" in refused(
+    assert "needs 'datasets', which is not installed; run pip install 'adaexit_hf[train]'" in refused(
         capsys, "evaluate", "out"
     )
 
@@ -194,7 +194,7 @@ def test_weights_that_are_missing_or_broken_are_no_answer(capsys, checkpoint) ->
 
 def test_calibrate_takes_no_threshold_and_push_no_stale_numbers(capsys, checkpoint, labelled) -> None:
     message = refused(capsys, "calibrate", checkpoint, *labelled, "--exit_threshold", "0.9")
-    assert "exit_threshold: got 0.9, but calibrate chooses it" in message
+    assert "exit_threshold: got 0.9, but calibrate chooses the threshold" in message
     called(capsys, "report", checkpoint, *labelled)
     called(capsys, "calibrate", checkpoint, *labelled, "--max_drop", "1")
     assert "was measured at exit_threshold 0.5" in refused(capsys, "push", checkpoint, "you/model")
@@ -253,7 +253,7 @@ def test_a_full_disk_leaves_the_config_as_it_was(capsys, checkpoint, labelled, m
 
 
 def test_calibrate_wants_a_folder(capsys) -> None:
-    assert "'org/model' is no local folder with a config.json" in refused(
+    assert "'org/model' is not a local folder with a config.json" in refused(
         capsys, "calibrate", "org/model", "--task_name", "sst2"
     )
 
@@ -277,8 +277,8 @@ def test_report_makes_its_folder(capsys, checkpoint, labelled, tmp_path) -> None
 def test_report_has_somewhere_to_write(capsys, checkpoint, labelled, tmp_path) -> None:
     (tmp_path / "file").touch()
     message = refused(capsys, "report", checkpoint, *labelled, "--output", str(tmp_path / "file"))
-    assert "file' is no folder; pass --output with one, which is made if there is none" in message
-    assert "output: 'you/model' is no folder" in refused(capsys, "report", "you/model", *labelled)
+    assert "file' is not a folder; pass --output FOLDER, which is created if it does not exist" in message
+    assert "output: 'you/model' is not a folder" in refused(capsys, "report", "you/model", *labelled)
 
 
 def test_report_of_a_wrong_data_set_leaves_no_folder(capsys, checkpoint, labelled, tmp_path) -> None:
@@ -317,16 +317,15 @@ def test_report_explains_in_more_steps(capsys, checkpoint, labelled, monkeypatch
     called(capsys, "report", checkpoint, *labelled, "--explain", "1")
     assert steps == [80, inspect.signature(explain).parameters["steps"].default]
     message = refused(capsys, "report", checkpoint, *labelled, "--explain", "1", "--explain_steps", "1")
-    assert "explain_steps: got 1; pass a whole number from 2" in message
+    assert "explain_steps: got 1; pass a whole number from 2, e.g. --explain_steps 64" in message
 
 
 def test_report_explains_answers_where_readiness_has_no_gradient(capsys, checkpoint, labelled) -> None:
     patient = {"exit_criterion": "patience", "exit_threshold": 1}
     AutoModelForSequenceClassification.from_pretrained(checkpoint, **patient).save_pretrained(checkpoint)
     assert cli.main(["report", checkpoint, *labelled, "--explain", "1"]) == 0
-    assert (
-        "explains the answers alone, not what made exits ready: exit_criterion: 'patience' counts, so its score "
-        in (capsys.readouterr().err)
+    assert "explaining predictions only, not readiness scores: exit_criterion: 'patience' counts, so its score " in (
+        capsys.readouterr().err
     )
     assert {name.partition(" ")[0] for name in attributions(checkpoint)["names"]} == {"answer"}
 
@@ -339,7 +338,7 @@ def test_report_without_captum_says_how_to_get_it(capsys, labelled, checkpoint, 
 
 def test_report_explains_no_negative_number(capsys, checkpoint, labelled) -> None:
     message = refused(capsys, "report", checkpoint, *labelled, "--explain", "-1")
-    assert "explain: got -1; pass how many samples to explain, from 0" in message
+    assert "explain: got -1; pass the number of samples to explain, 0 or more" in message
 
 
 def test_report_counts_flops(capsys, checkpoint, labelled) -> None:
@@ -397,9 +396,9 @@ def test_numbers_that_are_not_finite_have_no_score(capsys, start, tmp_path, labe
     printed = capsys.readouterr()
     found = json.loads(printed.out)["validation"]
     assert (found["at_threshold"], found["not_finite"]) == ({"spearmanr": None, "pearson": None}, 9)
-    assert "validation: no interval of spearmanr: some answers are not finite" in printed.err
+    assert "validation: no interval of spearmanr: some predictions are not finite" in printed.err
     assert cli.main(["report", str(tmp_path / "broken"), *labelled, "--explain", "1"]) == 0
-    assert "adaexit report: 3 of 6 explanations are not finite, the page leaves them out" in capsys.readouterr().err
+    assert "adaexit report: 3 of 6 explanations are not finite and are left out of the page" in capsys.readouterr().err
     made = {name: (tmp_path / "broken" / name).read_text() for name in ("metrics.json", "curve.json", "report.html")}
     assert "NaN" not in made["metrics.json"] + made["curve.json"]
     assert json.loads(made["metrics.json"])["results"]["validation"]["at_threshold"]["pearson"] is None

@@ -91,8 +91,8 @@ def test_counting_leaves_no_trace_in_the_model(training: bool) -> None:
 
 
 BAD: Any = [
-    pytest.param("deebert", 0, "tokens: got 0; pass a whole number of tokens from 1", id="none"),
-    pytest.param("deebert", 2.5, "tokens: got 2.5; pass a whole number", id="half"),
+    pytest.param("deebert", 0, "tokens: got 0; pass a whole number from 1, e.g. tokens=64", id="none"),
+    pytest.param("deebert", 2.5, "tokens: got 2.5; pass a whole number from 1", id="half"),
     pytest.param("deebert", 17, "input_ids: got 17 tokens, but 'bert' has positions for 16", id="too long"),
     pytest.param(
         "depth-adaptive", 5, "model: in 'depth-adaptive' tokens skip layers, so the cost of a text", id="words"

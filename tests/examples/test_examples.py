@@ -93,7 +93,7 @@ def test_numbers_have_no_accuracy(reconstruct, sets):
         rows = {"one": ["good"] * 8, "two": ["film", "bad film"] * 4, "score": [0.5, 2.5] * 4}
         datasets.Dataset.from_dict(rows).to_parquet(Path(sets) / f"{split}-0.parquet")
     columns = ("--text_columns", "one", "two", "--label_column", "score")
-    with pytest.raises(ValueError, match="label_column: 'score' holds numbers; .*--masked_lm_only"):
+    with pytest.raises(ValueError, match="label_column: 'score' contains numbers, .*--masked_lm_only"):
         reconstruct(*columns)
     assert reconstruct(*columns, "--masked_lm_only") == []
 

@@ -92,15 +92,15 @@ def run(example, checkpoint, inputs, tmp_path):
 
 
 def in_process(example, seen: list):
-    """Instead of `answered`: without Ray, and remembers the files."""
+    """Instead of `classified`: runs without Ray and records the files."""
 
-    def answered(pieces, options):
+    def classified(pieces, options):
         worker = example.Predictor(options)
         for piece in pieces:
             seen.append(Path(piece["file"]).name)
             yield worker({name: np.array([value]) for name, value in piece.items()})
 
-    return answered
+    return classified
 
 
 @pytest.mark.slow
@@ -133,7 +133,7 @@ def test_two_workers_say_of_every_row_what_predict_does(
 
 def test_only_what_is_not_there_is_made(example, run, tmp_path, monkeypatch, capsys):
     seen = []
-    monkeypatch.setattr(example, "answered", in_process(example, seen))
+    monkeypatch.setattr(example, "classified", in_process(example, seen))
     outputs = run()
     out = tmp_path / "out"
     assert (len(outputs["a"]), seen) == (70, ["a.parquet"] * 4)  # three row groups, and that of deep/a
@@ -143,29 +143,29 @@ def test_only_what_is_not_there_is_made(example, run, tmp_path, monkeypatch, cap
     capsys.readouterr()
     assert run() == outputs
     assert seen == ["a.parquet"] * 3
-    assert "2 of 3 files are there already" in capsys.readouterr().out
+    assert "2 of 3 files already exist" in capsys.readouterr().out
     assert not list(out.rglob("*.tmp"))
     changed = {file for file, time in before.items() if file.stat().st_mtime_ns != time}
     assert changed == {out / "a.parquet"}
 
 
 def test_what_is_interrupted_does_not_count(example, run, tmp_path, monkeypatch):
-    def answered(pieces, options):
+    def classified(pieces, options):
         yield next(in_process(example, [])(pieces, options))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(example, "answered", answered)
+    monkeypatch.setattr(example, "classified", classified)
     with pytest.raises(KeyboardInterrupt):
         run()
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.parquet.tmp"]
 
 
 def test_rows_that_would_land_in_the_wrong_file_are_told(example, run, tmp_path, monkeypatch):
-    def answered(pieces, options):
+    def classified(pieces, options):
         yield example.pa.concat_tables(in_process(example, [])([*pieces[:3], pieces[2]], options))
 
-    monkeypatch.setattr(example, "answered", answered)
-    with pytest.raises(RuntimeError, match=r"answers: 20 rows more than 'a.parquet' has"):
+    monkeypatch.setattr(example, "classified", classified)
+    with pytest.raises(RuntimeError, match=r"output: 20 rows more than 'a.parquet' has"):
         run()
     assert not list((tmp_path / "out").rglob("*.parquet"))
 
@@ -183,8 +183,8 @@ def test_outputs_lie_as_the_inputs_do(example, inputs, tmp_path):
 
 
 def test_what_cannot_work_is_said_before_ray_starts(example, run, inputs, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(example, "answered", lambda *_: pytest.fail("Ray was started"))
-    with pytest.raises(ValueError, match="input: no file is '.*nothing'; pass a folder"):
+    monkeypatch.setattr(example, "classified", lambda *_: pytest.fail("Ray was started"))
+    with pytest.raises(ValueError, match="input: no file matches '.*nothing'; pass a folder"):
         run("--input", str(tmp_path / "nothing"))
     with pytest.raises(
         ValueError, match="text_columns: '.*a.parquet' has no column 'text'; it has id, first, second$"
@@ -204,7 +204,7 @@ def test_full_depth_is_said(example, run, start, checkpoint, tmp_path, capsys):
     example.AutoConfig.from_pretrained(checkpoint, exit_threshold=None).save_pretrained(tmp_path / "full")
     with pytest.raises(ValueError, match="input: no file"):
         run("--model_name_or_path", str(tmp_path / "full"), "--input", "nothing")
-    assert "exit_threshold: none is given, and the checkpoint has none: full depth is run" in capsys.readouterr().out
+    assert "exit_threshold: neither a flag nor the checkpoint sets one, so all layers run" in capsys.readouterr().out
 
 
 def test_a_row_without_a_text_names_its_file(example, checkpoint, tmp_path):
@@ -220,5 +220,5 @@ def test_a_row_without_a_text_names_its_file(example, checkpoint, tmp_path):
 
 def test_without_ray_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ImportError, match=r"ray: not installed; pip install adaexit_hf\[ray\]"):
+    with pytest.raises(ImportError, match=r"ray: not installed; run pip install adaexit_hf\[ray\]"):
         runpy.run_path(str(EXAMPLES / "predict_ray.py"))

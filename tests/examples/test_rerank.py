@@ -48,7 +48,7 @@ def test_a_classifier_and_no_passages_are_refused(checkpoint: str, tmp_path: Pat
     with pytest.raises(ValueError, match=r"model: has 3 labels; pass a regression"):
         rerank.rank(exiting("deebert"), new_tokenizer(), QUERY, PASSAGES)
     (tmp_path / "none.txt").write_text("\n \n")
-    with pytest.raises(ValueError, match=r"passages: '.*none\.txt' has no line"):
+    with pytest.raises(ValueError, match=r"passages: '.*none\.txt' has no lines with text"):
         rerank.main(["--model_name_or_path", checkpoint, "--query", QUERY, "--passages", str(tmp_path / "none.txt")])
 
 

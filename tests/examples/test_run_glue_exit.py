@@ -145,7 +145,7 @@ def test_sick_is_a_regression_on_the_relatedness(flags, tmp_path):
 
 
 def test_sick_needs_a_data_set(flags):
-    with pytest.raises(ValueError, match="task_name: got 'sick'; only GLUE's tasks have a default data set"):
+    with pytest.raises(ValueError, match="task_name: got 'sick'; only GLUE tasks have a default data set"):
         flags("--task_name", "sick", data=False)
 
 
@@ -237,7 +237,7 @@ def test_no_validation_split(flags, tmp_path):
     more = without_validation(tmp_path / "sets")
     with pytest.raises(ValueError, match=r"has splits train; needs train and validation; --validation_fraction 0.1"):
         flags(*more, data=False)
-    with pytest.raises(ValueError, match=r"validation_fraction: got 1.0; pass a share of train between 0 and 1"):
+    with pytest.raises(ValueError, match=r"validation_fraction: got 1.0; pass a fraction of train between 0 and 1"):
         flags(*more, "--validation_fraction", "1", data=False)
 
 
@@ -281,7 +281,7 @@ def test_missing_label_column(flags):
 
 def test_correlations_need_numbers(flags):
     with pytest.raises(
-        ValueError, match=r"label_column: 'label' holds the classes .* but \('pearson',\) need numbers"
+        ValueError, match=r"label_column: 'label' contains the classes .* but \('pearson',\) need numbers"
     ):
         flags("--metrics", "pearson")
 
@@ -357,5 +357,5 @@ def test_the_masked_language_model_must_fit_the_encoder(flags, tmp_path):
     config = encoder_config("bert")
     config.num_hidden_layers = 2
     AutoModelForMaskedLM.from_config(config).save_pretrained(tmp_path / "shallow")
-    with pytest.raises(ValueError, match="has 2 layers and 64 words, the encoder 3 and 64"):
+    with pytest.raises(ValueError, match="has 2 layers and 64 tokens in its vocabulary, but the encoder has 3 and 64"):
         flags(*RECONSTRUCTION, "--token_depths_model", str(tmp_path / "shallow"))

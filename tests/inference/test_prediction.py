@@ -530,9 +530,9 @@ def test_bad_data_sets(dataset: Any, message: str, tokenizer: PreTrainedTokenize
     [
         ({"exit_threshold": float("nan")}, "exit_threshold: got nan"),
         ({"early_exit": True}, "early_exit: got True, which needs a threshold"),
-        ({"batch_tokens": -5}, "batch_tokens: got -5; pass a whole number > 0"),
-        ({"batch_tokens": 0}, "batch_tokens: got 0; pass a whole number > 0"),
-        ({"max_memory": 1.5}, "max_memory: got 1.5; pass a whole number > 0"),
+        ({"batch_tokens": -5}, "batch_tokens: got -5; pass a whole number from 1, e.g. batch_tokens=1024"),
+        ({"batch_tokens": 0}, "batch_tokens: got 0; pass a whole number from 1, e.g. batch_tokens=1024"),
+        ({"max_memory": 1.5}, r"max_memory: got 1.5; pass a whole number from 1, e.g. max_memory=2\*\*30"),
     ],
 )
 def test_bad_settings(kwargs: dict[str, Any], message: str) -> None:

@@ -280,7 +280,7 @@ def test_every_method_was_tried() -> None:
         ({"label": 3}, "label: got 3; allowed are 0 to 2"),
         ({"label": 0.5}, "label: got 0.5; allowed are 0 to 2"),
         ({"label": True}, "label: got True; allowed are 0 to 2"),
-        ({"steps": 1}, "steps: got 1; pass a whole number >= 2"),
+        ({"steps": 1}, "steps: got 1; pass a whole number from 2, e.g. steps=64"),
         ({"baseline_id": 64}, "baseline_id: got 64; .* in 0 to 63"),
     ],
 )

@@ -54,7 +54,7 @@ def test_regression_where_it_is_not_defined(method: str) -> None:
 @every_method
 def test_multi_label(method: str) -> None:
     with pytest.raises(
-        ValueError, match="problem_type: 'multi_label_classification' is not supported: .* num_labels >= 2"
+        ValueError, match="problem_type: 'multi_label_classification' is not supported, since .* num_labels >= 2"
     ):
         config_class(method)(num_labels=3, problem_type="multi_label_classification")
 
@@ -77,7 +77,9 @@ def test_no_labels(method: str, count: int) -> None:
 
 
 def test_regression_cannot_exit_by_confidence() -> None:
-    with pytest.raises(ValueError, match="exit_criterion: 'confidence' needs .* pass exit_criterion='learned'"):
+    with pytest.raises(
+        ValueError, match="exit_criterion: got 'confidence', which needs .* pass exit_criterion='learned'"
+    ):
         BerxitConfig(num_labels=1, exit_criterion="confidence")
 
 
@@ -270,7 +272,9 @@ def test_neither_or_both_inputs(given: dict[str, Tensor]) -> None:
 @every_method
 def test_an_unknown_objective(method: str) -> None:
     model = build(method)
-    with pytest.raises(ValueError, match=f"objective: got 'none'; {type(model).__name__} knows {model.objectives[0]}"):
+    with pytest.raises(
+        ValueError, match=f"objective: got 'none'; {type(model).__name__} has the objectives {model.objectives[0]}"
+    ):
         model(**inputs_of(model), labels=labels_of(model), objective="none")
 
 

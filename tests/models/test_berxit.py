@@ -200,11 +200,11 @@ def test_an_objective_that_the_config_is_not_made_for() -> None:
         ({"fine_tuning": "self_distillation", "distillation_weight": -1}, "distillation_weight: got -1; .* >= 0"),
         (
             {"fine_tuning": "self_distillation", "num_labels": 1},
-            "fine_tuning: 'self_distillation' needs a .*; pass",
+            "fine_tuning: got 'self_distillation', which needs class probabilities, and .*; pass",
         ),
         (
             {"fine_tuning": "weighted", "exit_criterion": "learned", "lte_variant": "authors"},
-            "lte_variant: got 'authors', which their code does not define for fine_tuning='weighted'; pass",
+            "lte_variant: got 'authors', which the authors' code does not define for fine_tuning='weighted'; pass",
         ),
     ],
 )

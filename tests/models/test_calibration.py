@@ -69,8 +69,12 @@ def test_large_logits_do_not_overflow() -> None:
 @pytest.mark.parametrize(
     ("labels", "bound", "why"),
     [
-        ([0, 1, 0], 0.01, "temperature 0.01 is at its bound: answers that are all right, on 3 samples"),
-        ([1, 0, 1], 100.0, "temperature 100.0 is at its bound: answers no better than chance, on 3 samples"),
+        ([0, 1, 0], 0.01, "temperature 0.01 is at its bound, since all predictions are right on 3 samples"),
+        (
+            [1, 0, 1],
+            100.0,
+            "temperature 100.0 is at its bound, since predictions are no better than chance on 3 samples",
+        ),
     ],
 )
 def test_a_bound_is_reported(labels: list[int], bound: float, why: str) -> None:
@@ -240,9 +244,9 @@ def test_an_error_leaves_all_as_it_was(before: list[float] | None) -> None:
     [
         (
             texts(2),
-            "dataset: got 2 samples, with labels, for 3 classes; pass held-out samples with labels, at least 3",
+            "dataset: got 2 samples, with labels, for 3 classes; pass a validation set with labels, at least 3",
         ),
-        (texts(5, labels=False), "dataset: got 5 samples, without labels, for 3 classes; pass held-out samples with"),
+        (texts(5, labels=False), "dataset: got 5 samples, without labels, for 3 classes; pass a validation set with"),
         ([row | {"label": -1} for row in texts(5)], "dataset: got 5 samples, without labels"),
         ([row | {"label": 3} for row in texts(5)], "label: got 3 in row 0; pass class indices from 0 to 2"),
         ([row | {"label": 0.5} for row in texts(5)], "label: got 0.5 in row 0; pass class indices from 0 to 2"),

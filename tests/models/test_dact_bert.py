@@ -154,7 +154,7 @@ def test_three_steps_of_training(fine_tuning: str, second: str) -> None:
 def test_a_single_exit_has_no_others_to_train() -> None:
     model = build("dact-bert", fine_tuning="three_stage", exit_layers=[3])
     assert [stage.name for stage in model.stages] == ["backbone", "halting"]
-    with pytest.raises(ValueError, match="objective: got 'exits', which trains none of a single exit"):
+    with pytest.raises(ValueError, match="objective: got 'exits', which trains nothing in a model with a single exit"):
         model(**inputs_of(model), labels=labels_of(model), objective="exits")
 
 

@@ -267,7 +267,7 @@ def test_embeddings_have_no_words_to_look_up() -> None:
     inputs = inputs_of(model)
     ids = inputs.pop("input_ids")
     inputs["inputs_embeds"] = model.get_input_embeddings()(ids)
-    with pytest.raises(ValueError, match=r"inputs_embeds: .* pass their depths too, token_depths=model.depth_table"):
+    with pytest.raises(ValueError, match=r"inputs_embeds: .* pass the depths, too, token_depths=model.depth_table"):
         model(**inputs)
     expected = model(**inputs_of(model))
     found = model(**inputs, token_depths=model.depth_table(ids))
@@ -363,7 +363,7 @@ def test_depths_that_are_needed() -> None:
         ([{"input_ids": [1, 2], "label": 1}] * 3, "got 3 texts with 1 classes"),
         (
             [{"input_ids": [1, 64], "label": 1}, {"input_ids": [1], "label": 0}],
-            "has the token 64, .* vocabulary has 64",
+            "has the token id 64, .* vocabulary has 64 tokens",
         ),
     ],
 )
@@ -380,12 +380,14 @@ def test_a_model_without_a_table() -> None:
 def test_settings_that_contradict() -> None:
     with pytest.raises(ValueError, match="exit_pooling: got 'first', but this method reads the maximum and the mean"):
         DepthAdaptiveConfig(exit_pooling="first")
-    with pytest.raises(ValueError, match="depth_source: 'mutual_information' needs classes"):
+    with pytest.raises(
+        ValueError, match="depth_source: got 'mutual_information', which needs classes, and num_labels=1 has none"
+    ):
         DepthAdaptiveConfig(num_labels=1)
     assert DepthAdaptiveConfig(num_labels=1, depth_source="reconstruction").exit_threshold == 1.0
 
 
 def test_anytime_training_needs_a_halting_unit() -> None:
     model = build("depth-adaptive")
-    with pytest.raises(ValueError, match="objective: got .anytime.; .* knows task"):
+    with pytest.raises(ValueError, match="objective: got .anytime.; .* has the objectives task"):
         model(**inputs_of(model), labels=labels_of(model), objective="anytime")

@@ -207,7 +207,8 @@ def test_two_stages_as_in_section_3() -> None:
 def test_distillation_needs_students() -> None:
     model = build("fastbert", exit_layers=[3])
     with pytest.raises(
-        ValueError, match="objective: got 'distillation', which trains none of a single exit; pass more"
+        ValueError,
+        match="objective: got 'distillation', which trains nothing in a model with a single exit; pass more",
     ):
         model(**inputs_of(model), objective="distillation")
 
@@ -306,7 +307,7 @@ def test_a_fine_tuned_classifier_gives_its_encoder_and_labels_only(
     for name in ("transformers", "adaexit_hf"):
         monkeypatch.setattr(logging.getLogger(name), "propagate", True)
     model = Model.from_encoder_pretrained(str(tmp_path))
-    assert "its classifier is left behind; fastbert's are built differently" in caplog.text
+    assert "its classifier is not used, since those of fastbert are built differently" in caplog.text
     assert model.config.id2label == names
     kept = stock.bert.state_dict()
     assert all(torch.equal(value, kept[name]) for name, value in model.encoder.state_dict().items())

@@ -156,7 +156,7 @@ def test_the_fine_tuned_dense_layer_is_in_every_exit(method: str, save: Save) ->
     folder, stock = save("roberta", num_labels=3)
     model = CLASSES[method].from_encoder_pretrained(folder)
     if not heads_of(model):
-        return  # built differently: a warning says that the classifier is left behind
+        return  # built differently: a warning says that the classifier is not used
     assert all(torch.equal(head.dense.weight, stock.classifier.dense.weight) for head in heads_of(model))
     assert torch.equal(model.classifiers[-1].weight, stock.classifier.out_proj.weight)
     assert not torch.equal(model.classifiers[0].weight, stock.classifier.out_proj.weight)
@@ -249,7 +249,7 @@ def test_an_unsupported_family_is_refused(tmp_path: Path) -> None:
 @every_method
 def test_an_early_exit_checkpoint_is_refused(method: str, tmp_path: Path) -> None:
     build(method).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="early-exit model already .* call AutoModelForSequenceClassification"):
+    with pytest.raises(ValueError, match="is already an early-exit model .* call AutoModelForSequenceClassification"):
         DeeBertForSequenceClassification.from_encoder_pretrained(tmp_path)
 
 
@@ -258,7 +258,9 @@ def test_missing_weights_of_the_encoder_are_refused(save: Save) -> None:
     weights = load_file(folder / "model.safetensors")
     del weights["encoder.layer.1.output.dense.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=r"lacks weights of its encoder: encoder\.layer\.1\.output\.dense\.weight"):
+    with pytest.raises(
+        ValueError, match=r"lacks weights of its encoder: encoder\.layer\.1\.output\.dense\.weight; pass a complete"
+    ):
         DeeBertForSequenceClassification.from_encoder_pretrained(folder)
 
 
@@ -296,11 +298,11 @@ def test_a_classifier_of_other_labels_or_pooling_is_left_behind_aloud(
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     monkeypatch.setattr(logging.getLogger("adaexit_hf"), "propagate", True)
     model = DeeBertForSequenceClassification.from_encoder_pretrained(folder, **options)
-    assert "its classifier is left behind" in caplog.text
+    assert "its classifier is not used, since" in caplog.text
     assert not model.exits[-1].classifier.bias.any()
 
 
 def test_unknown_arguments_are_refused(save: Save) -> None:
     folder, _ = save("bert", AutoModel)
-    with pytest.raises(TypeError, match=r"unknown arguments \['threshold'\]; it takes those of DeeBertConfig"):
+    with pytest.raises(TypeError, match=r"unknown arguments \['threshold'\]; pass arguments of DeeBertConfig"):
         DeeBertForSequenceClassification.from_encoder_pretrained(folder, threshold=0.3)

@@ -391,7 +391,7 @@ def test_states_of_another_shape(method: str, shape: tuple[int, ...], wanted: st
 
 
 def test_states_do_not_give_what_only_the_encoder_can() -> None:
-    with pytest.raises(ValueError, match="cannot be had with exit_states, where the encoder does not run"):
+    with pytest.raises(ValueError, match="cannot be returned with exit_states, where the encoder does not run"):
         new_model("deebert")(exit_states=torch.zeros(2, 4, 32), output_hidden_states=True)
 
 
