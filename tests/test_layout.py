@@ -93,13 +93,17 @@ def test_no_module_imports_back() -> None:
         visit(name, ())
 
 
-@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_no_test_module_is_imported(path: Path) -> None:
-    """What tests share lies in `tests/helpers` and conftest.py, so that every test module runs alone."""
-    modules, imported = {test.stem for test in TESTS.rglob("test_*.py")}, set()
+def names_in_imports(path: Path) -> Iterator[str]:
+    """Modules that a file imports, and names that it imports from them, without the packages around them."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
-            imported.add(node.module or "")
+            yield (node.module or "").split(".")[-1]
         if isinstance(node, ast.Import | ast.ImportFrom):
-            imported |= {alias.name for alias in node.names}
-    assert not {name.split(".")[-1] for name in imported} & modules, "move what is shared to tests/helpers"
+            yield from (alias.name.split(".")[-1] for alias in node.names)
+
+
+def test_no_test_module_is_imported() -> None:
+    """What tests share lies in `tests/helpers` and conftest.py, so that every test module runs alone."""
+    modules = {test.stem for test in TESTS.rglob("test_*.py")}
+    imported = {path.name: modules & set(names_in_imports(path)) for path in TESTS.rglob("*.py")}
+    assert not {name: tests for name, tests in imported.items() if tests}, "move what is shared to tests/helpers"

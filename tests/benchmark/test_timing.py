@@ -44,7 +44,7 @@ def checkpoint(tmp_path_factory) -> str:
 
 @pytest.mark.parametrize("saving", [1.0, 1.5, 2.0, 3.0, 7.3, 12.0])
 @pytest.mark.parametrize("texts", [1, 7, 1000])
-def test_a_plan_has_the_mean_that_was_asked(texts, saving):
+def test_a_plan_has_the_requested_mean(texts, saving):
     layers = planned_layers(texts, 12, saving)
     assert len(layers) == texts
     assert set(layers) <= set(range(1, 13))
@@ -77,7 +77,7 @@ def test_lengths_lie_around_what_was_asked():
         text_lengths(1, "long")
 
 
-def test_a_planted_model_obeys_the_plan_and_computes_its_exits(planted):
+def test_a_planted_model_exits_as_planned_and_computes_its_exits(planted):
     rows = list(planted_rows(planted.plan, [4] * 12, 64))
     output = planted.model(torch.tensor([row["input_ids"] for row in rows]))
     assert output.exit_layer.tolist() == planted.plan
@@ -96,7 +96,7 @@ def test_every_run_gives_the_answers_in_order(planted, name):
         assert (answer[1] is None) == name.startswith("static")
 
 
-def test_wrong_answers_are_told(planted):
+def test_wrong_answers_are_reported(planted):
     expected = planted.expected
     logits, layers = expected.logits, expected.exit_layer
     later, other = layers.clone(), logits.clone()
@@ -118,7 +118,7 @@ def test_wrong_answers_are_told(planted):
         measure(planted, "predict", "static-tokens", 0, 100, rounds=1)
 
 
-def test_a_stock_twin_that_is_none_is_told(planted, monkeypatch):
+def test_a_stock_model_with_other_answers_is_reported(planted, monkeypatch):
     twin = timing.stock_twin(planted.model)
     twin.classifier.bias.data += 1
     monkeypatch.setattr(timing, "stock_twin", lambda model: twin)
@@ -217,7 +217,7 @@ def test_the_command_measures_what_is_missing(run, tmp_path, capsys, monkeypatch
     assert len(run(*small[:-6], "--savings", "1.5", "--pairs", "one-by-one/static", "--seed", "1")) == len(lines) + 1
 
 
-def test_a_checkpoint_on_texts(run, checkpoint):
+def test_a_checkpoint_is_measured_on_texts(run, checkpoint):
     texts = f"{checkpoint}/texts.jsonl"
     small = ["--model_name_or_path", checkpoint, "--text_file", texts, "--batch_sizes", "4"]
     lines = run(*small, "--text_columns", "one")
@@ -231,14 +231,14 @@ def test_a_checkpoint_on_texts(run, checkpoint):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_other_dtypes(run, dtype):
+def test_other_dtypes_are_measured(run, dtype):
     lines = run(
         "--texts", "6", "--batch_sizes", "4", "--savings", "2", "--pairs", "in-model/static", "--dtypes", dtype
     )
     assert [line["dtype"] for line in lines] == [dtype]
 
 
-def test_bad_arguments_of_the_command(run, checkpoint, tmp_path):
+def test_bad_arguments_of_the_command_are_refused(run, checkpoint, tmp_path):
     with pytest.raises(ValueError, match="dtypes: got 'int3'"):
         run("--dtypes", "int3")
     with pytest.raises(ValueError, match="text_file: got None"):

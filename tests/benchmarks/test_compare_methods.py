@@ -225,7 +225,7 @@ def test_data_sets_of_a_kind_share_a_table(ran, tmp_path, capsys):
     assert "one text, test\n\n| method | trec (f1) |" in said
 
 
-def test_interval_by_hand():
+def test_the_interval_is_that_computed_by_hand():
     # mean 4, deviation 2, t(0.975, 3) = 3.182446: 4 ± 3.182446 * sqrt(20 / 3) / 2
     mean, half = comparison_tables.interval([1.0, 3.0, 5.0, 7.0])
     assert (mean, half) == (4.0, pytest.approx(3.182446 * (20 / 3) ** 0.5 / 2, abs=1e-5))
@@ -294,7 +294,7 @@ def test_folders_in_place_of_the_hub():
         (["--jobs", "0"], "seeds, jobs: got 2, 0; pass 1 or more"),
     ],
 )
-def test_refused(tmp_path, arguments, message, capsys):
+def test_bad_arguments_are_refused(tmp_path, arguments, message, capsys):
     with pytest.raises(SystemExit):
         parse([*flags(tmp_path), *arguments])
     assert message in capsys.readouterr().err

@@ -99,7 +99,7 @@ def test_what_was_not_run_is_told_from_what_is_not_defined(tmp_path):
     assert "| deebert | not run |" in page and "| deebert | - |" not in page
 
 
-def test_fewer_seeds_say_so(tmp_path):
+def test_fewer_seeds_are_marked(tmp_path):
     assert "| DeeBERT | 70.2 ± 3.2 (2 seeds) |" in written(tmp_path, exits("deebert")[:2])
 
 
@@ -110,7 +110,7 @@ def test_the_recipe_is_compared_with_the_best_of_the_papers_seed_by_seed(tmp_pat
     assert page.count("higher on 1 data sets, lower on 0, no difference seen on 0; its mean is higher on 1 of 1") == 1
 
 
-def test_a_recipe_that_loses_is_not_praised(tmp_path):
+def test_a_recipe_that_loses_is_reported_as_such(tmp_path):
     page = written(tmp_path, [*exits("deebert"), *exits("berxit-exits-1e-3", gain=-0.05)])
     assert "| trec | 1 | deebert | -5.00 ± 0.00, lower |  |" in page
     assert "higher on 0 data sets, lower on 1, no difference seen on 0; its mean is higher on 0 of 1" in page

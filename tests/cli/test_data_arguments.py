@@ -11,7 +11,9 @@ from adaexit_hf.data.tasks import Labels
 @pytest.mark.parametrize(
     ("name", "content"), [("a.csv", "text,label\n"), ("b.csv", ""), ("c.jsonl", ""), ("d.json", "[]")]
 )
-def test_a_file_without_rows(name: str, content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_without_rows_is_refused(
+    name: str, content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=rf"got validation_file '.*{name}', which has no rows \(.*\); pass"):
@@ -26,7 +28,7 @@ def test_a_file_without_rows(name: str, content: str, tmp_path: Path, monkeypatc
         ("text.parquet", "text", "Parquet"),
     ],
 )
-def test_a_file_that_is_broken(
+def test_a_broken_file_is_refused(
     name: str, content: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
@@ -35,7 +37,7 @@ def test_a_file_that_is_broken(
         load_splits(DataArguments(validation_file=str(tmp_path / name)))
 
 
-def test_files_of_different_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_of_different_columns_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     (tmp_path / "train.csv").write_text("text,label\na,1\n")
     (tmp_path / "dev.csv").write_text("sentence,gold\na,1\n")

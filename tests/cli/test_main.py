@@ -81,7 +81,7 @@ def test_help_needs_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-def test_an_unknown_command(capsys) -> None:
+def test_an_unknown_command_is_refused(capsys) -> None:
     assert "unknown command 'predit'; choose one of train, evaluate" in refused(capsys, "predit", code=2)
 
 
@@ -113,7 +113,7 @@ def test_predict_reads_files_and_stdin(capsys, checkpoint, tmp_path, monkeypatch
     assert called(capsys, "predict", checkpoint) == direct
 
 
-def test_pairs_of_texts(capsys, checkpoint, tmp_path) -> None:
+def test_predict_takes_pairs_of_texts(capsys, checkpoint, tmp_path) -> None:
     (tmp_path / "pairs.jsonl").write_text(json.dumps({"a": "good", "b": "bad film"}))
     printed = called(
         capsys, "predict", checkpoint, "--file", str(tmp_path / "pairs.jsonl"), "--text_columns", "a", "b"
@@ -150,16 +150,16 @@ def test_answers_before_a_bad_line_are_printed(capsys, checkpoint, monkeypatch) 
         (["good", "--device", "toaster"], "toaster"),
     ],
 )
-def test_bad_calls_of_predict(capsys, checkpoint, more: list[str], message: str) -> None:
+def test_bad_calls_of_predict_are_refused(capsys, checkpoint, more: list[str], message: str) -> None:
     assert message in refused(capsys, "predict", checkpoint, *more)
 
 
-def test_no_texts_on_a_terminal(capsys, checkpoint, monkeypatch) -> None:
+def test_predict_on_a_terminal_asks_for_texts(capsys, checkpoint, monkeypatch) -> None:
     monkeypatch.setattr(sys, "stdin", type("Terminal", (), {"isatty": lambda self: True})())
     assert "texts: got none; pass them as arguments" in refused(capsys, "predict", checkpoint)
 
 
-def test_what_is_no_checkpoint_of_ours(capsys, start, tmp_path) -> None:
+def test_a_stock_checkpoint_is_refused(capsys, start, tmp_path) -> None:
     assert f"'{start}' is a 'bert' model without exits; train exits with adaexit train" in refused(
         capsys, "predict", start, "good"
     )
@@ -168,7 +168,7 @@ def test_what_is_no_checkpoint_of_ours(capsys, start, tmp_path) -> None:
     assert "there is no folder './nowhere/at/all'" in refused(capsys, "predict", "./nowhere/at/all", "good")
 
 
-def test_an_extra_that_is_not_installed(capsys, monkeypatch) -> None:
+def test_a_missing_extra_is_named(capsys, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     monkeypatch.delitem(sys.modules, "adaexit_hf.cli.evaluate")
     assert "needs 'datasets', which is not installed; run pip install 'adaexit_hf[train]'" in refused(
@@ -181,7 +181,7 @@ def test_texts_may_stand_behind_flags(capsys, checkpoint) -> None:
     assert answer["text"] == "very good film"
 
 
-def test_weights_that_are_missing_or_broken_are_no_answer(capsys, checkpoint) -> None:
+def test_missing_or_broken_weights_are_refused(capsys, checkpoint) -> None:
     path = Path(checkpoint, "model.safetensors")
     tensors = load_file(path)
     save_file({name: value for name, value in tensors.items() if "exits.2" not in name}, path, {"format": "pt"})
@@ -216,7 +216,7 @@ def test_evaluate_says_what_the_exits_cost(capsys, checkpoint, labelled) -> None
     assert result["mean_exit_layer"] == pytest.approx(sum(answer["exit_layer"] for answer in predicted) / 12)
 
 
-def test_labels_that_the_checkpoint_does_not_have(capsys, checkpoint, labelled, tmp_path) -> None:
+def test_labels_that_the_checkpoint_does_not_have_are_refused(capsys, checkpoint, labelled, tmp_path) -> None:
     (tmp_path / "dev.csv").write_text("text,label\ngood,splendid\n")
     assert "labels ['splendid'] do not occur" in refused(capsys, "evaluate", checkpoint, *labelled)
 
@@ -274,7 +274,7 @@ def test_report_makes_its_folder(capsys, checkpoint, labelled, tmp_path) -> None
     assert Path(tmp_path, "made", "too", "report.html").is_file()
 
 
-def test_report_has_somewhere_to_write(capsys, checkpoint, labelled, tmp_path) -> None:
+def test_report_refuses_an_output_that_is_no_folder(capsys, checkpoint, labelled, tmp_path) -> None:
     (tmp_path / "file").touch()
     message = refused(capsys, "report", checkpoint, *labelled, "--output", str(tmp_path / "file"))
     assert "file' is not a folder; pass --output FOLDER, which is created if it does not exist" in message
@@ -348,7 +348,7 @@ def test_report_counts_flops(capsys, checkpoint, labelled) -> None:
     assert all(point["flops"] > 0 for point in curve)
 
 
-def test_how_sure_the_score_is(capsys, checkpoint, labelled) -> None:
+def test_evaluate_prints_the_interval_of_the_score(capsys, checkpoint, labelled) -> None:
     (found,) = answers(called(capsys, "evaluate", checkpoint, *labelled))
     low, high = found["validation"]["intervals"]["accuracy"]
     assert low < found["validation"]["at_threshold"]["accuracy"] < high
@@ -451,7 +451,7 @@ def test_an_interrupt_is_no_traceback(capsys, monkeypatch) -> None:
     assert "adaexit predict: interrupted" in refused(capsys, "predict", "x", code=130)
 
 
-def test_a_reader_that_has_enough_is_no_error(checkpoint, tmp_path) -> None:
+def test_a_closed_pipe_is_no_error(checkpoint, tmp_path) -> None:
     (tmp_path / "texts.txt").write_text("good film\n" * 3)
     command = f"{sys.executable} -m adaexit_hf.cli.main predict {checkpoint} --file {tmp_path}/texts.txt | head -n 1"
     found = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)

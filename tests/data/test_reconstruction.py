@@ -100,7 +100,7 @@ def test_a_larger_penalty_gives_lesser_depths(tokenizer: BertTokenizerFast) -> N
     assert sums[-1] == sum(map(len, data["input_ids"]))
 
 
-def test_several_masks_at_once(tokenizer: BertTokenizerFast) -> None:
+def test_several_masks_at_once_estimate_depths(tokenizer: BertTokenizerFast) -> None:
     data, calls = rows(), []
     model = masked_lm()
     model.base_model.embeddings.register_forward_hook(lambda module, args, output: calls.append(len(output)))
@@ -212,7 +212,7 @@ def test_unknown_words_get_the_deepest_layer(tokenizer: BertTokenizerFast) -> No
     assert (found[0][0], found[0][1], found[0][3], found[1]) == (1, 3, 1, [1, 1])
 
 
-def test_what_is_refused(tokenizer: BertTokenizerFast) -> None:
+def test_bad_arguments_are_refused(tokenizer: BertTokenizerFast) -> None:
     model, data = masked_lm(), rows()
     with pytest.raises(ValueError, match="penalty: got -0.1; pass a number >= 0"):
         estimate_depths_by_reconstruction(data, model, tokenizer, penalty=-0.1)

@@ -39,7 +39,7 @@ def test_string_labels_become_indices_and_columns_go():
     assert encoded.to_dict() == {"input_ids": [[1, 3], [2, 0]], "labels": [0, 1]}
 
 
-def test_labels_that_training_does_not_have():
+def test_labels_that_training_does_not_have_are_refused():
     rows = datasets.Dataset.from_dict({"text": ["x"], "label": ["maybe"]})
     with pytest.raises(ValueError, match=r"labels \['maybe'\] do not occur in the training set"):
         tokenize(rows, fake_tokenizer, ["text"], "label", Labels(["no", "yes"]), 128)

@@ -86,7 +86,7 @@ def test_the_area_in_a_range(between: Any, area: float) -> None:
     assert area_under_curve(line((3, 0.6), (12, 0.8)), between) == pytest.approx(area, abs=1e-9)
 
 
-def test_flops_are_another_axis() -> None:
+def test_flops_may_be_the_axis() -> None:
     curve = [CurvePoint(0.5, 0.5, 3.0, 0.75, 10.0), CurvePoint(0.2, 1.0, 6.0, 0.5, 40.0)]
     curve.append(CurvePoint(None, 1.0, 12.0, 0.0, 50.0))
     assert area_under_curve(curve, cost="flops") == pytest.approx((0.75 * 30 + 10) / 40)
@@ -123,7 +123,7 @@ BAD_CURVES: Any = [
 
 
 @pytest.mark.parametrize(("call", "message"), BAD_CURVES)
-def test_areas_that_do_not_exist(call: Any, message: str) -> None:
+def test_areas_that_do_not_exist_are_refused(call: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
 
@@ -137,7 +137,7 @@ def by_hand() -> ExitTrace:
     return ExitTrace(torch.eye(2)[answers], scores, torch.tensor([0, 1, 1, 0]), (2, 3, 6), "gt", flops=flops)
 
 
-def test_who_leaves_where(by_hand: ExitTrace) -> None:
+def test_exits_are_counted_by_layer(by_hand: ExitTrace) -> None:
     assert exit_histogram(by_hand, 0.7) == {2: 1, 3: 2, 6: 1}
     assert exit_histogram(by_hand, None) == {2: 0, 3: 0, 6: 4}
 
@@ -186,7 +186,7 @@ def test_an_answer_that_is_not_finite_is_wrong() -> None:
         assert report(trace, ("accuracy",), 0.5)["at_threshold"] == {"accuracy": pytest.approx(1 / 3)}
 
 
-def test_in_regression_right_is_near_enough() -> None:
+def test_a_number_within_the_tolerance_is_right() -> None:
     answers = torch.tensor([[1.4, 1.0], [3.0, 2.9], [NAN, 0.5]])
     trace = ExitTrace(answers[..., None], torch.zeros(3, 2), torch.tensor([1.0, 1.0, 0.0]), (1, 2), "gt")
     assert oracle_exits(trace, tolerance=0.5).tolist() == [0, 1, 1]  # the second is never right, but nearer at exit 2
@@ -278,7 +278,7 @@ BAD_INTERVALS: Any = [
 
 
 @pytest.mark.parametrize(("call", "message"), BAD_INTERVALS)
-def test_intervals_that_do_not_exist(call: Any, message: str) -> None:
+def test_intervals_that_do_not_exist_are_refused(call: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
 

@@ -23,7 +23,7 @@ def layer_flops(queries: int, tokens: int, hidden: int = 32, inner: int = 37) ->
 
 
 @pytest.mark.parametrize("tokens", [1, 7, 16])
-def test_bert_by_hand(tokens: int) -> None:
+def test_flops_of_bert_are_those_counted_by_hand(tokens: int) -> None:
     layer, last, head = layer_flops(tokens, tokens), layer_flops(1, tokens), 2 * (32 * 32 + 32 * 3)
     expected = [layer + head, 2 * layer + 2 * head, 2 * layer + last + 3 * head]
     counted = flops_per_exit(build("deebert"), tokens)
@@ -101,12 +101,12 @@ BAD: Any = [
 
 
 @pytest.mark.parametrize(("method", "tokens", "message"), BAD)
-def test_lengths_that_cannot_be_counted(method: str, tokens: Any, message: str) -> None:
+def test_bad_lengths_are_refused(method: str, tokens: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         flops_per_exit(new_model(method), tokens)
 
 
-def test_attention_that_pytorch_does_not_count() -> None:
+def test_attention_that_pytorch_does_not_count_is_refused() -> None:
     model = new_model("deebert")
     model.encoder.config._attn_implementation = "flash_attention_2"
     with pytest.raises(

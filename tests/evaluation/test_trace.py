@@ -54,7 +54,7 @@ KEPT = [
 
 
 @pytest.mark.parametrize("trace", KEPT)
-def test_what_is_saved_is_loaded(trace: ExitTrace, tmp_path: Path) -> None:
+def test_a_saved_trace_is_loaded_unchanged(trace: ExitTrace, tmp_path: Path) -> None:
     path = tmp_path / "new folder" / "trace.safetensors"
     trace.save(path)
     check_equal(trace, ExitTrace.load(str(path)))
@@ -74,12 +74,12 @@ def test_the_trace_of_every_method_can_be_kept(name: str, tmp_path: Path) -> Non
     assert loaded.lengths is not None and loaded.lengths.tolist() == [len(row["input_ids"]) for row in texts(5)]
 
 
-def test_what_json_cannot_hold() -> None:
+def test_facts_that_json_cannot_hold_are_refused() -> None:
     with pytest.raises(TypeError, match="about: Object of type Tensor is not JSON serializable; keep to dicts, lists"):
         by_hand(about={"loss": torch.tensor(1.0)}).save("never")
 
 
-def test_files_that_hold_no_trace(tmp_path: Path) -> None:
+def test_files_without_a_trace_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         ExitTrace.load(tmp_path / "nothing")
     (tmp_path / "text").write_text("no tensors")
@@ -110,7 +110,7 @@ IMPOSSIBLE = [
 
 
 @pytest.mark.parametrize(("changes", "message"), IMPOSSIBLE)
-def test_traces_that_do_not_fit_together(changes: dict[str, Any], message: str) -> None:
+def test_tensors_that_do_not_fit_together_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         by_hand(**changes)
 
@@ -124,7 +124,7 @@ OUTSIDE = [
 
 
 @pytest.mark.parametrize(("threshold", "message"), OUTSIDE)
-def test_thresholds_outside_the_unit(threshold: Any, message: str) -> None:
+def test_thresholds_out_of_range_are_refused(threshold: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         by_hand(**EVERYTHING).exits_at(threshold)
 
@@ -134,7 +134,7 @@ def test_thresholds_outside_the_unit(threshold: Any, message: str) -> None:
     ["x", True, [0.5, "x", 0.5], torch.tensor(0.5), np.array([0.5] * 3)],
     ids=["str", "bool", "list", "t", "a"],
 )
-def test_thresholds_of_the_wrong_type(value: Any) -> None:
+def test_thresholds_of_the_wrong_type_are_refused(value: Any) -> None:
     with pytest.raises(TypeError, match=r"threshold: got .*; confidence takes numbers in \[0, 1\], or None for"):
         by_hand(**EVERYTHING).exits_at(value)
 
@@ -164,7 +164,7 @@ def test_whole_scores_do_not_make_whole_thresholds() -> None:
 
 
 @pytest.mark.parametrize("size", [0, -1, 2.5, True])
-def test_batches_that_there_are_not(size: Any) -> None:
+def test_bad_batch_sizes_are_refused(size: Any) -> None:
     model = new_model("deebert")
     for call in (collect_trace, attention_entropy, explain):
         with pytest.raises(
@@ -187,7 +187,7 @@ def test_whole_numbers_of_numpy_are_whole_numbers() -> None:
 
 
 @pytest.mark.parametrize("call", [collect_trace, predict, explain, layer_conductance, attention_entropy])
-def test_a_model_without_exits(call: Any) -> None:
+def test_a_model_without_exits_is_refused(call: Any) -> None:
     with pytest.raises(
         TypeError, match="model: got BertModel, which has no exits; pass one that AutoModelForSequence"
     ):
@@ -218,7 +218,7 @@ OTHER_DATA = [
 
 
 @pytest.mark.parametrize(("changes", "message"), OTHER_DATA)
-def test_traces_of_different_data_side_by_side(changes: dict[str, Any], message: str) -> None:
+def test_traces_of_different_data_cannot_be_compared(changes: dict[str, Any], message: str) -> None:
     taken = changes.get("take", [0, 1])
     other = by_hand(**{key: value for key, value in changes.items() if key != "take"}).take(torch.tensor(taken))
     with pytest.raises(ValueError, match=message):
@@ -257,7 +257,7 @@ def test_rows_are_read_once_and_let_go() -> None:
     assert 64 <= most <= 130  # of 400: a window of 32 batches, and the one before
 
 
-def test_windows_change_nothing() -> None:
+def test_the_size_of_windows_changes_nothing() -> None:
     model, rows = new_model("right-tool"), texts(150)
     one, many = (collect_trace(model, rows, batch_size, progress=False) for batch_size in (50, 1))
     torch.testing.assert_close(one.logits, many.logits)

@@ -15,14 +15,14 @@ from adaexit_hf.models.batching import wrong_labels
 
 
 @pytest.mark.parametrize("value", [None, "good", 3, -1, -100, NAN, 0.5])
-def test_a_bad_label_is_found_where_it_is(value: Any) -> None:
+def test_a_bad_label_is_named_with_its_row(value: Any) -> None:
     rows = texts(100)
     rows[70] = rows[70] | {"label": value}
     with pytest.raises(ValueError, match=f"label: got {value!r} in row 70; pass class indices"):
         collect_trace(new_model("deebert"), rows, batch_size=1, progress=False)
 
 
-def test_a_label_of_a_regression_that_is_not_finite() -> None:
+def test_a_label_that_is_not_finite_is_refused_in_regression() -> None:
     rows = [row | {"label": NAN if place == 2 else -1.0} for place, row in enumerate(texts(4))]
     with pytest.raises(ValueError, match="label: got nan in row 2; pass finite numbers, and drop rows"):
         collect_trace(new_model("berxit", num_labels=1), rows, progress=False)
@@ -38,7 +38,7 @@ def test_a_data_set_without_labels_or_with_some(missing: Any) -> None:
                 collect_trace(model, [*unlabelled[:2], *texts(4)], progress=False)
 
 
-def test_the_column_that_has_labels() -> None:
+def test_the_column_that_has_labels_is_read() -> None:
     rows = [{"labels": None} | row for row in texts(4)]
     labels = collect_trace(new_model("deebert"), rows, progress=False).labels
     assert labels is not None and labels.tolist() == [row["label"] for row in texts(4)]

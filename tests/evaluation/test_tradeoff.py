@@ -53,7 +53,7 @@ def test_a_curve_computed_by_hand(by_hand: ExitTrace) -> None:
     assert area_under_curve(curve) == pytest.approx((0.875 * 1 + 0.75 * 2.5) / 3.5)
 
 
-def test_a_metric_by_name(by_hand: ExitTrace) -> None:
+def test_a_metric_may_be_given_by_name(by_hand: ExitTrace) -> None:
     assert tradeoff_curve(by_hand, "accuracy", [0.7, 0.45]) == tradeoff_curve(by_hand, accuracy, [0.7, 0.45])
     assert layer_scores(by_hand, "f1") == {2: 0.0, 3: 0.5, 6: pytest.approx(2 / 3)}
     assert oracle_bound(by_hand, "accuracy") == oracle_bound(by_hand, accuracy)
@@ -82,13 +82,13 @@ def test_the_warning_of_lost_answers_points_at_the_call(by_hand: ExitTrace) -> N
 
 
 @pytest.mark.parametrize("thresholds", [0.5, "0.5", torch.tensor([0.5])], ids=["number", "text", "tensor"])
-def test_thresholds_that_are_no_list(by_hand: ExitTrace, thresholds: Any) -> None:
+def test_thresholds_that_are_no_list_are_refused(by_hand: ExitTrace, thresholds: Any) -> None:
     with pytest.raises(TypeError, match=r"thresholds: got .*; pass a list of thresholds, e.g. thresholds=\[0.5\]"):
         tradeoff_curve(by_hand, accuracy, thresholds)
 
 
 @pytest.mark.parametrize("metric", [None, 0.5, ["accuracy"]])
-def test_what_is_no_metric(by_hand: ExitTrace, metric: Any) -> None:
+def test_a_metric_of_the_wrong_type_is_refused(by_hand: ExitTrace, metric: Any) -> None:
     for call in (layer_scores, tradeoff_curve, oracle_bound):
         with pytest.raises(TypeError, match=r"metric: got .*; pass a name, e.g. 'accuracy', or a function of pred"):
             call(by_hand, metric)
@@ -224,12 +224,12 @@ def test_labels_may_be_negative_numbers_in_regression() -> None:
     assert trace.labels is not None and trace.labels.tolist() == [-1.5] * 3
 
 
-def test_no_rows() -> None:
+def test_a_data_set_without_rows_is_refused() -> None:
     with pytest.raises(ValueError, match="dataset: got no rows; pass at least one"):
         collect_trace(new_model("deebert"), [])
 
 
-def test_rows_that_are_not_tokenized() -> None:
+def test_rows_that_are_not_tokenized_are_refused() -> None:
     with pytest.raises(ValueError, match="dataset: rows have text, label, but no input_ids; call"):
         collect_trace(new_model("deebert"), [{"text": "good", "label": 1}])
 
@@ -262,7 +262,9 @@ def test_at_most_as_many_thresholds_as_asked_for() -> None:
         ("gt", (0.0, 1.0), [NAN, NAN, NAN], []),
     ],
 )
-def test_the_eager_end(ready: str, bounds: Any, scores: list[float], thresholds: list[float]) -> None:
+def test_spread_thresholds_include_the_most_eager_one(
+    ready: str, bounds: Any, scores: list[float], thresholds: list[float]
+) -> None:
     early = torch.tensor(scores)[:, None]
     trace = ExitTrace(torch.zeros(3, 2, 2), torch.cat([early, early], dim=1), None, (1, 2), ready, bounds=bounds)
     assert spread_thresholds(trace) == pytest.approx(thresholds)
@@ -274,7 +276,7 @@ def test_a_curve_starts_where_all_leave_at_the_first_exit() -> None:
         assert tradeoff_curve(trace, accuracy)[0].mean_layers == 1.0
 
 
-def test_expected_saving() -> None:
+def test_the_expected_saving_is_that_computed_by_hand() -> None:
     assert expected_saving(torch.tensor([3, 6, 12, 12]), depth=12) == 0.3125
     assert expected_saving(torch.tensor([12]), depth=12) == 0.0
 
@@ -325,7 +327,7 @@ IMPOSSIBLE = [
 
 
 @pytest.mark.parametrize(("curve", "max_drop", "message"), IMPOSSIBLE)
-def test_a_choice_that_cannot_be_made(curve: list[CurvePoint], max_drop: float, message: str) -> None:
+def test_a_choice_that_cannot_be_made_is_refused(curve: list[CurvePoint], max_drop: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         choose_threshold(curve, max_drop)
 
@@ -339,7 +341,7 @@ def test_batches_are_padded_on_the_right() -> None:
 @pytest.mark.parametrize(
     ("value", "advice"), [(None, "from 0 to 2, and drop rows without a label"), ("positive", ".*class_encode")]
 )
-def test_labels_that_are_no_numbers(value: Any, advice: str) -> None:
+def test_labels_that_are_no_numbers_are_refused(value: Any, advice: str) -> None:
     rows = [{**row, "label": value if place == 2 else row["label"]} for place, row in enumerate(texts(4))]
     with pytest.raises(ValueError, match=f"label: got {value!r} in row 2; pass class indices,? {advice}"):
         collect_trace(variant("deebert"), rows, progress=False)

@@ -149,7 +149,7 @@ def test_only_what_is_not_there_is_made(example, run, tmp_path, monkeypatch, cap
     assert changed == {out / "a.parquet"}
 
 
-def test_what_is_interrupted_does_not_count(example, run, tmp_path, monkeypatch):
+def test_interrupted_files_are_written_again(example, run, tmp_path, monkeypatch):
     def classified(pieces, options):
         yield next(in_process(example, [])(pieces, options))
         raise KeyboardInterrupt
@@ -160,7 +160,7 @@ def test_what_is_interrupted_does_not_count(example, run, tmp_path, monkeypatch)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.parquet.tmp"]
 
 
-def test_rows_that_would_land_in_the_wrong_file_are_told(example, run, tmp_path, monkeypatch):
+def test_rows_that_would_land_in_the_wrong_file_are_refused(example, run, tmp_path, monkeypatch):
     def classified(pieces, options):
         yield example.pa.concat_tables(in_process(example, [])([*pieces[:3], pieces[2]], options))
 
@@ -182,7 +182,7 @@ def test_outputs_lie_as_the_inputs_do(example, inputs, tmp_path):
     assert lie(inputs, inputs / "deep") == ["a.parquet", "empty.parquet"]  # outputs are no inputs
 
 
-def test_what_cannot_work_is_said_before_ray_starts(example, run, inputs, tmp_path, monkeypatch, capsys):
+def test_bad_arguments_are_refused_before_ray_starts(example, run, inputs, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(example, "classified", lambda *_: pytest.fail("Ray was started"))
     with pytest.raises(ValueError, match="input: no file matches '.*nothing'; pass a folder"):
         run("--input", str(tmp_path / "nothing"))
@@ -200,7 +200,7 @@ def test_what_cannot_work_is_said_before_ray_starts(example, run, inputs, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-def test_full_depth_is_said(example, run, start, checkpoint, tmp_path, capsys):
+def test_running_at_full_depth_is_reported(example, run, start, checkpoint, tmp_path, capsys):
     example.AutoConfig.from_pretrained(checkpoint, exit_threshold=None).save_pretrained(tmp_path / "full")
     with pytest.raises(ValueError, match="input: no file"):
         run("--model_name_or_path", str(tmp_path / "full"), "--input", "nothing")

@@ -233,7 +233,7 @@ def test_a_validation_split_that_is_there_is_taken(flags):
     assert json.loads((out / "metrics.json").read_text())["results"]["validation"]["samples"] == 8
 
 
-def test_no_validation_split(flags, tmp_path):
+def test_a_missing_validation_split_is_refused(flags, tmp_path):
     more = without_validation(tmp_path / "sets")
     with pytest.raises(ValueError, match=r"has splits train; needs train and validation; --validation_fraction 0.1"):
         flags(*more, data=False)
@@ -241,24 +241,24 @@ def test_no_validation_split(flags, tmp_path):
         flags(*more, "--validation_fraction", "1", data=False)
 
 
-def test_unknown_method(flags):
+def test_an_unknown_method_is_refused(flags):
     with pytest.raises(ValueError, match="method: got 'bertxit'; choose one of berxit, dact-bert, deebert"):
         flags("--method", "bertxit")
 
 
-def test_method_without_regression(flags):
+def test_a_method_without_regression_is_refused(flags):
     with pytest.raises(ValueError, match="num_labels: got 1"):
         flags("--method", "deebert", labels=(0.5, 2.5))
 
 
-def test_no_text_columns(start, tmp_path, monkeypatch):
+def test_missing_text_columns_are_refused(start, tmp_path, monkeypatch):
     files = ["--train_file", "x.csv", "--validation_file", "y.csv"]
     monkeypatch.setattr(sys, "argv", ["run", "--model_name_or_path", start, *files, "--output_dir", str(tmp_path)])
     with pytest.raises(ValueError, match="text_columns: got None; pass one or two column names"):
         run_glue_exit.main()
 
 
-def test_no_validation_file(start, tmp_path, monkeypatch):
+def test_a_missing_validation_file_is_refused(start, tmp_path, monkeypatch):
     flags = [
         "--model_name_or_path",
         start,
@@ -274,7 +274,7 @@ def test_no_validation_file(start, tmp_path, monkeypatch):
         run_glue_exit.main()
 
 
-def test_missing_label_column(flags):
+def test_a_missing_label_column_is_named(flags):
     with pytest.raises(ValueError, match="split 'train' has no column 'gold'; it has text, label"):
         flags("--label_column", "gold")
 

@@ -60,7 +60,7 @@ def test_pabees_last_answer_is_that_of_the_stock_model_with_its_pooler(family: s
     torch.testing.assert_close(model(**inputs).logits, heads[-1](stock(**inputs).pooler_output))
 
 
-def test_the_checkpoint_of_another_method() -> None:
+def test_the_checkpoint_of_another_method_is_refused() -> None:
     pabee, deebert = build("pabee"), build("deebert")
     with pytest.raises(
         ValueError, match=r"'deebert' has no place for classifiers\.0\.bias, .*classifiers\.2\.weight$"
@@ -70,13 +70,13 @@ def test_the_checkpoint_of_another_method() -> None:
         convert_state_dict(authors_names(deebert, "bert"), pabee.config)
 
 
-def test_a_classifier_beyond_the_last_layer() -> None:
+def test_a_classifier_beyond_the_last_layer_is_refused() -> None:
     model = build("pabee")
     with pytest.raises(ValueError, match=r"no place for classifiers\.3\.bias$"):
         convert_state_dict(pabees_names(model, "bert") | {"classifiers.3.bias": torch.ones(3)}, model.config)
 
 
-def test_any_number_of_layers() -> None:
+def test_any_number_of_layers_is_converted() -> None:
     encoder = {
         "model_type": "bert",
         "num_hidden_layers": 12,
@@ -107,7 +107,7 @@ def test_the_last_off_ramps_pooler_serves_the_authors_learning_to_exit() -> None
     assert (converted["lte_last.dense.weight"] == 7).all()
 
 
-def test_old_names_of_norm_weights() -> None:
+def test_old_names_of_norm_weights_are_converted() -> None:
     assert convert_name("bert.embeddings.LayerNorm.gamma", [1, 2]) == "encoder.embeddings.LayerNorm.weight"
     assert convert_name("bert.embeddings.LayerNorm.beta", [1, 2]) == "encoder.embeddings.LayerNorm.bias"
 
@@ -135,7 +135,7 @@ def test_missing_names_are_listed() -> None:
 
 
 @every_family
-def test_the_encoders_config_loses_what_is_no_more(family: str) -> None:
+def test_the_encoders_config_loses_arguments_that_no_longer_exist(family: str) -> None:
     depth = "n_layers" if family == "distilbert" else "num_hidden_layers"
     made = convert_encoder_config({depth: 3, "use_bfloat16": False, "finetuning_task": None, "num_labels": 3}, family)
     assert (made.model_type, made.num_hidden_layers, made.num_labels) == (family, 3, 2)

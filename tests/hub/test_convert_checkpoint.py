@@ -54,7 +54,7 @@ def assert_same(found: EarlyExitForSequenceClassification, expected: EarlyExitFo
 @pytest.mark.parametrize("kind", ["safetensors", "legacy", "zip"])
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
-def test_the_authors_answers(name: str, kind: str, tmp_path: Path) -> None:
+def test_converted_models_give_the_authors_answers(name: str, kind: str, tmp_path: Path) -> None:
     recording = recordings.read(name)
     folder = folder_with(tmp_path / "theirs", recording.config, recording.state_dict, kind)
     settings = {"exit_criterion": "learned" if recording.learned else "entropy"} if name.startswith("berxit") else {}
@@ -97,12 +97,12 @@ def test_method_and_family_are_found(variant: str, family: str, written: dict[st
         assert torch.equal(trace.exit_scores, expected.exit_scores)
 
 
-def test_a_regression_by_patience(tmp_path: Path) -> None:
+def test_a_regression_by_patience_is_converted(tmp_path: Path) -> None:
     found = convert_checkpoint(authors_folder(tmp_path, "pabee-regression"), patience_tolerance=0.5)
     assert_same(found, build("pabee-regression"))
 
 
-def test_a_regression_learned_to_exit(tmp_path: Path) -> None:
+def test_a_regression_that_learned_to_exit_is_converted(tmp_path: Path) -> None:
     found = convert_checkpoint(authors_folder(tmp_path, "berxit-regression"), exit_threshold=0.9)
     assert (found.config.num_labels, found.config.problem_type) == (1, "regression")
     assert (found.config.exit_criterion, found.config.lte_variant) == ("learned", "authors")
@@ -182,14 +182,14 @@ def test_a_name_on_the_hub_is_downloaded_without_code(tmp_path: Path, monkeypatc
 # What is no such checkpoint ------------------------------------------------------------------------------------------
 
 
-def test_neither_a_folder_nor_a_name(tmp_path: Path) -> None:
+def test_a_path_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"path_or_repo: '.*/nowhere' is neither a folder nor a valid name on the Hub"
     ):
         convert_checkpoint(tmp_path / "nowhere")
 
 
-def test_files_that_are_missing_or_damaged(tmp_path: Path) -> None:
+def test_missing_or_damaged_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"has no config\.json, so it is not a checkpoint; it has nothing"):
         convert_checkpoint(tmp_path)
     (tmp_path / "config.json").write_text("{")
@@ -209,7 +209,9 @@ class Harmful:
 
 
 @pytest.mark.parametrize("content", [b"", b"rubbish", pickle.dumps(Harmful(), 2), pickle.dumps({"a": Harmful()}, 2)])
-def test_weights_that_are_none(content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_or_harmful_weights_are_refused(
+    content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = authors_folder(tmp_path)
     (folder / "pytorch_model.bin").write_bytes(content)
     with pytest.raises(
@@ -222,14 +224,14 @@ def test_weights_that_are_none(content: bytes, tmp_path: Path, capsys: pytest.Ca
         convert_checkpoint(folder)
 
 
-def test_a_file_of_other_things(tmp_path: Path) -> None:
+def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     folder = authors_folder(tmp_path)
     torch.save({"model": {"bert.pooler.dense.bias": torch.ones(2)}}, folder / "pytorch_model.bin")
     with pytest.raises(ValueError, match=r"pytorch_model\.bin' is a dict with other values than tensors"):
         convert_checkpoint(folder)
 
 
-def test_other_models(tmp_path: Path) -> None:
+def test_other_models_are_refused(tmp_path: Path) -> None:
     ours = build("deebert")
     ours.save_pretrained(tmp_path / "ours")
     with pytest.raises(ValueError, match=r"is already an early-exit model of this package; call AutoModelFor"):
@@ -247,7 +249,7 @@ def test_other_models(tmp_path: Path) -> None:
         convert_checkpoint(folder_with(tmp_path / "other", {}, other))
 
 
-def test_tensors_that_are_too_many_too_few_or_of_another_shape(tmp_path: Path) -> None:
+def test_tensors_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     folder = authors_folder(tmp_path)
     tensors = torch.load(folder / "pytorch_model.bin", weights_only=True)
     config = json.loads((folder / "config.json").read_text())

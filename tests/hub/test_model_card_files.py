@@ -97,7 +97,7 @@ def test_importing_needs_no_matplotlib() -> None:
     assert run("import sys, adaexit_hf.hub.model_card; print('matplotlib' in sys.modules)") == "False"
 
 
-def test_pictures_are_wide_and_do_not_let_a_dark_page_through(tmp_path: Path) -> None:
+def test_pictures_are_wide_and_opaque(tmp_path: Path) -> None:
     from matplotlib.image import imread
 
     write_model_card(two_labels(), tmp_path, **facts())

@@ -135,7 +135,7 @@ def test_pushing_again_after_an_interruption_succeeds(found: Found) -> None:
         ("no network", "We couldn't connect to 'http://127.0.0.1:", "LocalEntryNotFoundError"),
     ],
 )
-def test_what_cannot_be_loaded_is_said_by_the_hub(
+def test_errors_of_loading_are_those_of_the_hub(
     case: str, message: str, cause: str, loader: str, found: Found
 ) -> None:
     seen = found["refused"][f"{case}, {loader}"]
@@ -144,7 +144,7 @@ def test_what_cannot_be_loaded_is_said_by_the_hub(
     assert seen["causes"][0] == cause
 
 
-def test_an_unknown_revision(found: Found) -> None:
+def test_an_unknown_revision_is_refused(found: Found) -> None:
     assert "is not a valid git identifier" in found["refused"]["revision"]["message"]
 
 
@@ -158,7 +158,7 @@ def test_an_unknown_revision(found: Found) -> None:
         ("no network, trainer", "Connection refused"),
     ],
 )
-def test_other_refusals(case: str, message: str, found: Found) -> None:
+def test_unknown_and_gated_repositories_are_refused(case: str, message: str, found: Found) -> None:
     assert message in found["refused"][case]["message"]
 
 

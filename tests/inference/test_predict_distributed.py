@@ -58,6 +58,6 @@ def test_an_error_in_one_process_reaches_the_other(outcomes: list[dict[str, Any]
     assert outcomes[1]["bad_row"].startswith(f"RuntimeError: predict: process 0 raised {error}")
 
 
-def test_so_does_one_that_cannot_be_sent(outcomes: list[dict[str, Any]]) -> None:
+def test_an_error_that_cannot_be_pickled_reaches_the_other(outcomes: list[dict[str, Any]]) -> None:
     assert outcomes[0]["broken_model"] == "LocalError: weights lost"
     assert outcomes[1]["broken_model"] == "RuntimeError: predict: process 0 raised LocalError: weights lost"

@@ -120,7 +120,7 @@ def test_the_configs_threshold_and_temperatures_count() -> None:
 
 
 @pytest.mark.parametrize(("leaves_at", "layers"), [(0, 1), (2, 3)])
-def test_all_leave_together(leaves_at: int, layers: int) -> None:
+def test_all_rows_may_leave_together(leaves_at: int, layers: int) -> None:
     answers = torch.zeros(8, 3, 3)
     answers[:, leaves_at:] = naming([[1] * (3 - leaves_at)] * 8) * 50
     model = scripted("deebert", answers)
@@ -128,7 +128,7 @@ def test_all_leave_together(leaves_at: int, layers: int) -> None:
     assert found.exit_layer.tolist() == [layers] * 8
 
 
-def test_one_text() -> None:
+def test_one_text_is_predicted() -> None:
     model, row = build("deebert"), {"input_ids": [7, 8]}
     found = silent(model, [row], exit_threshold=1.09)
     logits, exit_layer = one_at_a_time(model, [row], exit_threshold=1.09)
@@ -212,7 +212,7 @@ def test_a_hole_in_the_mask_survives_cropping() -> None:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_joined_batches_give_what_each_gives(name: str) -> None:
+def test_joined_batches_give_the_states_of_each(name: str) -> None:
     model = build("depth-adaptive", name)
     lengths = [9, 8, 8, 6, 6, 6, 5, 3]
     batches = [padded_inputs(lengths[place : place + 2]) for place in range(0, 8, 2)]
@@ -241,7 +241,7 @@ def check_every_threshold(model: Model, inputs: dict[str, Tensor]) -> None:
         assert torch.equal(found.exit_layer, exit_layer)
 
 
-def test_one_mask_for_all_rows() -> None:
+def test_one_mask_may_serve_all_rows() -> None:
     model = build("deebert")
     inputs = inputs_of(model, "none") | {"attention_mask": (torch.arange(9) < 6).expand(1, 1, 9, 9)}
     check_every_threshold(model, inputs)
@@ -254,7 +254,7 @@ def test_positions_may_be_the_same_for_all_rows(padding: str) -> None:
     check_every_threshold(model, inputs)
 
 
-def test_rows_of_a_batch_come_in_eights() -> None:
+def test_the_rows_of_a_batch_are_a_multiple_of_8() -> None:
     assert [rows_per_batch(1024, width) for width in (10, 100, 200, 2000)] == [96, 8, 5, 1]
 
 
@@ -520,7 +520,7 @@ def test_what_comes_before_a_bad_item_is_answered(
         ([{"input_ids": [7, 8]}, {"input_ids": [9], "token_type_ids": [1]}], "some rows have a column 'token_type_id"),
     ],
 )
-def test_bad_data_sets(dataset: Any, message: str, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_bad_data_sets_are_refused(dataset: Any, message: str, tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(ValueError, match=message):
         silent(build("deebert"), dataset, tokenizer, exit_threshold=0.9)
 
@@ -535,12 +535,12 @@ def test_bad_data_sets(dataset: Any, message: str, tokenizer: PreTrainedTokenize
         ({"max_memory": 1.5}, r"max_memory: got 1.5; pass a whole number from 1, e.g. max_memory=2\*\*30"),
     ],
 )
-def test_bad_settings(kwargs: dict[str, Any], message: str) -> None:
+def test_bad_settings_are_refused(kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         silent(build("deebert"), rows_of(3), **kwargs)
 
 
-def test_texts_without_a_tokenizer() -> None:
+def test_texts_without_a_tokenizer_are_refused() -> None:
     with pytest.raises(ValueError, match="tokenizer: got None for a data set of texts; pass AutoTokenizer"):
         silent(build("deebert"), ["w7"], exit_threshold=0.9)
 

@@ -208,7 +208,7 @@ def test_a_text_without_words_has_nothing_to_attribute() -> None:
         assert not any(field.any() for name, field in part._asdict().items() if name != "value")
 
 
-def test_texts_are_explained_for_what_they_were_told_where_they_left() -> None:
+def test_texts_are_explained_for_their_answer_at_their_exit() -> None:
     model = build("dact-bert")
     rows, threshold = rows_of(model), -0.99
     found, flows = (
@@ -225,7 +225,7 @@ def test_texts_are_explained_for_what_they_were_told_where_they_left() -> None:
         assert flow.change == pytest.approx(one.answer.change[index].item(), abs=1e-4)
 
 
-def test_some_exits_and_another_class() -> None:
+def test_exits_and_the_class_may_be_chosen() -> None:
     model = build("deebert", exit_layers=[2, 3])
     one = run(model, rows_of(model)[:1], layers=[3], label=2)[0]
     assert (one.layers, one.label, one.answer.values.shape) == ((3,), 2, (1, 3))
@@ -251,14 +251,14 @@ def test_results_are_json() -> None:
     assert len(read[1]["error"]) == 3
 
 
-def test_a_large_completeness_error_is_told() -> None:
+def test_a_large_completeness_error_is_reported() -> None:
     model = build("deebert")
     with pytest.warns(RuntimeWarning, match=r"attributions differ .* more than 5 %.* pass more steps"):
         run(model, rows_of(model), steps=2)
 
 
 @pytest.mark.parametrize("variant", sorted(COUNTED))
-def test_scores_that_count_are_refused(variant: str) -> None:
+def test_scores_without_a_gradient_are_refused(variant: str) -> None:
     model = build(variant)
     message = "counts, so its score has no gradient; explain the predictions only, with scores=False"
     hint = "" if model.config.num_labels == 1 else ".*exit_criterion='entropy' or 'normalized_entropy' or 'confidence'"
@@ -284,7 +284,7 @@ def test_every_method_was_tried() -> None:
         ({"baseline_id": 64}, "baseline_id: got 64; .* in 0 to 63"),
     ],
 )
-def test_bad_arguments(options: dict[str, Any], message: str) -> None:
+def test_bad_arguments_are_refused(options: dict[str, Any], message: str) -> None:
     model = build("deebert")
     with pytest.raises(ValueError, match=message):
         run(model, rows_of(model), **options)

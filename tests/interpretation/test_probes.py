@@ -46,7 +46,7 @@ def test_entropy_of_attention(encoder: str) -> None:
     assert (found.entropy <= found.tokens[:, None, None].log() + 1e-5).all()
 
 
-def test_attention_that_looks_everywhere_alike() -> None:
+def test_uniform_attention_has_the_largest_entropy() -> None:
     model = build("deebert", attn_implementation="eager")
     for layer in model.encoder.encoder.layer:
         torch.nn.init.zeros_(layer.attention.self.query.weight)
@@ -98,7 +98,7 @@ def test_without_sacrebleu_the_error_says_what_to_install(monkeypatch: pytest.Mo
         confidence_bleu_correlation(sentences(torch.randn(4, 2, 2)), FIRST, SECOND)
 
 
-def test_answers_not_waited_for() -> None:
+def test_later_answers_are_those_found_by_hand() -> None:
     answers = torch.tensor([[0, 1, 1], [1, 1, 1], [0, 0, 1], [1, 0, 1]])
     scores = torch.tensor([[0.9, 0.9, 0.9], [0.1, 0.9, 0.9], [0.1, 0.2, 0.9], [0.9, 0.1, 0.1]])
     trace = ExitTrace(torch.eye(2)[answers], scores, torch.tensor([0, 1, 1, 0]), (2, 3, 6), "gt")
@@ -127,7 +127,7 @@ def test_numbers_agree_within_a_tolerance() -> None:
         had_they_gone_on(trace, None, tolerance=-1)
 
 
-def test_a_real_trace() -> None:
+def test_later_answers_of_a_real_trace_are_counted() -> None:
     model = build("berxit")
     told = trace_of(model, inputs_of(model))
     trace = ExitTrace(told.exit_logits, told.exit_scores, None, (1, 2, 3), "gt")

@@ -15,7 +15,7 @@ def test_the_function_that_is_explained_is_the_model(variant: str) -> None:
 
 @pytest.mark.parametrize("encoder", [name for name in ENCODERS if name != "bert"])
 @pytest.mark.parametrize("variant", ["dact-bert", "right-tool"])
-def test_on_every_encoder(variant: str, encoder: str) -> None:
+def test_the_function_that_is_explained_is_the_model_on_every_encoder(variant: str, encoder: str) -> None:
     check_unrolled(build(variant, encoder))
     check_unrolled(build(variant, encoder), padding="left")
 

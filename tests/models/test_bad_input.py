@@ -25,7 +25,7 @@ def config_class(method: str) -> Any:
 
 @every_method
 @pytest.mark.parametrize("unknown", [GPT2Config(), {"model_type": "gpt2"}, {"model_type": "no-such"}, {}])
-def test_an_unknown_encoder(method: str, unknown: Any) -> None:
+def test_an_unknown_encoder_is_refused(method: str, unknown: Any) -> None:
     with pytest.raises(
         ValueError, match="encoder_config: cannot run '.*' layer by layer; supported: albert, .* Pass the"
     ):
@@ -33,7 +33,7 @@ def test_an_unknown_encoder(method: str, unknown: Any) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["bert-base-uncased", GPT2Config, encoder("bert")], ids=["name", "class", "model"])
-def test_an_encoder_that_is_no_config(wrong: Any) -> None:
+def test_an_encoder_that_is_no_config_is_refused(wrong: Any) -> None:
     with pytest.raises(
         TypeError, match="encoder_config: got a .*; pass a config or its dict, .* from_encoder_pretrained"
     ):
@@ -46,32 +46,32 @@ def test_an_early_exit_config_is_no_encoder() -> None:
 
 
 @pytest.mark.parametrize("method", ["deebert", "dact-bert"])
-def test_regression_where_it_is_not_defined(method: str) -> None:
+def test_regression_is_refused_where_it_is_not_defined(method: str) -> None:
     with pytest.raises(ValueError, match=rf"num_labels: got 1 \(regression\), which {method} does not .* berxit"):
         config_class(method)(num_labels=1)
 
 
 @every_method
-def test_multi_label(method: str) -> None:
+def test_multi_label_is_refused(method: str) -> None:
     with pytest.raises(
         ValueError, match="problem_type: 'multi_label_classification' is not supported, since .* num_labels >= 2"
     ):
         config_class(method)(num_labels=3, problem_type="multi_label_classification")
 
 
-def test_regression_with_several_labels() -> None:
+def test_regression_with_several_labels_is_refused() -> None:
     with pytest.raises(ValueError, match="num_labels: got 3 with problem_type='regression'; pass num_labels=1"):
         BerxitConfig(num_labels=3, problem_type="regression")
 
 
-def test_an_unknown_problem_type() -> None:
+def test_an_unknown_problem_type_is_refused() -> None:
     with pytest.raises(ValueError, match="problem_type: got 'ranking'; leave it out, or pass 'regression'"):
         BerxitConfig(problem_type="ranking")
 
 
 @every_method
 @pytest.mark.parametrize("count", [0, -2])
-def test_no_labels(method: str, count: int) -> None:
+def test_a_model_without_labels_is_refused(method: str, count: int) -> None:
     with pytest.raises(ValueError, match="num_labels: got .*; pass 1 for regression, 2 or more for classification"):
         config_class(method)(num_labels=count)
 
@@ -85,7 +85,7 @@ def test_regression_cannot_exit_by_confidence() -> None:
 
 @every_method
 @pytest.mark.parametrize("value", ["0.5", True, [True, True, True], {0.5}, torch.tensor(0.5), [1.0, None, 1.0]])
-def test_a_threshold_of_the_wrong_type(method: str, value: Any) -> None:
+def test_a_threshold_of_the_wrong_type_is_refused(method: str, value: Any) -> None:
     with pytest.raises(
         TypeError, match="exit_threshold: got .* of type .*; pass a number in .* or None for full depth"
     ):
@@ -94,7 +94,7 @@ def test_a_threshold_of_the_wrong_type(method: str, value: Any) -> None:
 
 @every_method
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 100.0, -100.0, [0.5, 0.5, math.nan]])
-def test_a_threshold_out_of_range(method: str, value: Any) -> None:
+def test_a_threshold_out_of_range_is_refused(method: str, value: Any) -> None:
     with pytest.raises(
         ValueError, match=rf"exit_threshold: got .*; {method} with 3 labels takes a number in \[.*\], or None"
     ):
@@ -108,7 +108,7 @@ def test_the_message_gives_the_range() -> None:
 
 @every_method
 @pytest.mark.parametrize("value", [[], [0.5], [0.5] * 4])
-def test_a_list_of_thresholds_of_the_wrong_length(method: str, value: list[float]) -> None:
+def test_a_list_of_thresholds_of_the_wrong_length_is_refused(method: str, value: list[float]) -> None:
     with pytest.raises(
         ValueError, match=f"exit_threshold: got {len(value)} numbers for 3 exits; pass one number, or one per"
     ):
@@ -128,7 +128,7 @@ def test_thresholds_may_come_from_numpy(tmp_path: Path) -> None:
         *(("deebert", value) for value in ([], [1, 1, 3], [1, 2], [1, 4], [0, 3], [1.0, 3.0], [True, 3], 3, "123")),
     ],
 )  # the check is one for all configs; a method could only forget it
-def test_exit_layers(method: str, value: Any) -> None:
+def test_bad_exit_layers_are_refused(method: str, value: Any) -> None:
     with pytest.raises(
         ValueError, match="exit_layers: got .*; pass ascending layer numbers from 1 to 3 .* exit_layers="
     ):
@@ -146,7 +146,7 @@ def test_exit_layers(method: str, value: Any) -> None:
         (DactBertConfig, "ponder_costs", "ponder_cost"),
     ],
 )
-def test_a_misspelt_argument(made: Any, name: str, meant: str) -> None:
+def test_a_misspelt_argument_is_refused(made: Any, name: str, meant: str) -> None:
     with pytest.raises(TypeError, match=f"got an unknown argument '{name}'; did you mean '{meant}'"):
         made(**{name: 1})
 
@@ -164,7 +164,7 @@ def test_a_misspelt_argument(made: Any, name: str, meant: str) -> None:
         (DactBertConfig, "halting_bound", "'tight', 'paper'"),
     ],
 )
-def test_a_choice_that_there_is_not(made: Any, name: str, choices: str) -> None:
+def test_an_unknown_choice_is_refused(made: Any, name: str, choices: str) -> None:
     with pytest.raises(ValueError, match=f"{name}: got 'none'; choose one of {choices}"):
         made(**{name: "none"})
 
@@ -177,7 +177,7 @@ def test_a_choice_that_there_is_not(made: Any, name: str, choices: str) -> None:
         ("halting_bias", math.nan, ValueError, "halting_bias: got nan; pass a finite number"),
     ],
 )
-def test_numbers(name: str, value: Any, error: type[Exception], message: str) -> None:
+def test_numbers_out_of_range_are_refused(name: str, value: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         DactBertConfig(**{name: value})
 
@@ -187,14 +187,14 @@ def test_numbers(name: str, value: Any, error: type[Exception], message: str) ->
 
 @every_method
 @pytest.mark.parametrize(("label", "got"), [(-1, -1), (3, 3)])
-def test_a_label_out_of_range(method: str, label: int, got: int) -> None:
+def test_a_label_out_of_range_is_refused(method: str, label: int, got: int) -> None:
     model = build(method)
     with pytest.raises(ValueError, match=f"labels: got {got}; allowed are 0 to 2. Pass num_labels="):
         model(**inputs_of(model), labels=torch.tensor([0, 1, 2, 0, 1, label]))
 
 
 @every_method
-def test_labels_that_are_no_indices(method: str) -> None:
+def test_labels_that_are_no_indices_are_refused(method: str) -> None:
     model = build(method)
     with pytest.raises(
         ValueError, match=r"labels: got torch.float32 for 3 classes; pass class indices, .* num_labels=1"
@@ -204,13 +204,13 @@ def test_labels_that_are_no_indices(method: str) -> None:
 
 @every_method
 @pytest.mark.parametrize("labels", [torch.zeros(5), torch.zeros(6, 3), torch.tensor(0)], ids=["5", "6x3", "scalar"])
-def test_labels_of_the_wrong_shape(method: str, labels: Tensor) -> None:
+def test_labels_of_the_wrong_shape_are_refused(method: str, labels: Tensor) -> None:
     model = build(method)
     with pytest.raises(ValueError, match=r"labels: got shape \(.*\); pass one label per text, shape \(6,\)"):
         model(**inputs_of(model), labels=labels.long())
 
 
-def test_labels_of_a_regression_that_are_not_finite() -> None:
+def test_labels_that_are_not_finite_are_refused_in_regression() -> None:
     model = build("berxit-regression")
     with pytest.raises(ValueError, match="labels: got NaN or infinity; drop the rows"):
         model(**inputs_of(model), labels=torch.full((6,), math.nan))
@@ -239,13 +239,13 @@ def test_labels_of_any_integer_type_are_fine(method: str, dtype: torch.dtype) ->
 
 @every_method
 @pytest.mark.parametrize("shape", [(0, 5), (2, 0)])
-def test_an_empty_batch(method: str, shape: tuple[int, int]) -> None:
+def test_an_empty_batch_is_refused(method: str, shape: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match=r"input_ids: got an empty batch of shape \(\d, \d\); pass at least one text"):
         build(method)(input_ids=torch.zeros(shape, dtype=torch.long))
 
 
 @pytest.mark.parametrize(("name", "limit"), [("bert", 32), ("roberta", 30), ("distilbert", 32), ("mpnet", 30)])
-def test_a_text_that_is_too_long(name: str, limit: int) -> None:
+def test_a_text_that_is_too_long_is_refused(name: str, limit: int) -> None:
     model = build("deebert", name)
     text = torch.full((1, limit + 1), 7)
     model(input_ids=text[:, :limit])
@@ -253,24 +253,24 @@ def test_a_text_that_is_too_long(name: str, limit: int) -> None:
         model(input_ids=text)
 
 
-def test_a_single_text_without_a_batch() -> None:
+def test_a_text_without_a_batch_dimension_is_refused() -> None:
     with pytest.raises(ValueError, match=r"input_ids: got shape \(4,\); pass a batch, shape \(batch, tokens\)"):
         build("deebert")(input_ids=torch.full((4,), 7))
 
 
-def test_a_mask_of_another_shape() -> None:
+def test_a_mask_of_another_shape_is_refused() -> None:
     with pytest.raises(ValueError, match=r"attention_mask: got shape \(1, 3\); pass that of input_ids, \(1, 4\)"):
         build("deebert")(input_ids=torch.full((1, 4), 7), attention_mask=torch.ones(1, 3))
 
 
 @pytest.mark.parametrize("given", [{}, {"input_ids": torch.ones(1, 2).long(), "inputs_embeds": torch.ones(1, 2, 32)}])
-def test_neither_or_both_inputs(given: dict[str, Tensor]) -> None:
+def test_neither_or_both_inputs_are_refused(given: dict[str, Tensor]) -> None:
     with pytest.raises(ValueError, match="pass exactly one of input_ids and inputs_embeds"):
         build("deebert")(**given)
 
 
 @every_method
-def test_an_unknown_objective(method: str) -> None:
+def test_an_unknown_objective_is_refused(method: str) -> None:
     model = build(method)
     with pytest.raises(
         ValueError, match=f"objective: got 'none'; {type(model).__name__} has the objectives {model.objectives[0]}"
@@ -279,7 +279,7 @@ def test_an_unknown_objective(method: str) -> None:
 
 
 @every_method
-def test_a_bad_threshold_of_a_call(method: str) -> None:
+def test_a_bad_threshold_of_a_call_is_refused(method: str) -> None:
     model = build(method)
     with pytest.raises(ValueError, match="exit_threshold: got nan"):
         model(**inputs_of(model), exit_threshold=math.nan)
@@ -287,7 +287,7 @@ def test_a_bad_threshold_of_a_call(method: str) -> None:
         model(**inputs_of(model), exit_threshold="1")
 
 
-def test_a_bad_threshold_set_on_the_config() -> None:
+def test_a_bad_threshold_set_on_the_config_is_refused() -> None:
     model = build("deebert")
     model.config.exit_threshold = 7
     with pytest.raises(ValueError, match="exit_threshold: got 7"):
@@ -298,7 +298,7 @@ def test_a_bad_threshold_set_on_the_config() -> None:
 
 
 @every_method
-def test_the_checkpoint_of_another_method(method: str, tmp_path: Path) -> None:
+def test_the_checkpoint_of_another_method_is_refused(method: str, tmp_path: Path) -> None:
     build(method).save_pretrained(tmp_path)
     for other, model_class in CLASSES.items():
         if other != method:
@@ -312,7 +312,7 @@ def test_the_checkpoint_of_another_method(method: str, tmp_path: Path) -> None:
 
 
 @every_method
-def test_the_checkpoint_of_a_stock_classifier(method: str, tmp_path: Path) -> None:
+def test_the_checkpoint_of_a_stock_classifier_is_refused(method: str, tmp_path: Path) -> None:
     AutoModelForSequenceClassification.from_config(encoder_config()).save_pretrained(tmp_path)
     with pytest.raises(
         ValueError, match=f"a BertForSequenceClassification .*not '{method}'; .* from_encoder_pretrained"

@@ -137,7 +137,7 @@ def test_objectives_that_the_paper_compares_with(
     ("options", "weights"),
     [({"fine_tuning": "weighted"}, [1 / 6, 2 / 6, 3 / 6]), ({"fine_tuning": "limit", "limit_layer": 2}, [0, 1, 0])],
 )
-def test_the_same_for_regression(options: dict[str, Any], weights: list[float]) -> None:
+def test_objectives_and_their_gradients_in_regression(options: dict[str, Any], weights: list[float]) -> None:
     model = build("berxit-regression", **options)
     inputs, labels = inputs_of(model), labels_of(model)
     examples = [
@@ -180,7 +180,7 @@ def test_all_leave_at_the_limit() -> None:
     assert model(**inputs_of(model)).exit_layer.tolist() == [2] * 6
 
 
-def test_an_objective_that_the_config_is_not_made_for() -> None:
+def test_an_objective_of_another_fine_tuning_is_refused() -> None:
     model = build("berxit")
     with pytest.raises(
         ValueError, match="objective: got 'limit', .*'alternating' does not use; pass fine_tuning='limit'"
@@ -208,7 +208,7 @@ def test_an_objective_that_the_config_is_not_made_for() -> None:
         ),
     ],
 )
-def test_settings_that_do_not_go_together(arguments: dict[str, Any], message: str) -> None:
+def test_settings_that_do_not_go_together_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         config("berxit", **arguments)
 

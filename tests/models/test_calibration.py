@@ -255,7 +255,7 @@ def test_an_error_leaves_all_as_it_was(before: list[float] | None) -> None:
     ],
     ids=["too few", "no labels", "as in GLUE", "out of range", "numbers", "none", "not tokenized"],
 )
-def test_a_data_set_that_cannot_calibrate(rows: list[Row], message: str) -> None:
+def test_a_data_set_that_cannot_calibrate_is_refused(rows: list[Row], message: str) -> None:
     model = new_model("deebert")
     with pytest.raises(ValueError, match=message):
         model.calibrate_temperatures(rows)
@@ -282,7 +282,7 @@ def test_regression_has_nothing_to_calibrate() -> None:
         ([1.0, "1", 1.0], TypeError, "got '1' of type str; pass a number"),
     ],
 )
-def test_wrong_temperatures(value: Any, error: type[Exception], message: str) -> None:
+def test_wrong_temperatures_are_refused(value: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=f"exit_temperatures: {message}"):
         build("deebert", exit_temperatures=value)
     model = build("deebert")

@@ -40,7 +40,7 @@ def test_early_exit_on_every_family(method: str, encoder: str) -> None:
 
 
 @every_variant
-def test_a_subset_of_exits(variant: str) -> None:
+def test_a_subset_of_exits_does_as_its_trace_predicts(variant: str) -> None:
     model = build(variant, "roberta", exit_layers=[2, 4])
     inputs = inputs_of(model)
     thresholds = [*model.config.threshold_bounds, *thresholds_between(trace_of(model, inputs))]
@@ -49,7 +49,7 @@ def test_a_subset_of_exits(variant: str) -> None:
 
 
 @every_variant
-def test_a_threshold_for_each_exit(variant: str) -> None:
+def test_each_exit_may_have_a_threshold(variant: str) -> None:
     model = build(variant, "roberta")
     inputs = inputs_of(model)
     low, high = model.config.threshold_bounds
@@ -126,7 +126,7 @@ def test_early_exit_false_gives_the_trace(method: str) -> None:
 
 
 @every_method
-def test_early_exit_true_insists_on_a_threshold(method: str) -> None:
+def test_early_exit_true_needs_a_threshold(method: str) -> None:
     model = build(method)
     low = model.config.threshold_bounds[0]
     inputs = inputs_of(model)
@@ -207,6 +207,6 @@ def test_exit_pooling_survives_saving(tmp_path):
     assert CLASSES["berxit"].from_pretrained(tmp_path).config.exit_pooling == "mean"
 
 
-def test_unknown_exit_pooling():
+def test_an_unknown_exit_pooling_is_refused():
     with pytest.raises(ValueError, match="exit_pooling: got 'max'; choose one of 'first', 'mean'"):
         build("berxit", exit_pooling="max")

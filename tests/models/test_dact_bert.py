@@ -170,7 +170,7 @@ def test_a_single_exit_has_no_others_to_train() -> None:
         ({"tied_halting": 1}, TypeError, "tied_halting: got 1 of type int; pass True or False"),
     ],
 )
-def test_settings_that_do_not_exist(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_unknown_settings_are_refused(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         DactBertConfig(**arguments)
 
@@ -270,7 +270,7 @@ def test_the_tight_rule_is_necessary() -> None:
         ([0.4, 0.4, 0.2], 0.0, 1, 0.0, 0.0),
     ],
 )
-def test_edges_of_the_margin(
+def test_the_margin_is_exact_at_its_edges(
     answer: list[float], remaining: float, left: int, tight: float, paper: float, bound: str
 ) -> None:
     found = dact_margin(torch.tensor([answer]), torch.tensor([remaining]), left, bound).item()

@@ -160,7 +160,7 @@ def test_the_score_is_the_share_of_tokens_at_their_depth() -> None:
 
 @pytest.mark.parametrize(("depth", "layers"), [(1, 1), (3, 3)])
 @torch.no_grad()
-def test_all_tokens_of_one_depth(depth: int, layers: int) -> None:
+def test_all_tokens_may_have_one_depth(depth: int, layers: int) -> None:
     model = build("depth-adaptive")
     inputs = inputs_of(model)
     output = model(**inputs, token_depths=torch.full_like(inputs["input_ids"], depth), exit_threshold=1.0)
@@ -208,7 +208,7 @@ def test_mutual_information_word_by_word() -> None:
     assert found.tolist() == pytest.approx([slow_information(TEXTS, LABELS, word) for word in words], abs=1e-12)
 
 
-def test_much_information_few_layers() -> None:
+def test_words_with_more_information_get_fewer_layers() -> None:
     depths = mutual_information_depths(TEXTS, LABELS, vocab_size=12, depth=4)
     information = {word: slow_information(TEXTS, LABELS, word) for word in range(5, 11)}
     ranked = sorted(information, key=lambda word: -information[word])
@@ -324,17 +324,17 @@ def test_the_anytime_loss_and_its_gradients() -> None:
 
 
 @pytest.mark.parametrize("variant", ["depth-adaptive", "depth-adaptive-halting"])
-def test_nothing_to_read(variant: str) -> None:
+def test_a_batch_without_inputs_is_refused(variant: str) -> None:
     with pytest.raises(ValueError, match="pass exactly one of input_ids and inputs_embeds"):
         build(variant).train()(attention_mask=torch.ones(1, 3))
 
 
-def test_settings_of_a_halting_unit_that_is_not_there() -> None:
+def test_settings_of_a_missing_halting_unit_are_refused() -> None:
     with pytest.raises(ValueError, match="halting_penalty, halting_weight: got 0.1, 1.0, which depth_source='mutual"):
         DepthAdaptiveConfig(halting_penalty=0.1)
 
 
-def test_depths_of_another_tokenizer() -> None:
+def test_depths_of_another_tokenizer_are_refused() -> None:
     model = build("depth-adaptive")
     inputs = inputs_of(model)
     with pytest.raises(ValueError, match=r"token_depths: got shape \(6, 8\) for tokens .*another tokenizer"):
@@ -342,14 +342,14 @@ def test_depths_of_another_tokenizer() -> None:
 
 
 @pytest.mark.parametrize("value", [0, 4])
-def test_depths_beyond_the_encoder(value: int) -> None:
+def test_depths_beyond_the_encoder_are_refused(value: int) -> None:
     model = build("depth-adaptive")
     inputs = inputs_of(model)
     with pytest.raises(ValueError, match=f"token_depths: got {value}; this encoder has layers 1 to 3"):
         model(**inputs, token_depths=torch.full_like(inputs["input_ids"], value))
 
 
-def test_depths_that_are_needed() -> None:
+def test_missing_depths_are_refused() -> None:
     model = build("depth-adaptive", depth_source="reconstruction")
     with pytest.raises(ValueError, match="token_depths: missing; .* call estimate_depths_by_reconstruction"):
         model(**inputs_of(model))
@@ -367,7 +367,7 @@ def test_depths_that_are_needed() -> None:
         ),
     ],
 )
-def test_data_that_mutual_information_cannot_use(rows: list[dict[str, Any]], message: str) -> None:
+def test_data_that_mutual_information_cannot_use_is_refused(rows: list[dict[str, Any]], message: str) -> None:
     with pytest.raises(ValueError, match=f"dataset: {message}"):
         build("depth-adaptive").estimate_depths_by_mutual_information(rows)
 
@@ -377,7 +377,7 @@ def test_a_model_without_a_table() -> None:
         build("depth-adaptive-halting").estimate_depths_by_mutual_information([])
 
 
-def test_settings_that_contradict() -> None:
+def test_contradicting_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="exit_pooling: got 'first', but this method reads the maximum and the mean"):
         DepthAdaptiveConfig(exit_pooling="first")
     with pytest.raises(

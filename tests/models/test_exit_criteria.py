@@ -173,7 +173,7 @@ def test_an_exit_that_is_not_finite_agrees_with_nobody() -> None:
 
 @pytest.mark.parametrize("method", CLASSES)
 @torch.no_grad()
-def test_what_was_said_leaves_with_its_row(method: str) -> None:
+def test_the_memory_of_patience_leaves_with_its_row(method: str) -> None:
     """Rows leave at the first, third and last chance; those that stay keep their own counts."""
     answers = naming([[0, 1, 0, 0, 0], [2, 2, 0, 1, 1], [1, 2, 2, 2, 0], [0, 1, 2, 2, 2], [0, 1, 0, 1, 0]])
     model = scripted(method, answers, exit_criterion="patience", exit_threshold=None)
@@ -208,7 +208,7 @@ def test_only_regression_by_patience_has_a_tolerance() -> None:
 
 
 @pytest.mark.parametrize("value", ["none", "dact", 3, ["entropy"]])
-def test_an_unknown_criterion(value: Any) -> None:
+def test_an_unknown_criterion_is_refused(value: Any) -> None:
     with pytest.raises(ValueError, match="exit_criterion: got .*; choose one of 'learned', 'entropy', .*'patience'"):
         BerxitConfig(exit_criterion=value)
 
@@ -233,14 +233,14 @@ def test_regression_has_no_distribution(criterion: str) -> None:
         ({"patience_tolerance": True}, TypeError, "got True of type bool; pass a number"),
     ],
 )
-def test_a_wrong_tolerance(options: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_a_wrong_tolerance_is_refused(options: dict[str, Any], error: type[Exception], message: str) -> None:
     defaults = {"num_labels": 1, "exit_criterion": "patience", "patience_tolerance": 0.2}
     with pytest.raises(error, match=f"patience_tolerance: {message}"):
         BerxitConfig(**defaults | options)
 
 
 @pytest.mark.parametrize("value", [-1, 4, 0.5, math.nan, math.inf, [0, 1, 1], [1, 1, 4], [-1, 1, 1]])
-def test_a_patience_out_of_range(value: Any) -> None:
+def test_a_patience_out_of_range_is_refused(value: Any) -> None:
     with pytest.raises(ValueError, match=r"exit_threshold: got .* takes a number in \[1, 3\], or None for full depth"):
         config("deebert", exit_criterion="patience", exit_threshold=value)
 
@@ -248,7 +248,7 @@ def test_a_patience_out_of_range(value: Any) -> None:
 @pytest.mark.parametrize(
     "value", ["1", True, False, {1}, torch.tensor(1), torch.ones(3), np.ones(3), [1, "1", 1]], ids=repr
 )
-def test_a_patience_of_the_wrong_type(value: Any) -> None:
+def test_a_patience_of_the_wrong_type_is_refused(value: Any) -> None:
     with pytest.raises(TypeError, match=r"exit_threshold: got .* of type .*; pass a number in \[1, 3\], one such"):
         config("deebert", exit_criterion="patience", exit_threshold=value)
 
@@ -355,7 +355,7 @@ def test_the_unit_of_a_threshold_is_not_saved() -> None:
 
 
 @pytest.mark.parametrize("value", [1.5, [1, 2.5, 3]])
-def test_a_patience_that_is_no_whole_number(value: Any) -> None:
+def test_a_patience_that_is_no_whole_number_is_refused(value: Any) -> None:
     with pytest.raises(ValueError, match=r"exit_threshold: got [12]\.5; patience counts exits, pass a whole number"):
         config("deebert", exit_criterion="patience", exit_threshold=value)
 
@@ -374,7 +374,7 @@ def test_the_criterion_of_a_model_may_be_set_like_its_threshold() -> None:
     assert torch.equal(trace_of(model, inputs).exit_scores, certainties)
 
 
-def test_a_criterion_set_to_what_the_model_cannot_do() -> None:
+def test_a_criterion_that_the_model_cannot_use_is_refused() -> None:
     model, regression = build("berxit"), build("berxit", num_labels=1)
     model.config.exit_criterion = "learned"
     with pytest.raises(ValueError, match="exit_criterion: got 'learned', which this model was not built for"):

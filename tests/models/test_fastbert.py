@@ -291,7 +291,7 @@ def test_one_stage_may_mix_objectives_with_and_without_labels(tmp_path: Path, mo
     ],
     ids=str,
 )
-def test_bad_configs(options: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_bad_configs_are_refused(options: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         FastBertConfig(**options)
 

@@ -145,7 +145,7 @@ def test_the_first_layers_of_an_encoder(name: str, auto: Any, save: Save) -> Non
 
 
 @pytest.mark.parametrize("count", [0, -1, 4, 2.0, True])
-def test_layers_that_an_encoder_does_not_have(count: Any, save: Save) -> None:
+def test_layers_that_an_encoder_does_not_have_are_refused(count: Any, save: Save) -> None:
     folder, _ = save("bert", AutoModel)
     with pytest.raises(ValueError, match=f"num_hidden_layers: got {count}; the encoder has layers 1 to 3"):
         DeeBertForSequenceClassification.from_encoder_pretrained(folder, num_hidden_layers=count)
@@ -270,7 +270,7 @@ def test_a_missing_pooler_is_no_error(tmp_path: Path) -> None:
     assert not torch.equal(model.exits[0].dense.weight, model.exits[1].dense.weight)
 
 
-def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
+def test_a_folder_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="nowhere"):
         DeeBertForSequenceClassification.from_encoder_pretrained(str(tmp_path / "nowhere"))
 
@@ -291,7 +291,7 @@ def test_a_classifier_follows_its_labels_into_another_order(save: Save) -> None:
 @pytest.mark.parametrize(
     "options", [{"num_labels": 2}, {"id2label": {0: "a", 1: "b", 2: "c"}}, {"exit_pooling": "mean"}], ids=str
 )
-def test_a_classifier_of_other_labels_or_pooling_is_left_behind_aloud(
+def test_a_classifier_of_other_labels_or_pooling_is_left_behind_with_a_warning(
     save: Save, options: dict[str, Any], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, stock = save("bert", id2label=dict(enumerate(NAMES)), label2id={name: k for k, name in enumerate(NAMES)})

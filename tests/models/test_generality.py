@@ -53,7 +53,7 @@ def test_deebert_is_dact_with_one_steep_entropy_threshold(encoder: str, bound: s
 
 
 @encoders
-def test_a_threshold_for_each_layer(encoder: str) -> None:
+def test_each_layer_may_have_a_threshold(encoder: str) -> None:
     deebert = build("deebert", encoder)
     between = thresholds_between(trace_of(deebert, inputs_of(deebert, rows=12)), 5)
     exits = len(deebert.exits)
@@ -141,7 +141,7 @@ def test_only_entropy_halting_has_thresholds() -> None:
 
 
 @pytest.mark.parametrize(("bias", "classes"), [(0.0, 2), (2.0, 3), (-1.5, 5)])
-def test_where_entropy_halting_starts(bias: float, classes: int) -> None:
+def test_entropy_halting_starts_in_the_middle_of_its_range(bias: float, classes: int) -> None:
     model = build("dact-bert", halting_input="entropy", halting_bias=bias, num_labels=classes)
     middle = torch.tensor([math.log(classes) / 2])
     for unit in model.halting:

@@ -154,7 +154,7 @@ def test_numbers_by_hand(patience: int) -> None:
 
 
 @torch.no_grad()
-def test_what_others_say_does_not_matter() -> None:
+def test_other_rows_of_the_batch_do_not_matter() -> None:
     """The authors' code lets a batch exit only if all its examples agree."""
     model = scripted("pabee", naming(CLASSES[::-1]))
     assert model(**texts(5), exit_threshold=1).exit_layer.tolist() == LAYERS[1][::-1]
@@ -175,7 +175,7 @@ def test_nothing_is_nearer_than_a_tolerance_of_0() -> None:
     assert model(**texts(2), exit_threshold=1).exit_layer.tolist() == [4, 4]
 
 
-def test_with_a_single_exit_there_is_nobody_to_agree_with() -> None:
+def test_a_single_exit_never_counts_an_agreement() -> None:
     model = build("pabee", exit_layers=[3], exit_threshold=1)
     assert model(**inputs_of(model)).exit_layer.tolist() == [3] * 6
     assert model(**inputs_of(model), labels=labels_of(model), objective="weighted").loss.isfinite()
@@ -191,7 +191,7 @@ def test_patience_0_is_full_depth() -> None:
 
 
 @pytest.mark.parametrize("patience", [-1, 13, 0.5])
-def test_patience_out_of_range(patience: float) -> None:
+def test_a_patience_out_of_range_is_refused(patience: float) -> None:
     message = rf"exit_threshold: got {patience}; pabee with 2 labels takes a number in \[1, 12\], or None for full"
     with pytest.raises(ValueError, match=message):
         PabeeConfig(exit_threshold=patience)
@@ -279,5 +279,5 @@ def test_the_authors_loss(name: str) -> None:
     ("text", "expected"),
     [("0", (None, {})), ("6", (6.0, {})), ("7", (None, {})), ("2/0.1", (2.0, {"patience_tolerance": 0.1}))],
 )
-def test_their_notation(text: str, expected: tuple[float | None, dict[str, float]]) -> None:
+def test_the_authors_notation_is_read(text: str, expected: tuple[float | None, dict[str, float]]) -> None:
     assert ours(text, exits=6) == expected

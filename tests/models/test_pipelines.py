@@ -100,7 +100,7 @@ def test_a_regression_gives_the_number_and_exits_early(logged: list[str]) -> Non
 
 
 @pytest.mark.parametrize("method", CLASSES)
-def test_ours_says_where_texts_left_and_how_ready_they_were(method: str, logged: list[str]) -> None:
+def test_ours_gives_exit_layers_and_scores(method: str, logged: list[str]) -> None:
     model = exiting(method)
     probabilities, layers, scores = expected(model, TEXTS)
     classify = pipeline(OWN, model=model.train(), tokenizer=new_tokenizer())
@@ -188,7 +188,7 @@ def test_a_checkpoint_brings_the_pipeline_along(folder: Path, method: str) -> No
     same(found, here | {"again": here["batch"]})
 
 
-def test_without_the_package_nothing_is_logged_either(folder: Path) -> None:
+def test_without_the_package_nothing_is_logged(folder: Path) -> None:
     assert (folder / "stderr").read_text() == ""
 
 

@@ -133,7 +133,7 @@ def test_one_stage_trains_everything() -> None:
 
 
 @torch.no_grad()
-def test_by_hand() -> None:
+def test_answers_are_those_computed_by_hand() -> None:
     """Two layers whose pooled vectors are (0, 1) and (1, 0.5), weights (3, 4): unit weights (0.6, 0.8)."""
     encoder = tiny_config("bert", hidden_size=2, num_attention_heads=1, num_hidden_layers=2)
     model = build("right-tool", encoder_config=encoder, num_labels=2)

@@ -140,7 +140,7 @@ def test_device_dtype_and_mode_are_those_of_the_model() -> None:
     assert all(each.requires_grad for each in smaller.parameters())
 
 
-def test_a_sample_that_needs_every_layer() -> None:
+def test_a_trace_that_needs_every_layer_is_refused() -> None:
     model = variant("deebert", exit_threshold=0.0)
     trace = collect_trace(model, texts(5), progress=False)
     message = "trace: 5 of 5 samples run to the last layer, 4, at exit_threshold=0.0, so no layer is unused; pass"
@@ -166,7 +166,7 @@ def test_tokens_that_skip_layers() -> None:
 
 
 @pytest.mark.parametrize("encoder", GROUPED)
-def test_groups_of_layers(encoder: str) -> None:
+def test_groups_of_layers_are_refused(encoder: str) -> None:
     model = build("deebert", encoder)
     _, trace, threshold = that_leave(model)
     with pytest.raises(ValueError, match="model: its ALBERT layers share the weights of . groups, and the number"):
@@ -191,7 +191,7 @@ OTHERS = [
 
 
 @pytest.mark.parametrize(("method", "options", "message"), OTHERS)
-def test_a_trace_of_another_model(method: str, options: dict[str, Any], message: str) -> None:
+def test_a_trace_of_another_model_is_refused(method: str, options: dict[str, Any], message: str) -> None:
     trace = collect_trace(new_model(method, **options), texts(3), progress=False)
     with pytest.raises(ValueError, match=message):
         prune_unused_layers(variant("deebert"), trace, 0.5)

@@ -98,7 +98,7 @@ def test_a_smaller_batch_keeps_optimizer_and_rates(tmp_path: Path) -> None:
     assert rates == {1e-3, 0.25}
 
 
-def test_an_optimizer_without_the_parameters_of_the_model(tmp_path: Path) -> None:
+def test_an_optimizer_of_other_parameters_is_refused(tmp_path: Path) -> None:
     options = {"optimizer_cls_and_kwargs": (LayerWiseDummyOptimizer, {"optimizer_dict": {}})}
     trainer = new_trainer(new_model("berxit"), tmp_path, trainer_options=options, **RATES)
     with pytest.raises(ValueError, match=r"exits_learning_rate: got 0\.25, but LayerWiseDummyOptimizer holds tensors"):
@@ -120,6 +120,6 @@ def test_the_rate_of_a_stage_comes_with_that_of_its_exits(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("rate", [0, -1e-3, float("nan"), float("inf")])
-def test_a_rate_that_is_none(rate: float, tmp_path: Path) -> None:
+def test_a_bad_rate_is_refused(rate: float, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=rf"exits_learning_rate: got {rate}; pass a positive number, e.g. 1e-3"):
         EarlyExitTrainingArguments(str(tmp_path), use_cpu=True, exits_learning_rate=rate)

@@ -337,7 +337,7 @@ def test_states_have_the_dtype_that_the_exits_would_read(tmp_path: Path) -> None
     assert states.batch(torch.arange(4), batch).dtype == read[0]
 
 
-def test_memory_is_no_negative_number(tmp_path: Path) -> None:
+def test_a_negative_memory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match="frozen_states_memory: got -1; pass a number of bytes >= 0; 0 always uses a file"
     ):
@@ -385,12 +385,12 @@ def test_a_threshold_selects_among_given_states() -> None:
     [("deebert", (2, 5, 4, 32), "batch, exits, hidden"), ("fastbert", (2, 4, 32), "batch, tokens, exits, hidden")]
     + [("deebert", shape, r"4 exits of 32 numbers") for shape in ((2, 3, 32), (2, 4, 31), (0, 4, 32))],
 )
-def test_states_of_another_shape(method: str, shape: tuple[int, ...], wanted: str) -> None:
+def test_states_of_another_shape_are_refused(method: str, shape: tuple[int, ...], wanted: str) -> None:
     with pytest.raises(ValueError, match=rf"exit_states: got shape .*; pass .*{wanted}"):
         new_model(method)(exit_states=torch.zeros(shape))
 
 
-def test_states_do_not_give_what_only_the_encoder_can() -> None:
+def test_given_states_refuse_what_only_the_encoder_can_give() -> None:
     with pytest.raises(ValueError, match="cannot be returned with exit_states, where the encoder does not run"):
         new_model("deebert")(exit_states=torch.zeros(2, 4, 32), output_hidden_states=True)
 

@@ -81,7 +81,7 @@ def test_a_trainer_can_train_again(tmp_path: Path) -> None:
     assert trainer.train().global_step == 2
 
 
-def test_temperatures_of_before_are_dropped_aloud(
+def test_temperatures_of_before_are_dropped_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("transformers", "adaexit_hf"):

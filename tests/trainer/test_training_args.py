@@ -191,12 +191,12 @@ def test_overrides_from_the_command_line() -> None:
         ([1], TypeError, "stage_overrides: got .1.; pass a dict, e.g. {'exits': "),
     ],
 )
-def test_wrong_overrides(overrides: Any, error: type[Exception], message: str, tmp_path: Path) -> None:
+def test_wrong_overrides_are_refused(overrides: Any, error: type[Exception], message: str, tmp_path: Path) -> None:
     with pytest.raises(error, match=message):
         new_trainer(new_model("deebert"), tmp_path, stage_overrides=overrides).train()
 
 
-def test_an_unknown_stage(tmp_path: Path) -> None:
+def test_an_unknown_stage_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="stage: got 'exit'; DeeBertForSequenceClassification has backbone, exits"):
         new_trainer(new_model("deebert"), tmp_path).train(stage="exit")
 
@@ -208,7 +208,7 @@ def with_stages(*stages: Stage, exit_layers: int = 4) -> Any:
     return model
 
 
-def test_a_frozen_name_that_matches_nothing(tmp_path: Path) -> None:
+def test_a_frozen_name_that_matches_nothing_is_refused(tmp_path: Path) -> None:
     model = with_stages(Stage("first", ("final",)), Stage("second", ("exits",), ("encoder", "exits.12")))
     history = History()
     with pytest.raises(ValueError, match=r"stage 'second' freezes 'exits\.12', which matches no parameter"):
@@ -234,12 +234,12 @@ def test_a_single_parameter_can_be_frozen(tmp_path: Path) -> None:
     assert torch.equal(model.exits[3].dense.bias, before)
 
 
-def test_wrong_type_of_arguments(tmp_path: Path) -> None:
+def test_arguments_of_the_wrong_type_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match=r"args: got TrainingArguments; pass EarlyExitTrainingArguments\(output_dir="):
         EarlyExitTrainer(new_model("deebert"), TrainingArguments(str(tmp_path), use_cpu=True))
 
 
-def test_a_model_without_stages(tmp_path: Path) -> None:
+def test_a_model_without_stages_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="model: Linear has no stages; pass an early-exit model"):
         new_trainer(torch.nn.Linear(1, 1), tmp_path)
 
@@ -253,7 +253,7 @@ def test_a_model_without_stages(tmp_path: Path) -> None:
     ],
     ids=["label-smoothing", "compute-loss-func", "model-init"],
 )
-def test_what_would_bypass_the_objectives(arguments: Any, options: Any, tmp_path: Path) -> None:
+def test_arguments_that_bypass_the_objectives_are_refused(arguments: Any, options: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="bypass the objectives of the model's stages; leave them out"):
         new_trainer(new_model("deebert"), tmp_path, trainer_options=options, **arguments)
 

@@ -200,14 +200,14 @@ def test_nothing_to_resume(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("method", "overrides"), [("dact-bert", {}), ("deebert", {"exits": {"seed": 1}})])
-def test_another_stage_plan(method: str, overrides: Any, finished: Any) -> None:
+def test_another_stage_plan_is_refused(method: str, overrides: Any, finished: Any) -> None:
     folder = finished("deebert")[1]
     with pytest.raises(ValueError, match="was made with another stage plan"):
         resume(method, folder, stage_overrides=overrides)
 
 
 @pytest.mark.parametrize("path", ["checkpoint-2", "stage-1-backbone/checkpoint-77"])
-def test_a_path_that_is_no_checkpoint_of_the_run(path: str, finished: Any) -> None:
+def test_a_path_that_is_no_checkpoint_is_refused(path: str, finished: Any) -> None:
     folder = finished("deebert")[1]
     with pytest.raises(
         ValueError, match="pass True, or a checkpoint of this run, e.g. '.*/stage-1-backbone/checkpoint-"
@@ -215,7 +215,7 @@ def test_a_path_that_is_no_checkpoint_of_the_run(path: str, finished: Any) -> No
         resume("deebert", folder, str(folder / path))
 
 
-def test_a_path_of_another_stage_than_the_one_to_run(finished: Any) -> None:
+def test_a_path_of_another_stage_is_refused(finished: Any) -> None:
     folder = finished("deebert")[1]
     with pytest.raises(
         ValueError, match="pass True, or a checkpoint of this run, e.g. '.*/stage-1-backbone/checkpoint-"
@@ -223,7 +223,7 @@ def test_a_path_of_another_stage_than_the_one_to_run(finished: Any) -> None:
         trainer_of("deebert", folder).train(str(folder / "stage-2-exits" / "checkpoint-2"), stage="backbone")
 
 
-def test_a_model_that_was_never_saved(tmp_path: Path) -> None:
+def test_a_model_that_was_never_saved_is_refused(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         trainer_of("deebert", tmp_path, [At("on_step_end", interrupted, 2)], save_strategy="no").train()
     with pytest.raises(

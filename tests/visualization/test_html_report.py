@@ -78,7 +78,7 @@ def test_200_samples_of_12_layers_are_less_than_a_megabyte() -> None:
         ([1.0, float("nan")], "has the number nan; pass finite numbers, or leave"),
     ],
 )
-def test_attributions_that_are_no_numbers_of_their_tokens(numbers: list[float], message: str) -> None:
+def test_attributions_that_do_not_fit_their_tokens_are_refused(numbers: list[float], message: str) -> None:
     found = {"b": [TokenAttributions(["not", "bad"], {"answer": numbers})]}
     with pytest.raises(ValueError, match=rf"attributions\['b'\]: 'answer' of sample 0 {message}"):
         build_report({"a": made_trace(), "b": made_trace()}, attributions=found)
@@ -348,7 +348,7 @@ def test_colours_are_those_of_the_layer_where_a_sample_leaves(browser: Any, tmp_
 
 
 @pytest.mark.slow
-def test_a_slider_draws_nothing_anew_but_what_it_changes(browser: Any, tmp_path: Path) -> None:
+def test_a_slider_redraws_only_what_it_changes(browser: Any, tmp_path: Path) -> None:
     traces = {name: made_trace(2, seed=seed) for seed, name in enumerate(["berxit", "deebert"])}
     page = opened(browser, write_report(traces, tmp_path / "report.html", texts=TEXTS))
     place = page.evaluate("""() => {
@@ -386,7 +386,7 @@ def test_a_score_that_is_not_defined_is_no_zero(browser: Any, tmp_path: Path) ->
 
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [400, 1280])
-def test_nothing_sticks_out_of_the_page_and_the_keyboard_reaches_all(browser: Any, tmp_path: Path, width: int) -> None:
+def test_everything_fits_the_page_and_the_keyboard_reaches_it(browser: Any, tmp_path: Path, width: int) -> None:
     traces = {name: made_trace(2, seed=seed) for seed, name in enumerate(["berxit", "deebert", "pabee"])}
     path = write_report(traces, tmp_path / "report.html", texts=TEXTS)
     page = opened(browser, path, viewport={"width": width, "height": 800}, color_scheme="dark")
