@@ -27,7 +27,7 @@ import torch
 from transformers import AutoTokenizer, HfArgumentParser
 
 from adaexit_hf import DepthAdaptiveForSequenceClassification
-from adaexit_hf.models.batching import padded_batch
+from adaexit_hf.models.padded_batches import padded_batch
 
 
 @dataclass

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, pipeline
 
-from ..data.batching import groups
+from ..data.batches_by_length import groups
 from ..inference.prediction import predict
 from ..models import EarlyExitForSequenceClassification
-from ..models.batching import full_depth, padded_batch
 from ..models.encoder_layers import family_of
 from ..models.exit_heads import ExitFeatures, ExitHead, entropy, first_ready
 from ..models.modeling_early_exit import EarlyExitOutput
+from ..models.padded_batches import full_depth, padded_batch
 
 Row = dict[str, list[int]]
 # Logits, (texts, labels), float32, and exit layers, (texts,), or None for runs without exits.

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from transformers import DataCollatorWithPadding
 
-from ..models.batching import token_column
+from ..models.padded_batches import token_column
 
 
 class DataCollatorWithTokenDepths(DataCollatorWithPadding):

@@ -24,9 +24,9 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import MaskedLMOutput
 
-from ..models.batching import Row, by_length, checked_rows
 from ..models.early_exit_loop import InFlight, LayerLoop
 from ..models.encoder_layers import Context, embed_inputs, family_of, run_layer
+from ..models.padded_batches import Row, by_length, checked_rows
 
 # The prediction head of each family in Transformers: states (n, hidden) -> logits (n, vocabulary).
 _HEADS: dict[str, Callable[[Any, Tensor], Tensor]] = {

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..models.batching import check_model, full_depth, label_column, row_labels, stream_rows
 from ..models.configuration_early_exit import check_whole_number
 from ..models.modeling_early_exit import EarlyExitForSequenceClassification
+from ..models.padded_batches import check_model, full_depth, label_column, row_labels, stream_rows
 from .flops import RowFlops
 from .trace import COMPARISONS, ExitTrace
 

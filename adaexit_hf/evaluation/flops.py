@@ -8,10 +8,10 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..models.batching import eval_mode, model_inputs, padded_batch
 from ..models.configuration_early_exit import check_whole_number
 from ..models.early_exit_loop import InFlight, LayerLoop, trimmed
 from ..models.modeling_early_exit import EarlyExitForSequenceClassification
+from ..models.padded_batches import eval_mode, model_inputs, padded_batch
 
 
 def flops_per_exit(model: EarlyExitForSequenceClassification, tokens: int) -> Tensor:

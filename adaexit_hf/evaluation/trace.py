@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..models.batching import wide_labels, wrong_labels
 from ..models.exit_heads import first_ready
+from ..models.padded_batches import wide_labels, wrong_labels
 
 COMPARISONS = {"lt": torch.lt, "le": torch.le, "gt": torch.gt, "ge": torch.ge}
 _TENSORS = ("logits", "scores", "labels", "lengths", "flops")

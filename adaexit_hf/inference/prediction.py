@@ -12,11 +12,11 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..models.batching import COLUMNS, check_model, eval_mode, model_inputs, padded_batch
 from ..models.configuration_early_exit import Threshold, check_whole_number
 from ..models.early_exit_loop import InFlight, rows_per_batch, run_early_exit, trimmed
 from ..models.encoder_layers import Context, family_of
 from ..models.modeling_early_exit import EarlyExitForSequenceClassification, report_not_finite
+from ..models.padded_batches import COLUMNS, check_model, eval_mode, model_inputs, padded_batch
 from .row_reader import Row, RowReader, numbered
 
 # Length of the text with which the memory per row is estimated: a prime number, so that a side of a tensor with this

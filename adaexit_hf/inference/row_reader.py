@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from ..models.batching import COLUMNS, token_column
+from ..models.padded_batches import COLUMNS, token_column
 
 Row = dict[str, list[int]]
 Texts = tuple[str, str | None]

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from ..models.batching import by_length, checked_rows, model_inputs
 from ..models.configuration_early_exit import Threshold
+from ..models.padded_batches import by_length, checked_rows, model_inputs
 from .unrolled import Columns, Unrolled
 
 

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..models.batching import check_model, model_inputs
 from ..models.early_exit_loop import InFlight, LayerLoop
 from ..models.exit_heads import CRITERIA, Exit
 from ..models.modeling_early_exit import EarlyExitForSequenceClassification
+from ..models.padded_batches import check_model, model_inputs
 
 COLUMNS = ("input_ids", "attention_mask", "token_type_ids", "token_depths")
 Columns = tuple[Tensor | None, ...]  # one tensor (batch, tokens) or None for each of COLUMNS

@@ -35,8 +35,8 @@ from transformers import PreTrainedConfig
 from transformers import initialization as init
 from transformers.utils import logging
 
-from .batching import checked_rows
-from .batching import row_labels
+from .padded_batches import checked_rows
+from .padded_batches import row_labels
 from .configuration_early_exit import EarlyExitConfig
 from .configuration_early_exit import Threshold
 from .configuration_early_exit import check_choice

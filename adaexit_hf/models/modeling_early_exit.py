@@ -23,10 +23,10 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput, logging
 from transformers.utils.output_capturing import capture_outputs
 
-from .batching import checked_rows
-from .batching import full_depth
-from .batching import model_inputs
-from .batching import row_labels
+from .padded_batches import checked_rows
+from .padded_batches import full_depth
+from .padded_batches import model_inputs
+from .padded_batches import row_labels
 from .configuration_early_exit import EarlyExitConfig
 from .configuration_early_exit import Threshold
 from .configuration_early_exit import check_number

@@ -20,8 +20,8 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
-from ..data.batching import MOST_ROWS, chunks, fetch_rows, groups, length_of
-from ..models.batching import eval_mode, model_inputs
+from ..data.batches_by_length import MOST_ROWS, chunks, fetch_rows, groups, length_of
+from ..models.padded_batches import eval_mode, model_inputs
 
 logger = logging.get_logger(__name__)
 

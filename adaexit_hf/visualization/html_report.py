@@ -172,7 +172,7 @@ def build_report(
     }
     # A text that contains "</script>" must not end the script element that holds the data.
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-    script = "".join((ASSETS / name).read_text(encoding="utf-8") for name in ("report_runs.js", "report.js"))
+    script = "".join((ASSETS / name).read_text(encoding="utf-8") for name in ("report_numbers.js", "report_page.js"))
     parts = {"title": html.escape(title), "data": text, "script": script}
     return Report(Template((ASSETS / "report_template.html").read_text(encoding="utf-8")).substitute(parts))
 

@@ -9,7 +9,7 @@ from helpers.tiny import ENCODERS, build
 
 from adaexit_hf import collect_trace
 from adaexit_hf.evaluation.flops import flops_per_exit
-from adaexit_hf.models.batching import padded_batch
+from adaexit_hf.models.padded_batches import padded_batch
 
 SPARING = ("depth-adaptive",)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from adaexit_hf import collect_trace
 from adaexit_hf.evaluation.tradeoff import layer_scores
-from adaexit_hf.models.batching import wrong_labels
+from adaexit_hf.models.padded_batches import wrong_labels
 
 
 @pytest.mark.parametrize("value", [None, "good", 3, -1, -100, NAN, 0.5])

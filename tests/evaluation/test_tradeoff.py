@@ -21,7 +21,7 @@ from adaexit_hf.evaluation.summary import report
 from adaexit_hf.evaluation.trace import predictions
 from adaexit_hf.evaluation.tradeoff import layer_scores, oracle_bound, spread_thresholds
 from adaexit_hf.models import EarlyExitForSequenceClassification
-from adaexit_hf.models.batching import padded_batch
+from adaexit_hf.models.padded_batches import padded_batch
 
 NAN = math.nan
 VARIANTS = [*METHODS, "regression"]

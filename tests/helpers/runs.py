@@ -13,8 +13,8 @@ from transformers import BertConfig, TrainerCallback, set_seed
 
 from adaexit_hf import EarlyExitTrainer, EarlyExitTrainingArguments, ExitTrace
 from adaexit_hf.models import EarlyExitForSequenceClassification
-from adaexit_hf.models.batching import padded_batch
 from adaexit_hf.models.modeling_early_exit import Stage
+from adaexit_hf.models.padded_batches import padded_batch
 
 # Trainer collects garbage before every stage, which takes longer than the stage with all imported modules in the way.
 gc.freeze()

@@ -1,4 +1,4 @@
-// Draws the page: curves, panels and the table of samples. report_runs.js computes the numbers.
+// Draws the page: curves, panels and the table of samples. report_numbers.js computes the numbers.
 
 // Creates an element with attributes and children. Text is inserted as text, never as markup.
 function make(name, attributes = {}, ...children) {
