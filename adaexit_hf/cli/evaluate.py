@@ -1,9 +1,7 @@
-"""The commands `adaexit evaluate` and `adaexit calibrate` (need the extra `train`)."""
+"""The command `adaexit evaluate`, and what `calibrate` and `report` share with it (needs the extra `train`)."""
 
-import json
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -12,12 +10,12 @@ import torch
 from ..data.tasks import Labels, check_columns, tokenize
 from ..evaluation.bootstrap import UndefinedResamplesError, bootstrap_samples
 from ..evaluation.collect import collect_trace
-from ..evaluation.curves import CurvePoint, choose_threshold
+from ..evaluation.curves import CurvePoint
 from ..evaluation.metrics import metric_function
 from ..evaluation.summary import report as summarize
 from ..evaluation.trace import ExitTrace, predictions
 from ..evaluation.tradeoff import spread_thresholds, tradeoff_curve
-from ..utils.files import replace_text, without_nan
+from ..utils.files import without_nan
 from .data_arguments import DataArguments, evaluation_splits, first_rows, load_splits
 from .options import ModelOptions, load
 from .printing import print_json
@@ -28,21 +26,6 @@ class EvaluationOptions(DataArguments, ModelOptions):
     """Flags of `adaexit evaluate`."""
 
     batch_size: int = field(default=32, metadata={"help": "Texts per batch."})
-
-
-@dataclass(kw_only=True)
-class CalibrationOptions(EvaluationOptions):
-    """Flags of `adaexit calibrate`."""
-
-    max_drop: float = field(
-        default=0.01, metadata={"help": "Largest allowed drop of the score, as a fraction of the full-depth score."}
-    )
-    temperatures: bool = field(
-        default=False,
-        metadata={
-            "help": "First fit one temperature per exit on half of the texts; the other half chooses the threshold."
-        },
-    )
 
 
 Texts = list[str] | list[list[str]]
@@ -136,46 +119,6 @@ def evaluate(options: EvaluationOptions, positionals: Any) -> None:
     datasets_by_split, _, metrics = labelled_splits(model, tokenizer, options)
     traces = trace_splits(model, datasets_by_split, options.batch_size)
     print_json(without_nan(results_with_intervals(traces, metrics, model.config.exit_threshold)))
-
-
-def calibrate(options: CalibrationOptions, positionals: Any) -> None:
-    """Choose the exit threshold that saves the most layers with a score within --max_drop of full depth, and save it.
-
-    Only exit_threshold, and with --temperatures also exit_temperatures, changes in the folder's config.json. Prints a
-    JSON object with the chosen threshold and its score.
-    """
-    if options.exit_threshold is not None:
-        raise ValueError(
-            f"exit_threshold: got {options.exit_threshold}, but calibrate chooses the threshold; leave the flag out"
-        )
-    config_file = Path(positionals.checkpoint) / "config.json"
-    if not config_file.is_file():
-        raise ValueError(
-            f"checkpoint: '{positionals.checkpoint}' is not a local folder with a config.json; download it first, "
-            f"e.g. hf download {positionals.checkpoint} --local-dir FOLDER"
-        )
-    model, tokenizer = load(positionals.checkpoint, options)
-    datasets_by_split, _, metrics = labelled_splits(model, tokenizer, options)
-    split, rows = next(iter(datasets_by_split.items()))
-    if options.temperatures:
-        halves = rows.train_test_split(test_size=0.5, seed=0)
-        model.calibrate_temperatures(halves["test"], options.batch_size)
-        rows = halves["train"]
-    trace = collect_trace(model, rows, options.batch_size, sys.stderr.isatty())
-    curve = curve_with_threshold(trace, metrics[0], model.config.exit_threshold)
-    chosen = choose_threshold(curve, options.max_drop)
-    new_settings = {"exit_threshold": chosen.threshold}
-    if options.temperatures:
-        new_settings["exit_temperatures"] = model.config.exit_temperatures
-    new_config = json.loads(config_file.read_text()) | new_settings
-    replace_text(config_file, json.dumps(new_config, indent=2, sort_keys=True) + "\n")
-    full_depth = next(point for point in curve if point.threshold is None)
-    print_json(
-        {"split": split, "metric": metrics[0], "full_depth": full_depth.score} | chosen._asdict() | new_settings
-    )
-    if (config_file.parent / "README.md").exists():
-        message = "README.md and metrics.json still have the old threshold; run adaexit report and adaexit card"
-        print(f"adaexit calibrate: {message}", file=sys.stderr)
 
 
 def curve_with_threshold(trace: ExitTrace, metric: str, threshold: float | list[float] | None) -> list[CurvePoint]:

@@ -12,7 +12,7 @@ from ..version import __version__
 COMMANDS = {
     "train": ("train", "fine-tune an encoder with early exits and choose its exit threshold"),
     "evaluate": ("evaluate", "score a checkpoint on labelled texts: at full depth, at its threshold, at every exit"),
-    "calibrate": ("evaluate", "choose a new exit threshold: the largest saving within an allowed drop of the score"),
+    "calibrate": ("calibrate", "choose a new exit threshold: the largest saving within an allowed drop of the score"),
     "report": ("report", "measure a checkpoint and write the trade-off table, the curve and an HTML report"),
     "predict": ("predict", "classify texts from the command line, a file or stdin; prints JSON lines"),
     "benchmark": ("benchmark", "compare the speed of a checkpoint with the same classifier without exits"),

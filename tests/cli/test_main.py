@@ -245,7 +245,7 @@ def test_a_full_disk_leaves_the_config_as_it_was(capsys, checkpoint, labelled, m
     def full(self, *_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(evaluate_command.Path, "write_text", full)
+    monkeypatch.setattr(Path, "write_text", full)
     message = refused(capsys, "calibrate", checkpoint, *labelled, "--max_drop", "1")
     assert "config.json' could not be written: No space left on device" in message
     assert Path(checkpoint, "config.json").read_text() == before
