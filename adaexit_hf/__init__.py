@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .trainer import *
     from .visualization import *
 
-__getattr__ = LazyNames(__name__, __file__)
+__getattr__ = LazyNames(__name__)
 __all__ = __getattr__.names
 __dir__ = __getattr__.names.copy
 

@@ -6,8 +6,9 @@ module reads the same lines. `from .module import *` means the names in that mod
 
 import ast
 import importlib
+import pkgutil
 from collections.abc import Iterator
-from pathlib import Path
+from importlib.util import find_spec
 from typing import Any
 
 
@@ -16,13 +17,11 @@ class LazyNames:
 
     Args:
         package: the package's `__name__`.
-        file: the package's `__file__`.
     """
 
-    def __init__(self, package: str, file: str) -> None:
+    def __init__(self, package: str) -> None:
         self.package = package
-        self.modules = dict(_imported_names(Path(file)))
-        self.submodules = {path.stem for path in Path(file).parent.iterdir() if path.suffix in ("", ".py")}
+        self.modules = dict(_imported_names(package, ""))
 
     @property
     def names(self) -> list[str]:
@@ -40,29 +39,41 @@ class LazyNames:
         """
         if name in self.modules:
             return getattr(importlib.import_module(f".{self.modules[name]}", self.package), name)
-        if name in self.submodules and not name.startswith("_"):
+        if not name.startswith("_") and find_spec(f"{self.package}.{name}") is not None:
             return importlib.import_module(f".{name}", self.package)
         raise AttributeError(f"module '{self.package}' has no attribute '{name}'; it has {', '.join(self.names)}")
 
 
-def _imported_names(file: Path) -> Iterator[tuple[str, str]]:
-    """Iterate over (name, module) of all imports under `if TYPE_CHECKING:` in a file."""
-    for block in ast.parse(file.read_text(encoding="utf-8")).body:
+def _imported_names(package: str, module: str) -> Iterator[tuple[str, str]]:
+    """Iterate over (name, module) of all imports under `if TYPE_CHECKING:` in a module; "" is the package itself."""
+    for block in ast.parse(_source(package, module)).body:
         if not (isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"):
             continue
         for line in block.body:
             if isinstance(line, ast.ImportFrom) and line.level == 1 and line.module:
+                source = f"{module}.{line.module}".lstrip(".")
                 for alias in line.names:
-                    names = _all_of(file.parent, line.module) if alias.name == "*" else [alias.name]
+                    names = _all_of(package, source) if alias.name == "*" else [alias.name]
                     yield from ((name, line.module) for name in names)
 
 
-def _all_of(folder: Path, module: str) -> list[str]:
+def _all_of(package: str, module: str) -> list[str]:
     """Return the names that a lazy package lists, or another module's `__all__`, without importing it."""
-    path = folder.joinpath(*module.split("."))
-    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    names = [name for name, _ in _imported_names(file)]
-    for line in [] if names else ast.parse(file.read_text(encoding="utf-8")).body:
+    names = [name for name, _ in _imported_names(package, module)]
+    for line in [] if names else ast.parse(_source(package, module)).body:
         if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "__all__":
             names = list(ast.literal_eval(line.value))
     return names
+
+
+def _source(package: str, module: str) -> str:
+    """Read the source of a module of a package, also from a zip file."""
+    path = module.replace(".", "/")
+    for resource in (f"{path}/__init__.py".lstrip("/"), f"{path}.py"):
+        try:
+            return (pkgutil.get_data(package, resource) or b"").decode()
+        except OSError:
+            continue
+    raise ModuleNotFoundError(
+        f"{package}: '{module or '__init__'}' has no source; install the package with its .py files"
+    )

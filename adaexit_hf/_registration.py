@@ -1,8 +1,8 @@
 """Register the methods with Transformers' Auto classes and with `pipeline`.
 
 Like `import transformers`, `import adaexit_hf` must import neither torch nor the Auto classes. So the model types are
-added to `AutoConfig`'s mapping when its module is imported. The methods themselves are imported, and registered with
-the public `register` functions, when a config of one of these types, or one of their classes, is first used.
+added to `AutoConfig`'s mapping when its module is imported. The methods themselves are imported when a config of one
+of these types, or one of their classes, is first used, and each is registered when its module is imported.
 """
 
 import sys
@@ -35,13 +35,17 @@ class _AutoConfigModule(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(f"module '{self.__name__}' has no attribute '{name}'")
-        with _lock:
-            if type(self) is _AutoConfigModule:
-                import_module("transformers.models.auto")  # the parent package, which the module expects
-                self.__class__ = ModuleType  # type: ignore[assignment]
-                self.__spec__.loader.exec_module(self)  # type: ignore[union-attr]
-                _add_model_types(self)
-        return getattr(self, name)
+        with _lock:  # other threads wait until the whole module is loaded
+            if type(self) is _AutoConfigModule and "_loading" not in vars(self):
+                vars(self)["_loading"] = True
+                try:
+                    import_module("transformers.models.auto")  # the parent package, which the module expects
+                    self.__spec__.loader.exec_module(self)  # type: ignore[union-attr]
+                    _add_model_types(self)
+                    self.__class__ = ModuleType  # type: ignore[assignment]
+                finally:
+                    del vars(self)["_loading"]
+        return ModuleType.__getattribute__(self, name)
 
 
 def announce() -> None:

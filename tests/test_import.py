@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import zipfile
+from pathlib import Path
 
 import pytest
 from helpers.fresh import run
@@ -118,3 +120,45 @@ def test_modules_can_be_reached_from_the_package() -> None:
 def test_an_unknown_name_says_which_there_are() -> None:
     with pytest.raises(AttributeError, match=r"has no attribute 'DactBert'; it has .*DactBertConfig"):
         adaexit_hf.DactBert  # noqa: B018
+
+
+def test_threads_that_need_the_auto_classes_at_once_all_get_them() -> None:
+    code = """
+import threading, time, adaexit_hf
+failures = []
+def use(number):
+    time.sleep(number / 200)
+    try:
+        from transformers.models.auto.configuration_auto import AutoConfig, CONFIG_MAPPING
+        assert "deebert" in CONFIG_MAPPING and callable(AutoConfig.for_model)
+    except Exception as error:
+        failures.append(repr(error))
+threads = [threading.Thread(target=use, args=[number]) for number in range(100)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+print(failures)
+"""
+    assert run_in_new_process(code) == "[]"
+
+
+def test_the_auto_classes_know_a_method_that_was_imported_by_its_module() -> None:
+    """As unpickling imports it."""
+    code = """
+from adaexit_hf.models.modeling_pabee import PabeeConfig
+from transformers import AutoModelForSequenceClassification
+from transformers.pipelines import PIPELINE_REGISTRY
+small = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 9}
+model = AutoModelForSequenceClassification.from_config(PabeeConfig({"model_type": "bert", **small}))
+print(type(model).__name__, "early-exit-text-classification" in PIPELINE_REGISTRY.get_supported_tasks())
+"""
+    assert run_in_new_process(code) == "PabeeForSequenceClassification True"
+
+
+def test_the_package_can_be_imported_from_a_zip_file(tmp_path: Path) -> None:
+    package = Path(adaexit_hf.__file__).parent
+    with zipfile.ZipFile(tmp_path / "package.zip", "w") as archive:
+        for path in package.rglob("*.py"):
+            archive.write(path, path.relative_to(package.parent))
+    code = f"import sys; sys.path.insert(0, {str(tmp_path / 'package.zip')!r}); import adaexit_hf"
+    code += "; print('.zip' in adaexit_hf.__file__, adaexit_hf.CurvePoint(None, 0.5, 3.0, 0.0).score)"
+    assert run_in_new_process(code) == "True 0.5"

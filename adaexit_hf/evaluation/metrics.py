@@ -80,8 +80,10 @@ def compute_score(metric: str, predictions: Any, references: Any) -> float:
         is 0, and that of predictions with NaN or infinity is NaN.
 
     Raises:
-        ValueError: If the metric is unknown, if there are no references, if the metric is not defined for them (F1
-            without class 1; a correlation of references that are all equal), or if F1 gets more than two classes.
+        ValueError: If the metric is unknown, if predictions and references differ in shape, if predictions are no
+            classes where the metric compares classes, if there are no references, if the metric is not defined for
+            them (F1 without class 1; a correlation of references that are all equal), or if F1 gets more than two
+            classes.
         ImportError: If the extra `train` is not installed and the metric is not accuracy.
 
     Examples:
@@ -96,6 +98,19 @@ def compute_score(metric: str, predictions: Any, references: Any) -> float:
     predicted, labels = np.asarray(predictions), np.asarray(references)
     if not labels.size:
         raise ValueError("references: got none; pass at least one")
+    predicted, labels = (
+        values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values for values in (predicted, labels)
+    )
+    if labels.ndim != 1 or predicted.shape != labels.shape:
+        raise ValueError(
+            f"predictions: got shape {predicted.shape} for references of shape {labels.shape}; pass one number for "
+            "each sample in both, shape (samples,)"
+        )
+    if not METRICS[metric].regression and predicted.dtype.kind == "f" and not (predicted == predicted.round()).all():
+        raise ValueError(
+            f"predictions: got {predicted[predicted != predicted.round()][0]}, which is no class; pass class indices, "
+            "e.g. logits.argmax(-1)"
+        )
     undefined = not bool((labels == 1).any()) if metric == "f1" else bool((labels == labels[:1]).all())
     if undefined and metric != "accuracy":
         reason = "include no class 1" if metric == "f1" else "are all equal"

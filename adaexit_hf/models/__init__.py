@@ -4,7 +4,8 @@ The files of this folder are copied into every checkpoint, and run there without
 """
 
 import importlib
-from threading import Lock
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from .._lazy_names import LazyNames
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
 
     METHODS: dict[str, type[EarlyExitForSequenceClassification]]
 
-_lazy = LazyNames(__name__, __file__)
-_lock = Lock()
+_lazy = LazyNames(__name__)
 _METHOD_MODULES = sorted({module for module in _lazy.modules.values() if module.startswith("modeling_")})
 _METHOD_MODULES.remove("modeling_early_exit")
 
@@ -34,9 +34,10 @@ __all__ = [*_lazy.names, "METHODS", "MODEL_TYPES"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "METHODS" or name in _lazy.modules:
-        import_methods()
-    return globals()[name] if name == "METHODS" else _lazy(name)
+    if name != "METHODS":
+        return _lazy(name)
+    import_methods()
+    return globals()["METHODS"]
 
 
 def __dir__() -> list[str]:
@@ -44,19 +45,27 @@ def __dir__() -> list[str]:
 
 
 def import_methods() -> None:
-    """Import all methods, register them with the Auto classes, and set `METHODS`, a dict from model type to class."""
-    from .._registration import register, register_pipeline
+    """Import all methods, which registers them, and set `METHODS`, a dict from model type to class."""
+    classifiers = [_classes(importlib.import_module(f".{module}", __name__))[0] for module in _METHOD_MODULES]
+    globals()["METHODS"] = {classifier.config_class.model_type: classifier for classifier in classifiers}
 
-    with _lock:
-        if "METHODS" in globals():
-            return
-        methods = {}
-        for module in _METHOD_MODULES:
-            classes = vars(importlib.import_module(f".{module}", __name__))
-            for name in classes["__all__"]:
-                if name.endswith("ForSequenceClassification"):
-                    model, encoder = classes[name], classes[name.replace("ForSequenceClassification", "Model")]
-                    methods[model.config_class.model_type] = model
-                    register(model, encoder)
-        register_pipeline()
-        globals()["METHODS"] = methods  # last: other threads must not see a part
+
+def _classes(module: ModuleType) -> tuple[Any, Any]:
+    """A method's classifier, and its encoder without exits."""
+    (name,) = (name for name in module.__all__ if name.endswith("ForSequenceClassification"))
+    return getattr(module, name), getattr(module, name.replace("ForSequenceClassification", "Model"))
+
+
+class _Models(ModuleType):
+    """This package. Python sets a submodule as an attribute when it has been imported, in whatever way."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in _METHOD_MODULES:  # imported for its name, by unpickling, or directly: the Auto classes must know it
+            from .._registration import register, register_pipeline
+
+            register(*_classes(value))
+            register_pipeline()
+
+
+sys.modules[__name__].__class__ = _Models

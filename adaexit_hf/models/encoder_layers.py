@@ -639,8 +639,8 @@ def _of_queries(mask: Tensor | None, places: slice) -> Tensor | None:
 
 
 def _run_parts(parts: Parts, hidden: Tensor, rows: Tensor, places: Tensor, slots: Tensor) -> Tensor:
-    queries, keys, values = parts.project(hidden, rows, places)
     """Run a layer for the tokens at (rows, places); `slots` numbers the active tokens of each row, from 0."""
+    queries, keys, values = parts.project(hidden, rows, places)
     # Attention needs a rectangular batch of queries: the active tokens of each row on the left, padding on the right.
     shape = (len(hidden), int(slots.max()) + 1)
     rectangle = queries.new_zeros(*shape, *queries.shape[1:]).index_put((rows, slots), queries)

@@ -505,7 +505,7 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
             **kwargs: as in Transformers.
         """
         if self._auto_class is not None:
-            # Imported here, since Transformers' pipelines take a while to import.
+            # Imported here: only saving needs Transformers' pipelines where the package is not installed.
             from .pipeline_early_exit import CUSTOM_PIPELINES
 
             pipelines = getattr(self.config, "custom_pipelines", None) or {}

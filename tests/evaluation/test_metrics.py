@@ -129,3 +129,23 @@ def test_swapping_the_classes_changes_only_metrics_that_use_their_order(metric):
 @pytest.mark.parametrize("metric", METRICS)
 def test_metrics_of_numbers_are_the_correlations(metric):
     assert METRICS[metric].regression is (metric in ("pearson", "spearmanr"))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize(("predictions", "references"), [([1], [1, 0]), ([[1, 0]], [1, 0]), ([[1, 0]], [[1, 0]])])
+def test_other_shapes_are_refused(metric: str, predictions: list, references: list) -> None:
+    with pytest.raises(
+        ValueError, match=r"predictions: got shape \(.*\) for references of shape \(.*\); pass one number"
+    ):
+        compute_score(metric, predictions, references)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_column_counts_as_a_row_of_numbers(metric: str) -> None:
+    assert compute_score(metric, [[1], [0], [0]], [1, 0, 1]) == compute_score(metric, [1, 0, 0], [1, 0, 1])
+
+
+@pytest.mark.parametrize("metric", [name for name, metric in METRICS.items() if not metric.regression])
+def test_probabilities_are_no_classes(metric: str) -> None:
+    with pytest.raises(ValueError, match="predictions: got 0.6, which is no class; pass class indices"):
+        compute_score(metric, [0.6, 1.0], [1, 0])
