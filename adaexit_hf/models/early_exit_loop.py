@@ -84,7 +84,7 @@ class LayerLoop:
 
     Each item is the layer's number, from 1, and a list with one `Step` per batch. Between two iterations the caller
     may assign other batches to `flights`, as early exit does. The loop ends after the last layer, or when no batch is
-    left.
+    left. The list of steps is emptied before the next layer runs, so that states are freed.
 
     Args:
         model: an early-exit model.
