@@ -217,7 +217,7 @@ def layer_scores(trace: ExitTrace, metric: MetricLike) -> dict[int, float]:
 
     Args:
         trace: Trace with labels.
-        metric: Name of a metric, or a function of predictions and labels, as for `tradeoff_curve`.
+        metric: Name of a metric, or a function of predictions and labels, both `(samples,)`, as for `tradeoff_curve`.
 
     Returns:
         The score by exit layer.
@@ -292,7 +292,7 @@ def oracle_bound(trace: ExitTrace, metric: MetricLike, tolerance: float | None =
 
     Args:
         trace: Trace with labels.
-        metric: Name of a metric, or a function of predictions and labels, as for `tradeoff_curve`.
+        metric: Name of a metric, or a function of predictions and labels, both `(samples,)`, as for `tradeoff_curve`.
         tolerance: Only for regression, as for `oracle_exits`.
 
     Returns:

@@ -171,5 +171,5 @@ def test_the_example_shows_a_threshold_for_each_layer(
     example.main(["--model_name_or_path", demo_encoder, "--train_size", "80", *options])
     head, *rows = capsys.readouterr().out.splitlines()
     assert head.split() == ["tau", "S_1", "S_2", "accuracy", "mean", "exit", "layer"]
-    assert [float(row.split()[0]) for row in rows] == list(example.PRICES)
+    assert [float(row.split()[0]) for row in rows] == list(example.PONDER_COSTS)
     assert "--tied" not in options or all(row.split()[1] == row.split()[2] for row in rows)
