@@ -18,7 +18,8 @@ from transformers import PreTrainedConfig
 from ..models import EarlyExitForSequenceClassification
 from ..models.configuration_early_exit import EarlyExitConfig, check_choice
 from ..models.encoder_layers import Context
-from ..models.exit_heads import Exit, ExitHead, State, entropy
+from ..models.exit_criteria import entropy
+from ..models.exit_heads import Exit, ExitHead, State
 
 
 class PlantedConfig(EarlyExitConfig):

@@ -17,7 +17,8 @@ from ..data.batches_by_length import groups
 from ..inference.prediction import predict
 from ..models import EarlyExitForSequenceClassification
 from ..models.encoder_layers import family_of
-from ..models.exit_heads import ExitFeatures, ExitHead, entropy, first_ready
+from ..models.exit_criteria import entropy, first_ready
+from ..models.exit_heads import ExitFeatures, ExitHead
 from ..models.modeling_early_exit import EarlyExitOutput
 from ..models.padded_batches import full_depth, padded_batch
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation.collect import collect_trace
-from ..evaluation.curves import choose_threshold
+from ..evaluation.thresholds import choose_threshold
 from ..utils.files import replace_text
 from .evaluate import EvaluationOptions, curve_with_threshold, labelled_splits
 from .options import load

@@ -13,8 +13,9 @@ from ..evaluation.collect import collect_trace
 from ..evaluation.curves import CurvePoint
 from ..evaluation.metrics import metric_function
 from ..evaluation.summary import report as summarize
+from ..evaluation.thresholds import spread_thresholds
 from ..evaluation.trace import ExitTrace, predictions
-from ..evaluation.tradeoff import spread_thresholds, tradeoff_curve
+from ..evaluation.tradeoff import tradeoff_curve
 from ..utils.files import without_nan
 from .data_arguments import DataArguments, evaluation_splits, first_rows, load_splits
 from .options import ModelOptions, load

@@ -46,11 +46,11 @@ from ..data.collators import DataCollatorWithTokenDepths
 from ..data.reconstruction import estimate_depths_by_reconstruction
 from ..data.tasks import Labels, check_columns, labels_of, tokenize
 from ..evaluation.collect import collect_trace
-from ..evaluation.curves import choose_threshold
 from ..evaluation.metrics import compute_score
 from ..evaluation.summary import report, write_results
+from ..evaluation.thresholds import choose_threshold, spread_thresholds
 from ..evaluation.trace import ExitTrace, predictions
-from ..evaluation.tradeoff import spread_thresholds, tradeoff_curve
+from ..evaluation.tradeoff import tradeoff_curve
 from ..models import METHODS
 from ..pruning.layerdrop import evenly_spaced, layer_drop, only_layers
 from ..trainer.trainer import EarlyExitTrainer

@@ -241,38 +241,3 @@ def _interpolated(costs: Tensor, scores: Tensor, at: Tensor) -> Tensor:
     right = torch.searchsorted(costs, at).clamp(1, len(costs) - 1)
     share = (at - costs[right - 1]) / (costs[right] - costs[right - 1])
     return torch.lerp(scores[right - 1], scores[right], share)
-
-
-def choose_threshold(curve: Sequence[CurvePoint], max_drop: float = 0.01) -> CurvePoint:
-    """Choose the point with the largest saving whose score is close enough to that of full depth.
-
-    Args:
-        curve: Curve from `tradeoff_curve` on a validation set.
-        max_drop: Largest loss allowed, relative to the absolute score at full depth, 0 or more; 0.01 (default) allows
-            to lose one percent of that score, 0 nothing.
-
-    Returns:
-        The point with the largest saving among those that lose no more than allowed; of equal savings the one with
-        the better score. It is full depth (`threshold` None) if no other point qualifies.
-
-    Raises:
-        ValueError: If `max_drop` is negative, or if the curve has no point at full depth or its score there is NaN.
-
-    Examples:
-        >>> full, half = CurvePoint(None, 0.80, 12.0, 0.0), CurvePoint(0.3, 0.795, 6.0, 0.5)
-        >>> choose_threshold([half, full]).threshold  # loses 0.6 %
-        0.3
-        >>> print(choose_threshold([half, full], max_drop=0.001).threshold)
-        None
-    """
-    if not max_drop >= 0:
-        raise ValueError(f"max_drop: got {max_drop}; pass a fraction >= 0, e.g. 0.01 for one percent")
-    full = next((point for point in curve if point.threshold is None), None)
-    if full is None:
-        raise ValueError("curve: has no point at full depth (threshold None); pass a curve from tradeoff_curve")
-    if math.isnan(full.score):
-        raise ValueError(
-            "curve: the score at full depth is nan; choose a metric that is defined there, or another model"
-        )
-    floor = full.score - max_drop * abs(full.score)
-    return max((point for point in curve if point.score >= floor), key=lambda point: (point.saving, point.score))

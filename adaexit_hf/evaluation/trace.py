@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..models.exit_heads import first_ready
+from ..models.exit_criteria import first_ready
 from ..models.padded_batches import wide_labels, wrong_labels
 
 COMPARISONS = {"lt": torch.lt, "le": torch.le, "gt": torch.gt, "ge": torch.ge}

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .curves import CurvePoint
 from .metrics import check_classes, metric_function
+from .thresholds import spread_thresholds
 from .trace import ExitTrace, predictions
 
 # A function of predictions and labels, or the name of a metric.
@@ -139,53 +140,6 @@ def _layers(trace: ExitTrace, chosen: Tensor) -> tuple[float, float]:
     """Return mean layers and saving if each sample takes the exit with this index, (samples,)."""
     exit_layer = torch.tensor(trace.exit_layers, device=chosen.device)[chosen]
     return exit_layer.double().mean().item(), expected_saving(exit_layer, trace.depth)
-
-
-def spread_thresholds(trace: ExitTrace, count: int = 100) -> list[float]:
-    """Choose thresholds that separate the scores of a trace.
-
-    The thresholds are midpoints between quantiles of the scores, so that no score of the trace equals a threshold,
-    where rounding could decide. If all scores are whole numbers, as with patience, the thresholds are those numbers,
-    from the second on. One more threshold makes all samples leave at the first exit, if the bounds allow one.
-
-    Args:
-        trace: Trace with or without labels.
-        count: Largest number of thresholds, the one for the first exit not included. Default: 100.
-
-    Returns:
-        Distinct thresholds, ascending.
-
-    Examples:
-        >>> scores = torch.tensor([[0.5, 0.0], [0.75, 0.0]])
-        >>> spread_thresholds(ExitTrace(torch.zeros(2, 2, 2), scores, None, (1, 2), "gt", bounds=(0.0, 1.0)))
-        [0.25, 0.625]
-    """
-    scores = trace.scores[:, :-1].flatten().double()
-    scores = scores[scores.isfinite()].unique()
-    if not len(scores):
-        return []
-    low, high = trace.bounds or (-math.inf, math.inf)
-    whole = trace.ready in ("ge", "lt") and bool((scores == scores.round()).all())
-    thresholds = _first_exit_threshold(trace.ready, scores, low, high, whole)
-    if len(scores) > 1:
-        ranks = torch.linspace(0, len(scores) - 2, min(count, len(scores) - 1)).round().long()
-        # Rounding can put a score slightly outside the bounds of its criterion.
-        between = scores[ranks + 1] if whole else ((scores[ranks] + scores[ranks + 1]) / 2).clamp(low, high)
-        thresholds += between.tolist()
-    return sorted(set(thresholds))
-
-
-def _first_exit_threshold(ready: str, scores: Tensor, low: float, high: float, whole: bool) -> list[float]:
-    """Return a threshold at which all scores (ascending) are ready, half-way to the bound; [] if there is none."""
-    upwards = ready in ("lt", "le")  # a higher threshold makes more scores ready
-    extreme = scores[-1 if upwards else 0].item()
-    room = high - extreme if upwards else extreme - low
-    if room < 0 or (room == 0 and ready in ("lt", "gt")):
-        return []
-    if ready == "ge" and whole:
-        return [extreme]
-    step = min(room / 2, 1 + abs(extreme))
-    return [extreme + step if upwards else extreme - step]
 
 
 def exit_histogram(trace: ExitTrace, threshold: float | list[float] | None) -> dict[int, int]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..evaluation.trace import ExitTrace
-from ..models.exit_heads import confidence
+from ..models.exit_criteria import confidence
 from ..models.modeling_early_exit import EarlyExitForSequenceClassification
 from ..models.padded_batches import by_length, check_model, checked_rows, model_inputs
 from ..utils.imports import needed

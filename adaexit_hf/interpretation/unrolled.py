@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from ..models.early_exit_loop import InFlight, LayerLoop
-from ..models.exit_heads import CRITERIA, Exit
+from ..models.exit_criteria import CRITERIA
+from ..models.exit_heads import Exit
 from ..models.modeling_early_exit import EarlyExitForSequenceClassification
 from ..models.padded_batches import check_model, model_inputs
 

@@ -14,7 +14,7 @@ from transformers import AutoConfig, BertConfig, PreTrainedConfig
 
 from .encoder_layers import family_named
 from .encoder_layers import family_of
-from .exit_heads import CRITERIA
+from .exit_criteria import CRITERIA
 
 # One number for all exits, one per exit, or None for full depth.
 Threshold = float | list[float] | None

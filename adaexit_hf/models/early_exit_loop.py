@@ -16,11 +16,10 @@ from torch import Tensor
 
 from .encoder_layers import Context
 from .encoder_layers import family_of
-from .exit_heads import CRITERIA
+from .exit_criteria import readiness
 from .exit_heads import Exit
 from .exit_heads import State
 from .exit_heads import mean_pool
-from .exit_heads import patience
 
 # Of a row: the position after its last token, and the number of its tokens. They differ with padding on the left.
 Extent = tuple[int, int]
@@ -173,7 +172,7 @@ def exit_from_states(
     exit, state = model.exit_step(index, vector, hidden, flight.context, flight.state)
     if temperatures is not None:
         exit = exit._replace(logits=model.tempered(exit.logits, temperatures[index]))
-    score, memory = _readiness(model.config, exit, flight.memory)
+    score, memory = readiness(model.config, exit, flight.memory)
     # Rows with NaN or infinite logits must not leave. There x - x is NaN, elsewhere 0, and a NaN score is never ready.
     logits = exit.logits.detach()
     score = score + (logits - logits).sum(dim=-1)
@@ -192,19 +191,6 @@ def sentence_vector(model: Any, hidden: Tensor, context: Context) -> Tensor:
         The first token's state or the mean over the tokens, see `exit_pooling`; shape `(batch, hidden)`.
     """
     return hidden[:, 0] if model.config.pooling == "first" else mean_pool(hidden, context.padding)
-
-
-def _readiness(config: Any, exit: Exit, memory: State) -> tuple[Tensor, State]:
-    """Return the scores of the config's exit criterion, shape `(batch,)`, and the memory for the next exit."""
-    name = config.exit_criterion
-    if exit.score is not None and name == config.own_criterion:
-        return exit.score, ()
-    if name not in CRITERIA:
-        raise ValueError(
-            f"exit_criterion: got '{name}', which this model was not built for; pass it to the config of a new model"
-        )
-    logits, score = exit.logits.detach(), CRITERIA[name].score
-    return (score(logits), ()) if score else patience(logits, memory, config.tolerance)
 
 
 class Answers(NamedTuple):

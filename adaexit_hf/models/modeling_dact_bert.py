@@ -52,7 +52,7 @@ from .exit_heads import Exit
 from .exit_heads import ExitHead
 from .exit_heads import SingleUnit
 from .exit_heads import State
-from .exit_heads import entropy
+from .exit_criteria import entropy
 from .modeling_early_exit import EarlyExitForSequenceClassification
 from .modeling_early_exit import EarlyExitModel
 from .modeling_early_exit import Paper

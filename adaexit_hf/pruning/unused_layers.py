@@ -7,8 +7,7 @@ from transformers import PreTrainedModel
 
 from ..evaluation.trace import ExitTrace
 from ..models.configuration_early_exit import Threshold
-from ..models.from_encoder import cut_layers
-from ..models.modeling_early_exit import EarlyExitForSequenceClassification
+from ..models.modeling_early_exit import EarlyExitForSequenceClassification, cut_layers
 
 
 def prune_unused_layers(

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy
 
 from ..evaluation.metrics import METRICS
+from ..evaluation.thresholds import spread_thresholds
 from ..evaluation.trace import ExitTrace, check_same_data, predictions
-from ..evaluation.tradeoff import spread_thresholds
 from ..models.configuration_early_exit import Threshold
 from .attributed_tokens import DIGITS, TokenAttributions, embedded
 

@@ -18,8 +18,8 @@ from transformers import BertModel
 from adaexit_hf import ExitTrace, collect_trace, predict, tradeoff_curve
 from adaexit_hf.evaluation.bootstrap import bootstrap_seeds
 from adaexit_hf.evaluation.flops import flops_per_exit
+from adaexit_hf.evaluation.thresholds import spread_thresholds
 from adaexit_hf.evaluation.trace import check_same_data
-from adaexit_hf.evaluation.tradeoff import spread_thresholds
 from adaexit_hf.interpretation.attribution import explain, layer_conductance
 from adaexit_hf.interpretation.probes import attention_entropy
 

@@ -18,8 +18,9 @@ from adaexit_hf import (
     tradeoff_curve,
 )
 from adaexit_hf.evaluation.summary import report
+from adaexit_hf.evaluation.thresholds import spread_thresholds
 from adaexit_hf.evaluation.trace import predictions
-from adaexit_hf.evaluation.tradeoff import layer_scores, oracle_bound, spread_thresholds
+from adaexit_hf.evaluation.tradeoff import layer_scores, oracle_bound
 from adaexit_hf.models import EarlyExitForSequenceClassification
 from adaexit_hf.models.padded_batches import padded_batch
 

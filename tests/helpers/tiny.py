@@ -22,7 +22,7 @@ from transformers import (
 
 from adaexit_hf.models import METHODS, EarlyExitForSequenceClassification
 from adaexit_hf.models.encoder_layers import family_of
-from adaexit_hf.models.exit_heads import first_ready
+from adaexit_hf.models.exit_criteria import first_ready
 from adaexit_hf.models.modeling_early_exit import EarlyExitOutput
 
 # Weights ten times larger than usual: with the usual ones all exits of a tiny random model say nearly the same.

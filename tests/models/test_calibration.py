@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification
 
 from adaexit_hf import collect_trace
 from adaexit_hf.models import EarlyExitForSequenceClassification
-from adaexit_hf.models.exit_heads import best_temperature, confidence, entropy
+from adaexit_hf.models.exit_criteria import best_temperature, confidence, entropy
 
 Model = EarlyExitForSequenceClassification
 pytestmark = pytest.mark.filterwarnings("ignore:temperature .* is at its bound")  # of exits that know nothing

@@ -23,7 +23,7 @@ from transformers import AutoModelForSequenceClassification
 
 from adaexit_hf import BerxitConfig, DactBertConfig, DeeBertConfig, DepthAdaptiveConfig, PabeeConfig
 from adaexit_hf.models import EarlyExitForSequenceClassification
-from adaexit_hf.models.exit_heads import CRITERIA
+from adaexit_hf.models.exit_criteria import CRITERIA
 
 Model = EarlyExitForSequenceClassification
 PAIRS = [

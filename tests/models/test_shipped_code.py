@@ -90,9 +90,9 @@ def test_shared_files_import_one_way() -> None:
     order = [
         "encoder_layers",
         "exit_heads",
+        "exit_criteria",
         "configuration_early_exit",
         "padded_batches",
-        "from_encoder",
         "early_exit_loop",
     ]
     order += ["pipeline_early_exit", "modeling_early_exit"]

@@ -1,0 +1,233 @@
+"""Exit criteria: how the readiness score of an exit is computed and compared with the threshold; temperature scaling.
+
+This file travels inside checkpoints: see docs/contributing.md, "Files that travel with a checkpoint".
+"""
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .exit_heads import Exit
+from .exit_heads import State
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Return the entropy of softmax(logits) in nats, from 0 to ln(labels). DeeBERT, Algorithm 1.
+
+    Computed from log-softmax, since both formulas in the authors' code give NaN for very confident logits.
+
+    Args:
+        logits: shape `(..., labels)`.
+
+    Returns:
+        Shape `(...)`.
+
+    Examples:
+        >>> [round(value, 6) for value in entropy(torch.tensor([[2.0, -1.0, 0.3], [120.0, -120.0, 0.0]])).tolist()]
+        [0.582192, 0.0]
+        >>> round(entropy(torch.zeros(3)).item(), 6) == round(math.log(3), 6)
+        True
+    """
+    log_probabilities = logits.float().log_softmax(dim=-1)
+    # Not a unary minus, which would give -0.0 where one class has probability 1.
+    return 0.0 - (log_probabilities.exp() * log_probabilities).sum(dim=-1)
+
+
+def confidence(logits: Tensor) -> Tensor:
+    """Return the largest probability of softmax(logits), from 1 / labels to 1. BERxiT, section 4.1.
+
+    Args:
+        logits: shape `(..., labels)`.
+
+    Returns:
+        Shape `(...)`.
+
+    Examples:
+        >>> round(confidence(torch.tensor([2.0, -1.0, 0.3])).item(), 6)
+        0.811378
+    """
+    return logits.float().softmax(dim=-1).amax(dim=-1)
+
+
+def normalized_entropy(logits: Tensor) -> Tensor:
+    """Return the entropy of softmax(logits) divided by ln(labels), from 0 to 1. FastBERT, section 3.3.
+
+    Args:
+        logits: shape `(..., labels)`.
+
+    Returns:
+        Shape `(...)`.
+
+    Examples:
+        >>> round(normalized_entropy(torch.tensor([2.0, -1.0, 0.3])).item(), 6)
+        0.529934
+    """
+    return entropy(logits) / math.log(logits.shape[-1])
+
+
+def margin(logits: Tensor) -> Tensor:
+    """Return the difference of the two largest probabilities of softmax(logits), from 0 to 1.
+
+    Args:
+        logits: shape `(..., labels)`.
+
+    Returns:
+        Shape `(...)`.
+
+    Examples:
+        >>> round(margin(torch.tensor([2.0, -1.0, 0.3])).item(), 6)
+        0.663153
+    """
+    top = logits.float().softmax(dim=-1).topk(2, dim=-1).values
+    return top[..., 0] - top[..., 1]
+
+
+def patience(logits: Tensor, memory: State, tolerance: float | None = None) -> tuple[Tensor, State]:
+    """Count how many exits in a row agreed with the exit before them. PABEE, section 3.2.
+
+    Two exits agree if they predict the same class; in regression, if they differ by less than `tolerance`. An exit
+    with NaN or infinite logits agrees with none.
+
+    Args:
+        logits: logits of this exit, shape `(batch, labels)`.
+        memory: the memory that the call for the previous exit returned; () at the first exit.
+        tolerance: for regression, in the unit of the labels; None for classification.
+
+    Returns:
+        The count, shape `(batch,)`, 0 at the first exit; and the memory: predictions and count, each `(batch,)`.
+
+    Examples:
+        >>> memory = ()
+        >>> for logits in ([[1.0, 0.0]], [[2.0, 1.0]], [[0.5, 0.1]], [[0.0, 1.0]]):
+        ...     count, memory = patience(torch.tensor(logits), memory)
+        ...     print(count.item())
+        0.0
+        1.0
+        2.0
+        0.0
+    """
+    predictions = logits.squeeze(-1).float() if logits.shape[-1] == 1 else logits.argmax(dim=-1).float()
+    predictions = predictions.masked_fill(~logits.isfinite().all(dim=-1), torch.nan)
+    if not memory:
+        return torch.zeros_like(predictions), (predictions, torch.zeros_like(predictions))
+    previous, count = memory
+    agree = predictions == previous if tolerance is None else (predictions - previous).abs() < tolerance
+    count = torch.where(agree, count + 1, torch.zeros_like(count))
+    return count, (predictions, count)
+
+
+class Criterion(NamedTuple):
+    """An exit criterion that needs only the logits, so that every method allows it.
+
+    Attributes:
+        score: computes the readiness score, logits `(batch, labels)` -> `(batch,)`; None for patience, which also
+            needs the previous exits.
+        ready: compares score and threshold, -> bool `(batch,)`: True where a row leaves.
+        bounds: number of labels, number of exits -> lowest and highest threshold.
+    """
+
+    score: Callable[[Tensor], Tensor] | None
+    ready: Callable[[Tensor, float], Tensor]
+    bounds: Callable[[int, int], tuple[float, float]]
+
+
+CRITERIA: dict[str, Criterion] = {
+    "entropy": Criterion(entropy, torch.lt, lambda labels, exits: (0.0, math.log(labels))),
+    "normalized_entropy": Criterion(normalized_entropy, torch.lt, lambda labels, exits: (0.0, 1.0)),
+    "confidence": Criterion(confidence, torch.gt, lambda labels, exits: (0.0, 1.0)),
+    "margin": Criterion(margin, torch.gt, lambda labels, exits: (0.0, 1.0)),
+    "patience": Criterion(None, torch.ge, lambda labels, exits: (1.0, float(max(1, exits)))),
+}
+
+
+def readiness(config: Any, exit: Exit, memory: State) -> tuple[Tensor, State]:
+    """Compute the readiness scores of an exit with the config's exit criterion.
+
+    Args:
+        config: the method's config.
+        exit: the output of the exit.
+        memory: what the call for the previous exit returned; () at the first exit.
+
+    Returns:
+        The scores, shape `(batch,)`, and the memory for the next exit.
+
+    Raises:
+        ValueError: the config's exit criterion was changed to one for which the model has no layers.
+    """
+    name = config.exit_criterion
+    if exit.score is not None and name == config.own_criterion:
+        return exit.score, ()
+    if name not in CRITERIA:
+        raise ValueError(
+            f"exit_criterion: got '{name}', which this model was not built for; pass it to the config of a new model"
+        )
+    logits, score = exit.logits.detach(), CRITERIA[name].score
+    return (score(logits), ()) if score else patience(logits, memory, config.tolerance)
+
+
+def first_ready(ready: Tensor) -> Tensor:
+    """Return the index of the first exit that is ready, or of the last exit if none is.
+
+    Args:
+        ready: bool, shape `(..., exits)`.
+
+    Returns:
+        Indices from 0, int64, shape `(...)`.
+
+    Examples:
+        >>> first_ready(torch.tensor([[False, True, True], [False, False, False]])).tolist()
+        [1, 2]
+    """
+    ready = ready.clone()
+    ready[..., -1] = True
+    return ready.long().argmax(dim=-1)
+
+
+TEMPERATURE_BOUNDS = (0.01, 100.0)
+
+
+def best_temperature(logits: Tensor, labels: Tensor) -> float:
+    """Return the temperature T for which softmax(logits / T) gives the labels the largest likelihood.
+
+    The negative log-likelihood is convex in 1 / T, so T is found by bisection: its slope, the mean over the samples of
+    sum_c p_c z_c - z_y, changes sign once. If the best T is not inside [0.01, 100], the bound is returned with a
+    warning: T tends to 0 if all predictions are right, and to infinity if they are no better than chance.
+
+    Args:
+        logits: shape `(samples, labels)`; samples with NaN or infinite logits are ignored, since they never exit.
+        labels: class indices, shape `(samples,)`.
+
+    Returns:
+        The temperature, from 0.01 to 100.
+
+    Raises:
+        ValueError: no sample has finite logits.
+
+    Examples:
+        >>> logits, labels = torch.tensor([[2.0, 0.0]] * 4), torch.tensor([0, 0, 0, 1])  # softmax(2 / T) = 3 / 4
+        >>> round(best_temperature(logits, labels), 6), round(2 / torch.tensor(3.0).log().item(), 6)
+        (1.820478, 1.820478)
+    """
+    finite = logits.isfinite().all(dim=-1)
+    if not finite.any():
+        raise ValueError(f"logits: NaN or infinite for all {len(logits)} samples; check the model and its input")
+    logits, labels = logits[finite].double(), labels[finite]
+    label_logit = torch.take_along_dim(logits, labels.long()[:, None], dim=1).mean()
+
+    def slope(inverse: float) -> float:
+        return float(((logits * inverse).softmax(dim=-1) * logits).sum(dim=-1).mean() - label_logit)
+
+    low, high = 1 / TEMPERATURE_BOUNDS[1], 1 / TEMPERATURE_BOUNDS[0]
+    if slope(low) >= 0 or slope(high) <= 0:
+        bound = TEMPERATURE_BOUNDS[1] if slope(low) >= 0 else TEMPERATURE_BOUNDS[0]
+        why = "predictions are no better than chance" if slope(low) >= 0 else "all predictions are right"
+        warnings.warn(f"temperature {bound} is at its bound, since {why} on {len(labels)} samples", stacklevel=3)
+        return bound
+    for _ in range(60):
+        middle = (low * high) ** 0.5
+        low, high = (low, middle) if slope(middle) > 0 else (middle, high)
+    return (1 / low + 1 / high) / 2
