@@ -211,6 +211,16 @@ def trained_workload(
 
     Raises:
         ValueError: The config has no threshold.
+
+    Examples:
+        >>> from transformers import BertConfig, BertTokenizer
+        >>> from adaexit_hf import BerxitConfig, BerxitForSequenceClassification
+        >>> tokenizer = BertTokenizer(vocab={"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "good": 4, "film": 5})
+        >>> encoder = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=3, num_attention_heads=2)
+        >>> model = BerxitForSequenceClassification(BerxitConfig(encoder, exit_threshold=0.0, num_labels=2)).eval()
+        >>> work = trained_workload(model, tokenizer, ["good", "good film"])
+        >>> work.expected.exit_layer.tolist(), work.layer_speed_up
+        ([1, 1], 3.0)
     """
     config = model.config.encoder_config
     length_limits = (tokenizer.model_max_length, family_of(config).max_tokens(config))

@@ -15,6 +15,14 @@ class DataCollatorWithTokenDepths(DataCollatorWithPadding):
     uses it by default if it has a tokenizer. Its arguments are those of `DataCollatorWithPadding`: `tokenizer`,
     `padding`, `max_length`, `pad_to_multiple_of` and `return_tensors`, which must be "pt" with `token_depths`. Depths
     are padded on the same side as the tokens.
+
+    Examples:
+        >>> from transformers import BertTokenizer
+        >>> tokenizer = BertTokenizer(vocab={"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "good": 4, "film": 5})
+        >>> short = {"input_ids": [2, 4, 3], "token_depths": [1, 2, 1]}
+        >>> long = {"input_ids": [2, 4, 5, 3], "token_depths": [1, 2, 4, 1]}
+        >>> DataCollatorWithTokenDepths(tokenizer)([short, long])["token_depths"].tolist()
+        [[1, 2, 1, 0], [1, 2, 4, 1]]
     """
 
     def __call__(self, features: list[dict[str, Any]]) -> Any:

@@ -193,6 +193,19 @@ def estimate_depths_by_reconstruction(
             tokenizer has no mask token; if `penalty`, `batch_size` or `masked_at_once` is out of range; or if
             `losses_file` was made from other texts or another model.
         TypeError: if the data set is not a `datasets.Dataset`.
+
+    Examples:
+        >>> from datasets import Dataset
+        >>> from transformers import BertConfig, BertForMaskedLM, BertTokenizer
+        >>> from adaexit_hf import anytime_masked_lm
+        >>> vocabulary = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "film")
+        >>> tokenizer = BertTokenizer(vocab={token: number for number, token in enumerate(vocabulary)})
+        >>> config = BertConfig(vocab_size=7, hidden_size=8, num_hidden_layers=3, num_attention_heads=2)
+        >>> model = anytime_masked_lm(BertForMaskedLM(config))  # not trained
+        >>> dataset = Dataset.from_list([{"input_ids": tokenizer("a good film")["input_ids"]}])
+        >>> dataset = estimate_depths_by_reconstruction(dataset, model, tokenizer, penalty=9.0)
+        >>> dataset["token_depths"][0]  # the unknown word "a" runs all layers
+        [1, 3, 1, 1, 1]
     """
     if not penalty >= 0:
         raise ValueError(f"penalty: got {penalty}; pass a number >= 0, the paper's is 0.1")

@@ -99,6 +99,20 @@ def convert_checkpoint(
             is not one of these methods; if tensors are unknown, missing, or have another shape; or if the labels do
             not match the classifier.
         TypeError: if a setting is unknown.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> from torch import nn
+        >>> from transformers import BertConfig, BertForSequenceClassification
+        >>> encoder = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=2, num_attention_heads=2)
+        >>> authors = BertForSequenceClassification(encoder)
+        >>> del authors.classifier
+        >>> authors.classifiers = nn.ModuleList(nn.Linear(8, 3) for _ in range(2))  # as in PABEE's files
+        >>> with TemporaryDirectory() as folder:
+        ...     authors.save_pretrained(folder)
+        ...     model = convert_checkpoint(folder, exit_threshold=1)
+        >>> type(model).__name__, model.config.num_labels, model.config.exit_layers
+        ('PabeeForSequenceClassification', 3, [1, 2])
     """
     if save_directory is not None and Path(save_directory).is_file():
         raise ValueError(f"save_directory: '{save_directory}' is a file; pass a folder")

@@ -158,6 +158,19 @@ def explain(
 
     Warns:
         RuntimeWarning: If attributions differ from the change that they explain by more than 5 %.
+
+    Examples:
+        >>> from transformers import BertConfig, BertTokenizer
+        >>> from adaexit_hf import DeeBertConfig, DeeBertForSequenceClassification
+        >>> vocabulary = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "film")
+        >>> tokenizer = BertTokenizer(vocab={token: number for number, token in enumerate(vocabulary)})
+        >>> encoder = BertConfig(vocab_size=7, hidden_size=8, num_hidden_layers=2, num_attention_heads=2)
+        >>> model = DeeBertForSequenceClassification(DeeBertConfig(encoder, num_labels=2))
+        >>> (explanation,) = explain(model, [tokenizer("good film")], tokenizer, layers=[1], steps=16, progress=False)
+        >>> explanation.tokens, explanation.exit_layer
+        (('[CLS]', 'good', 'film', '[SEP]'), 2)
+        >>> {name: len(values) for name, values in explanation.named_values().items()}
+        {'answer at layer 1': 4, 'entropy at layer 1': 4}
     """
     run, exit_layers = Unrolled(model), list(model.config.exit_layers)
     chosen = exit_layers if layers is None else list(layers)
@@ -236,6 +249,17 @@ def layer_conductance(
 
     Warns:
         RuntimeWarning: If the conductance of a layer differs from the change that it explains by more than 5 %.
+
+    Examples:
+        >>> from transformers import BertConfig
+        >>> from adaexit_hf import DeeBertConfig, DeeBertForSequenceClassification
+        >>> encoder = BertConfig(vocab_size=7, hidden_size=8, num_hidden_layers=2, num_attention_heads=2)
+        >>> model = DeeBertForSequenceClassification(DeeBertConfig(encoder, num_labels=2))
+        >>> (conductance,) = layer_conductance(model, [{"input_ids": [2, 5, 6, 3]}], steps=16, progress=False)
+        >>> conductance.exit_layer, conductance.values.shape  # (layers, tokens)
+        (2, torch.Size([2, 4]))
+        >>> bool((conductance.error < 0.05).all())  # values and state of each layer sum to `conductance.change`
+        True
     """
     run = Unrolled(model)
     forward = run.of({"answer": answer, "score": readiness}[check_choice("of", of, ("answer", "score"))])

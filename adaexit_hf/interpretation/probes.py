@@ -121,6 +121,18 @@ def confidence_bleu_correlation(trace: ExitTrace, first: Sequence[str], second: 
         ImportError: If sacrebleu is not installed.
         ValueError: If the number of sentences is not the number of samples, or if the trace is of a regression, which
             has no confidence.
+
+    Examples:
+        >>> import torch
+        >>> from adaexit_hf import ExitTrace
+        >>> logits = torch.tensor([[[3.0, 0.0]], [[2.0, 0.0]], [[1.0, 0.0]]])  # (samples, exits, labels)
+        >>> trace = ExitTrace(logits, torch.zeros(3, 1), None, exit_layers=(12,), ready="gt")
+        >>> first = ["the film is good", "the film was good", "I left"]
+        >>> result = confidence_bleu_correlation(trace, first, ["the film is good"] * 3)
+        >>> [round(bleu, 1) for bleu in result.bleu.tolist()], result.samples.tolist()
+        ([100.0, 35.4, 0.0], [[3, 0]])
+        >>> [round(value, 3) for value in result.correlation[0].tolist()]  # no sample is predicted as class 1
+        [0.933, nan]
     """
     samples, _, labels = trace.logits.shape
     if labels == 1:

@@ -222,6 +222,19 @@ class BerxitForSequenceClassification(EarlyExitForSequenceClassification):
 
     Args:
         config: the config.
+
+    Examples:
+        >>> import torch
+        >>> from transformers import BertConfig
+        >>> from adaexit_hf import BerxitConfig, BerxitForSequenceClassification
+        >>> encoder = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=3, num_attention_heads=2)
+        >>> model = BerxitForSequenceClassification(BerxitConfig(encoder, num_labels=1)).eval()  # a regression
+        >>> model.config.exit_criterion, model.stages[0].objectives  # in alternating steps
+        ('learned', ('final', 'joint'))
+        >>> model.lte.bias.data[0] = 2.0  # the certainty is about sigmoid(2) = 0.88
+        >>> input_ids = torch.tensor([[1, 5, 2]])
+        >>> [model(input_ids, exit_threshold=threshold).exit_layer.item() for threshold in (0.8, 0.95)]
+        [1, 3]
     """
 
     config_class = BerxitConfig

@@ -247,6 +247,18 @@ class DactBertForSequenceClassification(EarlyExitForSequenceClassification):
 
     Args:
         config: the config.
+
+    Examples:
+        >>> import torch
+        >>> from transformers import BertConfig
+        >>> from adaexit_hf import DactBertConfig, DactBertForSequenceClassification
+        >>> encoder = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=3, num_attention_heads=2)
+        >>> model = DactBertForSequenceClassification(DactBertConfig(encoder, num_labels=2)).eval()
+        >>> [stage.name for stage in model.stages]
+        ['backbone', 'adaptive']
+        >>> model.exits[0].classifier.bias.data[0] = 3.0  # exit 1 is fairly certain of class 0
+        >>> model(torch.tensor([[1, 5, 2]])).exit_layer.tolist()  # after layer 2, layer 3 cannot change the class
+        [2]
     """
 
     config_class = DactBertConfig

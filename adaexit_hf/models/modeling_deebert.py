@@ -58,6 +58,18 @@ class DeeBertForSequenceClassification(EarlyExitForSequenceClassification):
 
     Args:
         config: the config.
+
+    Examples:
+        >>> import torch
+        >>> from transformers import BertConfig
+        >>> from adaexit_hf import DeeBertConfig, DeeBertForSequenceClassification
+        >>> encoder = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=3, num_attention_heads=2)
+        >>> model = DeeBertForSequenceClassification(DeeBertConfig(encoder, num_labels=2)).eval()
+        >>> [stage.name for stage in model.stages]
+        ['backbone', 'exits']
+        >>> model.exits[1].classifier.bias.data[0] = 9.0  # exit 2 is certain of class 0, so its entropy is low
+        >>> model(torch.tensor([[1, 5, 2]]), exit_threshold=0.3).exit_layer.tolist()
+        [2]
     """
 
     config_class = DeeBertConfig

@@ -286,6 +286,19 @@ class DepthAdaptiveForSequenceClassification(EarlyExitForSequenceClassification)
 
     Args:
         config: the config.
+
+    Examples:
+        >>> import torch
+        >>> from transformers import BertConfig
+        >>> from adaexit_hf import DepthAdaptiveConfig, DepthAdaptiveForSequenceClassification
+        >>> encoder = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=3, num_attention_heads=2)
+        >>> model = DepthAdaptiveForSequenceClassification(DepthAdaptiveConfig(encoder, num_labels=2)).eval()
+        >>> texts = [([1, 5, 6, 2], 0), ([1, 5, 7, 2], 0), ([1, 6, 8, 2], 1), ([1, 7, 8, 2], 1)]
+        >>> model.prepare([{"input_ids": input_ids, "label": label} for input_ids, label in texts])
+        >>> model.depth_table(torch.arange(5, 9)).tolist()  # words 5 and 8 tell the classes apart, 6 and 7 do not
+        [1, 3, 3, 1]
+        >>> model(torch.tensor([[1, 5, 8, 2], [1, 5, 6, 2]])).exit_layer.tolist()
+        [1, 3]
     """
 
     config_class = DepthAdaptiveConfig

@@ -281,6 +281,17 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
 
     Args:
         config: the method's config.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> from transformers import BertConfig, BertModel
+        >>> from adaexit_hf import DeeBertForSequenceClassification
+        >>> encoder = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=3, num_attention_heads=2)
+        >>> with TemporaryDirectory() as folder:
+        ...     BertModel(encoder).save_pretrained(folder)  # or any pretrained encoder
+        ...     model = DeeBertForSequenceClassification.from_encoder_pretrained(folder, exit_layers=[1, 3])
+        >>> len(model.exits), [stage.name for stage in model.stages]
+        (2, ['backbone', 'exits'])
     """
 
     _auto_class = "AutoModelForSequenceClassification"  # the code is saved with the checkpoint

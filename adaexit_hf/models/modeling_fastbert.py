@@ -173,6 +173,18 @@ class FastBertForSequenceClassification(EarlyExitForSequenceClassification):
 
     Args:
         config: the config.
+
+    Examples:
+        >>> import torch
+        >>> from transformers import BertConfig
+        >>> from adaexit_hf import FastBertConfig, FastBertForSequenceClassification
+        >>> encoder = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=3, num_attention_heads=2)
+        >>> model = FastBertForSequenceClassification(FastBertConfig(encoder, num_labels=2)).eval()
+        >>> [stage.name for stage in model.stages], model.unlabelled_objectives
+        (['teacher', 'distil'], ('distillation',))
+        >>> model.exits[1].classifier.bias.data[0] = 9.0  # student 2 is certain of class 0
+        >>> model(torch.tensor([[1, 5, 2]]), exit_threshold=0.3).exit_layer.tolist()  # 30 % of the highest entropy
+        [2]
     """
 
     config_class = FastBertConfig

@@ -67,6 +67,20 @@ class PabeeForSequenceClassification(EarlyExitForSequenceClassification):
 
     Args:
         config: the config.
+
+    Examples:
+        >>> import torch
+        >>> from transformers import BertConfig
+        >>> from adaexit_hf import PabeeConfig, PabeeForSequenceClassification
+        >>> encoder = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=3, num_attention_heads=2)
+        >>> model = PabeeForSequenceClassification(PabeeConfig(encoder, num_labels=2)).eval()
+        >>> for exit in model.exits:
+        ...     exit.bias.data[1] = 9.0  # all exits predict class 1
+        >>> input_ids = torch.tensor([[1, 5, 2]])
+        >>> model(input_ids).exit_scores.tolist()  # exits in a row that agreed with the one before
+        [[0.0, 1.0, 2.0]]
+        >>> model(input_ids, exit_threshold=1).exit_layer.tolist()  # a patience of 1
+        [2]
     """
 
     config_class = PabeeConfig

@@ -112,6 +112,19 @@ class RightToolForSequenceClassification(EarlyExitForSequenceClassification):
 
     Args:
         config: the config.
+
+    Examples:
+        >>> import torch
+        >>> from transformers import BertConfig
+        >>> from adaexit_hf import RightToolConfig, RightToolForSequenceClassification
+        >>> encoder = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=3, num_attention_heads=2)
+        >>> config = RightToolConfig(encoder, exit_layers=[1, 3], num_labels=2, exit_threshold=0.8)
+        >>> model = RightToolForSequenceClassification(config).eval()
+        >>> [exit.layer_weights.numel() for exit in model.exits]  # the layers that each classifier reads
+        [1, 3]
+        >>> model.exits[0].classifier.bias.data[0] = 2.0  # a confidence of about 0.88
+        >>> model(torch.tensor([[1, 5, 2]])).exit_layer.tolist()
+        [1]
     """
 
     config_class = RightToolConfig

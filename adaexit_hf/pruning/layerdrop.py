@@ -28,6 +28,16 @@ class LayerDrop:
         probability: Probability with which each layer is skipped, in [0, 1]. The attribute may be changed at any time.
         generator: Random generator on the CPU, or None for torch's default generator.
         returns_attention: Whether the layers return `(hidden_states, attention)`, as in `EncoderLayers`.
+
+    Examples:
+        >>> from transformers import BertConfig, BertModel
+        >>> from adaexit_hf.pruning import layer_drop
+        >>> model = BertModel(BertConfig(vocab_size=10, hidden_size=4, num_hidden_layers=2, num_attention_heads=1))
+        >>> handle = layer_drop(model, probability=0.2)
+        >>> handle.probability = 0.0  # from now on training runs every layer
+        >>> handle.draw()  # whether the next layer is skipped
+        False
+        >>> handle.remove()
     """
 
     def __init__(self, probability: float, generator: torch.Generator | None, returns_attention: bool) -> None:

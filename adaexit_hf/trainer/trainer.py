@@ -45,6 +45,22 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
     Raises:
         TypeError: if `args` is not `EarlyExitTrainingArguments`, or the model has no stages.
         ValueError: if label smoothing, `compute_loss_func` or `model_init` is set: they would replace the objectives.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> from transformers import BertConfig, PrinterCallback
+        >>> from adaexit_hf import DeeBertConfig, DeeBertForSequenceClassification, EarlyExitTrainingArguments
+        >>> encoder = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=2, num_attention_heads=2)
+        >>> model = DeeBertForSequenceClassification(DeeBertConfig(encoder, num_labels=2))
+        >>> rows = [{"input_ids": [1, 5, 2], "label": 0}, {"input_ids": [1, 6, 2], "label": 1}]
+        >>> quiet = {"disable_tqdm": True, "report_to": "none", "save_strategy": "no", "use_cpu": True}
+        >>> with TemporaryDirectory() as folder:
+        ...     args = EarlyExitTrainingArguments(folder, max_steps=1, **quiet)
+        ...     trainer = EarlyExitTrainer(model, args, train_dataset=rows)
+        ...     trainer.remove_callback(PrinterCallback)  # prints the logs
+        ...     output = trainer.train()
+        >>> output.global_step, [name for name in output.metrics if name.endswith("_train_loss")]
+        (2, ['backbone_train_loss', 'exits_train_loss'])
     """
 
     loss_is_scaled_for_ga = False  # the model's loss is the mean over the micro-batch

@@ -45,6 +45,19 @@ def token_attributions(explanation: Explanation, text: str | Sequence[str], toke
 
     Raises:
         ValueError: If the tokenizer splits the text into other tokens than those that were explained.
+
+    Examples:
+        >>> from transformers import BertConfig, BertTokenizer
+        >>> from adaexit_hf import DeeBertConfig, DeeBertForSequenceClassification, explain
+        >>> vocabulary = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "film")
+        >>> tokenizer = BertTokenizer(vocab={token: number for number, token in enumerate(vocabulary)})
+        >>> encoder = BertConfig(vocab_size=7, hidden_size=8, num_hidden_layers=2, num_attention_heads=2)
+        >>> model = DeeBertForSequenceClassification(DeeBertConfig(encoder, num_labels=2))
+        >>> text = "Good film!"
+        >>> (explanation,) = explain(model, [tokenizer(text)], tokenizer, scores=False, steps=16, progress=False)
+        >>> attributions = token_attributions(explanation, text, tokenizer)
+        >>> attributions.tokens, list(attributions.values)
+        (['Good ', 'film', '!'], ['answer at layer 1', 'answer at layer 2'])
     """
     values = explanation.named_values()
     if not tokenizer.is_fast:

@@ -39,6 +39,13 @@ def tradeoff_figure(
 
     Raises:
         ImportError: If matplotlib is not installed.
+
+    Examples:
+        >>> from adaexit_hf import CurvePoint
+        >>> curve = [CurvePoint(0.9, 0.88, 4.0, 0.667), CurvePoint(None, 0.91, 12.0, 0.0)]
+        >>> figure = tradeoff_figure(curve, "accuracy", depth=12, chosen=0.9)
+        >>> [text.get_text().splitlines() for text in figure.axes[0].texts]
+        [['threshold 0.9', '0.8800, 4.00 layers'], ['full depth 0.9100']]
     """
     figure, axes = _canvas(f"{metric[:1].upper()}{metric[1:]} and layers run{on and f': {on}'}")
     axes.grid(axis="y", color=FAINT, linewidth=0.8)
@@ -95,6 +102,15 @@ def comparison_figure(
     Raises:
         ValueError: If there are no curves or more than eight.
         ImportError: If matplotlib is not installed.
+
+    Examples:
+        >>> from adaexit_hf import CurvePoint
+        >>> first = [CurvePoint(0.9, 0.88, 4.0, 0.667), CurvePoint(None, 0.91, 12.0, 0.0)]
+        >>> second = [CurvePoint(0.9, 0.86, 6.0, 0.5), CurvePoint(None, 0.92, 12.0, 0.0)]
+        >>> curves = {"BERxiT": first, "DeeBERT": second}
+        >>> figure = comparison_figure(curves, "accuracy", depth=12, fixed={"6 layers": (6.0, 0.87)})
+        >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+        ['BERxiT', 'DeeBERT']
     """
     if not 1 <= len(curves) <= len(STYLES):
         raise ValueError(f"curves: got {len(curves)}; pass 1 to {len(STYLES)}, or draw several figures")
@@ -148,6 +164,11 @@ def exit_figure(histogram: Mapping[int, int], depth: int, on: str = "") -> "Figu
 
     Raises:
         ImportError: If matplotlib is not installed.
+
+    Examples:
+        >>> figure = exit_figure({6: 30, 12: 10}, depth=12)
+        >>> [text.get_text() for text in figure.axes[0].texts]  # percent
+        ['75', '25']
     """
     figure, axes = _canvas(f"Where texts leave{on and f': {on}'}")
     total = sum(histogram.values())

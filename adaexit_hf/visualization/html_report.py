@@ -77,6 +77,18 @@ def write_report(
     Raises:
         TypeError: As `build_report`.
         ValueError: As `build_report`.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> import torch
+        >>> from adaexit_hf import ExitTrace
+        >>> logits = torch.tensor([[[0.0, 1.0], [0.0, 2.0]], [[0.5, 0.4], [0.0, 2.0]]])
+        >>> scores = torch.tensor([[0.73, 0.88], [0.52, 0.88]])  # confidence
+        >>> trace = ExitTrace(logits, scores, torch.tensor([1, 1]), exit_layers=(6, 12), ready="gt")
+        >>> with TemporaryDirectory() as folder:
+        ...     path = write_report(trace, f"{folder}/report.html", thresholds=0.7, title="Film reviews")
+        ...     "<title>Film reviews</title>" in path.read_text(encoding="utf-8")
+        True
     """
     report = build_report(
         traces,

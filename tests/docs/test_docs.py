@@ -7,7 +7,8 @@ import sys
 import pytest
 
 import adaexit_hf
-from adaexit_hf.models import METHODS, EarlyExitConfig
+from adaexit_hf import benchmark
+from adaexit_hf.models import METHODS, EarlyExitConfig, EarlyExitModel
 
 PUBLIC = {name: getattr(adaexit_hf, name) for name in adaexit_hf.__all__ if callable(getattr(adaexit_hf, name))}
 # Public methods that users call, besides what Transformers documents.
@@ -19,12 +20,20 @@ METHODS_OF_CLASSES = {
     if not method.startswith("_") and inspect.isfunction(getattr(value, method))
 }
 FUNCTIONS = {name: value for name, value in PUBLIC.items() if inspect.isfunction(value)}
+BENCHMARK = {name: getattr(benchmark, name) for name in benchmark.__all__}
 CONFIGS = {model.config_class.__name__: model.config_class for model in METHODS.values()}
 MODELS = {model.__name__: model for model in METHODS.values()}
 
 
 def described(value: object) -> str:
     return inspect.getdoc(value) or ""
+
+
+def is_called(value: object) -> bool:
+    """Whether users call it: not so records, which have attributes, nor exceptions, nor encoders without exits."""
+    if not inspect.isclass(value):
+        return True
+    return "\nAttributes:\n" not in described(value) and not issubclass(value, BaseException | EarlyExitModel)
 
 
 @pytest.mark.parametrize("name", PUBLIC)
@@ -34,6 +43,14 @@ def test_every_public_name_says_what_it_is(name: str) -> None:
     assert re.match(r"[A-Z`].*?[.:;,]", text.strip(), flags=re.DOTALL), text
     # What dataclasses and named tuples write by themselves says nothing.
     assert not text.startswith(f"{name}("), text
+
+
+@pytest.mark.parametrize("name", [name for name, value in (PUBLIC | BENCHMARK).items() if is_called(value)])
+def test_what_users_call_has_an_example(name: str) -> None:
+    value = (PUBLIC | BENCHMARK)[name]
+    text = inspect.cleandoc(value.__doc__ or "")  # its own, since `inspect.getdoc` also finds that of a base class
+    assert re.search(r"\nExamples:\n    >>> ", text), name
+    assert "doctest: +SKIP" not in text
 
 
 @pytest.mark.parametrize("name", [*FUNCTIONS, *METHODS_OF_CLASSES])
