@@ -8,7 +8,6 @@ import re
 import statistics
 import sys
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -19,9 +18,8 @@ import torch
 from transformers import BertConfig, PreTrainedConfig
 
 from ..inference.prediction import predict_stream
-from ..inference.row_reader import RowReader, numbered
 from ..models import EarlyExitForSequenceClassification
-from ..models.encoder_layers import family_of
+from ..models.padded_batches import read_rows
 from .planted import planned_layers, planted_model, planted_rows, text_lengths
 from .records import Record
 from .runs import (
@@ -222,14 +220,7 @@ def trained_workload(
         >>> work.expected.exit_layer.tolist(), work.layer_speed_up
         ([1, 1], 3.0)
     """
-    config = model.config.encoder_config
-    length_limits = (tokenizer.model_max_length, family_of(config).max_tokens(config))
-    reader = RowReader(tokenizer, min(limit for limit in length_limits if limit))
-    rows = [row for _, row in reader.rows(numbered(texts, 0, 1))]
-    if reader.truncated:
-        warnings.warn(
-            f"{reader.truncated} texts have more than {reader.longest} tokens and are truncated", stacklevel=2
-        )
+    rows = read_rows(texts, tokenizer, model.config.encoder_config)
     return workload(model, rows, texts=texts, tokenizer=tokenizer, **fields)
 
 

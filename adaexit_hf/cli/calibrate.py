@@ -50,9 +50,9 @@ def calibrate(options: CalibrationOptions, positionals: Any) -> None:
     split, rows = next(iter(datasets_by_split.items()))
     if options.temperatures:
         halves = rows.train_test_split(test_size=0.5, seed=0)
-        model.calibrate_temperatures(halves["test"], options.batch_size)
+        model.calibrate_temperatures(halves["test"], batch_size=options.batch_size)
         rows = halves["train"]
-    trace = collect_trace(model, rows, options.batch_size, sys.stderr.isatty())
+    trace = collect_trace(model, rows, batch_size=options.batch_size, progress=sys.stderr.isatty())
     curve = curve_with_threshold(trace, metrics[0], model.config.exit_threshold)
     chosen = choose_threshold(curve, options.max_drop)
     new_settings = {"exit_threshold": chosen.threshold}

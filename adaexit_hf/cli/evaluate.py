@@ -77,7 +77,8 @@ def trace_splits(
     """The trace of every split."""
     progress = sys.stderr.isatty()
     return {
-        split: collect_trace(model, rows, batch_size, progress, flops) for split, rows in datasets_by_split.items()
+        split: collect_trace(model, rows, batch_size=batch_size, progress=progress, count_flops=flops)
+        for split, rows in datasets_by_split.items()
     }
 
 

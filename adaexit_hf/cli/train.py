@@ -225,7 +225,7 @@ def trace_of(model: Any, rows: datasets.Dataset, tokenizer: Any, batch_size: int
     of evenly spaced layers that are kept.
     """
     if hasattr(model, "stages"):
-        return collect_trace(model, rows, batch_size)
+        return collect_trace(model, rows, batch_size=batch_size)
     depth = model.config.num_hidden_layers
     depths = range(1, depth + 1) if every_depth else [depth]
     logits = []
@@ -319,7 +319,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
             half = datasets_by_split[evaluation[0]].train_test_split(test_size=0.5, seed=0)[
                 "test"
             ]  # the same for all seeds
-            trainer.model.calibrate_temperatures(half, batch_size)
+            trainer.model.calibrate_temperatures(half, batch_size=batch_size)
         traces = {
             name: trace_of(trainer.model, rows, tokenizer, batch_size, dropping is not None)
             for name, rows in datasets_by_split.items()

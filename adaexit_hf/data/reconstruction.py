@@ -15,7 +15,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +24,9 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import MaskedLMOutput
 
-from ..models.early_exit_loop import InFlight, LayerLoop
+from ..models.early_exit_loop import InFlight, LayerLoop, right_padded
 from ..models.encoder_layers import Context, embed_inputs, family_of, run_layer
-from ..models.padded_batches import Row, by_length, checked_rows
+from ..models.padded_batches import Row, by_length, eval_mode, items_of
 
 # The prediction head of each family in Transformers: states (n, hidden) -> logits (n, vocabulary).
 _HEADS: dict[str, Callable[[Any, Tensor], Tensor]] = {
@@ -214,7 +214,14 @@ def estimate_depths_by_reconstruction(
     if tokenizer.mask_token_id is None:
         raise ValueError("tokenizer: has no mask token; pass the tokenizer of a masked language model")
     _check_masked_lm(model)
-    rows = checked_rows(dataset)
+    rows = list(items_of(dataset))  # with their padding, since every token of the data set gets a depth
+    if not rows:
+        raise ValueError("dataset: got no rows; pass at least one")
+    if "input_ids" not in rows[0]:
+        raise ValueError(
+            f"dataset: rows have {', '.join(rows[0])}, but no input_ids; call "
+            "dataset.map(lambda row: tokenizer(row['text'], truncation=True)) first"
+        )
     if not hasattr(dataset, "add_column"):
         raise TypeError(
             f"dataset: got {type(dataset).__name__}; pass a datasets.Dataset, e.g. datasets.Dataset.from_list(rows)"
@@ -273,22 +280,21 @@ def _losses_of_rows(
             copies.append({**row, "input_ids": tokens})
             masked_tokens.append((number, masked))
     losses_at_places: list[dict[int, list[float]]] = [{} for _ in rows]
-    training = model.training
-    model.eval()
-    try:
+    with eval_mode(model):
         for copy_numbers, batch in by_length(copies, batch_size, model.config):
             targets = torch.full_like(batch["input_ids"], -100)
             for line, copy_number in enumerate(copy_numbers):
                 number, masked = masked_tokens[copy_number]
                 targets[line, masked] = torch.tensor(rows[number]["input_ids"])[masked]
-            inputs = {name: value.to(model.device) for name, value in batch.items() if name != "token_depths"}
+            columns: dict[str, Tensor | None] = {"targets": targets}
+            columns |= {name: value for name, value in batch.items() if name != "token_depths"}
+            moved, _ = right_padded(columns)
+            inputs = {name: cast(Tensor, value).to(model.device) for name, value in moved.items()}
             with torch.inference_mode():
-                losses = iter(anytime_losses(model, inputs, targets.to(model.device)).T.tolist())
+                losses = iter(anytime_losses(model, inputs, inputs.pop("targets")).T.tolist())
             for copy_number in copy_numbers:
                 number, masked = masked_tokens[copy_number]
                 losses_at_places[number] |= {place: next(losses) for place in masked}
-    finally:
-        model.train(training)
     layers = int(model.config.num_hidden_layers)
     return [
         torch.tensor([row_losses[place] for place in row_places]).reshape(len(row_places), layers).T.round(decimals=4)

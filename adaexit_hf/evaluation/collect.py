@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from ..models.configuration_early_exit import check_whole_number
 from ..models.modeling_early_exit import EarlyExitForSequenceClassification
-from ..models.padded_batches import check_model, full_depth, label_column, row_labels, stream_rows
+from ..models.padded_batches import check_model, full_depth, iterable_of, label_column, row_labels, stream_rows
 from .flops import RowFlops
 from .trace import COMPARISONS, ExitTrace
 
@@ -20,20 +20,23 @@ _WINDOW = 32
 
 def collect_trace(
     model: EarlyExitForSequenceClassification,
-    dataset: Iterable[Mapping[str, Any]],
+    dataset: Iterable[Any],
+    tokenizer: Any = None,
+    *,
     batch_size: int = 32,
     progress: bool = True,
     count_flops: bool = False,
     about: Mapping[str, Any] | None = None,
 ) -> ExitTrace:
-    """Run a tokenized data set once at full depth and keep the logits and scores of every exit.
+    """Run a data set once at full depth and keep the logits and scores of every exit.
 
     The data set is read once, 32 batches at a time, so the memory needed is little more than that of the trace.
 
     Args:
         model: Model on any device. Its train or eval mode is restored afterwards.
-        dataset: Rows with `input_ids`, optionally `attention_mask`, `token_type_ids`, and `label` or `labels`; other
-            columns are ignored. Rows need not be padded; rows of similar length share a batch.
+        dataset: As for `predict`; with a column `label` or `labels`, the trace has labels. Other columns are ignored.
+            Rows of similar length share a batch.
+        tokenizer: The model's tokenizer. Not needed for tokenized rows.
         batch_size: Rows per forward pass, 1 or more. Default: 32.
         progress: Show a progress bar. Default: True.
         count_flops: Also count the floating-point operations of each sample, as `flops_per_exit` does. This takes one
@@ -69,7 +72,8 @@ def collect_trace(
             f"model: its `ready` is {model.ready}, which a trace cannot store; use torch.lt, torch.le, torch.gt or "
             "torch.ge"
         )
-    stream, outputs, flops = stream_rows(dataset), [], []
+    dataset = iterable_of(dataset)
+    stream, outputs, flops = stream_rows(dataset, tokenizer, config.encoder_config), [], []
     labels: list[Tensor | None] = []
     lengths: list[int] = []
     column, counter = None, RowFlops(model) if count_flops else None

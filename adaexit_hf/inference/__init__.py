@@ -1,7 +1,7 @@
 """Classify many texts: `predict` and `predict_stream`."""
 
+from ..models.padded_batches import DatasetError
 from .prediction import Prediction, Predictions, predict, predict_stream
-from .row_reader import DatasetError
 
 __all__ = [
     "DatasetError",

@@ -2,7 +2,6 @@
 
 import math
 import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any, NamedTuple, cast
 
@@ -16,8 +15,17 @@ from ..models.configuration_early_exit import Threshold, check_whole_number
 from ..models.early_exit_loop import InFlight, rows_per_batch, run_early_exit, trimmed
 from ..models.encoder_layers import Context, family_of
 from ..models.modeling_early_exit import EarlyExitForSequenceClassification, report_not_finite
-from ..models.padded_batches import COLUMNS, check_model, eval_mode, model_inputs, padded_batch
-from .row_reader import Row, RowReader, numbered
+from ..models.padded_batches import (
+    COLUMNS,
+    Row,
+    RowReader,
+    check_model,
+    eval_mode,
+    items_of,
+    iterable_of,
+    model_inputs,
+    padded_batch,
+)
 
 # Length of the text with which the memory per row is estimated: a prime number, so that a side of a tensor with this
 # length can only be the number of tokens.
@@ -77,7 +85,8 @@ def predict(
         model: an early-exit model, on any device. It runs in eval mode; afterwards every module is in its previous
             mode again.
         dataset: texts, pairs of texts, rows `{"text": ..., "text_pair": ...}`, or tokenized rows with `input_ids`: a
-            list, a `datasets.Dataset`, or any other iterable. Rows need not be padded.
+            list, a `datasets.Dataset`, a data frame or dict with these columns, or any other iterable. Rows need not
+            be padded, and padding on either side is removed.
         tokenizer: the model's tokenizer. Not needed for tokenized rows.
         exit_threshold: as for the model's forward: one threshold, or one per exit. Default: the one in the config.
         early_exit: False runs all layers; True raises an error if there is no threshold. Default: exit early if there
@@ -217,13 +226,15 @@ class _Predictor:
         check_whole_number("max_memory", max_memory, low=1, advice="e.g. max_memory=2**30")
         self.row_bytes: dict[int, int] = {}  # number of tokens -> bytes
         self.trial_context = _trial_context(model)
-        config = model.config.encoder_config
-        limits = (family_of(config).max_tokens(config), getattr(tokenizer, "model_max_length", None))
-        self.reader = RowReader(tokenizer, min((limit for limit in limits if limit), default=None))
+        self.reader = RowReader(tokenizer, model.config.encoder_config)
 
     def windows(self, dataset: Any, progress: bool) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
         """Places, logits, exit layers and readiness scores of this process's share, one window after the other."""
-        rows = self.reader.rows(numbered(dataset, self.process, self.processes))
+        dataset = iterable_of(dataset)
+        # Share k of n has the items k, k + n, k + 2n, ...
+        numbered = enumerate(items_of(dataset))
+        share = (item for item in numbered if item[0] % self.processes == self.process)
+        rows = self.reader.rows(share)
         failure = None
         window: list[tuple[int, Row]] = []
         memory = 0
@@ -241,12 +252,6 @@ class _Predictor:
                     break
                 window.append(item)
                 memory += size
-        if self.reader.truncated:
-            warnings.warn(
-                f"{self.reader.truncated} texts have more than {self.reader.longest} tokens, the most that this model "
-                "reads; they were truncated",
-                stacklevel=3,
-            )
         if failure is not None:
             raise failure
 

@@ -6,7 +6,7 @@ the readiness score of every exit, layer conductance (Dhamdhere, Sundararajan, Y
 gradients are in `probes`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -94,7 +94,7 @@ class Conductance(NamedTuple):
         label: The class that is explained; 0 for regression.
         values: Conductance, `(layers, tokens)`, for layers 1 to `exit_layer`, in the unit of the value.
         state: Conductance that does not flow through the tokens, `(layers,)`: through what earlier exits pass on to
-            later ones, and through padding, if the text is padded on the left and the exits read the first position.
+            later ones.
         change: Value for the text minus value for the baseline. Values and state of each layer should sum to it.
         error: Completeness error of each layer, `(layers,)`, as in `Attribution`.
     """
@@ -111,7 +111,7 @@ class Conductance(NamedTuple):
 
 def explain(
     model: EarlyExitForSequenceClassification,
-    dataset: Iterable[Mapping[str, Any]],
+    dataset: Iterable[Any],
     tokenizer: Any = None,
     *,
     scores: bool = True,
@@ -133,9 +133,10 @@ def explain(
 
     Args:
         model: Model on any device. Its train or eval mode is restored afterwards.
-        dataset: Tokenized rows, as for `collect_trace`.
-        tokenizer: Tokenizer that provides the names of the tokens and tells which are special. Default: none; tokens
-            are named by their ids, and the special ones are those that the encoder's config names.
+        dataset: Texts or tokenized rows, as for `collect_trace`.
+        tokenizer: The model's tokenizer, needed for texts; it provides the names of the tokens and tells which are
+            special. Default: none; tokens are named by their ids, and the special ones are those that the encoder's
+            config names.
         scores: Also explain the readiness scores. Default: True.
         layers: Exits to explain, by their layers, a subset of the config's `exit_layers`. Default: all.
         label: The class to explain, 0..labels - 1. Default: the predicted class of each text.
@@ -209,7 +210,7 @@ def explain(
 
 def layer_conductance(
     model: EarlyExitForSequenceClassification,
-    dataset: Iterable[Mapping[str, Any]],
+    dataset: Iterable[Any],
     tokenizer: Any = None,
     *,
     of: str = "answer",
@@ -228,7 +229,7 @@ def layer_conductance(
 
     Args:
         model: Model on any device. Its train or eval mode is restored afterwards.
-        dataset: Tokenized rows, as for `collect_trace`.
+        dataset: Texts or tokenized rows, as for `collect_trace`.
         tokenizer: As for `explain`.
         of: The value: `"answer"` (default), the logit of the label, or `"score"`, the readiness score.
         label: The class to explain, 0..labels - 1. Default: the predicted class of each text.

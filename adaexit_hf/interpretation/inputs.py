@@ -1,6 +1,6 @@
 """Batches of the texts to explain, each text with a baseline to compare it with."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from numbers import Integral
 from typing import Any, NamedTuple, cast
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..models.configuration_early_exit import Threshold
-from ..models.padded_batches import by_length, checked_rows, model_inputs
+from ..models.padded_batches import by_length, eval_mode, model_inputs, read_rows
 from .unrolled import Columns, Unrolled
 
 
@@ -42,7 +42,7 @@ class Texts(NamedTuple):
 
 def texts(
     run: Unrolled,
-    dataset: Iterable[Mapping[str, Any]],
+    dataset: Iterable[Any],
     tokenizer: Any,
     label: int | None,
     exit_threshold: Threshold,
@@ -55,8 +55,9 @@ def texts(
     Raises:
         ValueError: If there are no rows, or if `label` or `baseline_id` is out of range or has no default.
     """
-    model, rows = run.model, checked_rows(dataset)
+    model = run.model
     labels, encoder = model.config.num_labels, model.config.encoder_config
+    rows = read_rows(dataset, tokenizer, encoder)
     if label is not None and (isinstance(label, bool) or not isinstance(label, Integral) or not 0 <= label < labels):
         raise ValueError(
             f"label: got {label}; allowed are 0 to {labels - 1}, or None for the predicted class of each text"
@@ -71,9 +72,8 @@ def texts(
             f"{encoder.vocab_size - 1}, e.g. baseline_id=tokenizer.mask_token_id"
         )
     special = torch.tensor(sorted(special_ids(encoder, tokenizer)), dtype=torch.long)
-    embed, training = model.get_input_embeddings(), model.training
-    model.eval()
-    try:
+    embed = model.get_input_embeddings()
+    with eval_mode(model):
         for places, batch in by_length(rows, batch_size, encoder, desc):
             columns = run.columns(batch)
             ids, mask = cast(Tensor, columns[0]), columns[1]
@@ -97,8 +97,6 @@ def texts(
                 output.exit_layer,
                 [token_names(row, tokenizer) for row in ids.tolist()],
             )
-    finally:
-        model.train(training)
 
 
 def special_ids(encoder_config: Any, tokenizer: Any = None) -> set[int]:

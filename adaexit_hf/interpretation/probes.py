@@ -1,6 +1,6 @@
 """Analyses that need no gradients: attention entropy, and confidence against the overlap of two sentences."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 from ..evaluation.trace import ExitTrace
 from ..models.exit_criteria import confidence
 from ..models.modeling_early_exit import EarlyExitForSequenceClassification
-from ..models.padded_batches import by_length, check_model, checked_rows, model_inputs
+from ..models.padded_batches import by_length, check_model, eval_mode, model_inputs, read_rows
 from ..utils.imports import needed
 
 
@@ -45,7 +45,9 @@ class BleuCorrelation(NamedTuple):
 
 def attention_entropy(
     model: EarlyExitForSequenceClassification,
-    dataset: Iterable[Mapping[str, Any]],
+    dataset: Iterable[Any],
+    tokenizer: Any = None,
+    *,
     batch_size: int = 32,
     progress: bool = True,
 ) -> AttentionEntropy:
@@ -53,7 +55,8 @@ def attention_entropy(
 
     Args:
         model: Model with eager attention. Its train or eval mode is restored afterwards.
-        dataset: Tokenized rows, as for `collect_trace`.
+        dataset: Texts or tokenized rows, as for `collect_trace`.
+        tokenizer: The model's tokenizer. Not needed for tokenized rows.
         batch_size: Rows per forward pass, 1 or more. Default: 32.
         progress: Show a progress bar. Default: True.
 
@@ -75,10 +78,9 @@ def attention_entropy(
         (torch.Size([2, 3, 2]), [3, 2])
     """
     check_model(model)
-    rows, training = checked_rows(dataset), model.training
+    rows = read_rows(dataset, tokenizer, model.config.encoder_config)
     by_place: dict[int, tuple[Tensor, Tensor]] = {}
-    model.eval()
-    try:
+    with eval_mode(model):
         for places, batch in by_length(
             rows, batch_size, model.config.encoder_config, "Attending" if progress else None
         ):
@@ -95,8 +97,6 @@ def attention_entropy(
             count = real.sum(dim=-1)
             entropy = (by_token * real[:, None, None]).sum(dim=-1) / count[:, None, None]  # (batch, layers, heads)
             by_place |= dict(zip(places, zip(entropy, count.long(), strict=True), strict=True))
-    finally:
-        model.train(training)
     entropies, counts = zip(*(by_place[place] for place in range(len(rows))), strict=True)
     return AttentionEntropy(torch.stack(entropies), torch.stack(counts))
 

@@ -21,7 +21,7 @@ from .exit_heads import Exit
 from .exit_heads import State
 from .exit_heads import mean_pool
 
-# Of a row: the position after its last token, and the number of its tokens. They differ with padding on the left.
+# Of a row: the position after its last token, and the number of its tokens. They differ if the mask has gaps.
 Extent = tuple[int, int]
 
 
@@ -277,6 +277,75 @@ def _leaving(step: Step, number: int, index: Tensor | slice | None = None) -> tu
     return columns if index is None else tuple(column[index] for column in columns)
 
 
+def right_padded(inputs: dict[str, Tensor | None]) -> tuple[dict[str, Tensor | None], Tensor | None]:
+    """Move padding at the start of rows to their end.
+
+    The layers and exits then read the same with padding on either side: the first position is the first token, and
+    positions count from it.
+
+    Args:
+        inputs: tensors of shape `(batch, tokens, ...)` by name; None where one was not passed.
+
+    Returns:
+        The rotated inputs, and by how many positions each row was rotated, shape `(batch,)`, for `rotated_back`.
+        Unchanged and None if no row starts with padding, without a mask of shape `(batch, tokens)`, and where shapes
+        do not match.
+
+    Examples:
+        >>> ids, mask = torch.tensor([[0, 5, 6], [7, 8, 9]]), torch.tensor([[0, 1, 1], [1, 1, 1]])
+        >>> inputs, shift = right_padded({"input_ids": ids, "attention_mask": mask})
+        >>> inputs["input_ids"].tolist(), inputs["attention_mask"].tolist(), shift.tolist()
+        ([[5, 6, 0], [7, 8, 9]], [[1, 1, 0], [1, 1, 1]], [1, 0])
+    """
+    mask, positions = inputs["attention_mask"], inputs.get("position_ids")
+    if positions is not None and positions.dim() == 1:  # embedding layers accept this shape, too
+        inputs = inputs | {"position_ids": positions[None]}
+    if mask is None or not _shapes_match(inputs, mask):
+        return inputs, None
+    shift = (mask != 0).long().argmax(dim=1)  # 0 for a row of nothing but padding
+    if not torch.compiler.is_compiling() and not bool(shift.any()):
+        return inputs, None
+    rotated = {
+        # `position_ids` may be the same for all rows, which now need them at different places.
+        name: None if value is None else rotated_back(value.expand(mask.shape[0], *value.shape[1:]), -shift)
+        for name, value in inputs.items()
+    }
+    return rotated, shift
+
+
+def rotated_back(values: Tensor, shift: Tensor | None, dim: int = 1) -> Tensor:
+    """Undo the rotation of `right_padded` along one dimension.
+
+    Args:
+        values: tensor whose first dimension is the batch, and with a dimension for tokens.
+        shift: as `right_padded` returns it; None changes nothing.
+        dim: the dimension of the tokens.
+
+    Examples:
+        >>> rotated_back(torch.tensor([[5, 6, 0], [7, 8, 9]]), torch.tensor([1, 0])).tolist()
+        [[0, 5, 6], [7, 8, 9]]
+    """
+    if shift is None:
+        return values
+    tokens = values.shape[dim]
+    shape = [values.shape[0] if side == 0 else tokens if side == dim else 1 for side in range(values.dim())]
+    source = (torch.arange(tokens, device=values.device)[None] - shift[:, None]) % tokens  # (batch, tokens)
+    return values.gather(dim, source.view(shape).expand_as(values))
+
+
+def _shapes_match(inputs: dict[str, Tensor | None], mask: Tensor) -> bool:
+    """Return whether the mask is of shape (batch, tokens), and the inputs, too; `position_ids` may have one row.
+
+    Where they do not match, `embed_inputs` raises an error, which should show the shapes that were passed.
+    """
+    if mask.dim() != 2:
+        return False
+    shapes = {name: tuple(value.shape[:2]) for name, value in inputs.items() if value is not None}
+    if shapes.get("position_ids") == (1, mask.shape[1]):
+        del shapes["position_ids"]
+    return all(shape == tuple(mask.shape) for shape in shapes.values())
+
+
 def trimmed(inputs: dict[str, Tensor | None]) -> tuple[dict[str, Tensor | None], list[Extent] | None]:
     """Cut off the columns on the right that are padding in every row.
 
@@ -295,12 +364,8 @@ def trimmed(inputs: dict[str, Tensor | None]) -> tuple[dict[str, Tensor | None],
         >>> inputs["input_ids"].shape, inputs["attention_mask"], extents
         (torch.Size([2, 2]), None, [(2, 2), (2, 2)])
     """
-    positions = inputs.get("position_ids")
-    if positions is not None and positions.dim() == 1:  # embedding layers accept this shape, too
-        inputs = inputs | {"position_ids": positions[None]}
-    mask, passed = inputs["attention_mask"], [value for value in inputs.values() if value is not None]
-    # Where shapes do not match, `embed_inputs` raises an error, which should show the shapes that were passed.
-    if mask is None or mask.dim() != 2 or {value.shape[1] for value in passed if value.dim() > 1} != {mask.shape[1]}:
+    mask = inputs["attention_mask"]
+    if mask is None or not _shapes_match(inputs, mask):
         return inputs, None
     real = mask != 0
     ends = torch.arange(1, real.shape[1] + 1, device=real.device)

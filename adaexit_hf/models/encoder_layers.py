@@ -476,7 +476,7 @@ def embed_inputs(
 
     Raises:
         ValueError: neither or both of `input_ids` and `inputs_embeds`; an empty batch; shapes that do not match; a
-            text with more tokens than there are position embeddings.
+            text with more tokens than there are position embeddings; an id that is not in the vocabulary.
     """
     if (input_ids is None) == (inputs_embeds is None):
         raise ValueError(
@@ -501,6 +501,15 @@ def embed_inputs(
             f"input_ids: got {tokens} tokens, but '{encoder.config.model_type}' has positions for {limit}; "
             f"call tokenizer(text, truncation=True, max_length={limit})"
         )
+    # On a GPU the CPU would have to wait, and the GPU stops with an error of its own.
+    if input_ids is not None and input_ids.device.type == "cpu" and not torch.compiler.is_compiling():
+        low, high = torch.stack(input_ids.aminmax()).tolist()
+        if low < 0 or high >= encoder.config.vocab_size:
+            raise ValueError(
+                f"input_ids: got {low if low < 0 else high}, but the encoder's vocabulary has the ids 0 to "
+                f"{encoder.config.vocab_size - 1}; use the tokenizer of the checkpoint, or call "
+                "model.resize_token_embeddings(len(tokenizer)) before training"
+            )
     inputs = {"input_ids": input_ids, "position_ids": position_ids, "inputs_embeds": inputs_embeds}
     if family.takes_token_types:
         inputs["token_type_ids"] = token_type_ids

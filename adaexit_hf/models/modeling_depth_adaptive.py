@@ -35,7 +35,7 @@ from transformers import PreTrainedConfig
 from transformers import initialization as init
 from transformers.utils import logging
 
-from .padded_batches import checked_rows
+from .padded_batches import read_rows
 from .padded_batches import row_labels
 from .configuration_early_exit import EarlyExitConfig
 from .configuration_early_exit import Threshold
@@ -351,18 +351,19 @@ class DepthAdaptiveForSequenceClassification(EarlyExitForSequenceClassification)
         name = self.objectives[0]
         return (Stage(name, (name,), frozen=() if self.depth_table is None else ("depth_table",)),)
 
-    def prepare(self, dataset: Iterable[Mapping[str, Any]]) -> None:
+    def prepare(self, dataset: Any, tokenizer: Any = None) -> None:
         """Prepare as in the base class; also fill the depth table, if the model has one.
 
         Args:
-            dataset: the tokenized training set.
+            dataset: as in the base class.
+            tokenizer: as in the base class.
 
         Raises:
             ValueError: as in the base class and in `estimate_depths_by_mutual_information`.
         """
-        rows = checked_rows(dataset)
-        super().prepare(rows)
+        super().prepare(dataset, tokenizer)
         if self.depth_table is not None:
+            rows = read_rows(dataset, tokenizer, self.config.encoder_config)
             self.estimate_depths_by_mutual_information(rows)
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Module:
@@ -405,7 +406,7 @@ class DepthAdaptiveForSequenceClassification(EarlyExitForSequenceClassification)
             )
         if check_number("smoothing", smoothing) <= 0:
             raise ValueError(f"smoothing: got {smoothing}; pass a number > 0, the paper's is 0.1")
-        rows = checked_rows(dataset)
+        rows = read_rows(dataset, None, self.config.encoder_config)
         labels = row_labels(rows, self.config.num_labels)
         if labels is None:
             raise ValueError("dataset: has no labels; pass the training set, with a 'label' column")

@@ -12,7 +12,7 @@ This file travels inside checkpoints: see docs/contributing.md, "Files that trav
 import copy
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
@@ -24,7 +24,8 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput, logging
 from transformers.utils.output_capturing import capture_outputs
 
-from .padded_batches import checked_rows
+from .padded_batches import items_of
+from .padded_batches import read_rows
 from .padded_batches import full_depth
 from .padded_batches import model_inputs
 from .padded_batches import row_labels
@@ -36,6 +37,8 @@ from .early_exit_loop import InFlight
 from .early_exit_loop import LayerLoop
 from .early_exit_loop import run_early_exit
 from .early_exit_loop import exit_from_states
+from .early_exit_loop import right_padded
+from .early_exit_loop import rotated_back
 from .early_exit_loop import sentence_vector
 from .early_exit_loop import trimmed
 from .encoder_layers import Context
@@ -334,21 +337,22 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
         turns those off here. Default: nothing.
         """
 
-    def prepare(self, dataset: Iterable[Mapping[str, Any]]) -> None:
+    def prepare(self, dataset: Any, tokenizer: Any = None) -> None:
         """Set what has to be estimated from the training data; call it once, before the first training step.
 
         Default: for regression, let the exits start from the mean label (`start_from_mean`); else nothing.
 
         Args:
-            dataset: the tokenized training set: rows with `input_ids` and `label` or `labels`.
+            dataset: the training set: tokenized rows or texts, as for `predict`, with `label` or `labels`.
+            tokenizer: the model's tokenizer. Default: None, for tokenized rows.
 
         Raises:
             ValueError: `dataset` is empty, has no labels where they are needed, or has labels that training would
                 refuse.
         """
         if self.config.num_labels == 1:
-            rows = checked_rows(dataset)
-            labels = row_labels(rows, 1)
+            rows = list(items_of(dataset))
+            labels = row_labels(rows, 1) if rows and isinstance(rows[0], Mapping) else None
             if labels is None:
                 raise ValueError("dataset: has no labels; pass the training set, with a 'label' column")
             self.start_from_mean(self.checked_labels(labels, len(rows)).double().mean().item())
@@ -662,12 +666,19 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
         if isinstance(keep_states, list | tuple):
             requested = {index % len(states) for index in keep_states}
             states = [state if index in requested else None for index, state in enumerate(states)]
+        attentions = None
+        if keep_attentions:
+            shift = run["shift"]
+            attentions = tuple(
+                rotated_back(rotated_back(attention, shift, 2), shift, 3)
+                for attention in run["returned_attentions"] or run["attentions"]
+            )
         # All fields at once, since a tuple output has the order in which they are set.
         output = EarlyExitOutput(
             loss=loss,
             **prediction,
             hidden_states=tuple(states) if keep_states else None,
-            attentions=tuple(run["returned_attentions"] or run["attentions"]) or None if keep_attentions else None,
+            attentions=attentions or None,
         )
         return output if return_dict else output.to_tuple()
 
@@ -697,7 +708,7 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
     def _early_exit(
         self, inputs: dict[str, Tensor | None], thresholds: list[float] | None, temperatures: list[float] | None
     ) -> Answers:
-        inputs, extents = trimmed(inputs)
+        inputs, extents = trimmed(right_padded(inputs)[0])
         return run_early_exit(self, [InFlight.of(*self.embed(inputs), extents)], thresholds, temperatures)
 
     def _full_depth(
@@ -708,6 +719,7 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
         output_attentions: bool = False,
     ) -> dict[str, Any]:
         """Run all layers, and return the outputs and readiness scores of all exits, states and attention weights."""
+        inputs, shift = right_padded(inputs)
         flight = InFlight.of(*self.embed(inputs))
         run: dict[str, Any] = {"exits": [], "scores": [], "states": [flight.hidden], "returned_attentions": []}
         whole = bool(self.training or keep_states or output_attentions or torch.compiler.is_compiling())
@@ -722,7 +734,8 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
                 run["scores"].append(step.score)
         if keep_states:
             run["states"][-1] = family_of(self.encoder.config).finish(self.encoder, hidden)
-        return run
+            run["states"] = [rotated_back(state, shift) for state in run["states"]]
+        return run | {"shift": shift}
 
     def _predict(self, exits: list[Exit], scores: list[Tensor], thresholds: list[float] | None) -> dict[str, Tensor]:
         """Return the prediction after a run at full depth, as fields of the output.
@@ -766,17 +779,22 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
             tokens, shape `(batch, tokens, exits, hidden)`.
         """
         family, states = family_of(self.encoder.config), []
+        inputs, shift = right_padded(inputs)
         for number, (step,) in LayerLoop(self, [InFlight.of(*self.embed(inputs))], read_exits=False):
             if number in self.config.exit_layers:
                 hidden = family.finish(self.encoder, step.flight.hidden)
                 states.append(hidden if self.reads_all_tokens else sentence_vector(self, hidden, step.flight.context))
-        return torch.stack(states, dim=-2)
+        stacked = torch.stack(states, dim=-2)
+        return rotated_back(stacked, shift) if self.reads_all_tokens else stacked
 
     def _run_exits(
         self, exit_states: Tensor, padding: Tensor | None, temperatures: Sequence[float] | None
     ) -> dict[str, Any]:
         """Return what `_full_depth` returns, without running the encoder."""
         rows = torch.arange(len(exit_states), device=exit_states.device)
+        if self.reads_all_tokens:
+            inputs, _ = right_padded({"attention_mask": padding, "exit_states": exit_states})
+            padding, exit_states = inputs["attention_mask"], cast(Tensor, inputs["exit_states"])
         flight = InFlight(rows, exit_states, Context(padding, None, {}))
         run: dict[str, Any] = {"exits": [], "scores": [], "states": []}
         for index, hidden in enumerate(exit_states.unbind(dim=-2)):
@@ -863,14 +881,15 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
             if not bias.any():
                 bias.fill_(mean)
 
-    def calibrate_temperatures(self, dataset: Iterable[Mapping[str, Any]], batch_size: int = 32) -> list[float]:
+    def calibrate_temperatures(self, dataset: Any, tokenizer: Any = None, *, batch_size: int = 32) -> list[float]:
         """Calibrate the exits: set `config.exit_temperatures` to the temperatures that fit a validation set best.
 
         For every exit, the temperature T with which softmax(logits / T) gives the labels the largest likelihood; see
         `best_temperature`. Each row runs once, at full depth.
 
         Args:
-            dataset: tokenized rows with `input_ids` and `label` or `labels`, none of them used in training.
+            dataset: tokenized rows or texts, as for `predict`, with `label` or `labels`, none used in training.
+            tokenizer: the model's tokenizer. Default: None, for tokenized rows.
             batch_size: rows per forward pass.
 
         Returns:
@@ -883,7 +902,7 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
         classes = self.config.num_labels
         if classes == 1:
             raise ValueError("calibrate_temperatures: regression, num_labels=1, has no probabilities to calibrate")
-        rows = checked_rows(dataset)
+        rows = read_rows(dataset, tokenizer, self.config.encoder_config)
         labels = row_labels(rows, classes)
         if labels is None or len(rows) < classes:
             raise ValueError(

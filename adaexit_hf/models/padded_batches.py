@@ -1,23 +1,302 @@
-"""Padded batches of tokenized rows, their labels, and runs over a data set at full depth.
+"""From a data set in any form to padded batches: its rows, their labels, and runs over all rows at full depth.
+
+Training, `predict`, traces, calibration and explanations read data sets with the same code, so that they give a text
+the same tokens.
 
 This file travels inside checkpoints: see docs/contributing.md, "Files that travel with a checkpoint".
 """
 
 import inspect
+import threading
+import warnings
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import count, islice
 from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from .configuration_early_exit import check_whole_number
+from .encoder_layers import family_of
 
 Row = Mapping[str, Any]
+Texts = tuple[str, str | None]
 # Columns with one value per token, and the value used as padding; None is the encoder's padding token.
 COLUMNS: dict[str, int | None] = {"input_ids": None, "attention_mask": 0, "token_type_ids": 0, "token_depths": 0}
+LABEL_COLUMNS = ("labels", "label")
+# Number of texts that are tokenized in one call.
+BLOCK = 1000
+
+
+class DatasetError(RuntimeError):
+    """Reading an item of the data set raised an error; the message gives the index of the item and the error.
+
+    The original error is the `__cause__`.
+    """
+
+
+def items_of(dataset: Any) -> Iterator[Any]:
+    """Iterate over the items of a data set.
+
+    Args:
+        dataset: a list, a generator or any other iterable; a `datasets.Dataset` or `IterableDataset`, whose transform
+            is applied; an object with a length and indices; or columns: a dict of lists, what a tokenizer returns, a
+            data frame or a table. Columns become rows.
+
+    Raises:
+        ValueError: a single text, or an object that is not a data set of items: several splits, or a `DataLoader`,
+            whose items are batches.
+        DatasetError: the data set raises an error.
+
+    Examples:
+        >>> list(items_of({"text": ["a film", "a play"], "label": [0, 1]}))
+        [{'text': 'a film', 'label': 0}, {'text': 'a play', 'label': 1}]
+    """
+    items = iter(iterable_of(dataset))
+    for index in count():
+        try:
+            item = next(items)
+        except StopIteration:
+            return
+        except Exception as error:
+            raise DatasetError(f"dataset: item {index} raised {type(error).__name__}: {error}") from error
+        yield item
+
+
+def iterable_of(dataset: Any) -> Iterable[Any]:
+    """Return a data set as an iterable of its items; it has a length if the data set has one.
+
+    Args:
+        dataset: as in `items_of`.
+
+    Raises:
+        ValueError: as in `items_of`.
+    """
+    kind = type(dataset).__name__
+    if isinstance(dataset, DataLoader):
+        raise ValueError("dataset: got a DataLoader, which yields batches; pass its data set, dataloader.dataset")
+    columns = _columns_of(dataset)
+    if columns is not None:
+        return _rows_of(columns, kind)
+    if isinstance(dataset, str | bytes) or getattr(dataset, "ndim", 1) == 0:
+        raise ValueError(f"dataset: got {kind}; pass a list of texts or rows, e.g. predict(model, [text], tokenizer)")
+    if hasattr(dataset, "with_format"):
+        # Tensors would only be converted back; a transform of the user's stays.
+        transformed = getattr(dataset, "format", {}).get("type") == "custom"
+        return dataset if transformed else dataset.with_format(None)
+    if isinstance(dataset, Iterable):
+        return dataset
+    if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
+        return (dataset[index] for index in range(len(dataset)))
+    raise ValueError(f"dataset: got {kind}; pass a list of texts or rows, or one split of a data set")
+
+
+def _rows_of(columns: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
+    """Return columns of the same length as rows."""
+    splits = [name for name, values in columns.items() if hasattr(values, "column_names")]
+    if splits:
+        example = "train" if "train" in splits else splits[0]
+        raise ValueError(f"dataset: got the splits {', '.join(splits)}; pass one of them, e.g. dataset['{example}']")
+    lists = {name: _plain(values) for name, values in columns.items()}
+    sized = all(isinstance(values, Sequence) and not isinstance(values, str) for values in lists.values())
+    if not sized or len({len(values) for values in lists.values()}) != 1:
+        raise ValueError(
+            f"dataset: got {kind}; pass a list of texts or rows, e.g. predict(model, [row], tokenizer), or columns of "
+            f"the same length; it has {', '.join(map(str, columns)) or 'no columns'}"
+        )
+    return [dict(zip(lists, values, strict=True)) for values in zip(*lists.values(), strict=True)]
+
+
+def _columns_of(dataset: Any) -> Mapping[str, Any] | None:
+    """Return the columns of a dict, a data frame (pandas, Polars) or a table (Arrow); None for all other objects."""
+    if isinstance(dataset, Mapping):
+        return dataset
+    names = getattr(dataset, "columns", None)
+    if names is not None and hasattr(dataset, "to_dict"):
+        return {name: dataset[name] for name in names}
+    if not hasattr(dataset, "with_format") and hasattr(dataset, "to_pydict"):
+        return dataset.to_pydict()
+    return None
+
+
+def _plain(values: Any) -> Any:
+    """Return tensors, arrays and series as lists of Python's own numbers and texts."""
+    return values.tolist() if hasattr(values, "tolist") else values.to_list() if hasattr(values, "to_list") else values
+
+
+class RowReader:
+    """Reads texts, pairs of texts, rows with `text` and `text_pair`, and tokenized rows, as tokenized rows.
+
+    Padding at both ends of a row is removed. Rows that are too long are truncated, and a warning says how many.
+
+    Args:
+        tokenizer: for items that are not tokenized; may be None if all are.
+        encoder_config: config of the encoder, for the largest number of tokens and the size of the vocabulary.
+    """
+
+    def __init__(self, tokenizer: Any, encoder_config: Any) -> None:
+        self.tokenizer, self.vocab_size = tokenizer, encoder_config.vocab_size
+        limits = (family_of(encoder_config).max_tokens(encoder_config), getattr(tokenizer, "model_max_length", None))
+        # The largest number of tokens of a row; None for no limit.
+        self.longest: int | None = min((limit for limit in limits if limit), default=None)
+        self.truncated = 0
+
+    def rows(self, items: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Return tokenized rows, each with its index; if an item raises an error, all rows before it come first.
+
+        Args:
+            items: items with their indices in the data set.
+        """
+        failure = None
+        while failure is None:
+            block: list[tuple[int, dict[str, Any] | Texts]] = []
+            labels: list[dict[str, Any]] = []
+            try:
+                for index, item in islice(items, BLOCK):
+                    if self.tokenizer is None and not _is_row(item):
+                        raise self._no_tokenizer(item)
+                    block.append((index, self._checked_row(index, item) if _is_row(item) else _texts_of(index, item)))
+                    row = item if isinstance(item, Mapping) else {}
+                    labels.append({name: row[name] for name in LABEL_COLUMNS if name in row})
+            except Exception as error:  # raised after the valid items before it
+                failure = error
+            if not block:
+                break
+            for (index, row), own_labels in zip(self._tokenized(block), labels, strict=True):
+                yield index, row | own_labels
+        if self.truncated:
+            warnings.warn(
+                f"{self.truncated} texts have more than {self.longest} tokens, the most that this model reads; they "
+                "were truncated",
+                stacklevel=3,
+            )
+        if failure is not None:
+            raise failure
+
+    @staticmethod
+    def _no_tokenizer(item: Any) -> ValueError:
+        call = "pass tokenizer=AutoTokenizer.from_pretrained(<the checkpoint>), or tokenized rows"
+        if isinstance(item, Mapping):
+            return ValueError(
+                f"dataset: rows have {', '.join(map(str, item))}, but no input_ids; call dataset.map(lambda row: "
+                f"tokenizer(row['text'], truncation=True)), or {call}"
+            )
+        return ValueError(f"tokenizer: got None for a data set of texts; {call}")
+
+    def _tokenized(self, block: list[tuple[int, dict[str, Any] | Texts]]) -> Iterator[tuple[int, dict[str, Any]]]:
+        texts = {place: item for place, (_, item) in enumerate(block) if isinstance(item, tuple)}
+        rows: dict[int, dict[str, Any]] = {}
+        for pairs in (False, True):  # a tokenizer takes either single texts or pairs in one call
+            places = [place for place, (_, second) in texts.items() if (second is not None) == pairs]
+            tokenized = self._tokenize([texts[place] for place in places]) if places else []
+            rows |= dict(zip(places, tokenized, strict=True))
+        for place, (index, item) in enumerate(block):
+            row = rows[place] if isinstance(item, tuple) else item
+            self._check_tokens(index, row["input_ids"])
+            yield index, row
+
+    def _check_tokens(self, index: int, tokens: Sequence[int]) -> None:
+        if not len(tokens):
+            raise ValueError(
+                f"dataset: item {index} has no tokens; remove it, or let the tokenizer add its special tokens"
+            )
+        if min(tokens) < 0 or max(tokens) >= self.vocab_size:
+            wrong = min(tokens) if min(tokens) < 0 else max(tokens)
+            raise ValueError(
+                f"dataset: item {index} has the token id {wrong}, but the encoder's vocabulary has the ids 0 to "
+                f"{self.vocab_size - 1}; use the tokenizer of the checkpoint, or call "
+                "model.resize_token_embeddings(len(tokenizer)) before training"
+            )
+
+    def _tokenize(self, texts: list[Texts]) -> list[dict[str, Any]]:
+        """Return rows of texts that are all single, or all pairs; those that are too long are truncated."""
+        rows = self._call_tokenizer(texts)
+        if self.longest is not None:
+            too_long = [place for place, row in enumerate(rows) if len(row["input_ids"]) > self.longest]
+            if too_long:
+                options = {"truncation": True, "max_length": self.longest}
+                truncated = self._call_tokenizer([texts[place] for place in too_long], **options)
+                for place, row in zip(too_long, truncated, strict=True):
+                    rows[place] = row
+            self.truncated += len(too_long)
+        return rows
+
+    def _call_tokenizer(self, texts: list[Texts], **options: Any) -> list[dict[str, Any]]:
+        first, second = ([text[side] for text in texts] for side in (0, 1))
+        encoding = self.tokenizer(first, None if second[0] is None else second, verbose=False, **options)
+        columns = [name for name in COLUMNS if name in encoding]
+        return [{name: encoding[name][place] for name in columns} for place in range(len(texts))]
+
+    def _checked_row(self, index: int, item: Row) -> dict[str, Any]:
+        """Return the per-token columns without padding at either end; truncation keeps the last token, e.g. [SEP]."""
+        try:
+            row: dict[str, Any] = {name: token_column(item, name) for name in COLUMNS if name in item}
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"dataset: item {index}: {error}") from error
+        mask = row.get("attention_mask")
+        if mask and any(mask):
+            start, end = mask.index(1), len(mask) - mask[::-1].index(1)
+            row = {name: values[start:end] for name, values in row.items()}
+        if self.longest is not None and len(row["input_ids"]) > self.longest:
+            self.truncated += 1
+            row = {name: [*values[: self.longest - 1], values[-1]] for name, values in row.items()}
+        return row
+
+
+def _is_row(item: Any) -> bool:
+    return isinstance(item, Mapping) and "input_ids" in item
+
+
+def _texts_of(index: int, item: Any) -> Texts:
+    """Return the text of an item and None, or its two texts."""
+    texts = item
+    if isinstance(item, Mapping):
+        texts = [item[name] for name in ("text", "text_pair") if item.get(name) is not None]
+    elif isinstance(item, str):
+        texts = [item]
+    texts = _plain(texts)  # an array of texts
+    if isinstance(texts, list | tuple) and len(texts) in (1, 2) and all(isinstance(text, str) for text in texts):
+        return str(texts[0]), str(texts[1]) if len(texts) == 2 else None
+    raise ValueError(
+        f"dataset: item {index} is {item!r:.80}; pass texts, pairs of texts, rows with 'text' (and 'text_pair'), or "
+        "tokenized rows with 'input_ids', e.g. dataset.map(lambda row: tokenizer(row['sentence'], truncation=True))"
+    )
+
+
+def stream_rows(dataset: Any, tokenizer: Any, encoder_config: Any) -> Iterator[dict[str, Any]]:
+    """Iterate over the tokenized rows of a data set, with their labels; it need not fit into memory.
+
+    Args:
+        dataset: texts or tokenized rows, as in `items_of` and `RowReader`.
+        tokenizer: as in `RowReader`.
+        encoder_config: as in `RowReader`.
+
+    Raises:
+        ValueError: the data set is empty, or an item is neither a text nor a tokenized row.
+        DatasetError: the data set raises an error.
+    """
+    empty = True
+    for _, row in RowReader(tokenizer, encoder_config).rows(enumerate(items_of(dataset))):
+        empty = False
+        yield row
+    if empty:
+        raise ValueError("dataset: got no rows; pass at least one")
+
+
+def read_rows(dataset: Any, tokenizer: Any, encoder_config: Any) -> list[dict[str, Any]]:
+    """Return the rows of `stream_rows` as a list.
+
+    Args:
+        dataset: as in `stream_rows`.
+        tokenizer: as in `stream_rows`.
+        encoder_config: as in `stream_rows`.
+    """
+    return list(stream_rows(dataset, tokenizer, encoder_config))
 
 
 def padded_batch(rows: Sequence[Row], encoder_config: Any) -> dict[str, Tensor]:
@@ -61,7 +340,7 @@ def token_column(row: Row, name: str) -> list[int]:
     Raises:
         ValueError: the column has more or fewer values than `input_ids`.
     """
-    values, tokens = list(row[name]), len(row["input_ids"])
+    values, tokens = list(_plain(row[name])), len(row["input_ids"])
     if len(values) != tokens:
         raise ValueError(
             f"{name}: got {len(values)} values for {tokens} tokens; was the column made with another tokenizer? Make "
@@ -70,50 +349,13 @@ def token_column(row: Row, name: str) -> list[int]:
     return values
 
 
-def checked_rows(dataset: Iterable[Row]) -> list[Row]:
-    """Return the rows of a tokenized data set, whose columns are lists of numbers.
-
-    Args:
-        dataset: rows with `input_ids`.
-
-    Raises:
-        ValueError: `dataset` is empty, has no `input_ids`, or is a dict of several splits.
-    """
-    return list(stream_rows(dataset))
-
-
-def stream_rows(dataset: Iterable[Row]) -> Iterator[Row]:
-    """Iterate over the rows of a tokenized data set, which need not fit into memory.
-
-    Args:
-        dataset: rows with `input_ids`.
-
-    Raises:
-        ValueError: as in `checked_rows`.
-    """
-    if isinstance(dataset, Mapping):
-        raise ValueError(f"dataset: got the splits {', '.join(dataset)}; pass one of them, e.g. dataset['train']")
-    # In another format the columns could be tensors, which cannot be compared like lists.
-    rows = iter(dataset.with_format(None) if hasattr(dataset, "with_format") else dataset)
-    first = next(rows, None)
-    if first is None:
-        raise ValueError("dataset: got no rows; pass at least one")
-    if "input_ids" not in first:
-        raise ValueError(
-            f"dataset: rows have {', '.join(first)}, but no input_ids; call "
-            "dataset.map(lambda row: tokenizer(row['text'], truncation=True)) first"
-        )
-    yield first
-    yield from rows
-
-
 def label_column(rows: Sequence[Row]) -> str | None:
     """Return the name of the column with the labels, `labels` or `label`, or None without such a column.
 
     Args:
         rows: rows of a data set. If they have both columns, the first with a label that is not None is chosen.
     """
-    columns = [name for name in ("labels", "label") if any(name in row for row in rows)]
+    columns = [name for name in LABEL_COLUMNS if any(name in row for row in rows)]
     return next(
         (name for name in columns if any(row.get(name) is not None for row in rows)), next(iter(columns), None)
     )
@@ -317,11 +559,17 @@ def full_depth(
     return torch.cat(logits)[original_order], torch.cat(scores)[original_order]
 
 
+# Model -> how many callers of `eval_mode` are inside, and the modules that were in training mode before the first.
+_EVAL: weakref.WeakKeyDictionary[nn.Module, tuple[int, list[nn.Module]]] = weakref.WeakKeyDictionary()
+_EVAL_LOCK = threading.Lock()
+
+
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
     """Context manager: eval mode inside, and afterwards each module's previous mode.
 
-    `model.train()` would not restore it, since users may keep parts of a model in eval mode.
+    `model.train()` would not restore it, since users may keep parts of a model in eval mode. If several threads use a
+    model at once, the previous mode returns when the last one has finished.
 
     Args:
         model: the model.
@@ -333,10 +581,19 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
         >>> inside, [part.training for part in model]
         ([False, False], [True, False])
     """
-    training = [module for module in model.modules() if module.training]
-    model.eval()
+    with _EVAL_LOCK:
+        callers, training = _EVAL.get(model, (0, []))
+        if not callers:
+            training = [module for module in model.modules() if module.training]
+            model.eval()
+        _EVAL[model] = callers + 1, training
     try:
         yield
     finally:
-        for module in training:
-            module.training = True
+        with _EVAL_LOCK:
+            callers, training = _EVAL.pop(model)
+            if callers > 1:
+                _EVAL[model] = callers - 1, training
+            else:
+                for module in training:
+                    module.training = True

@@ -29,7 +29,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedTokenizerFast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-import adaexit_hf.inference.row_reader
+import adaexit_hf.models.padded_batches
 from adaexit_hf import DatasetError, Prediction, predict_stream
 from adaexit_hf.models import EarlyExitForSequenceClassification
 from adaexit_hf.models.early_exit_loop import InFlight, repacked, rows_per_batch, run_early_exit, trimmed
@@ -444,7 +444,7 @@ def test_a_stream_gives_the_same_in_order() -> None:
 
 
 def test_a_stream_reads_no_further_than_it_must(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adaexit_hf.inference.row_reader, "BLOCK", 5)
+    monkeypatch.setattr(adaexit_hf.models.padded_batches, "BLOCK", 5)
     read = []
 
     def endless() -> Iterator[dict[str, list[int]]]:
@@ -509,7 +509,7 @@ def test_what_comes_before_a_bad_item_is_answered(
     [
         ([], "dataset: got no texts; pass at least one"),
         ("one text", r"dataset: got str; pass a list of texts or rows, .*predict\(model, \[text\], tokenizer\)"),
-        ({"train": [], "test": []}, "dataset: got dict; pass a list"),
+        ({"train": [1], "test": []}, "dataset: got dict; pass a list"),
         (5, "dataset: got int; pass a list"),
         (["w7", 8], "dataset: item 1 is 8; pass texts, pairs of texts"),
         ([("w7", "w8", "w9")], "dataset: item 0 is .*'w9'.*pass texts, pairs of texts"),

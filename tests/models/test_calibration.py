@@ -233,7 +233,7 @@ def test_the_mode_is_that_of_before_and_dropout_is_off(training: bool) -> None:
 @pytest.mark.parametrize("before", [None, [1.0, 2.0, 3.0, 4.0]])
 def test_an_error_leaves_all_as_it_was(before: list[float] | None) -> None:
     model = new_model("deebert", exit_temperatures=before).train()
-    with pytest.raises(IndexError):
+    with pytest.raises(ValueError, match="dataset: item 5 has the token id 1000000"):
         model.calibrate_temperatures([*texts(5), {"input_ids": [10**6], "label": 0}])
     assert model.config.exit_temperatures == before
     assert model.training

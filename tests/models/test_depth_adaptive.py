@@ -363,7 +363,7 @@ def test_missing_depths_are_refused() -> None:
         ([{"input_ids": [1, 2], "label": 1}] * 3, "got 3 texts with 1 classes"),
         (
             [{"input_ids": [1, 64], "label": 1}, {"input_ids": [1], "label": 0}],
-            "has the token id 64, .* vocabulary has 64 tokens",
+            "item 0 has the token id 64, .* vocabulary has the ids 0 to 63",
         ),
     ],
 )
