@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..models.early_exit_loop import InFlight, LayerLoop
+from ..models.early_exit_loop import InFlight, LayerLoop, right_padded
 from ..models.exit_criteria import CRITERIA
 from ..models.exit_heads import Exit
 from ..models.modeling_early_exit import EarlyExitForSequenceClassification
@@ -97,8 +97,8 @@ class Unrolled:
         self.cuts = [nn.Identity() for _ in range(model.config.exit_layers[-1])]
 
     def columns(self, batch: dict[str, Tensor]) -> Columns:
-        """Return the inputs that `exits` needs from a padded batch, on the model's device."""
-        inputs = model_inputs(self.model, batch)
+        """Return the inputs that `exits` needs of a batch, on the model's device, with padding on the right."""
+        inputs, _ = right_padded(model_inputs(self.model, batch))
         return tuple(inputs.get(name) for name in COLUMNS)
 
     def at_own_depths(self, embeddings: Tensor, columns: Columns) -> Columns:

@@ -180,13 +180,13 @@ class RowReader:
 
     @staticmethod
     def _no_tokenizer(item: Any) -> ValueError:
-        call = "pass tokenizer=AutoTokenizer.from_pretrained(<the checkpoint>), or tokenized rows"
+        tokenizer = "AutoTokenizer.from_pretrained(<the checkpoint>)"
         if isinstance(item, Mapping):
             return ValueError(
                 f"dataset: rows have {', '.join(map(str, item))}, but no input_ids; call dataset.map(lambda row: "
-                f"tokenizer(row['text'], truncation=True)), or {call}"
+                f"tokenizer(row['text'], truncation=True)), or pass tokenizer={tokenizer}"
             )
-        return ValueError(f"tokenizer: got None for a data set of texts; {call}")
+        return ValueError(f"tokenizer: got None for a data set of texts; pass {tokenizer}, or tokenized rows")
 
     def _tokenized(self, block: list[tuple[int, dict[str, Any] | Texts]]) -> Iterator[tuple[int, dict[str, Any]]]:
         texts = {place: item for place, (_, item) in enumerate(block) if isinstance(item, tuple)}

@@ -25,7 +25,7 @@ def check_unrolled(model: EarlyExitForSequenceClassification, padding: str = "ri
         model.config.exit_temperatures = [0.5 + index for index in range(len(model.config.exit_layers))]
     inputs, unrolled = inputs_of(model, padding), Unrolled(model)
     with torch.no_grad():
-        embeddings = model.get_input_embeddings()(inputs["input_ids"])
-        exits = unrolled.exits(embeddings, unrolled.columns(inputs), model.config.exit_layers[-1])
+        columns = unrolled.columns(inputs)
+        exits = unrolled.exits(model.get_input_embeddings()(columns[0]), columns, model.config.exit_layers[-1])
     expected = trace_of(model, inputs).exit_logits
     torch.testing.assert_close(torch.stack([exit.logits for exit in exits], dim=1), expected, rtol=1e-4, atol=1e-4)
