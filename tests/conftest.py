@@ -8,6 +8,7 @@ import gc
 import re
 import socket
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ import torch
 from transformers import set_seed
 
 torch.set_num_threads(1)
+for accelerator in (torch.cuda, torch.xpu, torch.mtia):  # each formats the stack at every seeding, for a later error
+    accelerator.traceback = SimpleNamespace(format_stack=list)
 pytest.register_assert_rewrite("helpers")
 collect_ignore = ["helpers"]  # scripts among them do their work when they are imported
 LOCAL = ("127.0.0.1", "::1", "localhost")
