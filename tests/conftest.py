@@ -1,10 +1,14 @@
 """Every test is offline, deterministic and single-threaded."""
+# ruff: noqa: E402
 
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when huggingface_hub is imported
 
 import gc
+
+gc.disable()  # until all is imported: there is nothing to collect yet
+
 import re
 import socket
 from collections.abc import Iterator
@@ -27,6 +31,7 @@ def pytest_collection_finish() -> None:
     """What was imported stays: Python need not look through it at every full collection."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
