@@ -1,13 +1,18 @@
 """Every test is offline, deterministic and single-threaded."""
+# ruff: noqa: E402
 
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when huggingface_hub is imported
 
 import gc
+
+gc.disable()  # until all is imported: there is nothing to collect yet
+
 import re
 import socket
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +20,8 @@ import torch
 from transformers import set_seed
 
 torch.set_num_threads(1)
+for accelerator in (torch.cuda, torch.xpu, torch.mtia):  # each formats the stack at every seeding, for a later error
+    accelerator.traceback = SimpleNamespace(format_stack=list)
 pytest.register_assert_rewrite("helpers")
 collect_ignore = ["helpers"]  # scripts among them do their work when they are imported
 LOCAL = ("127.0.0.1", "::1", "localhost")
@@ -24,6 +31,7 @@ def pytest_collection_finish() -> None:
     """What was imported stays: Python need not look through it at every full collection."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

@@ -138,7 +138,7 @@ threads = [threading.Thread(target=use, args=[number]) for number in range(100)]
 [thread.join() for thread in threads]
 print(failures)
 """
-    assert run_in_new_process(code) == "[]"
+    assert run(code) == "[]"
 
 
 def test_the_auto_classes_know_a_method_that_was_imported_by_its_module() -> None:

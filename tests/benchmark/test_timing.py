@@ -1,14 +1,13 @@
 """The benchmark: plans, ratios from given times, checked answers, a file that continues, the command line."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import inference as benchmark_inference
 import pytest
 import torch
+from helpers.fresh import run as run_in_new_process
 from helpers.tiny import build, encoder_config
 from helpers.words import new_tokenizer
 
@@ -264,14 +263,9 @@ def test_plots(run, tmp_path):
 
 @pytest.mark.slow
 def test_growth_is_measured_in_a_process_of_its_own_and_nothing_needs_datasets(tmp_path):
-    block = "import sys, runpy; sys.modules['datasets'] = None; sys.argv = sys.argv[1:]; "
-    block += "runpy.run_path(sys.argv[0], run_name='__main__')"
     more = ["--output", str(tmp_path / "speed.jsonl"), *SHAPE, "--grow", "10", "--savings", "1.5"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", block, str(EXAMPLE), *more], capture_output=True, text=True, env=environment
-    )
-    assert done.returncode == 0, done.stderr
+    block = f"import sys, runpy; sys.modules['datasets'] = None; sys.argv = {[str(EXAMPLE), *more]}; "
+    printed = run_in_new_process(block + "runpy.run_path(sys.argv[0], run_name='__main__')")
     (line,) = read_lines(tmp_path / "speed.jsonl")
     assert line["peak_memory"] >= line["memory_before"] > 2**26
-    assert "| texts | dtype | ms per text |" in done.stdout
+    assert "| texts | dtype | ms per text |" in printed

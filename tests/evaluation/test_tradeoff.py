@@ -143,8 +143,8 @@ def exited(
     return torch.cat([output.logits for output in outputs]), torch.cat([output.exit_layer for output in outputs])
 
 
-@pytest.mark.parametrize("batch", [1, 7])
-@pytest.mark.parametrize("name", VARIANTS)
+# That a method answers one text as it does many: test_common.py.
+@pytest.mark.parametrize(("name", "batch"), [*((name, 7) for name in VARIANTS), ("deebert", 1)])
 def test_the_curve_is_what_early_exit_does(name: str, batch: int) -> None:
     model, rows = variant(name), texts(30)
     trace = collect_trace(model, rows, batch_size=4, progress=False)

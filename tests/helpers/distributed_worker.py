@@ -1,18 +1,11 @@
-"""Train every case in each of several processes, and write what came out; see `test_training_distributed.py`.
-
-torchrun --nnodes 1 --nproc-per-node 2 tests/helpers/distributed_worker.py FOLDER
-"""
+"""Train every case in each of several processes, and write what came out; see `test_training_distributed.py`."""
 
 import json
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # it runs as a script
 from helpers.runs import METHODS, At, History, interrupted, largest_difference, new_model, new_trainer, weights
 from safetensors.torch import save_file
 
@@ -109,11 +102,3 @@ def main(folder: Path) -> None:
         results[f"filed {method}"] = filed(method, folder / f"filed-{method}")
     if torch.distributed.get_rank() == 0:
         (folder / "results.json").write_text(json.dumps(results))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
-    # Some runs end in SIGABRT while the interpreter shuts down, after all work is done.
-    torch.distributed.barrier()
-    sys.stdout.flush()
-    os._exit(0)

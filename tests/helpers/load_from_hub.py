@@ -4,11 +4,14 @@ Load instance by the code that it carries, and save what it is and says.
 """
 
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 
+if __name__ == "__main__":
+    warnings.simplefilter("error")
 sys.path.insert(0, str(Path(__file__).parents[1]))  # it runs as a script
 from helpers.load_without_package import Blocked
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel

@@ -1,12 +1,17 @@
-"""Run by test_pipelines.py where adaexit_hf cannot be imported: python -I pipeline_without_package.py FOLDER.
+"""Run by test_pipelines.py where adaexit_hf cannot be imported: pipeline_without_package.py FOLDER.
 
 Classifies with the pipelines of every checkpoint below FOLDER, by the code that it carries.
+What is logged goes into FOLDER/stderr.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":
+    os.dup2(os.open(f"{sys.argv[1]}/stderr", os.O_WRONLY | os.O_CREAT), sys.stderr.fileno())
 
 import torch
 from transformers import pipeline

@@ -1,18 +1,11 @@
-"""Predict in prediction of several processes, and write what came out; see `test_predict_distributed.py`.
-
-torchrun --nnodes 1 --nproc-per-node 2 tests/helpers/predict_worker.py FOLDER
-"""
+"""Predict in prediction of several processes, and write what came out; see `test_predict_distributed.py`."""
 
 import json
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # it runs as a script
 from helpers.predictions import rows_of
 from helpers.tiny import build
 
@@ -59,11 +52,3 @@ def main(folder: Path) -> None:
         "broken_model": broken_model,
     }
     (folder / f"{state.process_index}.json").write_text(json.dumps(results))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
-    # Some runs end in SIGABRT while the interpreter shuts down, after all work is done.
-    torch.distributed.barrier()
-    sys.stdout.flush()
-    os._exit(0)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from helpers.copies import copy_of
 from helpers.tiny import CLASSES, with_depths
 from torch import Tensor
 from transformers import BertConfig, TrainerCallback, set_seed
@@ -31,7 +32,15 @@ def encoder_config(dropout: float = 0.0) -> BertConfig:
     return BertConfig(vocab_size=64, max_position_embeddings=16, initializer_range=0.3, **SMALL, **rates)
 
 
+CONFIG = encoder_config()
+
+
 def new_model(method: str, dropout: float = 0.0, seed: int = 0, **kwargs: Any) -> EarlyExitForSequenceClassification:
+    set_seed(seed)
+    return copy_of(made, method, dropout, seed, **kwargs)
+
+
+def made(method: str, dropout: float, seed: int, **kwargs: Any) -> EarlyExitForSequenceClassification:
     set_seed(seed)
     model = CLASSES[method]
     return with_depths(model(model.config_class(encoder_config=encoder_config(dropout), **{"num_labels": 3} | kwargs)))
@@ -48,7 +57,7 @@ def texts(count: int = 24, labels: bool = True) -> list[Row]:
 
 
 def collate(rows: list[Row]) -> dict[str, Tensor]:
-    batch = padded_batch(rows, encoder_config())
+    batch = padded_batch(rows, CONFIG)
     return batch | ({"labels": torch.tensor([row["label"] for row in rows])} if "label" in rows[0] else {})
 
 

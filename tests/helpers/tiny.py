@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from helpers.copies import copy_of
 from torch import Tensor
 from transformers import (
     AlbertConfig,
@@ -113,6 +114,10 @@ def encoder(name: str = "bert", attn_implementation: str | None = None, **kwargs
 
 def build(variant: str, encoder: str = "bert", **kwargs: Any) -> EarlyExitForSequenceClassification:
     """A model in eval mode with three labels, or as the variant or `kwargs` say; the same weights every time."""
+    return copy_of(built, variant, encoder, **kwargs)
+
+
+def built(variant: str, encoder: str, **kwargs: Any) -> EarlyExitForSequenceClassification:
     torch.manual_seed(0)
     return with_depths(VARIANTS[variant][0](config(variant, encoder, **kwargs)).eval())
 

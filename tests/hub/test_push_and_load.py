@@ -3,13 +3,12 @@
 All against a Hub of our own, by the true client, in one process for all tests: see hub_client.py.
 """
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from helpers.fresh import run_script
 from helpers.hub_server import TOKEN
 from helpers.runs import At, new_model, new_trainer, stopped
 
@@ -24,11 +23,7 @@ every_loader = pytest.mark.parametrize("loader", LOADERS)
 def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
     """What the client did and saw."""
     folder = tmp_path_factory.mktemp("hub")
-    # With hf_xet disabled, huggingface_hub itself sends large files in a way that its HTTP client calls old.
-    warnings = ["-W", "error", "-W", "ignore:Use 'content:DeprecationWarning"]
-    command = [sys.executable, *warnings, str(Path(__file__).parents[1] / "helpers" / "hub_client.py"), str(folder)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr[-5000:]
+    run_script(Path(__file__).parents[1] / "helpers" / "hub_client.py", str(folder))
     return torch.load(folder / "found.pt")
 
 

@@ -1,39 +1,20 @@
 """Two processes share the texts and both get all answers, in order."""
 
 import json
-import socket
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers.fresh import CONTEXT, SECONDS, started
+from helpers.fresh import run_ranks
 from helpers.predict_worker import THRESHOLD
 from helpers.predictions import rows_of, silent
 from helpers.tiny import build
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("localhost", 0))
-        return one.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """Two processes, told what torchrun tells them; `test_training_distributed.py` runs the true one."""
     folder = tmp_path_factory.mktemp("predicted")
-    worker = Path(__file__).parents[1] / "helpers" / "predict_worker.py"
-    told = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port()), "CUDA_VISIBLE_DEVICES": ""}
-    environments = [told | {"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
-    processes = [CONTEXT.Process(target=started, args=(worker, [str(folder)], each)) for each in environments]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(SECONDS)
-        process.kill()  # one that hangs
-        process.join()
-    assert [process.exitcode for process in processes] == [0, 0]  # what went wrong is on stderr
+    assert run_ranks("predict_worker", folder) == [0, 0]  # what went wrong is on stderr
     return [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
 
 

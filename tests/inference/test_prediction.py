@@ -33,6 +33,7 @@ import adaexit_hf.models.padded_batches
 from adaexit_hf import DatasetError, Prediction, predict_stream
 from adaexit_hf.models import EarlyExitForSequenceClassification
 from adaexit_hf.models.early_exit_loop import InFlight, repacked, rows_per_batch, run_early_exit, trimmed
+from adaexit_hf.models.padded_batches import padded_batch
 
 Model = EarlyExitForSequenceClassification
 WORDS = [f"w{number}" for number in range(5, 64)]
@@ -46,9 +47,8 @@ def one_at_a_time(model: Model, rows: list[dict[str, list[int]]], **kwargs: Any)
 
 def splitting_threshold(model: Model, rows: list[dict[str, list[int]]]) -> float:
     """In the middle of the widest gap between early scores."""
-    with torch.no_grad():
-        outputs = [model(input_ids=torch.tensor([row["input_ids"]]), early_exit=False) for row in rows]
-    scores = torch.cat([each.exit_scores[:, :-1] for each in outputs]).unique()
+    trace = trace_of(model, padded_batch(rows, model.config.encoder_config))
+    scores = trace.exit_scores[:, :-1].unique()
     if torch.equal(scores, scores.round()):
         return 1.0
     middle = scores[len(scores) // 4 : -len(scores) // 4]
@@ -82,7 +82,7 @@ def test_equals_one_text_at_a_time(variant: str, batch_tokens: int) -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("method", ["deebert", "fastbert", "depth-adaptive"])
 def test_equals_one_text_at_a_time_on_every_family(method: str, name: str) -> None:
-    model, rows = build(method, name), rows_of()
+    model, rows = build(method, name), rows_of(20)
     threshold = splitting_threshold(model, rows)
     found = silent(model, rows, exit_threshold=threshold, batch_tokens=60)
     logits, exit_layer = one_at_a_time(model, rows, exit_threshold=threshold)

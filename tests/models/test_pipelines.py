@@ -2,15 +2,13 @@
 
 import json
 import logging
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from helpers.fresh import run_script
 from helpers.pipeline_without_package import OWN, TEXTS, answers
 from helpers.predictions import count_layers, exiting
 from helpers.tiny import CLASSES, build
@@ -173,11 +171,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     new_tokenizer().save_pretrained(folder / "dact-bert")
     pipeline(OWN, model=exiting("pabee"), tokenizer=new_tokenizer()).save_pretrained(folder / "pabee")
     script = Path(__file__).parents[1] / "helpers" / "pipeline_without_package.py"
-    environment = os.environ | {"HF_HOME": str(folder / "cache"), "HF_MODULES_CACHE": str(folder / "cache")}
-    command = [sys.executable, "-I", str(script), str(folder)]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert result.returncode == 0, result.stderr[-3000:]
-    (folder / "stderr").write_text(result.stderr)
+    run_script(script, str(folder), HF_HOME=str(folder / "cache"), HF_MODULES_CACHE=str(folder / "cache"))
     return folder
 
 

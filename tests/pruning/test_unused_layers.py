@@ -1,5 +1,6 @@
 """A pruned model says of every sample of the trace what the whole model said."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +53,18 @@ def check(model: EarlyExitForSequenceClassification, smaller: Any, rows: list[Ro
     assert type(smaller) is type(model)
 
 
+@cache
+def pruned(name: str) -> tuple[EarlyExitForSequenceClassification, list[Row], ExitTrace, float, Any]:
+    model = variant(name)
+    rows, trace, threshold = that_leave(model)
+    return model, rows, trace, threshold, prune_unused_layers(model, trace, threshold)
+
+
 @pytest.mark.parametrize("name", CUT)
 def test_answers_stay_the_same(name: str) -> None:
-    model = variant(name)
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    rows, trace, threshold = that_leave(model)
+    before = {key: value.clone() for key, value in variant(name).state_dict().items()}
+    model, rows, trace, threshold, smaller = pruned(name)
     assert len(trace.exits_at(threshold).unique()) >= 2
-    smaller = prune_unused_layers(model, trace, threshold)
     check(model, smaller, rows, trace)
     assert model.config.exit_layers == [1, 2, 3, 4]
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in before.items())
@@ -66,9 +72,7 @@ def test_answers_stay_the_same(name: str) -> None:
 
 @pytest.mark.parametrize("name", CUT)
 def test_a_pruned_model_saves_and_loads(name: str, tmp_path: Path) -> None:
-    model = variant(name)
-    rows, trace, threshold = that_leave(model)
-    smaller = prune_unused_layers(model, trace, threshold)
+    _, rows, _, threshold, smaller = pruned(name)
     smaller.save_pretrained(tmp_path)
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path)
     first, second = (predict(each, rows, progress=False) for each in (smaller, loaded))

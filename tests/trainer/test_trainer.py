@@ -24,7 +24,10 @@ from transformers import EarlyStoppingCallback, EvalPrediction
 
 from adaexit_hf.trainer.training_args import CHECKPOINTING
 
-TWO_STAGES = [method for method in METHODS if len(new_model(method).stages) == 2]
+# The trainer knows nothing of a method but its stages, objectives and parameters: one method that trains all in one
+# stage, one that freezes the encoder in its second, one with parameters that no stage trains.
+FEW = ("berxit", "deebert", "depth-adaptive")
+TWO_STAGES = ("deebert", "fastbert")  # the second of FastBERT needs no labels
 
 
 def raise_error(**kwargs: Any) -> None:
@@ -121,7 +124,7 @@ def test_frozen_parameters_do_not_change_by_a_bit(method: str, tmp_path: Path) -
             assert torch.equal(value, before[name]) == frozen_in(stage, name), name
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", FEW)
 def test_the_clip_norm_is_that_of_the_trainable_parameters(method: str, tmp_path: Path) -> None:
     norms = []
 
@@ -155,7 +158,7 @@ def test_the_model_and_trainer_are_left_as_they_were(error: Any, stage: int, tmp
     assert autocast_in(model) == [False]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", FEW)
 def test_what_the_user_froze_stays_frozen(method: str, tmp_path: Path) -> None:
     model = new_model(method)
     trained = sum(value.requires_grad for value in model.parameters())

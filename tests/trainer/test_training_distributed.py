@@ -1,14 +1,13 @@
 """Two processes give what one process gives at the same global batch."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch.distributed.run
 from helpers.distributed_worker import CASES, FILED, SETTINGS
+from helpers.fresh import run_ranks, run_script, told
 from helpers.runs import METHODS, largest_difference, new_model, new_trainer, run, texts, weights
 from safetensors.torch import load_file
 
@@ -19,17 +18,8 @@ Outcome = tuple[Path, dict[str, Any]]
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """Folder and results of the worker; one launch for all cases, since importing torch takes most of its time."""
     folder = tmp_path_factory.mktemp("distributed")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "1", "--nproc-per-node", "2"]
-    worker = Path(__file__).parents[1] / "helpers" / "distributed_worker.py"
-    finished = subprocess.run(
-        [*launch, "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", str(worker), str(folder)],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    assert run_ranks("distributed_worker", folder) == [0, 0]  # what went wrong is on stderr
     results = folder / "results.json"
-    assert results.exists(), finished.stderr[-3000:]
     return folder, json.loads(results.read_text())
 
 
@@ -37,6 +27,15 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
 def one_process(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("single")
     return {method: run(method, folder / method, **SETTINGS) for method in METHODS}
+
+
+def test_the_processes_were_told_what_torchrun_tells(tmp_path: Path) -> None:
+    script = Path(__file__).parents[1] / "helpers" / "say_environment.py"
+    launch = ["--nnodes", "1", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+    run_script(Path(torch.distributed.run.__file__), *launch, str(script), str(tmp_path))
+    for rank in range(2):
+        environment = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert told(rank, 2, int(environment["MASTER_PORT"])).items() <= environment.items()
 
 
 def test_there_are_two_processes(outcome: Outcome) -> None:

@@ -24,7 +24,6 @@ from transformers import Trainer
 from adaexit_hf import EarlyExitTrainer
 
 Weights = dict[str, torch.Tensor]
-METHODS = ("berxit", "deebert", "dact-bert")
 # Five steps a stage in epochs of three, a checkpoint after every second; dropout makes the random state matter.
 SETTINGS = {"max_steps": 5, "gradient_accumulation_steps": 2, "save_strategy": "steps", "save_steps": 2}
 
@@ -69,9 +68,9 @@ LATER = {
     "middle of stage 2": ("on_pre_optimizer_step", 2, 3),
     "end of stage 2": ("on_train_end", 2, 5),
 }
-CASES = [("berxit", moment) for moment in MOMENTS] + [
-    (method, moment) for method in METHODS if len(new_model(method).stages) == 2 for moment in LATER
-]
+# Which stage runs, and since when, is known to the trainer alone; a method with more parameters to restore: once.
+CASES = [("berxit", moment) for moment in MOMENTS] + [("deebert", moment) for moment in LATER]
+CASES += [("dact-bert", "middle of stage 2")]
 
 
 @pytest.mark.parametrize(("method", "moment"), [*CASES, ("deebert", "middle of stage 1")])
@@ -143,8 +142,7 @@ def test_a_final_model_written_by_half_is_not_used(
     assert largest_difference(weights(resume("deebert", tmp_path).model), finished("deebert")[0]) == 0.0
 
 
-@pytest.mark.parametrize(("stage", "step"), [("stage-1-backbone", 2), ("stage-2-exits", 4)])
-@pytest.mark.parametrize("kind", [str, Path])
+@pytest.mark.parametrize(("kind", "stage", "step"), [(str, "stage-1-backbone", 2), (Path, "stage-2-exits", 4)])
 def test_resuming_from_a_path(kind: Any, stage: str, step: int, finished: Any, tmp_path: Path) -> None:
     expected, folder = finished("deebert")
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
