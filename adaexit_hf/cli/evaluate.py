@@ -11,7 +11,7 @@ from ..data.tasks import Labels, check_columns, tokenize
 from ..evaluation.bootstrap import UndefinedResamplesError, bootstrap_samples
 from ..evaluation.collect import collect_trace
 from ..evaluation.curves import CurvePoint
-from ..evaluation.metrics import metric_function
+from ..evaluation.metrics import compute_score
 from ..evaluation.summary import report as summarize
 from ..evaluation.thresholds import spread_thresholds
 from ..evaluation.trace import ExitTrace, predictions
@@ -89,7 +89,7 @@ def results_with_intervals(
     The interval is None, with a message on stderr, if a prediction is not finite or if the metric is undefined on a
     resample.
     """
-    metric, results = metric_function(metrics[0]), {}
+    results = {}
     for split, trace in traces.items():
         results[split] = summarize(trace, metrics, threshold)
         results[split]["intervals"] = {metrics[0]: None}
@@ -101,7 +101,10 @@ def results_with_intervals(
         at_threshold = ExitTrace(logits, torch.zeros(logits.shape[:2]), trace.labels, (trace.depth,), trace.ready)
         try:
             interval = bootstrap_samples(
-                [at_threshold], lambda sample: metric(predictions(sample.logits[:, 0]), sample.known_labels())
+                [at_threshold],
+                lambda sample: compute_score(
+                    metrics[0], predictions=predictions(sample.logits[:, 0]), references=sample.known_labels()
+                ),
             )
             results[split]["intervals"] = {metrics[0]: [interval.low, interval.high]}
         except UndefinedResamplesError as error:

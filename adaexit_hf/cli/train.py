@@ -49,7 +49,7 @@ from ..evaluation.collect import collect_trace
 from ..evaluation.metrics import compute_score
 from ..evaluation.summary import report, write_results
 from ..evaluation.thresholds import choose_threshold, spread_thresholds
-from ..evaluation.trace import ExitTrace, predictions
+from ..evaluation.trace import ExitTrace, scored_predictions
 from ..evaluation.tradeoff import tradeoff_curve
 from ..models import METHODS
 from ..pruning.layerdrop import evenly_spaced, layer_drop, only_layers
@@ -295,8 +295,9 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         model.prepare(train_set)
 
     def compute_metrics(result: Any) -> dict[str, float]:
-        predicted = predictions(torch.as_tensor(result.predictions)).numpy()
-        return {name: compute_score(name, predicted, result.label_ids) for name in metrics}
+        references = torch.as_tensor(result.label_ids)
+        predicted = scored_predictions(torch.as_tensor(result.predictions), references)
+        return {name: compute_score(name, predictions=predicted, references=references) for name in metrics}
 
     trainer = (Trainer if arguments.method == "plain" else EarlyExitTrainer)(
         model,

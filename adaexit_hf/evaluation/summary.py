@@ -30,11 +30,11 @@ def report(trace: ExitTrace, metrics: tuple[str, ...], threshold: float | list[f
     """
     for name in metrics:
         check_classes(name, trace.logits.shape[-1])
-    labels, answers, chosen = trace.known_labels().numpy(), scored_answers(trace), trace.exits_at(threshold)
-    exit_layer = torch.tensor(trace.exit_layers)[chosen]
+    labels, answers, chosen = trace.known_labels(), scored_answers(trace), trace.exits_at(threshold)
+    exit_layer = torch.tensor(trace.exit_layers, device=chosen.device)[chosen]
 
     def scores(answers: torch.Tensor) -> dict[str, float]:
-        return {name: compute_score(name, answers.numpy(), labels) for name in metrics}
+        return {name: compute_score(name, predictions=answers, references=labels) for name in metrics}
 
     return {
         "samples": len(trace.logits),

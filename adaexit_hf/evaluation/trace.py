@@ -297,3 +297,25 @@ def predictions(logits: Tensor) -> Tensor:
         Classes or numbers, `(samples, ...)`.
     """
     return logits.squeeze(-1) if logits.shape[-1] == 1 else logits.argmax(dim=-1)
+
+
+def scored_predictions(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return predictions in the form that metrics take, where those from logits that are not finite count as wrong.
+
+    Args:
+        logits: Logits, `(samples, ..., labels)`.
+        labels: True classes or numbers, `(samples,)`.
+
+    Returns:
+        Classes, `(samples, ...)`, where a class that was predicted from logits that are not finite is replaced by one
+        that differs from the label; or numbers.
+
+    Examples:
+        >>> scored_predictions(torch.tensor([[0.0, 1.0], [torch.nan, 0.0]]), torch.tensor([1, 0])).tolist()
+        [1, 1]
+    """
+    predicted, classes = predictions(logits), logits.shape[-1]
+    if classes == 1:
+        return predicted
+    other = (labels.to(logits.device).long() + 1) % classes
+    return torch.where(logits.isfinite().all(dim=-1), predicted, other.view(-1, *[1] * (predicted.dim() - 1)))

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import transformers
 
-from ..evaluation.curves import CurvePoint
+from ..evaluation.curves import CurvePoint, check_direction
 from ..models.modeling_early_exit import EarlyExitForSequenceClassification, Stage
 from ..version import __version__
 from .card_facts import CardDataset, MeasuredSpeed, SplitMetrics
@@ -77,6 +77,7 @@ def threshold_table(
         if point.threshold == chosen:
             cells = [f"**{cells[0]}, saved**", *(f"**{cell}**" for cell in cells[1:])]
         rows.append(cells)
+    metric = metric if check_direction(curve) else f"{metric} (lower is better)"
     header = ["threshold", metric, f"mean layers of {model.config.exit_layers[-1]}", "layers saved"]
     return table(header + (["speed-up"] if speed else []), rows) if rows else ""
 

@@ -178,8 +178,8 @@ def build_report(
 
 
 def _check(traces: Mapping[str, ExitTrace], metric: str, texts: Any, attributions: Mapping[str, Any]) -> None:
-    if metric not in METRICS:
-        raise ValueError(f"metric: got {metric!r}; choose one of {', '.join(METRICS)}")
+    if not isinstance(metric, str) or metric not in METRICS:
+        raise ValueError(f"metric: got {metric!r}, which the page cannot compute; choose one of {', '.join(METRICS)}")
     check_same_data(list(traces.values()), list(traces))
     for name, trace in traces.items():
         if trace.labels is None:

@@ -377,7 +377,7 @@ def test_the_interval_is_that_of_the_answers_at_the_threshold(capsys, checkpoint
 
 def test_an_interval_that_is_not_defined_is_null(capsys, checkpoint, labelled, monkeypatch) -> None:
     scores = iter([0.5])  # of all samples; then come the resamples
-    monkeypatch.setattr(evaluate_command, "metric_function", lambda name: lambda given, wanted: next(scores, math.nan))
+    monkeypatch.setattr(evaluate_command, "compute_score", lambda metric, **_: next(scores, math.nan))
     assert cli.main(["evaluate", checkpoint, *labelled]) == 0
     printed = capsys.readouterr()
     assert json.loads(printed.out)["validation"]["intervals"] == {"accuracy": None}

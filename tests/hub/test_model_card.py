@@ -11,7 +11,6 @@ from helpers.cards import FILES, NAME, THRESHOLD, Settings, card_of, curve_of, f
 from helpers.runs import clear_thresholds, collate, new_model, texts
 from helpers.tiny import CLASSES, build
 from huggingface_hub import ModelCard
-from torch import Tensor
 
 from adaexit_hf import CurvePoint, collect_trace, tradeoff_curve
 from adaexit_hf.hub.card_facts import CardDataset, MeasuredSpeed
@@ -79,10 +78,7 @@ def test_the_model_does_what_its_table_says() -> None:
     model, rows = new_model("berxit"), texts()
     trace = collect_trace(model, rows, progress=False)
 
-    def accuracy(predictions: Tensor, labels: Tensor) -> float:
-        return (predictions == labels).double().mean().item()
-
-    card = build_model_card(model, NAME, curve=tradeoff_curve(trace, accuracy, clear_thresholds(trace)))
+    card = build_model_card(model, NAME, curve=tradeoff_curve(trace, "accuracy", clear_thresholds(trace)))
     inputs = collate(rows)
     labels = inputs.pop("labels")
     shown = table_under(card, "threshold | score")[:-1]
@@ -90,7 +86,7 @@ def test_the_model_does_what_its_table_says() -> None:
     for threshold, score, layers, _ in shown:
         with torch.inference_mode():
             output = model.eval()(**inputs, exit_threshold=float(threshold))
-        assert f"{accuracy(output.logits.argmax(-1), labels):.4f}" == score
+        assert f"{(output.logits.argmax(-1) == labels).double().mean():.4f}" == score
         assert f"{output.exit_layer.double().mean():.2f}" == layers
 
 
