@@ -6,9 +6,9 @@
 `adaexit train` takes the same flags. All flags can also be given in one JSON or YAML file:
 `python examples/run_glue_exit.py settings.yaml`.
 
-Your own data is a data set on the Hub or a local folder (`--dataset_name`), or CSV, JSON or parquet files
-(`--train_file`, `--validation_file`). It has one or two text columns, and a label column with classes, or with floats
-for regression. If there is no validation split, `--validation_fraction 0.1` takes one from train.
+Your own data is a data set on the Hub or a local folder (`--dataset_name`), or .csv, .tsv, .jsonl, .json or .parquet
+files (`--train_file`, `--validation_file`). It has one or two text columns, and a label column with classes, or with
+floats for regression. If there is no validation split, `--validation_fraction 0.1` takes one from train.
 
 `--method plain` fine-tunes the encoder without exits. Its `--method_config` goes to the encoder's config, e.g.
 '{"num_hidden_layers": 3}'. With `--layer_drop 0.2` its curve has one point for each number of evenly spaced layers
@@ -44,7 +44,7 @@ from transformers.trainer_utils import HubStrategy
 
 from ..data.collators import DataCollatorWithTokenDepths
 from ..data.reconstruction import estimate_depths_by_reconstruction
-from ..data.tasks import Labels, check_columns, labels_of, tokenize
+from ..data.tasks import Labels, check_columns, check_labels, labels_of, tokenize
 from ..evaluation.collect import collect_trace
 from ..evaluation.metrics import compute_score
 from ..evaluation.summary import report, write_results
@@ -103,7 +103,8 @@ class Arguments(DataArguments):
     train_file: str | None = field(
         default=None,
         metadata={
-            "help": "CSV, JSON or parquet file to train on, instead of a data set; also needs --validation_file."
+            "help": "File to train on, instead of a data set: .csv, .tsv, .jsonl, .json or .parquet. Also needs "
+            "--validation_file or --validation_fraction."
         },
     )
     validation_fraction: float | None = field(
@@ -128,9 +129,10 @@ class Arguments(DataArguments):
                 self.method_config = json.loads(self.method_config or "{}")
             except json.JSONDecodeError as error:
                 raise ValueError(f"method_config: got {self.method_config!r}, which is not JSON ({error})") from None
-        if self.train_file and not self.validation_file:
+        if self.train_file and not self.validation_file and self.validation_fraction is None:
             raise ValueError(
-                "validation_file: missing; with --train_file pass --validation_file too, to choose the threshold on"
+                "validation_file: missing; with --train_file pass --validation_file too, to choose the threshold on, "
+                "or --validation_fraction 0.1, which takes these rows from train"
             )
 
 
@@ -266,12 +268,15 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         training.hub_strategy = HubStrategy.END
 
     text_columns = arguments.columns()
-    splits = load_splits(arguments, arguments.train_file)
-    splits = reserve_validation(splits, arguments.evaluation_names(), arguments.validation_fraction)
-    evaluation = evaluation_splits(arguments, splits, ("train",))
+    splits, column = load_splits(arguments, arguments.train_file), arguments.label_column
+    splits = reserve_validation(splits, arguments.evaluation_names(), arguments.validation_fraction, column)
+    has_minus_one = "train" in splits and column in splits["train"].column_names and -1 in splits["train"][column]
+    evaluation = evaluation_splits(arguments, splits, ("train",), has_minus_one)
     for name in ("train", *evaluation):
-        check_columns(splits[name], text_columns, arguments.label_column, name)
-    labels = labels_of(splits["train"], arguments.label_column)
+        check_columns(splits[name], text_columns, column, name)
+    labels = labels_of(splits["train"], column)
+    for name in ("train", *evaluation):
+        check_labels(splits[name], column, labels, name)
     metrics = arguments.metric_names(labels)
 
     tokenizer = AutoTokenizer.from_pretrained(arguments.model_name_or_path)
