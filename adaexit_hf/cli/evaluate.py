@@ -1,20 +1,21 @@
 """The command `adaexit evaluate`, and what `calibrate` and `report` share with it (needs the extra `train`)."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import datasets
 import torch
 
-from ..data.tasks import Labels, check_columns, tokenize
+from ..data.tasks import Labels, check_columns, check_labels, labels_of, tokenize
 from ..evaluation.bootstrap import UndefinedResamplesError, bootstrap_samples
 from ..evaluation.collect import collect_trace
 from ..evaluation.curves import CurvePoint
 from ..evaluation.metrics import compute_score
 from ..evaluation.summary import report as summarize
 from ..evaluation.thresholds import spread_thresholds
-from ..evaluation.trace import ExitTrace, predictions
+from ..evaluation.trace import ExitTrace, made_up, predictions
 from ..evaluation.tradeoff import tradeoff_curve
 from ..utils.files import without_nan
 from .data_arguments import DataArguments, evaluation_splits, first_rows, load_splits
@@ -48,27 +49,66 @@ def labelled_splits(
     Raises:
         ValueError: A column or a value is missing, or the data has labels that the model does not have.
     """
-    config = model.config
-    names = [config.id2label[index] for index in range(config.num_labels)]
+    config, column = model.config, options.label_column
+    names = [str(config.id2label[index]) for index in range(config.num_labels)]
     labels = Labels(None if config.num_labels == 1 else names)
     metrics, columns = options.metric_names(labels), options.columns()
     length = min(options.max_seq_length, tokenizer.model_max_length)
-    splits = load_splits(options)
-    tokenized, texts = dict[str, datasets.Dataset](), dict[str, Texts]()
-    for split in evaluation_splits(options, splits):
-        rows = first_rows(splits[split], options.max_eval_samples)
-        check_columns(rows, columns, options.label_column, split)
-        feature = rows.features[options.label_column]
-        if isinstance(feature, datasets.ClassLabel) and feature.names != labels.names:
-            raise ValueError(
-                f"label_column: '{options.label_column}' of split '{split}' has the classes {feature.names}, "
-                f"but the checkpoint has {labels.names}; pass a data set with the checkpoint's classes"
+    all_splits = load_splits(options)
+    evaluated = evaluation_splits(options, all_splits, has_minus_one="-1" in names)
+    splits = {split: first_rows(all_splits[split], options.max_eval_samples) for split in evaluated}
+    for split, rows in splits.items():
+        check_columns(rows, columns, column, split)
+    if labels.names is not None:
+        found = names_in_data(list(splits.values()), column, names)
+        labels = Labels(found)
+        if made_up(names) and not made_up(found):
+            config.id2label, config.label2id = (
+                dict(enumerate(found)),
+                {name: index for index, name in enumerate(found)},
             )
+            message = f"the checkpoint has no names of classes; taking those of the data, in the order {found}"
+            print(f"adaexit: {message}", file=sys.stderr)
+    for split, rows in splits.items():
+        check_labels(rows, column, labels, split)
+    tokenized, texts = dict[str, datasets.Dataset](), dict[str, Texts]()
+    for split, rows in splits.items():
         text_lists = [list(map(str, rows[column])) for column in columns]
         pairs = len(columns) == 2
         texts[split] = [list(pair) for pair in zip(*text_lists, strict=True)] if pairs else text_lists[0]
-        tokenized[split] = tokenize(rows, tokenizer, columns, options.label_column, labels, length)
+        tokenized[split] = tokenize(rows, tokenizer, columns, column, labels, length)
     return tokenized, texts, metrics
+
+
+def names_in_data(splits: Sequence[datasets.Dataset], column: str, names: list[str]) -> list[str]:
+    """The names of the checkpoint's classes in labelled data, in the order of the checkpoint's indices.
+
+    Names that are made of indices (LABEL_0, 0) say nothing, on either side: then classes are equal if their indices
+    are.
+
+    Args:
+        splits: The data, without missing labels.
+        column: The column with labels.
+        names: The checkpoint's names.
+
+    Raises:
+        ValueError: The data has other classes than the checkpoint.
+    """
+    data = datasets.concatenate_datasets([rows.select_columns(column) for rows in splits])
+    found = labels_of(data, column).names or []
+    if set(found) <= set(names):
+        return names
+    for prefix in ("LABEL_", ""):
+        indices = [f"{prefix}{index}" for index in range(len(names))]
+        if set(found) <= set(indices):
+            return indices
+    if made_up(names) and len(found) == len(names):
+        return found
+    unknown = [name for name in found if name not in names]
+    raise ValueError(
+        f"label_column: '{column}' has the classes {found[:20]}, but the checkpoint has {names[:20]}: labels "
+        f"{unknown[:20]} do not occur in the training set; pass data with the checkpoint's classes"
+    )
 
 
 def trace_splits(

@@ -11,7 +11,7 @@ import numpy
 
 from ..evaluation.metrics import METRICS
 from ..evaluation.thresholds import spread_thresholds
-from ..evaluation.trace import ExitTrace, check_same_data, predictions
+from ..evaluation.trace import ExitTrace, check_same_data, made_up, predictions
 from ..models.configuration_early_exit import Threshold
 from .attributed_tokens import DIGITS, TokenAttributions, embedded
 
@@ -142,7 +142,8 @@ def build_report(
     _check(named, metric, texts, attributions or {})
     first = next(iter(named.values()))
     num_labels = first.logits.shape[-1]
-    label_names = next((trace.label_names for trace in named.values() if trace.label_names), range(num_labels))
+    all_names = [trace.label_names for trace in named.values() if trace.label_names]
+    label_names = next((names for names in all_names if not made_up(names)), [*all_names, range(num_labels)][0])
     starts = _start_thresholds(named, thresholds)
     methods = [
         {

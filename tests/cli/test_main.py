@@ -221,6 +221,62 @@ def test_labels_that_the_checkpoint_does_not_have_are_refused(capsys, checkpoint
     assert "labels ['splendid'] do not occur" in refused(capsys, "evaluate", checkpoint, *labelled)
 
 
+def class_labels(names: list[str]) -> datasets.Dataset:
+    labels = [
+        names.index("good" if "good" in text else "bad") if "good" in names else int("good" in text) for text in TEXTS
+    ]
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)})
+    return datasets.Dataset.from_dict({"text": TEXTS, "label": labels}, features=features)
+
+
+@pytest.mark.parametrize("column", [[0, 1], ["bad", "good"], ["0", "1"]], ids=["numbers", "names", "digits"])
+@pytest.mark.parametrize("made_up", [True, False])
+def test_made_up_names_of_classes_say_nothing(capsys, checkpoint, tmp_path, column: list, made_up: bool) -> None:
+    wanted = answers(called(capsys, "predict", checkpoint, *TEXTS))
+    right = [answer["label"] == ("good" if "good" in answer["text"] else "bad") for answer in wanted]
+    if made_up:
+        edit_config(checkpoint, id2label={"0": "LABEL_0", "1": "LABEL_1"}, label2id={"LABEL_0": 0, "LABEL_1": 1})
+    rows = [{"text": text, "label": column["good" in text]} for text in TEXTS]
+    (tmp_path / "dev.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    flags = ["--validation_file", str(tmp_path / "dev.jsonl"), "--text_columns", "text"]
+    assert cli.main(["evaluate", checkpoint, *flags]) == 0
+    printed = capsys.readouterr()
+    found = json.loads(printed.out)["validation"]["at_threshold"]["accuracy"]
+    assert found == pytest.approx(sum(right) / len(right))
+    taken = "the checkpoint has no names of classes; taking those of the data, in the order ['bad', 'good']"
+    assert (taken in printed.err) is (made_up and column == ["bad", "good"])
+
+
+def edit_config(checkpoint: str, **settings) -> None:
+    path = Path(checkpoint, "config.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+
+
+NAMED = ["bad", "good"]
+
+
+@pytest.mark.parametrize(
+    ("names", "of_data", "expected"),
+    [
+        (NAMED, NAMED, NAMED),
+        (NAMED, NAMED[::-1], NAMED),  # found by name, in any order
+        (NAMED, ["LABEL_0", "LABEL_1"], ["LABEL_0", "LABEL_1"]),
+        (["LABEL_0", "LABEL_1"], NAMED[::-1], NAMED[::-1]),  # the order of the ClassLabel is that of training
+        (["0", "1"], NAMED, NAMED),
+    ],
+)
+def test_names_in_data_are_in_the_order_of_the_checkpoint(names: list, of_data: list, expected: list) -> None:
+    assert evaluate_command.names_in_data([class_labels(of_data)], "label", names) == expected
+
+
+@pytest.mark.parametrize("of_data", [["bad", "good", "fair"], ["no", "yes"]])
+def test_other_classes_than_those_of_the_checkpoint_are_refused(of_data: list) -> None:
+    with pytest.raises(
+        ValueError, match=r"has the classes .*, but the checkpoint has \['bad', 'good'\]: labels .* do"
+    ):
+        evaluate_command.names_in_data([class_labels(of_data)], "label", NAMED)
+
+
 def test_calibrate_changes_nothing_but_the_threshold(capsys, checkpoint, labelled) -> None:
     path = Path(checkpoint, "config.json")
     before = json.loads(path.read_text())

@@ -228,6 +228,14 @@ def test_traces_of_different_data_cannot_be_compared(changes: dict[str, Any], me
         check_same_data([by_hand(label_names=("no", "yes"), about={"dataset": "mrpc"}), other])
 
 
+@pytest.mark.parametrize("names", [("LABEL_0", "LABEL_1"), ("0", "1"), None])
+def test_made_up_names_of_classes_do_not_differ_from_others(names: Any) -> None:
+    real = by_hand(label_names=("no", "yes"))
+    check_same_data([by_hand(label_names=names), real, by_hand(label_names=names)])
+    with pytest.raises(ValueError, match="trace 2 has the classes .'yes', 'no'., others have .'no', 'yes'."):
+        check_same_data([by_hand(label_names=names), real, by_hand(label_names=("yes", "no"))])
+
+
 def test_other_exits_on_the_same_data_may_stand_side_by_side() -> None:
     other = ExitTrace(torch.zeros(2, 1, 2), torch.zeros(2, 1), torch.tensor([0, 1]), (12,), "lt")
     check_same_data([by_hand(), other])
