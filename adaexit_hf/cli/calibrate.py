@@ -11,7 +11,7 @@ from ..evaluation.thresholds import choose_threshold
 from ..utils.files import replace_text
 from .evaluate import EvaluationOptions, curve_with_threshold, labelled_splits
 from .options import load
-from .printing import print_json
+from .streams import print_json
 
 
 @dataclass(kw_only=True)

@@ -13,14 +13,14 @@ from ..evaluation.bootstrap import UndefinedResamplesError, bootstrap_samples
 from ..evaluation.collect import collect_trace
 from ..evaluation.curves import CurvePoint
 from ..evaluation.metrics import compute_score
-from ..evaluation.summary import report as summarize
+from ..evaluation.summary import exit_settings, results_at_threshold
 from ..evaluation.thresholds import spread_thresholds
 from ..evaluation.trace import ExitTrace, made_up, predictions
 from ..evaluation.tradeoff import tradeoff_curve
 from ..utils.files import without_nan
 from .data_arguments import DataArguments, evaluation_splits, first_rows, load_splits
 from .options import ModelOptions, load
-from .printing import print_json
+from .streams import print_json
 
 
 @dataclass(kw_only=True)
@@ -122,16 +122,23 @@ def trace_splits(
 
 
 def results_with_intervals(
-    traces: dict[str, ExitTrace], metrics: tuple[str, ...], threshold: float | list[float] | None
+    traces: dict[str, ExitTrace], metrics: tuple[str, ...], config: Any, data_name: str
 ) -> dict[str, dict[str, Any]]:
     """The scores of every split, with a 95 % bootstrap interval over samples of the first metric at the threshold.
+
+    Args:
+        traces: Trace by split.
+        metrics: Names of the metrics.
+        config: Config of the model, with the threshold and what else decides where a text exits.
+        data_name: Name of the data set.
 
     The interval is None, with a message on stderr, if a prediction is not finite or if the metric is undefined on a
     resample.
     """
-    results = {}
+    results, threshold = {}, config.exit_threshold
     for split, trace in traces.items():
-        results[split] = summarize(trace, metrics, threshold)
+        data = {"name": data_name, "split": split}
+        results[split] = results_at_threshold(trace, metrics, threshold, exit_settings(config), data)
         results[split]["intervals"] = {metrics[0]: None}
         # Only the predictions at the threshold: resampling all exits would take many times as long.
         logits = trace.at(threshold)[0][:, None]
@@ -162,7 +169,7 @@ def evaluate(options: EvaluationOptions, positionals: Any) -> None:
     model, tokenizer = load(positionals.checkpoint, options)
     datasets_by_split, _, metrics = labelled_splits(model, tokenizer, options)
     traces = trace_splits(model, datasets_by_split, options.batch_size)
-    print_json(without_nan(results_with_intervals(traces, metrics, model.config.exit_threshold)))
+    print_json(without_nan(results_with_intervals(traces, metrics, model.config, options.for_card().name)))
 
 
 def curve_with_threshold(trace: ExitTrace, metric: str, threshold: float | list[float] | None) -> list[CurvePoint]:

@@ -6,7 +6,9 @@ import sys
 from collections.abc import Sequence
 from typing import get_type_hints
 
+from ..utils.spelling import did_you_mean
 from ..version import __version__
+from .streams import escape_what_cannot_be_printed
 
 # Command: (module, which is imported only when the command is used; one line for `adaexit --help`).
 COMMANDS = {
@@ -67,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 for success, 1 for an error, 2 for wrong usage, 130 when interrupted.
     """
+    escape_what_cannot_be_printed()
     command, *arguments = (sys.argv[1:] if argv is None else list(argv)) or ["--help"]
     if command in ("-h", "--help"):
         print(usage())
@@ -75,7 +78,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(__version__)
         return 0
     if command not in COMMANDS:
-        print(f"adaexit: unknown command '{command}'; choose one of {', '.join(COMMANDS)}", file=sys.stderr)
+        print(
+            f"adaexit: unknown command '{command}'; choose one of {', '.join(COMMANDS)}{did_you_mean(command, COMMANDS)}",
+            file=sys.stderr,
+        )
         return 2
     try:
         run(command, arguments)

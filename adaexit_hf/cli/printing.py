@@ -1,14 +1,8 @@
-"""How the commands print tables and JSON."""
+"""How the commands print tables."""
 
-import json
 from typing import Any
 
 from ..evaluation.curves import CurvePoint
-
-
-def print_json(value: Any) -> None:
-    """Print a value as one line of JSON."""
-    print(json.dumps(value, ensure_ascii=False, allow_nan=False), flush=True)
 
 
 def print_curve(points: list[CurvePoint], metric: str, chosen: float | list[float] | None) -> None:

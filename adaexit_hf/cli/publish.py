@@ -2,18 +2,21 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 from huggingface_hub import HfApi
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from ..evaluation.curves import CurvePoint
+from ..evaluation.summary import EXIT_SETTINGS, changed_setting, exit_settings
 from ..hub.card_facts import CardDataset, MeasuredSpeed
 from ..hub.conversion import convert_checkpoint
 from ..hub.model_card import write_model_card
 from ..hub.upload import NEVER_UPLOADED
+from ..models import MODEL_TYPES
 from .options import Positionals
 
 FOLDER: Positionals = {"folder": {"help": "Local folder of an early-exit model."}}
@@ -55,6 +58,7 @@ def card(options: CardOptions, positionals: Any) -> None:
             )
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     metrics = json.loads((folder / "metrics.json").read_text())
+    check_measurements(folder, metrics["results"], exit_settings(model.config))
     dataset = metrics.get("dataset")
     print(
         write_model_card(
@@ -91,12 +95,39 @@ def measured_speed(path: Path) -> MeasuredSpeed:
             f"{record['dtype']}, {record['texts']} texts, {len(record['seconds'])} rounds, "
             f"quartiles {low:.2f} to {high:.2f}"
         )
-        return MeasuredSpeed(machine, how, {record["exit_threshold"]: median})
+        threshold = record["exit_threshold"]
+        settings = {name: record[name] for name in EXIT_SETTINGS if name != "exit_threshold"}
     except (IndexError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(
             f"speed: '{path}' is not the output of adaexit benchmark ({type(error).__name__}: {error}); pass a "
             "file with its output"
         ) from error
+    if isinstance(threshold, list):
+        raise ValueError(
+            f"speed: '{path}' was measured with one threshold per exit, which is no point of the curve; leave --speed "
+            "out, or measure with one threshold"
+        )
+    return MeasuredSpeed(machine, how, {threshold: median}, settings)
+
+
+def check_measurements(folder: Path, results: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Check that the results in metrics.json are of the model as it is now.
+
+    Args:
+        folder: The model's folder.
+        results: Split -> measurements, from metrics.json.
+        settings: The settings in config.json that decide where a text exits.
+
+    Raises:
+        ValueError: The results were measured with other settings, or do not say with which.
+    """
+    for split, result in results.items():
+        unknown = sorted(settings.keys() - result.keys())
+        changed = f"measured at an unknown {unknown[0]}" if unknown else changed_setting(result, settings)
+        if changed:
+            raise ValueError(
+                f"folder: '{split}' was {changed}; run adaexit report {folder} ... and adaexit card {folder} first"
+            )
 
 
 @dataclass(kw_only=True)
@@ -148,14 +179,16 @@ def push(options: PushOptions, positionals: Any) -> None:
         )
     if not (folder / "README.md").exists():
         print(f"adaexit push: uploading without a model card; adaexit card {folder} writes one", file=sys.stderr)
-    metrics_file, config = folder / "metrics.json", json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text())
+    if config.get("model_type") not in MODEL_TYPES:
+        raise ValueError(
+            f"folder: '{folder}' contains a '{config.get('model_type')}' model without exits; push it with "
+            "hf upload or model.push_to_hub"
+        )
+    metrics_file = folder / "metrics.json"
     if metrics_file.is_file():
-        for split, result in json.loads(metrics_file.read_text())["results"].items():
-            if result["exit_threshold"] != config["exit_threshold"]:
-                raise ValueError(
-                    f"folder: '{split}' was measured at exit_threshold {result['exit_threshold']}, but the model's is "
-                    f"{config['exit_threshold']}; run adaexit report {folder} ... and adaexit card {folder} first"
-                )
+        settings = exit_settings(AutoConfig.from_pretrained(folder))
+        check_measurements(folder, json.loads(metrics_file.read_text())["results"], settings)
     api = HfApi()
     repo = api.create_repo(positionals.repo_id, private=options.private or None, exist_ok=True)
     commit = api.upload_folder(

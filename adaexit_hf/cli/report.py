@@ -76,7 +76,7 @@ def report(options: ReportOptions, positionals: Any) -> None:
     threshold = model.config.exit_threshold
     split, trace = next(iter(traces.items()))
     curve = curve_with_threshold(trace, metrics[0], threshold)
-    results = results_with_intervals(traces, metrics, threshold)
+    results = results_with_intervals(traces, metrics, model.config, options.for_card().name)
     print_curve(curve, f"{split} {metrics[0]}", threshold)
     print_results(results, metrics[0])
     summary = {"settings": options.published(), "dataset": options.for_card()._asdict(), "results": results}

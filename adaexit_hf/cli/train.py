@@ -47,7 +47,7 @@ from ..data.reconstruction import estimate_depths_by_reconstruction
 from ..data.tasks import Labels, check_columns, check_labels, labels_of, tokenize
 from ..evaluation.collect import collect_trace
 from ..evaluation.metrics import compute_score
-from ..evaluation.summary import report, write_results
+from ..evaluation.summary import exit_settings, results_at_threshold, write_results
 from ..evaluation.thresholds import choose_threshold, spread_thresholds
 from ..evaluation.trace import ExitTrace, scored_predictions
 from ..evaluation.tradeoff import tradeoff_curve
@@ -341,11 +341,14 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         chosen = choose_threshold(curve, arguments.max_drop).threshold
         if arguments.method != "plain":
             trainer.model.config.exit_threshold = chosen
-        temperatures = {"exit_temperatures": getattr(trainer.model.config, "exit_temperatures", None)}
-        results = {name: report(trace, metrics, chosen) | temperatures for name, trace in traces.items()}
+        dataset = arguments.for_card()
+        settings = None if arguments.method == "plain" else exit_settings(trainer.model.config)
+        results = {
+            name: results_at_threshold(trace, metrics, chosen, settings, {"name": dataset.name, "split": name})
+            for name, trace in traces.items()
+        }
         print_curve(curve, f"{evaluation[0]} {metrics[0]}", chosen)
         print_results(results, metrics[0])
-        dataset = arguments.for_card()
         summary = {"settings": arguments.published(), "seed": training.seed, "dataset": dataset._asdict()}
         summary |= {"results": results}
         write_results(Path(training.output_dir), summary, curve)

@@ -113,6 +113,39 @@ def test_predict_reads_files_and_stdin(capsys, checkpoint, tmp_path, monkeypatch
     assert called(capsys, "predict", checkpoint) == direct
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_json_is_valid_whatever_the_encoding_of_stdout(checkpoint, tmp_path, monkeypatch, encoding: str) -> None:
+    (tmp_path / "texts.txt").write_text("Äpfel 電影\n", encoding="utf-8")
+    out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", out)
+    assert cli.main(["predict", checkpoint, "--file", str(tmp_path / "texts.txt")]) == 0
+    printed = out.buffer.getvalue()
+    assert json.loads(printed.decode("utf-8"))["text"] == "Äpfel 電影"
+    assert ("Äpfel".encode() in printed) is (encoding == "utf-8")
+
+
+def test_a_table_is_printed_whatever_the_encoding_of_stdout(checkpoint, labelled, monkeypatch) -> None:
+    edit_config(checkpoint, id2label={"0": "bad", "1": "良い"}, label2id={"bad": 0, "良い": 1})
+    path = Path(labelled[1]).rename(Path(labelled[1]).with_name("開発.csv"))
+    path.write_text(path.read_text().replace(",good", ",良い"), encoding="utf-8")
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="ascii") for _ in range(2))
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    assert cli.main(["report", checkpoint, "--validation_file", str(path), "--text_columns", "text"]) == 0
+    assert cli.main(["report", checkpoint, "--validation_file", str(path), "--text_columns", "良い"]) == 1
+    err.flush()
+    assert b"\\u826f\\u3044" in err.buffer.getvalue()
+
+
+def test_half_a_surrogate_pair_is_refused(capsys, checkpoint, tmp_path) -> None:
+    assert "texts: argument 2: character 0 is '\\ud83d'" in refused(capsys, "predict", checkpoint, "good", "\ud83d")
+    (tmp_path / "texts.jsonl").write_text('{"text": "good"}\n{"text": "\\ud83d"}\n')
+    assert cli.main(["predict", checkpoint, "--file", str(tmp_path / "texts.jsonl")]) == 1
+    printed = capsys.readouterr()
+    assert [answer["text"] for answer in answers(printed.out)] == ["good"]
+    assert "row 1, column 'text': character 0 is '\\ud83d'" in printed.err
+
+
 def test_predict_takes_pairs_of_texts(capsys, checkpoint, tmp_path) -> None:
     (tmp_path / "pairs.jsonl").write_text(json.dumps({"a": "good", "b": "bad film"}))
     printed = called(
@@ -198,6 +231,37 @@ def test_calibrate_takes_no_threshold_and_push_no_stale_numbers(capsys, checkpoi
     called(capsys, "report", checkpoint, *labelled)
     called(capsys, "calibrate", checkpoint, *labelled, "--max_drop", "1")
     assert "was measured at exit_threshold 0.5" in refused(capsys, "push", checkpoint, "you/model")
+
+
+@pytest.mark.parametrize("change", [{"exit_criterion": "margin"}, {"exit_temperatures": [1.0, 2.0, 1.0]}])
+def test_numbers_of_other_settings_are_neither_shown_nor_pushed(capsys, checkpoint, labelled, change: dict) -> None:
+    called(capsys, "report", checkpoint, *labelled)
+    ((name, _),) = change.items()
+    measured = json.loads(Path(checkpoint, "metrics.json").read_text())["results"]["validation"]
+    assert measured["exit_criterion"] == "confidence"
+    assert measured["exit_temperatures"] is None
+    assert (measured["version"], measured["data"]["name"], measured["data"]["split"]) == (
+        __version__,
+        "dev.csv",
+        "validation",
+    )
+    edit_config(checkpoint, **change)
+    assert f"'validation' was measured at {name}" in refused(capsys, "card", checkpoint)
+    assert f"'validation' was measured at {name}" in refused(capsys, "push", checkpoint, "you/model")
+
+
+def test_numbers_that_do_not_say_what_made_them_are_not_pushed(capsys, checkpoint, labelled) -> None:
+    called(capsys, "report", checkpoint, *labelled)
+    path = Path(checkpoint, "metrics.json")
+    summary = json.loads(path.read_text())
+    del summary["results"]["validation"]["exit_criterion"]
+    path.write_text(json.dumps(summary))
+    message = refused(capsys, "push", checkpoint, "you/model")
+    assert "'validation' was measured at an unknown exit_criterion; run adaexit report" in message
+
+
+def test_push_takes_early_exit_models_only(capsys, start) -> None:
+    assert "contains a 'bert' model without exits" in refused(capsys, "push", start, "you/model")
 
 
 def test_wrong_flags_are_usage_errors(capsys, checkpoint) -> None:

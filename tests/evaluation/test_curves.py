@@ -11,7 +11,7 @@ from adaexit_hf import CurvePoint, ExitTrace, area_under_curve, tradeoff_curve
 from adaexit_hf.evaluation.bootstrap import bootstrap_samples, bootstrap_seeds
 from adaexit_hf.evaluation.curves import areas_between, mean_curve, score_at
 from adaexit_hf.evaluation.metrics import Metric, compute_score
-from adaexit_hf.evaluation.summary import report
+from adaexit_hf.evaluation.summary import results_at_threshold
 from adaexit_hf.evaluation.tradeoff import exit_histogram, layer_scores, oracle_bound, oracle_exits
 
 NAN = math.nan
@@ -186,7 +186,7 @@ def test_an_answer_that_is_not_finite_is_wrong() -> None:
     with pytest.warns(RuntimeWarning, match=message):
         assert [point.score for point in tradeoff_curve(trace, ACCURACY, [0.5])] == pytest.approx([1 / 3] * 2)
     with pytest.warns(RuntimeWarning, match=message):
-        assert report(trace, ("accuracy",), 0.5)["at_threshold"] == {"accuracy": pytest.approx(1 / 3)}
+        assert results_at_threshold(trace, ("accuracy",), 0.5)["at_threshold"] == {"accuracy": pytest.approx(1 / 3)}
 
 
 def test_a_number_within_the_tolerance_is_right() -> None:

@@ -19,7 +19,7 @@ from adaexit_hf import (
     tradeoff_curve,
 )
 from adaexit_hf.evaluation.curves import mean_curve
-from adaexit_hf.evaluation.summary import report
+from adaexit_hf.evaluation.summary import results_at_threshold
 from adaexit_hf.evaluation.thresholds import spread_thresholds
 from adaexit_hf.evaluation.trace import predictions
 from adaexit_hf.evaluation.tradeoff import layer_scores, oracle_bound
@@ -66,7 +66,12 @@ def test_a_metric_may_be_given_by_name(by_hand: ExitTrace) -> None:
 def test_f1_of_three_classes_of_which_one_never_occurs(by_hand: ExitTrace) -> None:
     logits = torch.nn.functional.pad(by_hand.logits, (0, 1))
     trace = ExitTrace(logits, by_hand.scores, by_hand.labels, by_hand.exit_layers, "gt")
-    calls: list[Any] = [layer_scores, tradeoff_curve, oracle_bound, lambda trace, name: report(trace, (name,), None)]
+    calls: list[Any] = [
+        layer_scores,
+        tradeoff_curve,
+        oracle_bound,
+        lambda trace, name: results_at_threshold(trace, (name,), None),
+    ]
     for call in calls:
         with pytest.raises(
             ValueError, match="metric: f1 is defined for two classes, 0 and 1, but there are 3 classes; pass"
@@ -76,7 +81,12 @@ def test_f1_of_three_classes_of_which_one_never_occurs(by_hand: ExitTrace) -> No
 
 def test_the_warning_of_lost_answers_points_at_the_call(by_hand: ExitTrace) -> None:
     by_hand.logits[0, 0] = NAN
-    calls: list[Any] = [layer_scores, tradeoff_curve, oracle_bound, lambda trace, name: report(trace, (name,), None)]
+    calls: list[Any] = [
+        layer_scores,
+        tradeoff_curve,
+        oracle_bound,
+        lambda trace, name: results_at_threshold(trace, (name,), None),
+    ]
     for call in calls:
         with pytest.warns(RuntimeWarning, match=r"1 of 12 predictions \(samples times exits\) are not finite") as told:
             call(by_hand, "accuracy")

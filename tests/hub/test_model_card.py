@@ -161,6 +161,8 @@ def test_special_characters_keep_the_table_whole() -> None:
         ({"full_depth": {"f1": -math.inf}}, r"'f1' of 'validation' \(full_depth\) is -inf"),
         ({"mean_exit_layer": math.nan}, "mean_exit_layer of 'validation' is nan"),
         ({"exit_threshold": 0.5}, r"'validation' was measured at exit_threshold 0.5, but the model's is 0.8137"),
+        ({"exit_criterion": "entropy"}, r"was measured at exit_criterion 'entropy', but the model's is 'confidence'"),
+        ({"exit_temperatures": [1.0, 2.0, 1.5]}, r"exit_temperatures \[1.0, 2.0, 1.5\], but the model's is None"),
     ],
 )
 def test_bad_metrics_are_named_and_nothing_is_written(change: Settings, message: str, tmp_path: Path) -> None:
@@ -188,6 +190,12 @@ def test_a_curve_with_nan_is_refused() -> None:
 def test_bad_speeds_are_refused(speed_up: dict[float, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         card_of(speed=MeasuredSpeed("a machine", "somehow", speed_up))
+
+
+def test_a_speed_of_other_settings_is_refused() -> None:
+    speed = MeasuredSpeed("a machine", "somehow", {THRESHOLD: 2.0}, {"exit_criterion": "margin"})
+    with pytest.raises(ValueError, match="speed: was measured at exit_criterion 'margin', but the model's is 'conf"):
+        card_of(speed=speed)
 
 
 def test_an_unknown_fact_is_refused(tmp_path: Path) -> None:
