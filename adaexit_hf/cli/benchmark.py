@@ -47,7 +47,7 @@ def benchmark(options: BenchmarkOptions, positionals: Any) -> None:
     texts = list(islice(read_texts(path, options.text_columns), options.max_texts))
     if not texts:
         raise ValueError(f"file: '{path}' has no texts, or max_texts {options.max_texts} is 0; pass at least one text")
-    model, tokenizer = load(positionals.checkpoint, options)
+    model, tokenizer = load(positionals.checkpoint, options, options.exit_threshold)
     batch_tokens = 1024 if model.device.type == "cpu" else 16384
     all_cells = cells(options.pairs, [options.batch_size], [batch_tokens])
     work = trained_workload(model, tokenizer, texts)

@@ -166,13 +166,48 @@ def evaluate(options: EvaluationOptions, positionals: Any) -> None:
     metric at the threshold, or null if it is undefined. If the threshold was chosen on the same texts, the interval
     does not account for that choice.
     """
-    model, tokenizer = load(positionals.checkpoint, options)
+    model, tokenizer = load(positionals.checkpoint, options, options.exit_threshold)
     datasets_by_split, _, metrics = labelled_splits(model, tokenizer, options)
     traces = trace_splits(model, datasets_by_split, options.batch_size)
     print_json(without_nan(results_with_intervals(traces, metrics, model.config, options.for_card().name)))
 
 
+def tell_of_choice(command: str, trace: ExitTrace, threshold: float | list[float] | None) -> None:
+    """Say on stderr if a threshold saves nothing or lets all texts leave at once, or if the exits tell no texts apart.
+
+    Args:
+        command: Name of the command, for the message.
+        trace: Trace of the split on which the threshold was chosen.
+        threshold: The chosen threshold.
+    """
+    exits, chosen = len(trace.exit_layers), trace.exits_at(threshold)
+    if exits == 1:
+        return
+    longer = "train for more epochs (--num_train_epochs), or the exits faster (--exits_learning_rate 1e-3)"
+    answers = predictions(trace.logits)
+    if len(answers) > 1 and bool((answers == answers[0, 0]).all()):
+        problem = f"every exit gives the same answer to all texts; {longer}, or choose by another metric (--metrics)"
+    elif bool((chosen == exits - 1).all()):
+        problem = (
+            "the threshold saves nothing, all texts run through all layers; allow a larger --max_drop, choose by "
+            f"another metric (--metrics), or {longer}"
+        )
+    elif bool((chosen == 0).all()):
+        problem = (
+            "all texts leave at the first exit; if later exits should matter, choose by another metric (--metrics) or "
+            "with a smaller --max_drop; otherwise a model of so few layers does the same"
+        )
+    else:
+        return
+    print(f"adaexit {command}: {problem}", file=sys.stderr)
+
+
 def curve_with_threshold(trace: ExitTrace, metric: str, threshold: float | list[float] | None) -> list[CurvePoint]:
-    """The trade-off curve, including the point of the model's own threshold."""
+    """The trade-off curve, including the point of the model's own threshold, but not one of a threshold per exit."""
+    if isinstance(threshold, list):
+        print(
+            "adaexit: the curve has no point for exit_threshold, which is a list with one number per exit",
+            file=sys.stderr,
+        )
     own_threshold = [threshold] if isinstance(threshold, float | int) else []
     return tradeoff_curve(trace, metric, [*spread_thresholds(trace), *own_threshold])

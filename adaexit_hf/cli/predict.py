@@ -34,7 +34,7 @@ def predict(options: PredictOptions, positionals: Any) -> None:
     Prints one JSON object per text, in input order: text, label (not for regression), score and exit_layer.
     """
     source = input_texts(options, positionals.texts)
-    model, tokenizer = load(positionals.checkpoint, options)
+    model, tokenizer = load(positionals.checkpoint, options, options.exit_threshold)
     pending: deque[Text] = deque()
 
     def texts() -> Iterator[Text]:

@@ -17,6 +17,8 @@ from ..hub.conversion import convert_checkpoint
 from ..hub.model_card import write_model_card
 from ..hub.upload import NEVER_UPLOADED
 from ..models import MODEL_TYPES
+from ..trainer.ledger import LEDGER
+from ..utils.files import check_folder
 from .options import Positionals
 
 FOLDER: Positionals = {"folder": {"help": "Local folder of an early-exit model."}}
@@ -56,6 +58,7 @@ def card(options: CardOptions, positionals: Any) -> None:
             raise ValueError(
                 f"folder: '{folder}' has no {name}; run adaexit report {folder} ... first, which measures the model"
             )
+    check_folder("folder", folder)
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     metrics = json.loads((folder / "metrics.json").read_text())
     check_measurements(folder, metrics["results"], exit_settings(model.config))
@@ -149,6 +152,7 @@ def convert(options: ConvertOptions, positionals: Any) -> None:
     """Convert a checkpoint that was trained with the code of the papers' authors into a model of this package."""
     if Path(positionals.output, "config.json").exists():
         raise ValueError(f"output: '{positionals.output}' already contains a model; pass another folder")
+    check_folder("output", Path(positionals.output))
     convert_checkpoint(positionals.source, positionals.output, labels=options.labels, revision=options.revision)
     print(positionals.output)
 
@@ -165,6 +169,23 @@ class PushOptions:
     message: str = field(default="Upload a model with early exit", metadata={"help": "Commit message."})
 
 
+def check_finished(folder: Path) -> None:
+    """Check that no training run in a folder was interrupted.
+
+    Raises:
+        ValueError: A stage has checkpoints but was not finished, so the folder's model is not the one of this run.
+    """
+    ledger = folder / LEDGER
+    done = json.loads(ledger.read_text())["done"] if ledger.is_file() else []
+    begun = {path.parent.name.split("-", 2)[2] for path in folder.glob("stage-*-*/checkpoint-*")}
+    unfinished = sorted(begun - set(done))
+    if unfinished:
+        raise ValueError(
+            f"folder: '{folder}' holds a training run that was interrupted in stage {', '.join(unfinished)}; finish "
+            "it with adaexit train ... --resume_from_checkpoint True"
+        )
+
+
 def push(options: PushOptions, positionals: Any) -> None:
     """Upload a model's folder to the Hub in one commit.
 
@@ -173,6 +194,7 @@ def push(options: PushOptions, positionals: Any) -> None:
     URL of the commit.
     """
     folder = Path(positionals.folder)
+    check_finished(folder)
     if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
         raise ValueError(
             f"folder: '{folder}' has no model (config.json and *.safetensors); pass the folder of a saved model"

@@ -24,7 +24,7 @@ import json
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,8 +36,8 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     DataCollatorWithPadding,
-    HfArgumentParser,
     Trainer,
+    TrainingArguments,
     set_seed,
 )
 from transformers.trainer_utils import HubStrategy
@@ -48,15 +48,41 @@ from ..data.tasks import Labels, check_columns, check_labels, labels_of, tokeniz
 from ..evaluation.collect import collect_trace
 from ..evaluation.metrics import compute_score
 from ..evaluation.summary import exit_settings, results_at_threshold, write_results
-from ..evaluation.thresholds import choose_threshold, spread_thresholds
+from ..evaluation.thresholds import check_max_drop, choose_threshold, spread_thresholds
 from ..evaluation.trace import ExitTrace, scored_predictions
 from ..evaluation.tradeoff import tradeoff_curve
 from ..models import METHODS
 from ..pruning.layerdrop import evenly_spaced, layer_drop, only_layers
 from ..trainer.trainer import EarlyExitTrainer
 from ..trainer.training_args import EarlyExitTrainingArguments
+from ..utils.spelling import did_you_mean
 from .data_arguments import DataArguments, evaluation_splits, first_rows, load_splits, reserve_validation
+from .evaluate import tell_of_choice
+from .parser import CommandParser
 from .printing import print_curve, print_results
+
+# The flags that the help text shows first.
+MAIN_FLAGS = [
+    "help",
+    "help_all",
+    "model_name_or_path",
+    "method",
+    "task_name",
+    "output_dir",
+    "train_file",
+    "validation_file",
+    "text_columns",
+    "label_column",
+    "num_train_epochs",
+    "learning_rate",
+    "exits_learning_rate",
+    "per_device_train_batch_size",
+    "max_drop",
+    "metrics",
+    "seed",
+    "resume_from_checkpoint",
+    "push_to_hub",
+]
 
 
 @dataclass(kw_only=True)
@@ -158,7 +184,10 @@ def build_model(arguments: Arguments, labels: Labels) -> Any:
             "compare_methods.py)"
         )
     if arguments.method not in METHODS:
-        raise ValueError(f"method: got '{arguments.method}'; choose one of {', '.join(METHODS)}, plain")
+        raise ValueError(
+            f"method: got '{arguments.method}'; choose one of {', '.join(METHODS)}, plain"
+            f"{did_you_mean(arguments.method, METHODS)}"
+        )
     return METHODS[arguments.method].from_encoder_pretrained(arguments.model_name_or_path, **options, **settings)
 
 
@@ -248,11 +277,20 @@ def logits_of(model: Any, rows: datasets.Dataset, tokenizer: Any, batch_size: in
 
 def parse(argv: Sequence[str], prog: str | None = None) -> tuple[Arguments, EarlyExitTrainingArguments]:
     """Parse flags, or the one JSON or YAML file that contains them."""
-    parser = HfArgumentParser((Arguments, EarlyExitTrainingArguments), prog=prog, description=__doc__)
+    parser = CommandParser((Arguments, EarlyExitTrainingArguments), prog=prog, description=__doc__)
+    parser.add_argument("--help_all", action="help", help="Also show the flags of Transformers' Trainer, over 100.")
+    own = {field.name for kind in (Arguments, EarlyExitTrainingArguments) for field in fields(kind)} - {
+        field.name for field in fields(TrainingArguments)
+    }
+    of_trainer = set() if "--help_all" in argv else {field.name for field in fields(TrainingArguments)} - own
+    parser.show_first(MAIN_FLAGS, hide=sorted(of_trainer - set(MAIN_FLAGS)))
     if len(argv) == 1 and argv[0].endswith((".json", ".yaml", ".yml")):
         read = parser.parse_json_file if argv[0].endswith(".json") else parser.parse_yaml_file
         return read(argv[0])
-    return parser.parse_args_into_dataclasses(list(argv))
+    arguments, training, unknown = parser.parse_args_into_dataclasses(list(argv), return_remaining_strings=True)
+    if unknown:
+        parser.refuse(unknown)
+    return arguments, training
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
@@ -263,6 +301,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         prog: Name of the program in help texts. Default: that of the process.
     """
     arguments, training = parse(sys.argv[1:] if argv is None else argv, prog)
+    check_max_drop(arguments.max_drop)
     set_seed(training.seed)
     if training.hub_strategy == HubStrategy.EVERY_SAVE:  # models pushed during training have no threshold yet
         training.hub_strategy = HubStrategy.END
@@ -347,6 +386,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
             name: results_at_threshold(trace, metrics, chosen, settings, {"name": dataset.name, "split": name})
             for name, trace in traces.items()
         }
+        tell_of_choice("train", validation, chosen)
         print_curve(curve, f"{evaluation[0]} {metrics[0]}", chosen)
         print_results(results, metrics[0])
         summary = {"settings": arguments.published(), "seed": training.seed, "dataset": dataset._asdict()}

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..utils.imports import needed
+from ..utils.spelling import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,7 @@ def as_metric(metric: MetricLike) -> Metric:
             *names, last = METRICS
             raise ValueError(
                 f"metric: got {metric!r}; choose {', '.join(names)} or {last}, or pass a Metric of your own"
+                f"{did_you_mean(metric, METRICS)}"
             )
         return METRICS[metric]
     if callable(metric):

@@ -33,8 +33,7 @@ def choose_threshold(curve: Sequence[CurvePoint], max_drop: float = 0.01) -> Cur
         >>> print(choose_threshold([half, full], max_drop=0.001).threshold)
         None
     """
-    if not 0 <= max_drop <= 1:
-        raise ValueError(f"max_drop: got {max_drop}; pass a fraction from 0 to 1, e.g. 0.01 for one percent")
+    check_max_drop(max_drop)
     if any(isinstance(point, MeanPoint) for point in curve):
         raise ValueError(
             "curve: is a mean over runs, which has no thresholds; choose on the curve of each run, from tradeoff_curve"
@@ -54,6 +53,16 @@ def choose_threshold(curve: Sequence[CurvePoint], max_drop: float = 0.01) -> Cur
     floor = sign * full.score - max_drop * abs(full.score)
     good_enough = [point for point in curve if sign * point.score >= floor]
     return max(good_enough, key=lambda point: (point.saving, sign * point.score))
+
+
+def check_max_drop(max_drop: float) -> None:
+    """Check the argument `max_drop` of `choose_threshold`.
+
+    Raises:
+        ValueError: If it is not between 0 and 1.
+    """
+    if not 0 <= max_drop <= 1:
+        raise ValueError(f"max_drop: got {max_drop}; pass a fraction from 0 to 1, e.g. 0.01 for one percent")
 
 
 def spread_thresholds(trace: ExitTrace, count: int = 100) -> list[float]:

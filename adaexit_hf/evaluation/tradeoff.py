@@ -62,7 +62,8 @@ def tradeoff_curve(
             depth is always added.
 
     Returns:
-        One point per threshold, ordered by mean layers, the cheapest first and full depth last.
+        One point per threshold, ordered by mean layers, the cheapest first and full depth last; of equal mean layers
+        the more eager threshold first.
 
     Raises:
         ValueError: If the trace has no labels, a threshold is outside its bounds, or no metric has this name.
@@ -97,7 +98,13 @@ def tradeoff_curve(
         score = score_of(chosen)
         flops = None if trace.flops is None else trace.flops.gather(1, chosen[:, None]).double().mean().item()
         points.append(CurvePoint(threshold, score, *_layers(trace, chosen), flops, known.higher_is_better))
-    return sorted(points, key=lambda point: (point.mean_layers, point.threshold is None))
+    upwards = -1 if trace.ready in ("lt", "le") else 1  # the direction in which thresholds make fewer samples ready
+
+    def order(point: CurvePoint) -> tuple[float, bool, float]:
+        eager = upwards * point.threshold if isinstance(point.threshold, Real) else 0.0
+        return point.mean_layers, point.threshold is None, eager
+
+    return sorted(points, key=order)
 
 
 def scored_answers(trace: ExitTrace, stacklevel: int = 3) -> Tensor:

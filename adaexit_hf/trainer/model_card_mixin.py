@@ -73,8 +73,8 @@ class WritesModelCard(Trainer):
         if (root / LEDGER).exists():  # otherwise nothing was trained here
             rows = len(self.train_dataset) if has_length(self.train_dataset) else None
             defaults["training"] = training_facts(self.args, rows)
-        # An evaluation at another threshold or criterion does not describe this model; a curve that was passed may be of
-        # another metric than the evaluation.
+        # An evaluation with another threshold or criterion does not describe this model; a curve that was passed may
+        # be of another metric than the evaluation.
         if self._evaluated and not changed_setting(self._evaluated, exit_settings(config)) and "curve" not in card:
             defaults["metrics"] = {"evaluation": self._evaluated}
         return defaults

@@ -154,7 +154,7 @@ def build_report(
             "ready": trace.ready,
             "scores": [[_exact(score) for score in row] for row in trace.scores.float().tolist()],
             "answers": _answers(trace),
-            "thresholds": [*map(_rounded, spread_thresholds(trace)), starts[name], None],
+            "thresholds": _thresholds(trace, starts[name]),
             "start": starts[name],
             "flops": _flops(trace),
             "attributions": embedded(name, (attributions or {}).get(name), texts),
@@ -228,6 +228,13 @@ def _start_thresholds(
             raise type(error)(f"thresholds: for '{name}', {error}") from error
         starts[name] = None if trace.criterion == "patience" and start == 0 else _rounded(start)
     return starts
+
+
+def _thresholds(trace: ExitTrace, start: Any) -> list[Any]:
+    """Return the thresholds of the slider, the most eager first, with the one at which it starts and full depth."""
+    numbers = [*map(_rounded, spread_thresholds(trace)), *([start] if isinstance(start, float) else [])]
+    ordered = sorted(numbers, reverse=trace.ready in ("lt", "le"))
+    return [*ordered, *([start] if isinstance(start, list) else []), None]
 
 
 def _rounded(threshold: Threshold) -> Any:
