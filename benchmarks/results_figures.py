@@ -8,7 +8,7 @@ from typing import Any
 from compare_methods import grouped
 from comparison_tables import Row, figures
 
-from adaexit_hf.evaluation.curves import CurvePoint, area_under_curve, areas_between, score_at
+from adaexit_hf.evaluation.curves import CurvePoint, MeanPoint, Point, area_under_curve, areas_between, score_at
 
 Runs = Mapping[tuple[str, str], Sequence[Row]]  # one line per seed, by (data set, method)
 
@@ -78,11 +78,11 @@ def curve_of(row: Row) -> list[CurvePoint]:
     return points if len({point.mean_layers for point in points}) > 1 else []
 
 
-def fixed_layers(row: Row) -> list[CurvePoint]:
+def fixed_layers(row: Row) -> list[MeanPoint]:
     """The curve of the same model if all texts exit at the same layer, with one point per exit."""
     metric, depth = row["metric"], figures(row)["validation"].depth
     return [
-        CurvePoint(None, scores[metric], float(layer), 1 - int(layer) / depth)
+        MeanPoint(scores[metric], float(layer), 1 - int(layer) / depth)
         for layer, scores in validation_of(row)["by_exit"].items()
     ]
 
@@ -112,10 +112,10 @@ def score_after_three_layers(row: Row) -> float | None:
     return 100 * score_at(curve, 3) if all(sides) else None
 
 
-def above(first: Sequence[CurvePoint], second: Sequence[CurvePoint]) -> float:
+def above(first: Sequence[Point], second: Sequence[Point]) -> float:
     """Percentage points by which the first curve lies above the second, mean over the layers that both cover.
 
-    >>> high, low = ([CurvePoint(None, score, layers, 0.0) for layers in (1.0, 3.0)] for score in (0.9, 0.85))
+    >>> high, low = ([MeanPoint(score, layers, 0.0) for layers in (1.0, 3.0)] for score in (0.9, 0.85))
     >>> round(above(high, low), 6), round(above(low, high), 6)
     (5.0, -5.0)
     """
@@ -123,14 +123,14 @@ def above(first: Sequence[CurvePoint], second: Sequence[CurvePoint]) -> float:
     return 100 * (areas.first_above - areas.second_above) / (areas.end - areas.start)
 
 
-def above_at_points(few: Sequence[CurvePoint], line: Sequence[CurvePoint]) -> float:
+def above_at_points(few: Sequence[CurvePoint], line: Sequence[Point]) -> float:
     """Percentage points by which a curve with few points lies above another, mean over its points with a threshold.
 
     Only the points are compared, since thresholds between points that are far apart may not exist. Beyond its ends the
     other curve is continued as a constant.
 
     >>> few = [CurvePoint(2.0, 0.8, 2.0, 0.0), CurvePoint(None, 0.9, 3.0, 0.0)]
-    >>> line = [CurvePoint(None, score, layers, 0.0) for layers, score in ((1.0, 0.6), (3.0, 0.9))]
+    >>> line = [MeanPoint(score, layers, 0.0) for layers, score in ((1.0, 0.6), (3.0, 0.9))]
     >>> round(above_at_points(few, line), 6)
     5.0
     """

@@ -25,7 +25,7 @@ from comparison_tables import LEGEND, figures, markdown, measured, seeds_if_few,
 from matplotlib import rc_context
 from results_figures import NAMES, Row, Runs, area, by_method, curve_of, names_of
 
-from adaexit_hf.evaluation.curves import CurvePoint, mean_curve
+from adaexit_hf.evaluation.curves import Point, mean_curve
 from adaexit_hf.visualization.figures import comparison_figure
 
 MARK = "<!-- written by benchmarks/results_page.py -->"
@@ -170,7 +170,7 @@ def draw(runs: Runs, folder: Path) -> list[str]:
     datasets, methods = names_of(runs)
     lines = []
     for dataset in datasets:
-        curves: dict[str, list[CurvePoint]] = {}
+        curves: dict[str, Sequence[Point]] = {}
         for method, name in NAMES.items():
             by_seed = [curve for row in runs.get((dataset, method), []) if (curve := curve_of(row))]
             curves[name + seeds_if_few(by_seed)] = mean_curve(by_seed) if by_seed else []

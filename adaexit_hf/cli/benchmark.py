@@ -7,9 +7,11 @@ from typing import Any, ClassVar
 
 from ..benchmark.records import machine
 from ..benchmark.timing import cells, measure, trained_workload
+from ..evaluation.summary import exit_settings
 from ..inference.text_files import check_file, read_texts
+from ..version import __version__
 from .options import CHECKPOINT, ModelOptions, Positionals, load
-from .printing import print_json
+from .streams import print_json
 
 
 @dataclass(kw_only=True)
@@ -17,7 +19,7 @@ class BenchmarkOptions(ModelOptions):
     """Flags of `adaexit benchmark`."""
 
     positionals: ClassVar[Positionals] = CHECKPOINT | {
-        "file": {"help": "File with the texts: .txt, .csv, .tsv, .jsonl or .json."}
+        "file": {"help": "File with the texts: .txt, .csv, .tsv, .jsonl, .json or .parquet."}
     }
     text_columns: list[str] = field(
         default_factory=lambda: ["text"], metadata={"help": "Column of the texts, or two columns for pairs of texts."}
@@ -42,13 +44,15 @@ def benchmark(options: BenchmarkOptions, positionals: Any) -> None:
     """
     path = Path(positionals.file)
     check_file(path, options.text_columns)
-    model, tokenizer = load(positionals.checkpoint, options)
     texts = list(islice(read_texts(path, options.text_columns), options.max_texts))
+    if not texts:
+        raise ValueError(f"file: '{path}' has no texts, or max_texts {options.max_texts} is 0; pass at least one text")
+    model, tokenizer = load(positionals.checkpoint, options, options.exit_threshold)
     batch_tokens = 1024 if model.device.type == "cpu" else 16384
     all_cells = cells(options.pairs, [options.batch_size], [batch_tokens])
     work = trained_workload(model, tokenizer, texts)
     setting = machine(str(model.device)) | {"dtype": str(model.dtype).removeprefix("torch."), "texts": len(texts)}
-    setting |= {"exit_threshold": model.config.exit_threshold}
+    setting |= {**exit_settings(model.config), "version": __version__}
     for cell in all_cells:
         cell_fields = dict(zip(("candidate", "baseline", "batch_size", "batch_tokens"), cell, strict=True))
         print_json(setting | cell_fields | measure(work, *cell, options.rounds))

@@ -7,17 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation.collect import collect_trace
-from ..evaluation.thresholds import choose_threshold
-from ..utils.files import replace_text
-from .evaluate import EvaluationOptions, curve_with_threshold, labelled_splits
-from .options import load
-from .printing import print_json
+from ..evaluation.thresholds import check_max_drop, choose_threshold
+from ..utils.files import check_folder, replace_text
+from .data_arguments import DataArguments
+from .evaluate import curve_with_threshold, labelled_splits, tell_of_choice
+from .options import LoadOptions, load
+from .streams import print_json
 
 
 @dataclass(kw_only=True)
-class CalibrationOptions(EvaluationOptions):
+class CalibrationOptions(DataArguments, LoadOptions):
     """Flags of `adaexit calibrate`."""
 
+    batch_size: int = field(default=32, metadata={"help": "Texts per batch."})
     max_drop: float = field(
         default=0.01, metadata={"help": "Largest allowed drop of the score, as a fraction of the full-depth score."}
     )
@@ -35,16 +37,14 @@ def calibrate(options: CalibrationOptions, positionals: Any) -> None:
     Only exit_threshold, and with --temperatures also exit_temperatures, changes in the folder's config.json. Prints a
     JSON object with the chosen threshold and its score.
     """
-    if options.exit_threshold is not None:
-        raise ValueError(
-            f"exit_threshold: got {options.exit_threshold}, but calibrate chooses the threshold; leave the flag out"
-        )
+    check_max_drop(options.max_drop)
     config_file = Path(positionals.checkpoint) / "config.json"
     if not config_file.is_file():
         raise ValueError(
             f"checkpoint: '{positionals.checkpoint}' is not a local folder with a config.json; download it first, "
             f"e.g. hf download {positionals.checkpoint} --local-dir FOLDER"
         )
+    check_folder("checkpoint", config_file.parent)
     model, tokenizer = load(positionals.checkpoint, options)
     datasets_by_split, _, metrics = labelled_splits(model, tokenizer, options)
     split, rows = next(iter(datasets_by_split.items()))
@@ -55,6 +55,7 @@ def calibrate(options: CalibrationOptions, positionals: Any) -> None:
     trace = collect_trace(model, rows, batch_size=options.batch_size, progress=sys.stderr.isatty())
     curve = curve_with_threshold(trace, metrics[0], model.config.exit_threshold)
     chosen = choose_threshold(curve, options.max_drop)
+    tell_of_choice("calibrate", trace, chosen.threshold)
     new_settings = {"exit_threshold": chosen.threshold}
     if options.temperatures:
         new_settings["exit_temperatures"] = model.config.exit_temperatures

@@ -1,15 +1,20 @@
 """Flags that select labelled texts: GLUE, SICK, data sets of the Hub, folders and files (needs the extra `train`)."""
 
+import re
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 from datasets.exceptions import DatasetGenerationError
 
 from ..data.tasks import TASKS, Labels
 from ..evaluation.metrics import check_classes
 from ..hub.card_facts import CardDataset
+from ..inference.text_files import ROW_KINDS, read_rows
+from ..utils.spelling import did_you_mean
 
 GLUE = "nyu-mll/glue"
 
@@ -32,7 +37,8 @@ class DataArguments:
         metadata={"help": "Branch, tag or commit, e.g. refs/convert/parquet for a data set with a script."},
     )
     validation_file: str | None = field(
-        default=None, metadata={"help": "CSV, JSON or parquet file to evaluate on, instead of a data set."}
+        default=None,
+        metadata={"help": "File to evaluate on, instead of a data set: .csv, .tsv, .jsonl, .json or .parquet."},
     )
     text_columns: list[str] | None = field(
         default=None, metadata={"help": "One or two columns with texts. Default: those of the task."}
@@ -59,6 +65,7 @@ class DataArguments:
         if self.task_name and task is None and not columns:
             raise ValueError(
                 f"task_name: got '{self.task_name}'; choose one of {', '.join(TASKS)}, or pass --text_columns"
+                f"{did_you_mean(self.task_name, TASKS)}"
             )
         if not columns or len(columns) > 2:
             raise ValueError(f"text_columns: got {columns}; pass one or two column names, or a --task_name of GLUE")
@@ -116,27 +123,18 @@ def load_splits(arguments: DataArguments, train_file: str | None = None) -> data
         All splits, by name.
 
     Raises:
-        ValueError: Neither a data set nor a file is given, or a file has an unknown format or no readable rows.
+        ValueError: Neither a data set nor a file is given, or a file does not exist, has an unknown format, cannot be
+            read or has no rows.
     """
     files = {"train": train_file, "validation": arguments.validation_file}
     if any(files.values()):
-        formats = {Path(file).suffix.lstrip(".").replace("jsonl", "json") for file in files.values() if file}
-        files_text = " and ".join(f"{name}_file '{file}'" for name, file in files.items() if file)
-        if len(formats) > 1 or not formats <= {"csv", "json", "parquet"}:
-            raise ValueError(f"got {files_text}; pass .csv, .json, .jsonl or .parquet files, all of one format")
-        try:
-            return datasets.load_dataset(
-                formats.pop(), data_files={name: file for name, file in files.items() if file}
-            )
-        except (ValueError, StopIteration, DatasetGenerationError) as error:
-            cause = error.__cause__ or error
-            # A file without rows raises StopIteration if it is JSON Lines, else an error with one of these messages.
-            empty = "No columns to parse", "corresponds to no data"
-            if isinstance(cause, StopIteration) or any(words in str(cause) for words in empty):
-                message = f"got {files_text}, which has no rows ({cause}); pass files with rows"
-            else:
-                message = f"got {files_text}, which could not be read: {cause}"
-            raise ValueError(message) from error
+        return datasets.DatasetDict(
+            {
+                name: file_split(f"{name}_file", Path(file), arguments.label_column)
+                for name, file in files.items()
+                if file
+            }
+        )
     name = arguments.dataset_name or GLUE
     glue = arguments.task_name in TASKS and arguments.task_name != "sick"
     if arguments.dataset_name is None and not glue:
@@ -148,36 +146,131 @@ def load_splits(arguments: DataArguments, train_file: str | None = None) -> data
     return datasets.load_dataset(name, config, revision=arguments.dataset_revision)
 
 
+def file_split(argument: str, path: Path, label_column: str) -> datasets.Dataset:
+    """One split from a file, read as `adaexit predict` reads it. Only empty fields and null are missing values.
+
+    In .csv and .tsv the labels become whole numbers if all of them are, or else numbers if all of them are; otherwise
+    they are names of classes. All other columns are texts.
+
+    Args:
+        argument: The flag that named the file, for error messages.
+        path: The file.
+        label_column: Column with the labels.
+
+    Raises:
+        ValueError: The file does not exist, has an unknown format, cannot be read or has no rows, or its labels are
+            numbers and words.
+    """
+    if path.suffix.lower() not in ROW_KINDS:
+        raise ValueError(f"{argument}: got '{path}'; pass a file of one of the formats {', '.join(ROW_KINDS)}")
+    if not path.is_file():
+        raise ValueError(f"{argument}: there is no '{path}'; pass an existing file")
+    if path.suffix.lower() == ".parquet":
+        try:
+            # `datasets` keeps what the file says about types, e.g. names of classes.
+            return datasets.load_dataset("parquet", data_files={"rows": str(path)})["rows"]
+        except (ValueError, DatasetGenerationError) as error:
+            raise ValueError(
+                f"got {argument} '{path}', which could not be read: {error.__cause__ or error}"
+            ) from error
+    columns: dict[str, list[Any]] = {}
+    try:
+        for count, row in enumerate(read_rows(path), start=1):
+            for column, value in row.items():
+                columns.setdefault(column, [None] * (count - 1)).append(None if value == "" else value)
+            for values in columns.values():
+                values += [None] * (count - len(values))  # JSON may leave a column out
+        if path.suffix.lower() in (".csv", ".tsv") and label_column in columns:
+            columns[label_column] = _numbers_if_all_are(columns[label_column], label_column)
+        rows = datasets.Dataset.from_dict(columns)
+    except (ValueError, TypeError, OverflowError) as error:  # the last two: a column of numbers and texts
+        raise ValueError(f"got {argument} '{path}', which could not be read: {error}") from error
+    if not columns:
+        raise ValueError(f"got {argument} '{path}', which has no rows; pass a file with rows")
+    return rows
+
+
+def _numbers_if_all_are(values: list[str | None], column: str) -> list[Any]:
+    """Return labels of a text file as whole numbers, as numbers, or unchanged; None stays None.
+
+    >>> _numbers_if_all_are(["1", "-1"], "label"), _numbers_if_all_are(["1", "2.5"], "label")
+    ([1, -1], [1.0, 2.5])
+    >>> _numbers_if_all_are(["01", "None", None], "label")
+    ['01', 'None', None]
+    """
+    known = [value for value in values if value is not None]
+    whole = r"-?(0|[1-9]\d*)"  # 01 is no number but a code
+    for kind, pattern in ((int, whole), (float, rf"({whole}(\.\d*)?|-?\.\d+)([eE][+-]?\d+)?")):
+        if all(re.fullmatch(pattern, value) for value in known):
+            return [None if value is None else kind(value) for value in values]
+    decimal = next((value for value in known if re.fullmatch(r"[+-]?\d*\.\d+", value)), None)
+    word = next((value for value in known if re.search(r"[^\W\d_]{2}", value)), None)
+    if decimal is not None and word is not None:
+        raise ValueError(
+            f"label_column: '{column}' contains the number {decimal} and the word {word!r}; pass a column with either "
+            "scores or classes, and leave a score that is missing empty"
+        )
+    return list(values)
+
+
 def reserve_validation(
-    splits: datasets.DatasetDict, validation_names: tuple[str, ...], fraction: float | None
+    splits: datasets.DatasetDict, validation_names: tuple[str, ...], fraction: float | None, label_column: str
 ) -> datasets.DatasetDict:
     """Split off a fraction of train as the validation split, if there is none.
+
+    Every class gives about this fraction of its rows, and keeps at least one row in train.
 
     Args:
         splits: The splits of a data set.
         validation_names: The names that a validation split may have; a new one gets the first.
         fraction: Fraction of train in (0, 1), or None to leave the splits as they are.
+        label_column: Column with the labels.
 
     Raises:
-        ValueError: The fraction is not between 0 and 1.
+        ValueError: The fraction is not between 0 and 1, or takes no row.
     """
+    if fraction is not None and not 0 < fraction < 1:
+        raise ValueError(f"validation_fraction: got {fraction}; pass a fraction of train between 0 and 1, e.g. 0.1")
     if fraction is None or "train" not in splits or any(name in splits for name in validation_names):
         return splits
-    if not 0 < fraction < 1:
-        raise ValueError(f"validation_fraction: got {fraction}; pass a fraction of train between 0 and 1, e.g. 0.1")
-    parts = splits["train"].train_test_split(test_size=fraction, seed=0)
-    return datasets.DatasetDict({**splits, "train": parts["train"], validation_names[0]: parts["test"]})
+    train = splits["train"]
+    labels = train[label_column][:] if label_column in train.column_names else [None] * len(train)
+    order = np.random.default_rng(0).permutation(len(train)).tolist()
+    if not any(isinstance(label, float) for label in labels):
+        order.sort(key=lambda row: str(labels[row]))  # stable: shuffled within a class
+    # Evenly spread over the rows by class, so that each class gives its share.
+    taken = {row for place, row in enumerate(order) if int((place + 1) * fraction) > int(place * fraction)}
+    kept = {labels[row] for row in order if row not in taken}
+    for row in order:
+        if row in taken and labels[row] not in kept and not isinstance(labels[row], float):
+            taken.remove(row)
+            kept.add(labels[row])
+    if not taken or len(taken) == len(train):
+        raise ValueError(
+            f"validation_fraction: {fraction} of {len(train)} rows takes {'no row' if not taken else 'all'}, if every "
+            "class keeps a row to train on; pass another fraction, or more rows"
+        )
+    validation = train.select([row for row in order if row in taken])
+    rest = train.select([row for row in range(len(train)) if row not in taken])
+    return datasets.DatasetDict({**splits, "train": rest, validation_names[0]: validation})
 
 
 def evaluation_splits(
-    arguments: DataArguments, splits: datasets.DatasetDict, required: tuple[str, ...] = ()
+    arguments: DataArguments,
+    splits: datasets.DatasetDict,
+    required: tuple[str, ...] = (),
+    has_minus_one: bool = False,
 ) -> list[str]:
     """The names of the splits to evaluate on; the threshold is chosen on the first.
+
+    A test split is left out if all of its labels are missing, as in GLUE; a message on stderr says so.
 
     Args:
         arguments: Which data set.
         splits: Its splits.
         required: Other splits that must be present.
+        has_minus_one: Whether -1 is a class or a score of the model or of the training set. Otherwise a split whose
+            labels are all -1 has no labels.
 
     Raises:
         ValueError: There is no split to evaluate on, or a required split is missing.
@@ -189,10 +282,16 @@ def evaluation_splits(
             f"dataset: has splits {', '.join(splits)}; needs {' and '.join([*required, ' or '.join(candidates)])}"
             + ("; --validation_fraction 0.1 takes the latter from train" if required else "")
         )
-    # A labelled test split measures the chosen threshold on new data. GLUE's test splits have no labels (-1).
-    if "test" in splits and arguments.label_column in splits["test"].column_names:
-        test_labels = splits["test"][arguments.label_column]
-        names += ["test"] if all(label is not None and label != -1 for label in test_labels) else []
+    # A labelled test split measures the chosen threshold on new data.
+    if "test" in splits:
+        column = arguments.label_column
+        known = column in splits["test"].column_names
+        labels = splits["test"][column] if known else []
+        if all(label is None or label != label or (label == -1 and not has_minus_one) for label in labels):
+            reason = "all its labels are missing (-1 or empty)" if known else f"it has no column '{column}'"
+            print(f"adaexit: split 'test' is left out: {reason}", file=sys.stderr)
+        else:
+            names += ["test"]
     return names
 
 

@@ -1,25 +1,26 @@
 """The command `adaexit evaluate`, and what `calibrate` and `report` share with it (needs the extra `train`)."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import datasets
 import torch
 
-from ..data.tasks import Labels, check_columns, tokenize
+from ..data.tasks import Labels, check_columns, check_labels, labels_of, tokenize
 from ..evaluation.bootstrap import UndefinedResamplesError, bootstrap_samples
 from ..evaluation.collect import collect_trace
 from ..evaluation.curves import CurvePoint
-from ..evaluation.metrics import metric_function
-from ..evaluation.summary import report as summarize
+from ..evaluation.metrics import compute_score
+from ..evaluation.summary import exit_settings, results_at_threshold
 from ..evaluation.thresholds import spread_thresholds
-from ..evaluation.trace import ExitTrace, predictions
+from ..evaluation.trace import ExitTrace, made_up, predictions
 from ..evaluation.tradeoff import tradeoff_curve
 from ..utils.files import without_nan
 from .data_arguments import DataArguments, evaluation_splits, first_rows, load_splits
 from .options import ModelOptions, load
-from .printing import print_json
+from .streams import print_json
 
 
 @dataclass(kw_only=True)
@@ -48,27 +49,66 @@ def labelled_splits(
     Raises:
         ValueError: A column or a value is missing, or the data has labels that the model does not have.
     """
-    config = model.config
-    names = [config.id2label[index] for index in range(config.num_labels)]
+    config, column = model.config, options.label_column
+    names = [str(config.id2label[index]) for index in range(config.num_labels)]
     labels = Labels(None if config.num_labels == 1 else names)
     metrics, columns = options.metric_names(labels), options.columns()
     length = min(options.max_seq_length, tokenizer.model_max_length)
-    splits = load_splits(options)
-    tokenized, texts = dict[str, datasets.Dataset](), dict[str, Texts]()
-    for split in evaluation_splits(options, splits):
-        rows = first_rows(splits[split], options.max_eval_samples)
-        check_columns(rows, columns, options.label_column, split)
-        feature = rows.features[options.label_column]
-        if isinstance(feature, datasets.ClassLabel) and feature.names != labels.names:
-            raise ValueError(
-                f"label_column: '{options.label_column}' of split '{split}' has the classes {feature.names}, "
-                f"but the checkpoint has {labels.names}; pass a data set with the checkpoint's classes"
+    all_splits = load_splits(options)
+    evaluated = evaluation_splits(options, all_splits, has_minus_one="-1" in names)
+    splits = {split: first_rows(all_splits[split], options.max_eval_samples) for split in evaluated}
+    for split, rows in splits.items():
+        check_columns(rows, columns, column, split)
+    if labels.names is not None:
+        found = names_in_data(list(splits.values()), column, names)
+        labels = Labels(found)
+        if made_up(names) and not made_up(found):
+            config.id2label, config.label2id = (
+                dict(enumerate(found)),
+                {name: index for index, name in enumerate(found)},
             )
+            message = f"the checkpoint has no names of classes; taking those of the data, in the order {found}"
+            print(f"adaexit: {message}", file=sys.stderr)
+    for split, rows in splits.items():
+        check_labels(rows, column, labels, split)
+    tokenized, texts = dict[str, datasets.Dataset](), dict[str, Texts]()
+    for split, rows in splits.items():
         text_lists = [list(map(str, rows[column])) for column in columns]
         pairs = len(columns) == 2
         texts[split] = [list(pair) for pair in zip(*text_lists, strict=True)] if pairs else text_lists[0]
-        tokenized[split] = tokenize(rows, tokenizer, columns, options.label_column, labels, length)
+        tokenized[split] = tokenize(rows, tokenizer, columns, column, labels, length)
     return tokenized, texts, metrics
+
+
+def names_in_data(splits: Sequence[datasets.Dataset], column: str, names: list[str]) -> list[str]:
+    """The names of the checkpoint's classes in labelled data, in the order of the checkpoint's indices.
+
+    Names that are made of indices (LABEL_0, 0) say nothing, on either side: then classes are equal if their indices
+    are.
+
+    Args:
+        splits: The data, without missing labels.
+        column: The column with labels.
+        names: The checkpoint's names.
+
+    Raises:
+        ValueError: The data has other classes than the checkpoint.
+    """
+    data = datasets.concatenate_datasets([rows.select_columns(column) for rows in splits])
+    found = labels_of(data, column).names or []
+    if set(found) <= set(names):
+        return names
+    for prefix in ("LABEL_", ""):
+        indices = [f"{prefix}{index}" for index in range(len(names))]
+        if set(found) <= set(indices):
+            return indices
+    if made_up(names) and len(found) == len(names):
+        return found
+    unknown = [name for name in found if name not in names]
+    raise ValueError(
+        f"label_column: '{column}' has the classes {found[:20]}, but the checkpoint has {names[:20]}: labels "
+        f"{unknown[:20]} do not occur in the training set; pass data with the checkpoint's classes"
+    )
 
 
 def trace_splits(
@@ -83,16 +123,23 @@ def trace_splits(
 
 
 def results_with_intervals(
-    traces: dict[str, ExitTrace], metrics: tuple[str, ...], threshold: float | list[float] | None
+    traces: dict[str, ExitTrace], metrics: tuple[str, ...], config: Any, data_name: str
 ) -> dict[str, dict[str, Any]]:
     """The scores of every split, with a 95 % bootstrap interval over samples of the first metric at the threshold.
+
+    Args:
+        traces: Trace by split.
+        metrics: Names of the metrics.
+        config: Config of the model, with the threshold and what else decides where a text exits.
+        data_name: Name of the data set.
 
     The interval is None, with a message on stderr, if a prediction is not finite or if the metric is undefined on a
     resample.
     """
-    metric, results = metric_function(metrics[0]), {}
+    results, threshold = {}, config.exit_threshold
     for split, trace in traces.items():
-        results[split] = summarize(trace, metrics, threshold)
+        data = {"name": data_name, "split": split}
+        results[split] = results_at_threshold(trace, metrics, threshold, exit_settings(config), data)
         results[split]["intervals"] = {metrics[0]: None}
         # Only the predictions at the threshold: resampling all exits would take many times as long.
         logits = trace.at(threshold)[0][:, None]
@@ -102,7 +149,10 @@ def results_with_intervals(
         at_threshold = ExitTrace(logits, torch.zeros(logits.shape[:2]), trace.labels, (trace.depth,), trace.ready)
         try:
             interval = bootstrap_samples(
-                [at_threshold], lambda sample: metric(predictions(sample.logits[:, 0]), sample.known_labels())
+                [at_threshold],
+                lambda sample: compute_score(
+                    metrics[0], predictions=predictions(sample.logits[:, 0]), references=sample.known_labels()
+                ),
             )
             results[split]["intervals"] = {metrics[0]: [interval.low, interval.high]}
         except UndefinedResamplesError as error:
@@ -117,13 +167,48 @@ def evaluate(options: EvaluationOptions, positionals: Any) -> None:
     metric at the threshold, or null if it is undefined. If the threshold was chosen on the same texts, the interval
     does not account for that choice.
     """
-    model, tokenizer = load(positionals.checkpoint, options)
+    model, tokenizer = load(positionals.checkpoint, options, options.exit_threshold)
     datasets_by_split, _, metrics = labelled_splits(model, tokenizer, options)
     traces = trace_splits(model, datasets_by_split, options.batch_size)
-    print_json(without_nan(results_with_intervals(traces, metrics, model.config.exit_threshold)))
+    print_json(without_nan(results_with_intervals(traces, metrics, model.config, options.for_card().name)))
+
+
+def tell_of_choice(command: str, trace: ExitTrace, threshold: float | list[float] | None) -> None:
+    """Say on stderr if a threshold saves nothing or lets all texts leave at once, or if the exits tell no texts apart.
+
+    Args:
+        command: Name of the command, for the message.
+        trace: Trace of the split on which the threshold was chosen.
+        threshold: The chosen threshold.
+    """
+    exits, chosen = len(trace.exit_layers), trace.exits_at(threshold)
+    if exits == 1:
+        return
+    longer = "train for more epochs (--num_train_epochs), or the exits faster (--exits_learning_rate 1e-3)"
+    answers = predictions(trace.logits)
+    if len(answers) > 1 and bool((answers == answers[0, 0]).all()):
+        problem = f"every exit gives the same answer to all texts; {longer}, or choose by another metric (--metrics)"
+    elif bool((chosen == exits - 1).all()):
+        problem = (
+            "the threshold saves nothing, all texts run through all layers; allow a larger --max_drop, choose by "
+            f"another metric (--metrics), or {longer}"
+        )
+    elif bool((chosen == 0).all()):
+        problem = (
+            "all texts leave at the first exit; if later exits should matter, choose by another metric (--metrics) or "
+            "with a smaller --max_drop; otherwise a model of so few layers does the same"
+        )
+    else:
+        return
+    print(f"adaexit {command}: {problem}", file=sys.stderr)
 
 
 def curve_with_threshold(trace: ExitTrace, metric: str, threshold: float | list[float] | None) -> list[CurvePoint]:
-    """The trade-off curve, including the point of the model's own threshold."""
+    """The trade-off curve, including the point of the model's own threshold, but not one of a threshold per exit."""
+    if isinstance(threshold, list):
+        print(
+            "adaexit: the curve has no point for exit_threshold, which is a list with one number per exit",
+            file=sys.stderr,
+        )
     own_threshold = [threshold] if isinstance(threshold, float | int) else []
     return tradeoff_curve(trace, metric, [*spread_thresholds(trace), *own_threshold])

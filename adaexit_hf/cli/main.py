@@ -4,9 +4,12 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import get_type_hints
 
+from ..utils.spelling import did_you_mean
 from ..version import __version__
+from .streams import escape_what_cannot_be_printed
 
 # Command: (module, which is imported only when the command is used; one line for `adaexit --help`).
 COMMANDS = {
@@ -20,6 +23,8 @@ COMMANDS = {
     "convert": ("publish", "convert a checkpoint of the papers' authors to this package's format"),
     "push": ("publish", "upload a checkpoint to the Hugging Face Hub, in one commit"),
 }
+
+FILE_FLAGS = ("--file", "--train_file", "--validation_file", "--speed")
 
 
 def usage() -> str:
@@ -35,17 +40,31 @@ def usage() -> str:
     )
 
 
+def check_files(argv: Sequence[str]) -> None:
+    """Check that the files that flags name exist, before the imports that take seconds.
+
+    Raises:
+        ValueError: There is no such file.
+    """
+    for place, argument in enumerate(argv):
+        flag, _, value = argument.partition("=")
+        value = value or "".join(argv[place + 1 : place + 2])
+        if flag in FILE_FLAGS and not Path(value).is_file():
+            raise ValueError(f"{flag.removeprefix('--')}: there is no '{value}'; pass an existing file")
+
+
 def run(command: str, argv: Sequence[str]) -> None:
     """Parse the arguments of a command and run it."""
+    check_files(argv)
     module = importlib.import_module(f".{COMMANDS[command][0]}", __package__)
     if command == "train":
         module.main(argv, prog="adaexit train")
         return
-    from transformers import HfArgumentParser
+    from .parser import CommandParser
 
     function = getattr(module, command)
     options_type = get_type_hints(function)["options"]
-    parser = HfArgumentParser(options_type, prog=f"adaexit {command}", description=function.__doc__)
+    parser = CommandParser(options_type, prog=f"adaexit {command}", description=function.__doc__)
     for name, settings in options_type.positionals.items():
         parser.add_argument(name, **settings)
     options, positionals, unknown = parser.parse_args_into_dataclasses(
@@ -54,7 +73,7 @@ def run(command: str, argv: Sequence[str]) -> None:
     if "texts" in options_type.positionals and not any(argument.startswith("-") for argument in unknown):
         positionals.texts, unknown = [*positionals.texts, *unknown], []  # argparse ignores texts after a flag
     if unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        parser.refuse(unknown)
     function(options, positionals)
 
 
@@ -67,6 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 for success, 1 for an error, 2 for wrong usage, 130 when interrupted.
     """
+    escape_what_cannot_be_printed()
     command, *arguments = (sys.argv[1:] if argv is None else list(argv)) or ["--help"]
     if command in ("-h", "--help"):
         print(usage())
@@ -75,7 +95,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(__version__)
         return 0
     if command not in COMMANDS:
-        print(f"adaexit: unknown command '{command}'; choose one of {', '.join(COMMANDS)}", file=sys.stderr)
+        meant = did_you_mean(command, COMMANDS)
+        print(f"adaexit: unknown command '{command}'; choose one of {', '.join(COMMANDS)}{meant}", file=sys.stderr)
         return 2
     try:
         run(command, arguments)

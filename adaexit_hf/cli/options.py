@@ -17,13 +17,10 @@ CHECKPOINT: Positionals = {"checkpoint": {"help": "Local folder or Hub name of a
 
 
 @dataclass(kw_only=True)
-class ModelOptions:
-    """Flags for running a checkpoint."""
+class LoadOptions:
+    """Flags for loading a checkpoint."""
 
     positionals: ClassVar[Positionals] = CHECKPOINT
-    exit_threshold: float | None = field(
-        default=None, metadata={"help": "Exit threshold to use instead of the one saved with the checkpoint."}
-    )
     dtype: str = field(
         default="auto", metadata={"help": "float32, bfloat16 or float16; auto keeps the dtype of the saved weights."}
     )
@@ -31,12 +28,22 @@ class ModelOptions:
     revision: str = field(default="main", metadata={"help": "Branch, tag or commit of a checkpoint on the Hub."})
 
 
-def load(checkpoint: str, options: ModelOptions) -> tuple[Any, Any]:
+@dataclass(kw_only=True)
+class ModelOptions(LoadOptions):
+    """Flags for running a checkpoint at a threshold."""
+
+    exit_threshold: float | None = field(
+        default=None, metadata={"help": "Exit threshold to use. Default: the one saved with the checkpoint."}
+    )
+
+
+def load(checkpoint: str, options: LoadOptions, exit_threshold: float | None = None) -> tuple[Any, Any]:
     """Load a checkpoint for inference.
 
     Args:
         checkpoint: Local folder or Hub name.
-        options: Flags for running it.
+        options: Flags for loading it.
+        exit_threshold: Exit threshold to use. Default: None, the one saved with the checkpoint.
 
     Returns:
         The model, in eval mode on its device, and its tokenizer.
@@ -60,8 +67,8 @@ def load(checkpoint: str, options: ModelOptions) -> tuple[Any, Any]:
     device = options.device if options.device != "auto" else "cuda" if cuda else "cpu"
     if device.startswith("cuda") and not cuda:
         raise ValueError(f"device: got '{device}', but torch finds no GPU; pass cpu")
-    if options.exit_threshold is not None:
-        config.thresholds(options.exit_threshold)  # raises if it is invalid, before the weights are loaded
+    if exit_threshold is not None:
+        config.thresholds(exit_threshold)  # raises if it is invalid, before the weights are loaded
     try:
         model, loading_info = AutoModelForSequenceClassification.from_pretrained(
             checkpoint, dtype=options.dtype, revision=options.revision, output_loading_info=True
@@ -76,6 +83,6 @@ def load(checkpoint: str, options: ModelOptions) -> tuple[Any, Any]:
             f"checkpoint: '{checkpoint}' lacks {len(missing)} weights, {', '.join(missing[:3])}, ..., which would be "
             "random; download or copy it again, or train it"
         )
-    if options.exit_threshold is not None:
-        model.config.exit_threshold = options.exit_threshold
+    if exit_threshold is not None:
+        model.config.exit_threshold = exit_threshold
     return model.eval().to(device), AutoTokenizer.from_pretrained(checkpoint, revision=options.revision)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ..inference.prediction import predict_stream
-from ..inference.text_files import Text, check_file, plain_lines, read_texts
+from ..inference.text_files import Text, check_file, encodable, plain_lines, read_texts
 from .options import CHECKPOINT, ModelOptions, Positionals, load
-from .printing import print_json
+from .streams import print_json
 
 
 @dataclass(kw_only=True)
@@ -21,7 +21,7 @@ class PredictOptions(ModelOptions):
         "texts": {"nargs": "*", "help": "Texts to classify. Default: the lines of stdin."}
     }
     file: str | None = field(
-        default=None, metadata={"help": "File with the texts: .txt, .csv, .tsv, .jsonl or .json."}
+        default=None, metadata={"help": "File with the texts: .txt, .csv, .tsv, .jsonl, .json or .parquet."}
     )
     text_columns: list[str] = field(
         default_factory=lambda: ["text"], metadata={"help": "Column of the texts, or two columns for pairs of texts."}
@@ -34,7 +34,7 @@ def predict(options: PredictOptions, positionals: Any) -> None:
     Prints one JSON object per text, in input order: text, label (not for regression), score and exit_layer.
     """
     source = input_texts(options, positionals.texts)
-    model, tokenizer = load(positionals.checkpoint, options)
+    model, tokenizer = load(positionals.checkpoint, options, options.exit_threshold)
     pending: deque[Text] = deque()
 
     def texts() -> Iterator[Text]:
@@ -58,7 +58,7 @@ def input_texts(options: PredictOptions, arguments: Sequence[str]) -> Iterable[T
     if arguments and options.file:
         raise ValueError(f"file: got '{options.file}' and texts as arguments; pass either a file or texts")
     if arguments:
-        return arguments
+        return [encodable(text, f"texts: argument {number}") for number, text in enumerate(arguments, start=1)]
     if options.file:
         check_file(Path(options.file), options.text_columns)
         return read_texts(Path(options.file), options.text_columns)

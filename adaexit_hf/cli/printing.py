@@ -1,14 +1,8 @@
-"""How the commands print tables and JSON."""
+"""How the commands print tables."""
 
-import json
 from typing import Any
 
 from ..evaluation.curves import CurvePoint
-
-
-def print_json(value: Any) -> None:
-    """Print a value as one line of JSON."""
-    print(json.dumps(value, ensure_ascii=False, allow_nan=False), flush=True)
 
 
 def print_curve(points: list[CurvePoint], metric: str, chosen: float | list[float] | None) -> None:
@@ -16,9 +10,10 @@ def print_curve(points: list[CurvePoint], metric: str, chosen: float | list[floa
     full_flops = next(point.flops for point in points if point.threshold is None)
     flops_column = "" if full_flops is None else f" {'FLOPs saved':>12}"
     print(f"\n{'threshold':>12} {metric:>20} {'mean exit layer':>16} {'saved':>7}{flops_column}")
-    sample = points[:: max(1, len(points) // 12)]
-    always = [point for point in points if point.threshold in (chosen, None)]
-    for point in sorted({*sample, *always}, key=lambda point: point.mean_layers):
+    step = max(1, len(points) // 12)
+    for place, point in enumerate(points):
+        if place % step and point.threshold not in (chosen, None):
+            continue
         name = "full depth" if point.threshold is None else f"{point.threshold:.6g}"
         mark = " <- chosen" if point.threshold == chosen else ""
         flops_column = ""

@@ -2,18 +2,23 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 from huggingface_hub import HfApi
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from ..evaluation.curves import CurvePoint
+from ..evaluation.summary import EXIT_SETTINGS, changed_setting, exit_settings
 from ..hub.card_facts import CardDataset, MeasuredSpeed
 from ..hub.conversion import convert_checkpoint
 from ..hub.model_card import write_model_card
 from ..hub.upload import NEVER_UPLOADED
+from ..models import MODEL_TYPES
+from ..trainer.ledger import LEDGER
+from ..utils.files import check_folder
 from .options import Positionals
 
 FOLDER: Positionals = {"folder": {"help": "Local folder of an early-exit model."}}
@@ -53,8 +58,10 @@ def card(options: CardOptions, positionals: Any) -> None:
             raise ValueError(
                 f"folder: '{folder}' has no {name}; run adaexit report {folder} ... first, which measures the model"
             )
+    check_folder("folder", folder)
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     metrics = json.loads((folder / "metrics.json").read_text())
+    check_measurements(folder, metrics["results"], exit_settings(model.config))
     dataset = metrics.get("dataset")
     print(
         write_model_card(
@@ -91,12 +98,39 @@ def measured_speed(path: Path) -> MeasuredSpeed:
             f"{record['dtype']}, {record['texts']} texts, {len(record['seconds'])} rounds, "
             f"quartiles {low:.2f} to {high:.2f}"
         )
-        return MeasuredSpeed(machine, how, {record["exit_threshold"]: median})
+        threshold = record["exit_threshold"]
+        settings = {name: record[name] for name in EXIT_SETTINGS if name != "exit_threshold"}
     except (IndexError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(
             f"speed: '{path}' is not the output of adaexit benchmark ({type(error).__name__}: {error}); pass a "
             "file with its output"
         ) from error
+    if isinstance(threshold, list):
+        raise ValueError(
+            f"speed: '{path}' was measured with one threshold per exit, which is no point of the curve; leave --speed "
+            "out, or measure with one threshold"
+        )
+    return MeasuredSpeed(machine, how, {threshold: median}, settings)
+
+
+def check_measurements(folder: Path, results: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Check that the results in metrics.json are of the model as it is now.
+
+    Args:
+        folder: The model's folder.
+        results: Split -> measurements, from metrics.json.
+        settings: The settings in config.json that decide where a text exits.
+
+    Raises:
+        ValueError: The results were measured with other settings, or do not say with which.
+    """
+    for split, result in results.items():
+        unknown = sorted(settings.keys() - result.keys())
+        changed = f"measured at an unknown {unknown[0]}" if unknown else changed_setting(result, settings)
+        if changed:
+            raise ValueError(
+                f"folder: '{split}' was {changed}; run adaexit report {folder} ... and adaexit card {folder} first"
+            )
 
 
 @dataclass(kw_only=True)
@@ -118,6 +152,7 @@ def convert(options: ConvertOptions, positionals: Any) -> None:
     """Convert a checkpoint that was trained with the code of the papers' authors into a model of this package."""
     if Path(positionals.output, "config.json").exists():
         raise ValueError(f"output: '{positionals.output}' already contains a model; pass another folder")
+    check_folder("output", Path(positionals.output))
     convert_checkpoint(positionals.source, positionals.output, labels=options.labels, revision=options.revision)
     print(positionals.output)
 
@@ -134,6 +169,23 @@ class PushOptions:
     message: str = field(default="Upload a model with early exit", metadata={"help": "Commit message."})
 
 
+def check_finished(folder: Path) -> None:
+    """Check that no training run in a folder was interrupted.
+
+    Raises:
+        ValueError: A stage has checkpoints but was not finished, so the folder's model is not the one of this run.
+    """
+    ledger = folder / LEDGER
+    done = json.loads(ledger.read_text())["done"] if ledger.is_file() else []
+    begun = {path.parent.name.split("-", 2)[2] for path in folder.glob("stage-*-*/checkpoint-*")}
+    unfinished = sorted(begun - set(done))
+    if unfinished:
+        raise ValueError(
+            f"folder: '{folder}' holds a training run that was interrupted in stage {', '.join(unfinished)}; finish "
+            "it with adaexit train ... --resume_from_checkpoint True"
+        )
+
+
 def push(options: PushOptions, positionals: Any) -> None:
     """Upload a model's folder to the Hub in one commit.
 
@@ -142,20 +194,23 @@ def push(options: PushOptions, positionals: Any) -> None:
     URL of the commit.
     """
     folder = Path(positionals.folder)
+    check_finished(folder)
     if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
         raise ValueError(
             f"folder: '{folder}' has no model (config.json and *.safetensors); pass the folder of a saved model"
         )
     if not (folder / "README.md").exists():
         print(f"adaexit push: uploading without a model card; adaexit card {folder} writes one", file=sys.stderr)
-    metrics_file, config = folder / "metrics.json", json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text())
+    if config.get("model_type") not in MODEL_TYPES:
+        raise ValueError(
+            f"folder: '{folder}' contains a '{config.get('model_type')}' model without exits; push it with "
+            "hf upload or model.push_to_hub"
+        )
+    metrics_file = folder / "metrics.json"
     if metrics_file.is_file():
-        for split, result in json.loads(metrics_file.read_text())["results"].items():
-            if result["exit_threshold"] != config["exit_threshold"]:
-                raise ValueError(
-                    f"folder: '{split}' was measured at exit_threshold {result['exit_threshold']}, but the model's is "
-                    f"{config['exit_threshold']}; run adaexit report {folder} ... and adaexit card {folder} first"
-                )
+        settings = exit_settings(AutoConfig.from_pretrained(folder))
+        check_measurements(folder, json.loads(metrics_file.read_text())["results"], settings)
     api = HfApi()
     repo = api.create_repo(positionals.repo_id, private=options.private or None, exist_ok=True)
     commit = api.upload_folder(

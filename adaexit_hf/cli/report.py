@@ -11,7 +11,7 @@ from ..evaluation.summary import write_results
 from ..interpretation.attribution import explain
 from ..interpretation.unrolled import NoGradientError
 from ..models.configuration_early_exit import check_whole_number
-from ..utils.files import replace_text
+from ..utils.files import check_folder, replace_text
 from ..utils.imports import needed
 from ..visualization.attributed_tokens import TokenAttributions, finite_only, token_attributions
 from ..visualization.html_report import build_report
@@ -21,6 +21,7 @@ from .evaluate import (
     curve_with_threshold,
     labelled_splits,
     results_with_intervals,
+    tell_of_choice,
     trace_splits,
 )
 from .options import load
@@ -63,6 +64,7 @@ def report(options: ReportOptions, positionals: Any) -> None:
         raise ValueError(
             f"output: '{output}' is not a folder; pass --output FOLDER, which is created if it does not exist"
         )
+    check_folder("output", output)
     if options.explain < 0:
         raise ValueError(
             f"explain: got {options.explain}; pass the number of samples to explain, 0 or more, e.g. --explain 20"
@@ -70,13 +72,14 @@ def report(options: ReportOptions, positionals: Any) -> None:
     check_whole_number("explain_steps", options.explain_steps, low=2, advice="e.g. --explain_steps 64")
     if options.explain:
         needed("captum.attr", "interpret")  # fail before the slow steps
-    model, tokenizer = load(positionals.checkpoint, options)
+    model, tokenizer = load(positionals.checkpoint, options, options.exit_threshold)
     datasets_by_split, texts, metrics = labelled_splits(model, tokenizer, options)
     traces = trace_splits(model, datasets_by_split, options.batch_size, options.flops)
     threshold = model.config.exit_threshold
     split, trace = next(iter(traces.items()))
     curve = curve_with_threshold(trace, metrics[0], threshold)
-    results = results_with_intervals(traces, metrics, threshold)
+    results = results_with_intervals(traces, metrics, model.config, options.for_card().name)
+    tell_of_choice("report", trace, threshold)
     print_curve(curve, f"{split} {metrics[0]}", threshold)
     print_results(results, metrics[0])
     summary = {"settings": options.published(), "dataset": options.for_card()._asdict(), "results": results}

@@ -6,9 +6,9 @@
 `adaexit train` takes the same flags. All flags can also be given in one JSON or YAML file:
 `python examples/run_glue_exit.py settings.yaml`.
 
-Your own data is a data set on the Hub or a local folder (`--dataset_name`), or CSV, JSON or parquet files
-(`--train_file`, `--validation_file`). It has one or two text columns, and a label column with classes, or with floats
-for regression. If there is no validation split, `--validation_fraction 0.1` takes one from train.
+Your own data is a data set on the Hub or a local folder (`--dataset_name`), or .csv, .tsv, .jsonl, .json or .parquet
+files (`--train_file`, `--validation_file`). It has one or two text columns, and a label column with classes, or with
+floats for regression. If there is no validation split, `--validation_fraction 0.1` takes one from train.
 
 `--method plain` fine-tunes the encoder without exits. Its `--method_config` goes to the encoder's config, e.g.
 '{"num_hidden_layers": 3}'. With `--layer_drop 0.2` its curve has one point for each number of evenly spaced layers
@@ -24,7 +24,7 @@ import json
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,27 +36,53 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     DataCollatorWithPadding,
-    HfArgumentParser,
     Trainer,
+    TrainingArguments,
     set_seed,
 )
 from transformers.trainer_utils import HubStrategy
 
 from ..data.collators import DataCollatorWithTokenDepths
 from ..data.reconstruction import estimate_depths_by_reconstruction
-from ..data.tasks import Labels, check_columns, labels_of, tokenize
+from ..data.tasks import Labels, check_columns, check_labels, labels_of, tokenize
 from ..evaluation.collect import collect_trace
 from ..evaluation.metrics import compute_score
-from ..evaluation.summary import report, write_results
-from ..evaluation.thresholds import choose_threshold, spread_thresholds
-from ..evaluation.trace import ExitTrace, predictions
+from ..evaluation.summary import exit_settings, results_at_threshold, write_results
+from ..evaluation.thresholds import check_max_drop, choose_threshold, spread_thresholds
+from ..evaluation.trace import ExitTrace, scored_predictions
 from ..evaluation.tradeoff import tradeoff_curve
 from ..models import METHODS
 from ..pruning.layerdrop import evenly_spaced, layer_drop, only_layers
 from ..trainer.trainer import EarlyExitTrainer
 from ..trainer.training_args import EarlyExitTrainingArguments
+from ..utils.spelling import did_you_mean
 from .data_arguments import DataArguments, evaluation_splits, first_rows, load_splits, reserve_validation
+from .evaluate import tell_of_choice
+from .parser import CommandParser
 from .printing import print_curve, print_results
+
+# The flags that the help text shows first.
+MAIN_FLAGS = [
+    "help",
+    "help_all",
+    "model_name_or_path",
+    "method",
+    "task_name",
+    "output_dir",
+    "train_file",
+    "validation_file",
+    "text_columns",
+    "label_column",
+    "num_train_epochs",
+    "learning_rate",
+    "exits_learning_rate",
+    "per_device_train_batch_size",
+    "max_drop",
+    "metrics",
+    "seed",
+    "resume_from_checkpoint",
+    "push_to_hub",
+]
 
 
 @dataclass(kw_only=True)
@@ -103,7 +129,8 @@ class Arguments(DataArguments):
     train_file: str | None = field(
         default=None,
         metadata={
-            "help": "CSV, JSON or parquet file to train on, instead of a data set; also needs --validation_file."
+            "help": "File to train on, instead of a data set: .csv, .tsv, .jsonl, .json or .parquet. Also needs "
+            "--validation_file or --validation_fraction."
         },
     )
     validation_fraction: float | None = field(
@@ -128,9 +155,10 @@ class Arguments(DataArguments):
                 self.method_config = json.loads(self.method_config or "{}")
             except json.JSONDecodeError as error:
                 raise ValueError(f"method_config: got {self.method_config!r}, which is not JSON ({error})") from None
-        if self.train_file and not self.validation_file:
+        if self.train_file and not self.validation_file and self.validation_fraction is None:
             raise ValueError(
-                "validation_file: missing; with --train_file pass --validation_file too, to choose the threshold on"
+                "validation_file: missing; with --train_file pass --validation_file too, to choose the threshold on, "
+                "or --validation_fraction 0.1, which takes these rows from train"
             )
 
 
@@ -156,7 +184,10 @@ def build_model(arguments: Arguments, labels: Labels) -> Any:
             "compare_methods.py)"
         )
     if arguments.method not in METHODS:
-        raise ValueError(f"method: got '{arguments.method}'; choose one of {', '.join(METHODS)}, plain")
+        raise ValueError(
+            f"method: got '{arguments.method}'; choose one of {', '.join(METHODS)}, plain"
+            f"{did_you_mean(arguments.method, METHODS)}"
+        )
     return METHODS[arguments.method].from_encoder_pretrained(arguments.model_name_or_path, **options, **settings)
 
 
@@ -246,11 +277,20 @@ def logits_of(model: Any, rows: datasets.Dataset, tokenizer: Any, batch_size: in
 
 def parse(argv: Sequence[str], prog: str | None = None) -> tuple[Arguments, EarlyExitTrainingArguments]:
     """Parse flags, or the one JSON or YAML file that contains them."""
-    parser = HfArgumentParser((Arguments, EarlyExitTrainingArguments), prog=prog, description=__doc__)
+    parser = CommandParser((Arguments, EarlyExitTrainingArguments), prog=prog, description=__doc__)
+    parser.add_argument("--help_all", action="help", help="Also show the flags of Transformers' Trainer, over 100.")
+    own = {field.name for kind in (Arguments, EarlyExitTrainingArguments) for field in fields(kind)} - {
+        field.name for field in fields(TrainingArguments)
+    }
+    of_trainer = set() if "--help_all" in argv else {field.name for field in fields(TrainingArguments)} - own
+    parser.show_first(MAIN_FLAGS, hide=sorted(of_trainer - set(MAIN_FLAGS)))
     if len(argv) == 1 and argv[0].endswith((".json", ".yaml", ".yml")):
         read = parser.parse_json_file if argv[0].endswith(".json") else parser.parse_yaml_file
         return read(argv[0])
-    return parser.parse_args_into_dataclasses(list(argv))
+    arguments, training, unknown = parser.parse_args_into_dataclasses(list(argv), return_remaining_strings=True)
+    if unknown:
+        parser.refuse(unknown)
+    return arguments, training
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
@@ -261,17 +301,21 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         prog: Name of the program in help texts. Default: that of the process.
     """
     arguments, training = parse(sys.argv[1:] if argv is None else argv, prog)
+    check_max_drop(arguments.max_drop)
     set_seed(training.seed)
     if training.hub_strategy == HubStrategy.EVERY_SAVE:  # models pushed during training have no threshold yet
         training.hub_strategy = HubStrategy.END
 
     text_columns = arguments.columns()
-    splits = load_splits(arguments, arguments.train_file)
-    splits = reserve_validation(splits, arguments.evaluation_names(), arguments.validation_fraction)
-    evaluation = evaluation_splits(arguments, splits, ("train",))
+    splits, column = load_splits(arguments, arguments.train_file), arguments.label_column
+    splits = reserve_validation(splits, arguments.evaluation_names(), arguments.validation_fraction, column)
+    has_minus_one = "train" in splits and column in splits["train"].column_names and -1 in splits["train"][column]
+    evaluation = evaluation_splits(arguments, splits, ("train",), has_minus_one)
     for name in ("train", *evaluation):
-        check_columns(splits[name], text_columns, arguments.label_column, name)
-    labels = labels_of(splits["train"], arguments.label_column)
+        check_columns(splits[name], text_columns, column, name)
+    labels = labels_of(splits["train"], column)
+    for name in ("train", *evaluation):
+        check_labels(splits[name], column, labels, name)
     metrics = arguments.metric_names(labels)
 
     tokenizer = AutoTokenizer.from_pretrained(arguments.model_name_or_path)
@@ -295,8 +339,9 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         model.prepare(train_set)
 
     def compute_metrics(result: Any) -> dict[str, float]:
-        predicted = predictions(torch.as_tensor(result.predictions)).numpy()
-        return {name: compute_score(name, predicted, result.label_ids) for name in metrics}
+        references = torch.as_tensor(result.label_ids)
+        predicted = scored_predictions(torch.as_tensor(result.predictions), references)
+        return {name: compute_score(name, predictions=predicted, references=references) for name in metrics}
 
     trainer = (Trainer if arguments.method == "plain" else EarlyExitTrainer)(
         model,
@@ -335,11 +380,15 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         chosen = choose_threshold(curve, arguments.max_drop).threshold
         if arguments.method != "plain":
             trainer.model.config.exit_threshold = chosen
-        temperatures = {"exit_temperatures": getattr(trainer.model.config, "exit_temperatures", None)}
-        results = {name: report(trace, metrics, chosen) | temperatures for name, trace in traces.items()}
+        dataset = arguments.for_card()
+        settings = None if arguments.method == "plain" else exit_settings(trainer.model.config)
+        results = {
+            name: results_at_threshold(trace, metrics, chosen, settings, {"name": dataset.name, "split": name})
+            for name, trace in traces.items()
+        }
+        tell_of_choice("train", validation, chosen)
         print_curve(curve, f"{evaluation[0]} {metrics[0]}", chosen)
         print_results(results, metrics[0])
-        dataset = arguments.for_card()
         summary = {"settings": arguments.published(), "seed": training.seed, "dataset": dataset._asdict()}
         summary |= {"results": results}
         write_results(Path(training.output_dir), summary, curve)

@@ -2,10 +2,10 @@
 
 from .bootstrap import Interval, bootstrap_samples, bootstrap_seeds
 from .collect import collect_trace
-from .curves import CurvePoint, PairwiseAreas, area_under_curve, areas_between, mean_curve, score_at
+from .curves import CurvePoint, MeanPoint, PairwiseAreas, area_under_curve, areas_between, mean_curve, score_at
 from .flops import flops_per_exit
 from .later_answers import GoneOn, had_they_gone_on
-from .metrics import METRICS, compute_score
+from .metrics import METRICS, Metric, compute_score
 from .thresholds import choose_threshold
 from .trace import ExitTrace
 from .tradeoff import (
@@ -24,6 +24,8 @@ __all__ = [
     "ExitTrace",
     "GoneOn",
     "Interval",
+    "MeanPoint",
+    "Metric",
     "OracleBound",
     "PairwiseAreas",
     "area_under_curve",

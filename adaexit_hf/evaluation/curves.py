@@ -21,6 +21,7 @@ class CurvePoint(NamedTuple):
         mean_layers: Mean number of layers run per sample, in [1, L].
         saving: Share of layer executions saved, in [0, 1) (DeeBERT, Eq. 2).
         flops: Mean floating-point operations per sample; None if the trace has no FLOPs.
+        higher_is_better: Whether a higher score is better, as the metric says. Default: True.
     """
 
     threshold: float | None
@@ -28,12 +29,35 @@ class CurvePoint(NamedTuple):
     mean_layers: float
     saving: float
     flops: float | None = None
+    higher_is_better: bool = True
+
+
+class MeanPoint(NamedTuple):
+    """Mean score of several training runs at one cost.
+
+    It has no threshold, because each run reaches this cost at a different one.
+
+    Attributes:
+        score: Mean of the runs' scores, in the unit of the metric.
+        mean_layers: Mean number of layers run per sample, in [1, L].
+        saving: Share of layer executions saved, in [0, 1).
+        higher_is_better: Whether a higher score is better, as the metric says. Default: True.
+    """
+
+    score: float
+    mean_layers: float
+    saving: float
+    higher_is_better: bool = True
+
+
+Point = CurvePoint | MeanPoint
 
 
 class PairwiseAreas(NamedTuple):
     """The areas where each of two curves lies above the other.
 
-    The unit of an area is the unit of the metric times the unit of the cost.
+    Where lower scores are better, the curve above is the worse one. The unit of an area is the unit of the metric
+    times the unit of the cost.
 
     Attributes:
         first_above: Area between the curves where the first lies above the second, 0 or more.
@@ -49,7 +73,7 @@ class PairwiseAreas(NamedTuple):
 
 
 def area_under_curve(
-    curve: Sequence[CurvePoint], between: tuple[float, float] | None = None, cost: Cost = "layers"
+    curve: Sequence[Point], between: tuple[float, float] | None = None, cost: Cost = "layers"
 ) -> float:
     """Compute the mean score of a curve over its range of costs.
 
@@ -58,7 +82,7 @@ def area_under_curve(
     of DACT-BERT, section 4.3.
 
     Args:
-        curve: Curve from `tradeoff_curve`.
+        curve: Curve from `tradeoff_curve` or `mean_curve`.
         between: Lowest and highest cost between which to integrate. Methods are comparable over the same range only.
             Default: the whole range of the curve.
         cost: `"layers"` (default) for the mean number of layers, or `"flops"` if the trace has counted them.
@@ -93,7 +117,7 @@ def area_under_curve(
     return round((torch.trapezoid(scores, costs) / (costs[-1] - costs[0])).item(), 12)
 
 
-def areas_between(first: Sequence[CurvePoint], second: Sequence[CurvePoint], cost: Cost = "layers") -> PairwiseAreas:
+def areas_between(first: Sequence[Point], second: Sequence[Point], cost: Cost = "layers") -> PairwiseAreas:
     """Compute the areas where each of two curves lies above the other, over the costs that both reach.
 
     The areas are split exactly where the curves cross. BERxiT, section 5.3, reports such areas for scores in percent.
@@ -101,7 +125,7 @@ def areas_between(first: Sequence[CurvePoint], second: Sequence[CurvePoint], cos
     one area from the other.
 
     Args:
-        first: Curve from `tradeoff_curve`.
+        first: Curve from `tradeoff_curve` or `mean_curve`.
         second: Curve of another method on the same data.
         cost: `"layers"` (default) for the mean number of layers, or `"flops"` if the traces have counted them.
 
@@ -109,8 +133,8 @@ def areas_between(first: Sequence[CurvePoint], second: Sequence[CurvePoint], cos
         Both areas, in the unit of the metric times that of the cost, and the range of costs.
 
     Raises:
-        ValueError: If a curve has fewer than two different costs or a score that is NaN, or if the ranges of costs do
-            not overlap.
+        ValueError: If a curve has fewer than two different costs or a score that is NaN, if the ranges of costs do
+            not overlap, or if higher scores are better in one curve and lower ones in the other.
 
     Examples:
         >>> falling = [CurvePoint(0.1, 0.9, 2.0, 0.5), CurvePoint(None, 0.7, 4.0, 0.0)]
@@ -119,6 +143,7 @@ def areas_between(first: Sequence[CurvePoint], second: Sequence[CurvePoint], cos
         >>> round(first_above, 6), round(second_above, 6), start, end  # they cross at 2 + 4/3
         (0.133333, 0.033333, 2.0, 4.0)
     """
+    check_direction([*first, *second])
     lines = [_line(curve, cost) for curve in (first, second)]
     start, end = _common_range(lines, cost)
     grid = torch.cat([costs for costs, _ in lines]).unique()
@@ -135,14 +160,14 @@ def areas_between(first: Sequence[CurvePoint], second: Sequence[CurvePoint], cos
     return PairwiseAreas(area(left, right), area(-left, -right), start, end)
 
 
-def score_at(curve: Sequence[CurvePoint], mean_layers: float) -> float:
+def score_at(curve: Sequence[Point], mean_layers: float) -> float:
     """Interpolate the score of a curve at a mean number of layers.
 
     The score lies on the straight line between the two neighbouring points. Of several points with the same depth, the
     best score counts.
 
     Args:
-        curve: Curve from `tradeoff_curve`.
+        curve: Curve from `tradeoff_curve` or `mean_curve`.
         mean_layers: Mean number of layers run per sample, within the range of the curve.
 
     Returns:
@@ -166,11 +191,11 @@ def score_at(curve: Sequence[CurvePoint], mean_layers: float) -> float:
     return _interpolated(costs, scores, costs.new_tensor([mean_layers])).item()
 
 
-def mean_curve(curves: Sequence[Sequence[CurvePoint]], count: int = 100) -> list[CurvePoint]:
+def mean_curve(curves: Sequence[Sequence[Point]], count: int = 100) -> list[MeanPoint]:
     """Average the curves of several training runs of one method.
 
     The points are spread evenly over the depths that all runs reach. They have no thresholds, because each run reaches
-    a depth at a different threshold.
+    a depth at a different threshold; `choose_threshold` needs the curve of one run.
 
     Args:
         curves: Curves from `tradeoff_curve`, one per run.
@@ -181,40 +206,65 @@ def mean_curve(curves: Sequence[Sequence[CurvePoint]], count: int = 100) -> list
 
     Raises:
         ValueError: If there are no curves, if a curve has fewer than two different depths or a score that is NaN, if
-            the ranges of depths do not overlap, or if `count` is less than 2.
+            the ranges of depths do not overlap, if higher scores are better in one curve and lower ones in another,
+            or if `count` is less than 2.
 
     Examples:
-        >>> runs = [[CurvePoint(None, score, layers, 0.0) for layers in (1.0, 3.0)] for score in (0.5, 0.7)]
+        >>> runs = [
+        ...     [CurvePoint(0.5, score, 1.0, 0.75), CurvePoint(None, score, 3.0, 0.0)] for score in (0.5, 0.7)
+        ... ]
         >>> [(point.mean_layers, round(point.score, 6)) for point in mean_curve(runs, count=3)]
         [(1.0, 0.6), (2.0, 0.6), (3.0, 0.6)]
     """
     check_whole_number("count", count, low=2, advice="e.g. count=100")
     if not curves:
         raise ValueError("curves: got none; pass at least one")
+    higher_is_better = check_direction([point for curve in curves for point in curve])
     lines = [_line(curve, "layers") for curve in curves]
     start, end = _common_range(lines, "layers")
     grid = torch.linspace(start, end, count, dtype=torch.float64)
     scores = torch.stack([_interpolated(*line, grid) for line in lines]).mean(dim=0)
     return [
-        CurvePoint(None, score, layers, 1 - layers / end)
+        MeanPoint(score, layers, 1 - layers / end, higher_is_better)
         for layers, score in zip(grid.tolist(), scores.tolist(), strict=True)
     ]
 
 
-def _line(curve: Sequence[CurvePoint], cost: Cost) -> tuple[Tensor, Tensor]:
+def check_direction(points: Sequence[Point]) -> bool:
+    """Return whether a higher score is better at all of these points.
+
+    Raises:
+        ValueError: If higher scores are better at some points and lower ones at others.
+    """
+    directions = {point.higher_is_better for point in points}
+    if len(directions) > 1:
+        raise ValueError(
+            "curve: higher scores are better at some points and lower ones at others; pass curves of one metric"
+        )
+    return directions != {False}
+
+
+def _line(curve: Sequence[Point], cost: Cost) -> tuple[Tensor, Tensor]:
     """Return the different costs, ascending, and the best score at each, both (points,), float64."""
     if cost not in ("layers", "flops"):
         raise ValueError(f"cost: got {cost!r}; choose 'layers' or 'flops'")
     best: dict[float, float] = {}
+    better = max if check_direction(curve) else min
     for point in curve:
         if math.isnan(point.score):
             raise ValueError(
-                f"curve: the score at threshold {point.threshold} is nan; choose a metric that is defined there"
+                f"curve: the score at {point.mean_layers:.6g} mean layers is nan; choose a metric that is defined "
+                "there"
             )
-        point_cost = point.mean_layers if cost == "layers" else point.flops
+        if cost == "layers":
+            point_cost: float | None = point.mean_layers
+        elif isinstance(point, MeanPoint):
+            raise ValueError("cost: got 'flops', but a mean curve has layers only; pass the curves of single runs")
+        else:
+            point_cost = point.flops
         if point_cost is None:
             raise ValueError("curve: has no FLOPs; call collect_trace with count_flops=True")
-        best[point_cost] = max(point.score, best.get(point_cost, point.score))
+        best[point_cost] = better(point.score, best.get(point_cost, point.score))
     if len(best) < 2:
         raise ValueError(
             f"curve: got points at {len(best)} distinct costs ({cost}); at least two are needed, pass more thresholds"

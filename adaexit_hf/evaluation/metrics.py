@@ -1,77 +1,152 @@
 """Task metrics: the name, the range and the direction of each, and the labels for which it is defined.
 
-Accuracy needs only NumPy. The others are computed by scikit-learn and SciPy (extra `train`).
+Accuracy needs only PyTorch. The others are computed by scikit-learn and SciPy (extra `train`).
 """
 
+import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..utils.imports import needed
+from ..utils.spelling import did_you_mean
 
 
-class Metric(NamedTuple):
-    """A task metric.
+@dataclass(frozen=True)
+class Metric:
+    """A task metric: a function and its direction.
+
+    Wherever the name of a metric is taken (`compute_score`, `tradeoff_curve`, `layer_scores`, `oracle_bound`), a
+    `Metric` of your own is, too.
 
     Attributes:
-        score: Function of labels (samples,) and predictions (samples,) that returns the score. It is called only where
-            the metric is defined.
-        lowest: Lower end of the range of the score, included.
-        highest: Upper end of the range of the score, included.
-        higher_is_better: Whether a higher score is better.
-        uses_label_order: Whether the score changes when the classes are renumbered.
-        regression: Whether the metric compares numbers instead of classes.
+        score: Function of the true labels `(samples,)` and the predictions `(samples,)`, in this order, that returns a
+            number: the order of scikit-learn. Both are tensors on the CPU, which the functions of scikit-learn take as
+            well as those of PyTorch; for NumPy call `labels.numpy()`. Predictions are classes, or numbers for
+            regression.
+        higher_is_better: Whether a higher score is better. Default: True.
+        lowest: Lower end of the range of the score, included. Default: minus infinity.
+        highest: Upper end of the range of the score, included. Default: infinity.
+        uses_label_order: Whether the score changes when the classes are renumbered. Default: True.
+        regression: Whether the metric compares numbers instead of classes. Default: None, both.
+
+    Raises:
+        TypeError: If `score` is not a function, or `higher_is_better` neither True nor False.
+
+    Examples:
+        >>> error = Metric(lambda labels, predictions: (labels != predictions).double().mean(), higher_is_better=False)
+        >>> compute_score(error, predictions=[1, 0, 1, 1], references=[1, 1, 1, 1])
+        0.25
     """
 
-    score: Callable[[Any, Any], float]
-    lowest: float
-    highest: float
+    score: Callable[[Any, Any], Any]
     higher_is_better: bool = True
-    uses_label_order: bool = False
-    regression: bool = False
+    lowest: float = -math.inf
+    highest: float = math.inf
+    uses_label_order: bool = True
+    regression: bool | None = None
+
+    def __post_init__(self) -> None:
+        if not callable(self.score):
+            raise TypeError(
+                f"score: got {self.score!r}; pass a function of true labels and predictions, e.g. "
+                "Metric(sklearn.metrics.precision_score)"
+            )
+        if not isinstance(self.higher_is_better, bool):
+            raise TypeError(f"higher_is_better: got {self.higher_is_better!r}; pass True or False")
 
 
-def _accuracy(labels: Any, predictions: Any) -> float:
-    return float((labels == predictions).mean())
+# The name of a metric, a metric, or a function of true labels and predictions, for which higher is better.
+MetricLike = str | Metric | Callable[[Any, Any], Any]
 
 
-def _f1(labels: Any, predictions: Any) -> float:
-    return float(needed("sklearn.metrics", "train").f1_score(labels, predictions))
+def _accuracy(labels: Tensor, predictions: Tensor) -> float:
+    return (labels == predictions).double().mean().item()
 
 
-def _matthews(labels: Any, predictions: Any) -> float:
-    return float(needed("sklearn.metrics", "train").matthews_corrcoef(labels, predictions))
+def _undefined(labels: Tensor, metric: str, reason: str) -> ValueError:
+    return ValueError(
+        f"references: the {len(labels)} labels {reason}, so {metric} is not defined; pass data with other labels "
+        "as well, or choose another metric"
+    )
 
 
-def _correlation(name: str) -> Callable[[Any, Any], float]:
-    def score(labels: Any, predictions: Any) -> float:
-        if not np.isfinite(predictions).all():
-            return float("nan")
-        if (predictions == predictions[:1]).all():
+def _f1(labels: Tensor, predictions: Tensor) -> float:
+    if not (labels == 1).any():
+        raise _undefined(labels, "f1", "include no class 1")
+    highest = int(max(predictions.max(), labels.max()))
+    if highest > 1:
+        raise ValueError(
+            f"metric: f1 is defined for two classes, 0 and 1, but there are classes up to {highest}; pass accuracy or "
+            "matthews_correlation"
+        )
+    return float(needed("sklearn.metrics", "train").f1_score(labels.numpy(), predictions.numpy()))
+
+
+def _matthews(labels: Tensor, predictions: Tensor) -> float:
+    if (labels == labels[0]).all():
+        raise _undefined(labels, "matthews_correlation", "are all equal")
+    return float(needed("sklearn.metrics", "train").matthews_corrcoef(labels.numpy(), predictions.numpy()))
+
+
+def _correlation(metric: str, name: str) -> Callable[[Tensor, Tensor], float]:
+    def score(labels: Tensor, predictions: Tensor) -> float:
+        if (labels == labels[0]).all():
+            raise _undefined(labels, metric, "are all equal")
+        if not predictions.isfinite().all():
+            return math.nan
+        if (predictions == predictions[0]).all():
             return 0.0
-        return float(getattr(needed("scipy.stats", "train"), name)(predictions, labels)[0])
+        return float(getattr(needed("scipy.stats", "train"), name)(predictions.numpy(), labels.numpy())[0])
 
     return score
 
 
 METRICS: dict[str, Metric] = {
-    "accuracy": Metric(_accuracy, 0.0, 1.0),
-    "f1": Metric(_f1, 0.0, 1.0, uses_label_order=True),
-    "matthews_correlation": Metric(_matthews, -1.0, 1.0),
-    "pearson": Metric(_correlation("pearsonr"), -1.0, 1.0, uses_label_order=True, regression=True),
-    "spearmanr": Metric(_correlation("spearmanr"), -1.0, 1.0, uses_label_order=True, regression=True),
+    "accuracy": Metric(_accuracy, lowest=0.0, highest=1.0, uses_label_order=False, regression=False),
+    "f1": Metric(_f1, lowest=0.0, highest=1.0, regression=False),
+    "matthews_correlation": Metric(_matthews, lowest=-1.0, highest=1.0, uses_label_order=False, regression=False),
+    "pearson": Metric(_correlation("pearson", "pearsonr"), lowest=-1.0, highest=1.0, regression=True),
+    "spearmanr": Metric(_correlation("spearmanr", "spearmanr"), lowest=-1.0, highest=1.0, regression=True),
 }
 """Every task metric by its name."""
 
 
-def compute_score(metric: str, predictions: Any, references: Any) -> float:
+def as_metric(metric: MetricLike) -> Metric:
+    """Return the metric of a name or of a function, for which higher is better; a `Metric` is returned as it is.
+
+    Raises:
+        ValueError: If no metric has this name.
+        TypeError: If it is neither a name, a metric nor a function.
+    """
+    if isinstance(metric, Metric):
+        return metric
+    if isinstance(metric, str):
+        if metric not in METRICS:
+            *names, last = METRICS
+            raise ValueError(
+                f"metric: got {metric!r}; choose {', '.join(names)} or {last}, or pass a Metric of your own"
+                f"{did_you_mean(metric, METRICS)}"
+            )
+        return METRICS[metric]
+    if callable(metric):
+        return Metric(metric)
+    raise TypeError(
+        f"metric: got {metric!r}; pass a name, e.g. 'accuracy', or Metric(function, higher_is_better=...) with a "
+        "function of true labels and predictions"
+    )
+
+
+def compute_score(metric: MetricLike, *, predictions: Any, references: Any) -> float:
     """Compute a task metric.
 
     Args:
         metric: Name of the metric, a key of `METRICS`: `"accuracy"`, `"f1"` (of class 1 of two classes),
-            `"matthews_correlation"`, `"pearson"` or `"spearmanr"`.
+            `"matthews_correlation"`, `"pearson"` or `"spearmanr"`; or a `Metric` or function of your own.
         predictions: Predicted classes, or predicted numbers for `"pearson"` and `"spearmanr"`, `(samples,)`.
         references: True classes or numbers, `(samples,)`.
 
@@ -84,73 +159,54 @@ def compute_score(metric: str, predictions: Any, references: Any) -> float:
             classes where the metric compares classes, if there are no references, if the metric is not defined for
             them (F1 without class 1; a correlation of references that are all equal), or if F1 gets more than two
             classes.
+        TypeError: If `metric` is neither a name, a `Metric` nor a function.
         ImportError: If the extra `train` is not installed and the metric is not accuracy.
 
     Examples:
-        >>> compute_score("f1", [1, 1, 0, 0], [1, 0, 1, 0])
+        >>> compute_score("f1", predictions=[1, 1, 0, 0], references=[1, 0, 1, 0])
         0.5
-        >>> round(compute_score("pearson", [0.1, 0.4, 0.2], [1, 3, 2]), 6)
+        >>> round(compute_score("pearson", predictions=[0.1, 0.4, 0.2], references=[1, 3, 2]), 6)
         0.981981
     """
-    if metric not in METRICS:
-        *names, last = METRICS
-        raise ValueError(f"metric: got {metric!r}; choose {', '.join(names)} or {last}")
-    predicted, labels = np.asarray(predictions), np.asarray(references)
-    if not labels.size:
+    known = as_metric(metric)
+    predicted, labels = _tensor(predictions), _tensor(references)
+    if not labels.numel():
         raise ValueError("references: got none; pass at least one")
     predicted, labels = (
         values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values for values in (predicted, labels)
     )
     if labels.ndim != 1 or predicted.shape != labels.shape:
         raise ValueError(
-            f"predictions: got shape {predicted.shape} for references of shape {labels.shape}; pass one number for "
-            "each sample in both, shape (samples,)"
+            f"predictions: got shape {tuple(predicted.shape)} for references of shape {tuple(labels.shape)}; pass one "
+            "number for each sample in both, shape (samples,)"
         )
-    if not METRICS[metric].regression and predicted.dtype.kind == "f" and not (predicted == predicted.round()).all():
+    if known.regression is False and predicted.is_floating_point() and not (predicted == predicted.round()).all():
         raise ValueError(
-            f"predictions: got {predicted[predicted != predicted.round()][0]}, which is no class; pass class indices, "
-            "e.g. logits.argmax(-1)"
+            f"predictions: got {predicted[predicted != predicted.round()][0]:.6g}, which is no class; pass class "
+            "indices, e.g. logits.argmax(-1)"
         )
-    undefined = not bool((labels == 1).any()) if metric == "f1" else bool((labels == labels[:1]).all())
-    if undefined and metric != "accuracy":
-        reason = "include no class 1" if metric == "f1" else "are all equal"
-        raise ValueError(
-            f"references: the {len(labels)} labels {reason}, so {metric} is not defined; pass data with other labels "
-            "as well, or choose another metric"
-        )
-    if metric == "f1" and max(predicted.max(), labels.max()) > 1:
-        raise ValueError(
-            "metric: f1 is defined for two classes, 0 and 1, but there are classes up to "
-            f"{max(predicted.max(), labels.max())}; pass accuracy or matthews_correlation"
-        )
-    return METRICS[metric].score(labels, predicted)
+    return float(known.score(labels, predicted))
+
+
+def _tensor(values: Any) -> Tensor:
+    """Return values as a tensor on the CPU, of a dtype that NumPy has."""
+    tensor = (values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))).detach().cpu()
+    return tensor.float() if tensor.dtype == torch.bfloat16 else tensor
 
 
 def check_classes(metric: str, classes: int) -> None:
-    """Check that a metric is defined for this number of classes.
+    """Check that a metric exists and is defined for this number of classes.
 
     Args:
         metric: Name of the metric.
-        classes: Number of classes of the model.
+        classes: Number of classes of the model; 1 for regression.
 
     Raises:
-        ValueError: If the metric is F1 and there are more than two classes.
+        ValueError: If no metric has this name, or if the metric is F1 and there are more than two classes.
     """
+    as_metric(metric)
     if metric == "f1" and classes > 2:
         raise ValueError(
             f"metric: f1 is defined for two classes, 0 and 1, but there are {classes} classes; pass accuracy or "
             "matthews_correlation"
         )
-
-
-def metric_function(metric: str) -> Callable[[Tensor, Tensor], float]:
-    """Return `compute_score` of one metric as a function of predictions and labels, the form `tradeoff_curve` takes.
-
-    Args:
-        metric: Name of the metric.
-    """
-
-    def score(predictions: Tensor, references: Tensor) -> float:
-        return compute_score(metric, predictions.numpy(), references.numpy())
-
-    return score

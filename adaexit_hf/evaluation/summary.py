@@ -1,28 +1,72 @@
-"""All metrics of a trace in one dict: at full depth, at a threshold and at every exit."""
+"""All metrics of a trace in one dict: at full depth, at a threshold and at every exit, and what made them."""
 
+import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..utils.files import replace_text, without_nan
+from ..version import __version__
 from .curves import CurvePoint
 from .metrics import check_classes, compute_score
 from .trace import ExitTrace
 from .tradeoff import exit_histogram, expected_saving, scored_answers
 
+# The settings of a config that decide where a text exits; a measurement holds for these values only.
+EXIT_SETTINGS = ("exit_threshold", "exit_criterion", "exit_temperatures", "patience_tolerance")
 
-def report(trace: ExitTrace, metrics: tuple[str, ...], threshold: float | list[float] | None) -> dict[str, Any]:
+
+def exit_settings(config: Any) -> dict[str, Any]:
+    """Return the settings of a model's config that decide where a text exits.
+
+    Args:
+        config: Config of an early-exit model.
+    """
+    return {name: getattr(config, name) for name in EXIT_SETTINGS}
+
+
+def changed_setting(measured: Mapping[str, Any], settings: Mapping[str, Any]) -> str | None:
+    """Say which setting a measurement was made with that differs from the model's; None if there is none.
+
+    Args:
+        measured: A measurement. What it does not say is not compared.
+        settings: The model's, from `exit_settings`.
+
+    Examples:
+        >>> settings = {"exit_threshold": 0.3, "exit_criterion": "entropy"}
+        >>> changed_setting({"exit_threshold": 0.3, "exit_criterion": "margin"}, settings)
+        "measured at exit_criterion 'margin', but the model's is 'entropy'"
+        >>> print(changed_setting({"exit_threshold": 0.3}, settings))
+        None
+    """
+    for name, value in settings.items():
+        if name in measured and measured[name] != value:
+            return f"measured at {name} {measured[name]!r}, but the model's is {value!r}"
+    return None
+
+
+def results_at_threshold(
+    trace: ExitTrace,
+    metrics: tuple[str, ...],
+    threshold: float | list[float] | None,
+    settings: Mapping[str, Any] | None = None,
+    data: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Compute all metrics at full depth, at a threshold, and at every exit.
 
     Args:
         trace: Trace with labels.
         metrics: Names of the metrics.
         threshold: Exit threshold, as for `ExitTrace.exits_at`; None is full depth.
+        settings: Settings of the model that made the trace, from `exit_settings`. Default: the trace's criterion.
+        data: Names of data set and split. Default: none.
 
     Returns:
-        A dict that JSON can represent, but for NaN.
+        A dict that JSON can represent, but for NaN. It says what made it: threshold, criterion, temperatures, data
+        with a fingerprint of the labels and lengths of all samples, and the version of this package.
 
     Raises:
         ValueError: If the trace has no labels, if a metric is not defined for them, or if the metric is F1 and there
@@ -30,23 +74,32 @@ def report(trace: ExitTrace, metrics: tuple[str, ...], threshold: float | list[f
     """
     for name in metrics:
         check_classes(name, trace.logits.shape[-1])
-    labels, answers, chosen = trace.known_labels().numpy(), scored_answers(trace), trace.exits_at(threshold)
-    exit_layer = torch.tensor(trace.exit_layers)[chosen]
+    labels, answers, chosen = trace.known_labels(), scored_answers(trace), trace.exits_at(threshold)
+    exit_layer = torch.tensor(trace.exit_layers, device=chosen.device)[chosen]
 
     def scores(answers: torch.Tensor) -> dict[str, float]:
-        return {name: compute_score(name, answers.numpy(), labels) for name in metrics}
+        return {name: compute_score(name, predictions=answers, references=labels) for name in metrics}
 
     return {
         "samples": len(trace.logits),
         "full_depth": scores(answers[:, -1]),
         "at_threshold": scores(answers.gather(1, chosen[:, None])[:, 0]),
+        **({"exit_criterion": trace.criterion} if settings is None else settings),
         "exit_threshold": threshold,
+        "data": {**(data or {}), "fingerprint": _fingerprint(trace)},
+        "version": __version__,
         "mean_exit_layer": exit_layer.double().mean().item(),
         "saving": expected_saving(exit_layer, trace.depth),
         "by_exit": {str(layer): scores(answers[:, k]) for k, layer in enumerate(trace.exit_layers)},
         "exit_histogram": {str(layer): count for layer, count in exit_histogram(trace, threshold).items()},
         "not_finite": int((~trace.logits.isfinite()).any(dim=-1).sum()),
     }
+
+
+def _fingerprint(trace: ExitTrace) -> str:
+    """Return a hash of the labels and lengths of all samples, which another data set or order would change."""
+    values = [None if tensor is None else tensor.tolist() for tensor in (trace.labels, trace.lengths)]
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
 
 
 def write_results(folder: Path, results: dict[str, Any], curve: list[CurvePoint]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .curves import CurvePoint
+from .curves import CurvePoint, MeanPoint, check_direction
 from .trace import ExitTrace
 
 
@@ -15,15 +15,16 @@ def choose_threshold(curve: Sequence[CurvePoint], max_drop: float = 0.01) -> Cur
 
     Args:
         curve: Curve from `tradeoff_curve` on a validation set.
-        max_drop: Largest loss allowed, relative to the absolute score at full depth, 0 or more; 0.01 (default) allows
-            to lose one percent of that score, 0 nothing.
+        max_drop: Largest loss allowed, relative to the absolute score at full depth, from 0 to 1; 0.01 (default)
+            allows to lose one percent of that score, 0 nothing. Where a lower score is better, a loss is an increase.
 
     Returns:
         The point with the largest saving among those that lose no more than allowed; of equal savings the one with
         the better score. It is full depth (`threshold` None) if no other point qualifies.
 
     Raises:
-        ValueError: If `max_drop` is negative, or if the curve has no point at full depth or its score there is NaN.
+        ValueError: If `max_drop` is not between 0 and 1, if the curve has not exactly one point at full depth or its
+            score there is NaN, or if the curve is a mean over runs, which has no thresholds.
 
     Examples:
         >>> full, half = CurvePoint(None, 0.80, 12.0, 0.0), CurvePoint(0.3, 0.795, 6.0, 0.5)
@@ -32,17 +33,36 @@ def choose_threshold(curve: Sequence[CurvePoint], max_drop: float = 0.01) -> Cur
         >>> print(choose_threshold([half, full], max_drop=0.001).threshold)
         None
     """
-    if not max_drop >= 0:
-        raise ValueError(f"max_drop: got {max_drop}; pass a fraction >= 0, e.g. 0.01 for one percent")
-    full = next((point for point in curve if point.threshold is None), None)
-    if full is None:
-        raise ValueError("curve: has no point at full depth (threshold None); pass a curve from tradeoff_curve")
+    check_max_drop(max_drop)
+    if any(isinstance(point, MeanPoint) for point in curve):
+        raise ValueError(
+            "curve: is a mean over runs, which has no thresholds; choose on the curve of each run, from tradeoff_curve"
+        )
+    at_full_depth = [point for point in curve if point.threshold is None]
+    if len(at_full_depth) != 1:
+        raise ValueError(
+            f"curve: has {len(at_full_depth) or 'no'} points at full depth (threshold None); pass a curve from "
+            "tradeoff_curve, which has one"
+        )
+    (full,) = at_full_depth
     if math.isnan(full.score):
         raise ValueError(
             "curve: the score at full depth is nan; choose a metric that is defined there, or another model"
         )
-    floor = full.score - max_drop * abs(full.score)
-    return max((point for point in curve if point.score >= floor), key=lambda point: (point.saving, point.score))
+    sign = 1 if check_direction(curve) else -1
+    floor = sign * full.score - max_drop * abs(full.score)
+    good_enough = [point for point in curve if sign * point.score >= floor]
+    return max(good_enough, key=lambda point: (point.saving, sign * point.score))
+
+
+def check_max_drop(max_drop: float) -> None:
+    """Check the argument `max_drop` of `choose_threshold`.
+
+    Raises:
+        ValueError: If it is not between 0 and 1.
+    """
+    if not 0 <= max_drop <= 1:
+        raise ValueError(f"max_drop: got {max_drop}; pass a fraction from 0 to 1, e.g. 0.01 for one percent")
 
 
 def spread_thresholds(trace: ExitTrace, count: int = 100) -> list[float]:

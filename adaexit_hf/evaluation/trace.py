@@ -262,12 +262,13 @@ def check_same_data(traces: Sequence[ExitTrace], names: Sequence[str] | None = N
 
     Raises:
         ValueError: If there are no traces, or if the data sets (`about["dataset"]`), samples, labels or label names
-            differ.
+            differ. Names such as LABEL_0 or 0 say nothing and do not differ from others.
     """
     if not traces:
         raise ValueError("traces: got none; pass at least one")
     titles = [f"trace {index}" for index in range(len(traces))] if names is None else [f"'{name}'" for name in names]
     first, first_title = traces[0], titles[0]
+    named = next((trace for trace in traces if not made_up(trace.label_names)), first)
     for title, trace in zip(titles[1:], traces[1:], strict=True):
         dataset, first_dataset = trace.about.get("dataset"), first.about.get("dataset")
         if None not in (dataset, first_dataset) and dataset != first_dataset:
@@ -276,8 +277,12 @@ def check_same_data(traces: Sequence[ExitTrace], names: Sequence[str] | None = N
             difference = f"{len(trace.logits)} samples, {first_title} has {len(first.logits)}"
         elif trace.logits.shape[2] != first.logits.shape[2]:
             difference = f"{trace.logits.shape[2]} labels, {first_title} has {first.logits.shape[2]}"
-        elif None not in (trace.label_names, first.label_names) and trace.label_names != first.label_names:
-            difference = f"the classes {trace.label_names}, {first_title} has {first.label_names}"
+        elif (
+            trace.label_names != named.label_names
+            and not made_up(trace.label_names)
+            and not made_up(named.label_names)
+        ):
+            difference = f"the classes {trace.label_names}, others have {named.label_names}"
         elif (trace.labels is None) != (first.labels is None) or (
             trace.labels is not None and first.labels is not None and not torch.equal(trace.labels, first.labels)
         ):
@@ -285,6 +290,18 @@ def check_same_data(traces: Sequence[ExitTrace], names: Sequence[str] | None = N
         else:
             continue
         raise ValueError(f"traces: {title} has {difference}; collect all of them on the same data, in the same order")
+
+
+def made_up(names: Sequence[str] | None) -> bool:
+    """Return whether names of classes say nothing: there are none, or they are made of the indices alone.
+
+    Examples:
+        >>> made_up(["LABEL_0", "LABEL_1"]), made_up(["0", "1"]), made_up(["no", "yes"]), made_up(None)
+        (True, True, False, True)
+    """
+    return names is None or any(
+        list(names) == [f"{prefix}{index}" for index in range(len(names))] for prefix in ("LABEL_", "")
+    )
 
 
 def predictions(logits: Tensor) -> Tensor:
@@ -297,3 +314,25 @@ def predictions(logits: Tensor) -> Tensor:
         Classes or numbers, `(samples, ...)`.
     """
     return logits.squeeze(-1) if logits.shape[-1] == 1 else logits.argmax(dim=-1)
+
+
+def scored_predictions(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return predictions in the form that metrics take, where those from logits that are not finite count as wrong.
+
+    Args:
+        logits: Logits, `(samples, ..., labels)`.
+        labels: True classes or numbers, `(samples,)`.
+
+    Returns:
+        Classes, `(samples, ...)`, where a class that was predicted from logits that are not finite is replaced by one
+        that differs from the label; or numbers.
+
+    Examples:
+        >>> scored_predictions(torch.tensor([[0.0, 1.0], [torch.nan, 0.0]]), torch.tensor([1, 0])).tolist()
+        [1, 1]
+    """
+    predicted, classes = predictions(logits), logits.shape[-1]
+    if classes == 1:
+        return predicted
+    other = (labels.to(logits.device).long() + 1) % classes
+    return torch.where(logits.isfinite().all(dim=-1), predicted, other.view(-1, *[1] * (predicted.dim() - 1)))

@@ -10,12 +10,9 @@ import torch
 from torch import Tensor
 
 from .curves import CurvePoint
-from .metrics import check_classes, metric_function
+from .metrics import Metric, MetricLike, as_metric, check_classes, compute_score
 from .thresholds import spread_thresholds
-from .trace import ExitTrace, predictions
-
-# A function of predictions and labels, or the name of a metric.
-MetricLike = str | Callable[[Tensor, Tensor], float]
+from .trace import ExitTrace, predictions, scored_predictions
 
 
 class OracleBound(NamedTuple):
@@ -58,18 +55,19 @@ def tradeoff_curve(
 
     Args:
         trace: Trace with labels.
-        metric: Name of a metric, as in `compute_score` (all but `"accuracy"` need the extra `train`), or a function of
-            predictions `(samples,)` and labels `(samples,)` that returns a score. Predictions are classes, or numbers
-            for regression.
+        metric: Name of a metric, as in `compute_score` (all but `"accuracy"` need the extra `train`), or a `Metric` of
+            your own: `Metric(function, higher_is_better=...)` with a function of true labels and predictions, in the
+            order of scikit-learn. A function alone counts as higher-is-better, and a warning says so.
         thresholds: Thresholds to evaluate. Default: at most one hundred, spread over the scores of the trace. Full
             depth is always added.
 
     Returns:
-        One point per threshold, ordered by mean layers, the cheapest first and full depth last.
+        One point per threshold, ordered by mean layers, the cheapest first and full depth last; of equal mean layers
+        the more eager threshold first.
 
     Raises:
         ValueError: If the trace has no labels, a threshold is outside its bounds, or no metric has this name.
-        TypeError: If `thresholds` is not a list, or `metric` is neither a name nor a function.
+        TypeError: If `thresholds` is not a list, or `metric` is neither a name, a `Metric` nor a function.
         ImportError: If the metric needs the extra `train`, which is not installed.
 
     Examples:
@@ -82,7 +80,14 @@ def tradeoff_curve(
         0.6 1.0 7.5 0.375
         None 1.0 12.0 0.0
     """
+    known = as_metric(metric)
     score_of = _scorer(trace, metric)
+    if not isinstance(metric, str | Metric):
+        warnings.warn(
+            "metric: a higher score counts as better, since a function does not say; pass Metric(f, "
+            "higher_is_better=True), or Metric(f, higher_is_better=False) if lower is better",
+            stacklevel=2,
+        )
     if thresholds is None:
         thresholds = spread_thresholds(trace)
     if isinstance(thresholds, Real | str | Tensor):
@@ -92,8 +97,14 @@ def tradeoff_curve(
         chosen = trace.exits_at(threshold)
         score = score_of(chosen)
         flops = None if trace.flops is None else trace.flops.gather(1, chosen[:, None]).double().mean().item()
-        points.append(CurvePoint(threshold, score, *_layers(trace, chosen), flops))
-    return sorted(points, key=lambda point: (point.mean_layers, point.threshold is None))
+        points.append(CurvePoint(threshold, score, *_layers(trace, chosen), flops, known.higher_is_better))
+    upwards = -1 if trace.ready in ("lt", "le") else 1  # the direction in which thresholds make fewer samples ready
+
+    def order(point: CurvePoint) -> tuple[float, bool, float]:
+        eager = upwards * point.threshold if isinstance(point.threshold, Real) else 0.0
+        return point.mean_layers, point.threshold is None, eager
+
+    return sorted(points, key=order)
 
 
 def scored_answers(trace: ExitTrace, stacklevel: int = 3) -> Tensor:
@@ -109,31 +120,29 @@ def scored_answers(trace: ExitTrace, stacklevel: int = 3) -> Tensor:
     Returns:
         Classes, or numbers for regression, `(samples, exits)`.
     """
-    labels, answers = trace.known_labels(), predictions(trace.logits)
     not_finite, classes = ~trace.logits.isfinite().all(dim=-1), trace.logits.shape[-1]
-    if not not_finite.any():
-        return answers
-    warnings.warn(
-        f"trace: {int(not_finite.sum())} of {not_finite.numel()} predictions (samples times exits) are not finite"
-        f"{' and count as wrong' if classes > 1 else ''}; collect it again in a wider dtype, e.g. float32",
-        RuntimeWarning,
-        stacklevel=stacklevel,
-    )
-    return answers if classes == 1 else torch.where(not_finite, (labels[:, None].long() + 1) % classes, answers)
+    if not_finite.any():
+        warnings.warn(
+            f"trace: {int(not_finite.sum())} of {not_finite.numel()} predictions (samples times exits) are not finite"
+            f"{' and count as wrong' if classes > 1 else ''}; collect it again in a wider dtype, e.g. float32",
+            RuntimeWarning,
+            stacklevel=stacklevel,
+        )
+    return scored_predictions(trace.logits, trace.known_labels())
 
 
 def _scorer(trace: ExitTrace, metric: MetricLike) -> Callable[[Tensor], float]:
     """Return a function of the exit index of each sample, (samples,), that gives the score of those predictions."""
-    if not isinstance(metric, str) and not callable(metric):
-        raise TypeError(
-            f"metric: got {metric!r}; pass a name, e.g. 'accuracy', or a function of predictions and labels"
-        )
-    labels, answers = trace.known_labels(), scored_answers(trace, stacklevel=4)
-    score = metric
-    if isinstance(score, str):
-        check_classes(score, trace.logits.shape[-1])
-        score = metric_function(score)
-    return lambda chosen: float(score(answers.gather(1, chosen[:, None])[:, 0], labels))
+    if isinstance(metric, str):
+        check_classes(metric, trace.logits.shape[-1])
+    known = as_metric(metric)
+    labels = trace.known_labels()
+    answers = scored_answers(trace, stacklevel=4)
+
+    def score(chosen: Tensor) -> float:
+        return compute_score(known, predictions=answers.gather(1, chosen[:, None])[:, 0], references=labels)
+
+    return score
 
 
 def _layers(trace: ExitTrace, chosen: Tensor) -> tuple[float, float]:
@@ -171,14 +180,14 @@ def layer_scores(trace: ExitTrace, metric: MetricLike) -> dict[int, float]:
 
     Args:
         trace: Trace with labels.
-        metric: Name of a metric, or a function of predictions and labels, both `(samples,)`, as for `tradeoff_curve`.
+        metric: Name of a metric, a `Metric`, or a function of true labels and predictions, as for `tradeoff_curve`.
 
     Returns:
         The score by exit layer.
 
     Raises:
         ValueError: If the trace has no labels, or no metric has this name.
-        TypeError: If `metric` is neither a name nor a function.
+        TypeError: If `metric` is neither a name, a `Metric` nor a function.
         ImportError: If the metric needs the extra `train`, which is not installed.
 
     Examples:
@@ -246,7 +255,7 @@ def oracle_bound(trace: ExitTrace, metric: MetricLike, tolerance: float | None =
 
     Args:
         trace: Trace with labels.
-        metric: Name of a metric, or a function of predictions and labels, both `(samples,)`, as for `tradeoff_curve`.
+        metric: Name of a metric, a `Metric`, or a function of true labels and predictions, as for `tradeoff_curve`.
         tolerance: Only for regression, as for `oracle_exits`.
 
     Returns:
@@ -254,7 +263,7 @@ def oracle_bound(trace: ExitTrace, metric: MetricLike, tolerance: float | None =
 
     Raises:
         ValueError: As `oracle_exits`, or if no metric has this name.
-        TypeError: If `metric` is neither a name nor a function.
+        TypeError: If `metric` is neither a name, a `Metric` nor a function.
         ImportError: If the metric needs the extra `train`, which is not installed.
 
     Examples:

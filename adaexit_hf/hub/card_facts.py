@@ -3,11 +3,13 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypedDict
 
 from transformers import TrainingArguments
 
 from ..evaluation.curves import CurvePoint
+from ..evaluation.summary import changed_setting
 
 TRAINING = """
     learning_rate per_device_train_batch_size gradient_accumulation_steps num_train_epochs max_steps optim weight_decay
@@ -44,6 +46,8 @@ class MeasuredSpeed(NamedTuple):
         machine: the hardware, e.g. "2 cores of an AMD EPYC 9B45".
         how: batches, dtype, baseline and number of runs.
         speed_up: threshold -> time at full depth divided by time at that threshold, > 0; values above 1 are faster.
+        settings: `exit_criterion`, `exit_temperatures` and `patience_tolerance` of the measured model; must be those
+            of the model's config. Default: empty, unknown.
 
     Examples:
         >>> speed = MeasuredSpeed("2 cores of an AMD EPYC 9B45", "batches of 32, float32, median of 5", {0.9: 1.6})
@@ -54,6 +58,7 @@ class MeasuredSpeed(NamedTuple):
     machine: str
     how: str
     speed_up: Mapping[float, float]
+    settings: Mapping[str, Any] = MappingProxyType({})
 
 
 class _Measured(TypedDict):
@@ -66,8 +71,13 @@ class SplitMetrics(_Measured, total=False):
     Attributes:
         at_threshold: metric -> value, with early exit at `exit_threshold`.
         full_depth: metric -> value, with all layers.
-        exit_threshold: threshold of the measurement; must be the one in the model's config.
+        exit_threshold: threshold of the measurement; must be the one in the model's config, and so must be
+            exit_criterion: its exit criterion,
+            exit_temperatures: its temperatures, and
+            patience_tolerance: its tolerance.
         samples: number of texts.
+        data: names of data set and split, and a fingerprint.
+        version: version of this package that measured.
         mean_exit_layer: mean number of layers that a text runs, from 1 to the number of layers L.
         saving: share of layer executions that are saved, in [0, 1).
         exit_histogram: layer -> number of texts that exit after it.
@@ -75,7 +85,12 @@ class SplitMetrics(_Measured, total=False):
 
     full_depth: Mapping[str, float]
     exit_threshold: float | list[float] | None
+    exit_criterion: str | None
+    exit_temperatures: list[float] | None
+    patience_tolerance: float | None
     samples: int
+    data: Mapping[str, Any]
+    version: str
     mean_exit_layer: float
     saving: float
     exit_histogram: Mapping[str, int]
@@ -98,7 +113,7 @@ def training_facts(args: TrainingArguments, rows: int | None = None) -> dict[str
 
 
 def check_facts(
-    threshold: float | list[float] | None,
+    settings: Mapping[str, Any],
     curve: Sequence[CurvePoint],
     metrics: Mapping[str, SplitMetrics],
     speed: MeasuredSpeed | None,
@@ -106,14 +121,15 @@ def check_facts(
     """Check the measurements on a card.
 
     Args:
-        threshold: the exit threshold in the model's config.
+        settings: the settings in the model's config that decide where a text exits, from `exit_settings`.
         curve: the trade-off curve.
         metrics: split -> measurements.
         speed: the measured speed-up, if there is one.
 
     Raises:
-        ValueError: if a number is NaN or infinite; if metrics were measured at another threshold than the model's; or
-            if a speed-up is not positive, or at a threshold that the curve does not have.
+        ValueError: if a number is NaN or infinite; if metrics or speed were measured at another threshold, criterion
+            or temperatures than the model's; or if a speed-up is not positive, or at a threshold that the curve does
+            not have.
     """
     for description, value in _numbers(curve, metrics):
         if value is None or not math.isfinite(value):  # None is NaN in a JSON file
@@ -121,12 +137,12 @@ def check_facts(
                 f"{description} is {value}; a card reports finite numbers only: leave it out, or use another metric"
             )
     for split, measured in metrics.items():
-        measured_threshold = measured.get("exit_threshold", threshold)
-        if measured_threshold != threshold:
-            raise ValueError(
-                f"metrics: '{split}' was measured at exit_threshold {measured_threshold}, but the model's is "
-                f"{threshold}; measure it again, or set model.config.exit_threshold"
-            )
+        changed = changed_setting(measured, settings)
+        if changed:
+            raise ValueError(f"metrics: '{split}' was {changed}; measure it again, or set model.config as it was")
+    changed = changed_setting(speed.settings, settings) if speed else None
+    if changed:
+        raise ValueError(f"speed: was {changed}; measure it again, or set model.config as it was")
     for speed_threshold, speed_up in (speed.speed_up if speed else {}).items():
         if not (math.isfinite(speed_up) and speed_up > 0):
             raise ValueError(

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import transformers
 
-from ..evaluation.curves import CurvePoint
+from ..evaluation.curves import CurvePoint, check_direction
 from ..models.modeling_early_exit import EarlyExitForSequenceClassification, Stage
 from ..version import __version__
 from .card_facts import CardDataset, MeasuredSpeed, SplitMetrics
@@ -58,7 +58,12 @@ def shown_points(curve: Sequence[CurvePoint], chosen: Any, count: int = ROWS) ->
     targets = [low + (high - low) * step / max(1, count - 1) for step in range(count)]
     shown = {min(curve, key=lambda point: abs(point.mean_layers - target)) for target in targets}
     shown |= {point for point in curve if point.threshold is None or point.threshold == chosen}
-    return sorted(shown, key=lambda point: (point.mean_layers, point.threshold is None))
+    return sorted((point for point in dict.fromkeys(curve) if point in shown), key=_depth)
+
+
+def _depth(point: CurvePoint) -> tuple[float, bool]:
+    """The order of points in a table: by mean layers, and full depth last; others keep the order of the curve."""
+    return point.mean_layers, point.threshold is None
 
 
 def threshold_table(
@@ -68,7 +73,7 @@ def threshold_table(
     chosen, speed_ups = model.config.exit_threshold, speed.speed_up if speed else {}
     points = set(shown_points(curve, chosen)) | {point for point in curve if point.threshold in speed_ups}
     rows = []
-    for point in sorted(points, key=lambda point: (point.mean_layers, point.threshold is None)):
+    for point in sorted((point for point in dict.fromkeys(curve) if point in points), key=_depth):
         name = "none: full depth" if point.threshold is None else f"{point.threshold:.6g}"
         cells = [name, f"{point.score:.4f}", f"{point.mean_layers:.2f}", f"{point.saving:.1%}"]
         if speed:
@@ -77,6 +82,7 @@ def threshold_table(
         if point.threshold == chosen:
             cells = [f"**{cells[0]}, saved**", *(f"**{cell}**" for cell in cells[1:])]
         rows.append(cells)
+    metric = metric if check_direction(curve) else f"{metric} (lower is better)"
     header = ["threshold", metric, f"mean layers of {model.config.exit_layers[-1]}", "layers saved"]
     return table(header + (["speed-up"] if speed else []), rows) if rows else ""
 

@@ -28,6 +28,7 @@ from transformers import (
     PreTrainedConfig,
 )
 
+from ..evaluation.trace import made_up
 from ..models import METHODS
 from ..models.configuration_early_exit import EarlyExitConfig
 from ..models.modeling_early_exit import EarlyExitForSequenceClassification
@@ -190,9 +191,9 @@ def _label_names(
             allowed = "none, this is a regression" if count == 1 else f"{count}, as many as the classifier has outputs"
             raise ValueError(f"labels: got {len(labels)} names; pass {allowed}")
         return labels
-    saved = {int(number): name for number, name in (values.get("id2label") or {}).items()}
+    saved = {int(number): str(name) for number, name in (values.get("id2label") or {}).items()}
     names = [saved.get(number, f"LABEL_{number}") for number in range(count)]
-    if count > 1 and any(name != f"LABEL_{number}" for number, name in saved.items()):
+    if count > 1 and not made_up([saved[number] for number in sorted(saved)]):
         if len(saved) != count:
             raise ValueError(
                 f"config.json: names {len(saved)} labels, but the classifier has {count}; pass labels=[...]"

@@ -12,6 +12,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers.utils import logging
 
 from ..evaluation.curves import CurvePoint
+from ..evaluation.summary import exit_settings
 from ..models.modeling_early_exit import EarlyExitForSequenceClassification
 from ..visualization.figures import exit_figure, tradeoff_figure
 from . import card_text as text
@@ -56,7 +57,8 @@ def write_model_card(
         curve: the result of `tradeoff_curve` on the first split of `metrics`, with its first metric. Default: no
             curve.
         metrics: split -> measurements: "at_threshold" (metric -> value) and optionally "full_depth", "exit_threshold",
-            "samples", "mean_exit_layer", "saving" and "exit_histogram", as in `metrics.json`. Default: none.
+            "exit_criterion", "exit_temperatures", "samples", "mean_exit_layer", "saving" and "exit_histogram", as in
+            `metrics.json`. Default: none.
         overwrite: replace a README.md that this function did not write. Default: False.
         **facts: more facts for the card: `dataset` (a `CardDataset`), `training` (argument -> value), `speed` (a
             `MeasuredSpeed`), `base_model` (name of the pretrained encoder on the Hub), `title`, `language`, `license`
@@ -66,8 +68,9 @@ def write_model_card(
         The path of the card.
 
     Raises:
-        ValueError: if a number is NaN or infinite; if metrics were measured at another threshold than the model's; or
-            if a speed-up is not positive, or at a threshold that the curve does not have.
+        ValueError: if a number is NaN or infinite; if metrics or speed were measured at another threshold, criterion
+            or temperatures than the model's; or if a speed-up is not positive, or at a threshold that the curve does
+            not have.
         TypeError: if `facts` has an unknown name.
         FileExistsError: if there is a README.md that this function did not write.
         OSError: if the files cannot be written.
@@ -148,11 +151,12 @@ def build_model_card(
         The card.
 
     Raises:
-        ValueError: if a number is NaN or infinite; if metrics were measured at another threshold than the model's; or
-            if a speed-up is not positive, or at a threshold that the curve does not have.
+        ValueError: if a number is NaN or infinite; if metrics or speed were measured at another threshold, criterion
+            or temperatures than the model's; or if a speed-up is not positive, or at a threshold that the curve does
+            not have.
     """
     config, splits = model.config, metrics or {}
-    check_facts(config.exit_threshold, curve, splits, speed)
+    check_facts(exit_settings(config), curve, splits, speed)
     title = title or name.rstrip("/").split("/")[-1]
     results = _eval_results(splits, dataset or CardDataset("unknown"))
     metric_names = dict.fromkeys(metric for measured in splits.values() for metric in measured["at_threshold"])

@@ -1,33 +1,48 @@
-"""Read texts, or pairs of texts, from files and streams line by line, whatever their size; without `datasets`."""
+"""Read rows of files and texts of streams line by line, whatever their size; without `datasets`."""
 
 import csv
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-KINDS = (".txt", ".csv", ".tsv", ".jsonl", ".json")
+from ..utils.imports import needed
+from ..utils.spelling import did_you_mean
+
+ROW_KINDS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+KINDS = (".txt", *ROW_KINDS)
 Text = str | tuple[str, str]
+Row = dict[str, Any]
+
+# The limit of the csv module is 131,072 characters, for all readers of the process; this is the largest one.
+csv.field_size_limit(2**31 - 1)
 
 
 def decoded(stream: Iterable[bytes], name: str) -> Iterator[str]:
-    """Lines as text; a byte order mark at the start is removed.
+    r"""Lines as text, which end with \n, \r\n or \r; a byte order mark at the start is removed.
 
     Args:
         stream: lines as bytes.
         name: name of the stream in error messages.
 
     Raises:
-        ValueError: if a line is not UTF-8.
+        ValueError: if a line is not UTF-8, or contains the character NUL, which UTF-16 has between others.
     """
-    for number, line in enumerate(stream, start=1):
+    lines = (line for part in stream for line in part.splitlines(keepends=True))
+    for number, line in enumerate(lines, start=1):
         try:
-            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
             raise ValueError(
                 f"{name}: line {number} is not UTF-8 ({error.reason}, byte {error.start} of the line); convert it, "
                 "e.g. with iconv -f latin1 -t utf-8"
             ) from None
+        if "\0" in text:
+            raise ValueError(
+                f"{name}: line {number} contains the character NUL; is it UTF-16? Convert it, e.g. with iconv -f "
+                "utf-16 -t utf-8"
+            )
+        yield text
 
 
 def plain_lines(stream: Iterable[bytes], name: str) -> Iterator[str]:
@@ -35,41 +50,124 @@ def plain_lines(stream: Iterable[bytes], name: str) -> Iterator[str]:
     return (line.rstrip("\r\n") for line in decoded(stream, name))
 
 
-def records(stream: IO[bytes], kind: str, name: str) -> Iterator[Any]:
-    """Rows of a file with columns.
+def encodable(text: str, where: str) -> str:
+    r"""The text itself, if it can be written as UTF-8.
 
     Args:
-        stream: lines as bytes.
-        kind: ".csv", ".tsv", ".jsonl" or ".json".
-        name: name of the file in error messages.
+        text: any text.
+        where: where it was found, for error messages.
 
     Raises:
-        ValueError: if the content is not of this kind.
+        ValueError: if it contains half of a surrogate pair, as `\ud83d` in JSON without its second half.
     """
-    lines = decoded(stream, name)
     try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{where}: character {error.start} is {text[error.start]!a}, half of a surrogate pair, which is no text; "
+            "remove it"
+        ) from None
+    return text
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """Read the rows of a file with columns, one at a time.
+
+    Args:
+        path: a .csv or .tsv file with a header, a .jsonl file with one object per line, a .json file with a list of
+            objects or one object per line, or a .parquet file (extra `train`). Capital letters make no difference.
+
+    Yields:
+        A row, column -> value. All values of .csv and .tsv are strings; a field without characters is "".
+
+    Raises:
+        ValueError: if the file is not UTF-8 or not valid, if it has no header, or the header names a column twice, if
+            a row has more or fewer fields than the header, or if a text cannot be written as UTF-8; the message names
+            the row, the first of which is row 0.
+    """
+    kind, name = path.suffix.lower(), str(path)
+    if kind == ".parquet":
+        rows: Iterator[Any] = _parquet(path)
+    elif kind in (".csv", ".tsv"):
+        rows = _separated(path, kind)
+    else:
+        rows = _json(path, kind)
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise ValueError(
+                f"{name}: row {number} is {row!r:.80}, which has no columns; pass rows such as "
+                '{"text": "a good film"}'
+            )
+        for column, value in row.items():
+            if isinstance(value, str):
+                encodable(value, f"{name}: row {number}, column '{column}'")
+        yield row
+
+
+def _separated(path: Path, kind: str) -> Iterator[Row]:
+    """Rows of a .csv or .tsv file."""
+    with path.open("rb") as stream:
+        lines = decoded(stream, str(path))
         if kind == ".csv":
-            yield from csv.DictReader(lines, strict=True)
-        elif kind == ".tsv":  # as in GLUE's files: a quotation mark has no special meaning
-            yield from csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-        elif kind == ".jsonl":
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield parse_json(line, f"{name}: line {number}")
-        else:
-            rows = parse_json("".join(lines), name)
-            if not isinstance(rows, list):
-                raise ValueError(f"{name}: is not a list of rows; pass [{{...}}, ...], or a .jsonl file")
-            yield from rows
-    except csv.Error as error:
-        raise ValueError(f"{name}: is not a valid {kind} file ({error}); is a quotation mark not closed?") from error
+            reader = csv.reader(lines, strict=True)
+        else:  # as in GLUE's files: a quotation mark has no special meaning
+            reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+        try:
+            header = next(reader, None)
+            if not header or not any(header):
+                raise ValueError(
+                    f"{path}: has no {'rows' if header is None else 'names in its first line'}; pass a file whose "
+                    "first line has the names of the columns"
+                )
+            twice = sorted({column for column in header if column and header.count(column) > 1})
+            if twice:
+                raise ValueError(f"{path}: the header names column '{twice[0]}' twice; rename one of them")
+            for number, fields in enumerate(row for row in reader if row):
+                if len(fields) != len(header):
+                    mark = "a comma must stand in quotation marks" if kind == ".csv" else "a tab separates fields"
+                    raise ValueError(
+                        f"{path}: row {number} (line {reader.line_num}) has {len(fields)} fields, the header has "
+                        f"{len(header)}; {mark}: {fields!r:.120}"
+                    )
+                yield dict(zip(header, fields, strict=True))
+        except csv.Error as error:
+            raise ValueError(
+                f"{path}: is not a valid {kind} file ({error}); is a quotation mark not closed?"
+            ) from error
+
+
+def _json(path: Path, kind: str) -> Iterator[Any]:
+    """Rows of a .jsonl file, or of a .json file, which may also have one object per line."""
+    with path.open("rb") as stream:
+        lines = enumerate(decoded(stream, str(path)), start=1)
+        for number, line in lines:
+            if kind == ".json" and line.lstrip().startswith("["):
+                rows = parse_json("".join([line, *(rest for _, rest in lines)]), str(path))
+                if not isinstance(rows, list):
+                    raise ValueError(f"{path}: is not a list of rows; pass [{{...}}, ...], or a .jsonl file")
+                yield from rows
+            elif line.strip():
+                yield parse_json(line, f"{path}: line {number}")
+
+
+def _parquet(path: Path) -> Iterator[Any]:
+    """Rows of a .parquet file, which is read in batches."""
+    parquet = needed("pyarrow.parquet", "train")
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(1024):
+                yield from batch.to_pylist()
+    except (ValueError, OSError) as error:  # the errors of pyarrow for invalid content
+        raise ValueError(f"{path}: is not a valid .parquet file ({error})") from error
 
 
 def parse_json(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{where} is not valid JSON ({error})") from None
+        raise ValueError(
+            f"{where} is not valid JSON ({error}); pass one object per line, or in a .json file a list of objects"
+        ) from None
 
 
 def check_file(path: Path, columns: Sequence[str]) -> None:
@@ -82,7 +180,7 @@ def check_file(path: Path, columns: Sequence[str]) -> None:
     Raises:
         ValueError: if the file does not exist or is of an unknown kind, or if there are not one or two columns.
     """
-    if path.suffix not in KINDS or len(columns) not in (1, 2):
+    if path.suffix.lower() not in KINDS or len(columns) not in (1, 2):
         raise ValueError(
             f"file: got '{path}' and text_columns {list(columns)}; pass one of {', '.join(KINDS)}, and one or two "
             "columns"
@@ -95,29 +193,27 @@ def read_texts(path: Path, columns: Sequence[str]) -> Iterator[Text]:
     """Read texts, or pairs of texts, from a file, one row at a time.
 
     Args:
-        path: a .txt file with one text per line; a .csv or .tsv file with a header; a .jsonl file, or a .json file
-            with a list of rows.
+        path: a .txt file with one text per line, or a file with columns, as for `read_rows`.
         columns: one column with texts, or two for pairs of texts. Not used for .txt.
 
     Yields:
         A text, or a pair of texts.
 
     Raises:
-        ValueError: if the file does not exist or is of an unknown kind, if a row has no text in one of the columns, or
-            if the file is not UTF-8 or not valid.
+        ValueError: if the file does not exist or is of an unknown kind, if a row has no text in one of the columns,
+            and as `read_rows`.
     """
     check_file(path, columns)
-    kind = path.suffix
-    with path.open("rb") as stream:
-        if kind == ".txt":
+    if path.suffix.lower() == ".txt":
+        with path.open("rb") as stream:
             yield from plain_lines(stream, str(path))
-            return
-        for number, row in enumerate(records(stream, kind, str(path))):
-            texts = [row[name] for name in columns if isinstance(row, dict) and isinstance(row.get(name), str)]
-            if len(texts) < len(columns):
-                row_columns = ", ".join(map(str, row)) if isinstance(row, dict) else "none"
-                raise ValueError(
-                    f"text_columns: row {number} of '{path}' has no text in {' or '.join(columns)}, it is {row!r:.80};"
-                    f" its columns are {row_columns}: pass --text_columns <one or two with texts>"
-                )
-            yield texts[0] if len(columns) == 1 else (texts[0], texts[1])
+        return
+    for number, row in enumerate(read_rows(path)):
+        texts = [row[name] for name in columns if isinstance(row.get(name), str)]
+        if len(texts) < len(columns):
+            close = did_you_mean(columns, row)
+            raise ValueError(
+                f"text_columns: row {number} of '{path}' has no text in {' or '.join(columns)}, it is {row!r:.80};"
+                f" its columns are {', '.join(map(str, row))}: pass --text_columns <one or two with texts>{close}"
+            )
+        yield texts[0] if len(columns) == 1 else (texts[0], texts[1])

@@ -144,7 +144,10 @@ def confidence_bleu_correlation(trace: ExitTrace, first: Sequence[str], second: 
     pairs = zip(first, second, strict=True)
     bleu = torch.tensor([score(one, [other], use_effective_order=True).score for one, other in pairs])
     confidences, predicted = confidence(trace.logits), trace.logits.argmax(dim=-1)  # (samples, exits)
-    groups = torch.stack([predicted == label for label in range(labels)], dim=-1)  # (samples, exits, labels)
+    finite = trace.logits.isfinite().all(dim=-1)  # logits that are not finite predict no class
+    groups = torch.stack(
+        [finite & (predicted == label) for label in range(labels)], dim=-1
+    )  # (samples, exits, labels)
     correlation = torch.tensor(
         [
             [pearson(bleu[group], confidences[group, index]) for group in groups[:, index].T]

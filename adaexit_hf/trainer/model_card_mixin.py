@@ -1,13 +1,14 @@
 """The part of the Trainer that writes the model card, and stores the facts that users pass for it."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from transformers import Trainer
 from transformers.trainer_utils import has_length
 from transformers.utils import logging
 
+from ..evaluation.summary import changed_setting, exit_settings
 from ..hub.card_facts import CardDataset, SplitMetrics, training_facts
 from ..hub.model_card import TASK, write_model_card
 from .ledger import LEDGER
@@ -38,7 +39,7 @@ class WritesModelCard(Trainer):
         if evaluation and "stage" not in logs:
             numbers = {name: value for name, value in evaluation.items() if isinstance(value, int | float)}
             metrics = {name: value for name, value in numbers.items() if not name.endswith(TIMINGS)}
-            self._evaluated = {"at_threshold": metrics, "exit_threshold": self.model.config.exit_threshold}
+            self._evaluated = cast(SplitMetrics, {"at_threshold": metrics, **exit_settings(self.model.config)})
         super().log(logs, *args, **kwargs)
 
     def create_model_card(self, **facts: Any) -> None:
@@ -72,9 +73,9 @@ class WritesModelCard(Trainer):
         if (root / LEDGER).exists():  # otherwise nothing was trained here
             rows = len(self.train_dataset) if has_length(self.train_dataset) else None
             defaults["training"] = training_facts(self.args, rows)
-        # An evaluation at another threshold does not describe this model; a curve that was passed may be of another
-        # metric than the evaluation.
-        if self._evaluated and self._evaluated["exit_threshold"] == config.exit_threshold and "curve" not in card:
+        # An evaluation with another threshold or criterion does not describe this model; a curve that was passed may
+        # be of another metric than the evaluation.
+        if self._evaluated and not changed_setting(self._evaluated, exit_settings(config)) and "curve" not in card:
             defaults["metrics"] = {"evaluation": self._evaluated}
         return defaults
 

@@ -15,6 +15,23 @@ def without_nan(value: Any) -> Any:
     return json.loads(json.dumps(value), parse_constant=lambda _: None)
 
 
+def check_folder(argument: str, folder: Path) -> None:
+    """Check that files can be written into a folder, which need not exist yet, before the work that makes them.
+
+    Args:
+        argument: name of the argument for error messages.
+        folder: the folder.
+
+    Raises:
+        ValueError: if it, or the folder in which it would be created, is a file or cannot be written to.
+    """
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise ValueError(f"{argument}: '{existing}' is a file, not a folder; pass another folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ValueError(f"{argument}: no files can be written into '{existing}'; pass another folder")
+
+
 def replace_text(path: Path, text: str) -> None:
     """Write a file completely, or leave the existing one unchanged.
 

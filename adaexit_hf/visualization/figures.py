@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..evaluation.curves import CurvePoint
+from ..evaluation.curves import CurvePoint, Point, check_direction
 from ..utils.imports import needs
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ def tradeoff_figure(
         curve: Curve from `tradeoff_curve`.
         metric: Name of the metric, for the title and the axis.
         depth: Number of layers of the model, L.
-        chosen: Threshold whose point is marked, if the curve has it. Default: no mark.
+        chosen: Chosen threshold, whose point is marked if the curve has it. Default: None, full depth, whose line is
+            always drawn.
         on: Name of the data set, for the title. Default: none.
 
     Returns:
@@ -73,12 +74,12 @@ def tradeoff_figure(
     axes.set_xlim(min(1.0, *layers) - 0.02 * depth, 1.02 * depth)
     axes.set_xticks(range(depth, 0, -(1 + depth // 13)))
     axes.set_xlabel(f"mean layers run per text, of {depth}")
-    axes.set_ylabel(metric)
+    axes.set_ylabel(_with_direction(metric, curve))
     return figure
 
 
 def comparison_figure(
-    curves: Mapping[str, Sequence[CurvePoint]],
+    curves: Mapping[str, Sequence[Point]],
     metric: str,
     depth: int,
     fixed: Mapping[str, tuple[float, float]] | None = None,
@@ -88,8 +89,9 @@ def comparison_figure(
     """Plot score against layers run with one line per method.
 
     Args:
-        curves: Curves by name of the method, one to eight; more could not be distinguished. The position in the
-            mapping determines the colour, so an empty curve is not drawn but keeps the colours of the others.
+        curves: Curves from `tradeoff_curve` or `mean_curve` by name of the method, one to eight; more could not be
+            distinguished. The position in the mapping determines the colour, so an empty curve is not drawn but keeps
+            the colours of the others.
         metric: Name of the metric, for the title and the axis.
         depth: Number of layers of the models, L.
         fixed: `(layers, score)` of models without exits, by name. Each is a labelled point. Default: none.
@@ -100,7 +102,7 @@ def comparison_figure(
         The matplotlib figure.
 
     Raises:
-        ValueError: If there are no curves or more than eight.
+        ValueError: If there are no curves or more than eight, or if they are of metrics of different directions.
         ImportError: If matplotlib is not installed.
 
     Examples:
@@ -132,8 +134,12 @@ def comparison_figure(
         )  # fmt: skip
     axes.legend(loc="center left", bbox_to_anchor=(1.06, 0.5), frameon=False, fontsize=SMALL, labelcolor=INK)
     axes.set_xlabel(f"mean layers run per text, of {depth}")
-    axes.set_ylabel(metric)
+    axes.set_ylabel(_with_direction(metric, [point for curve in curves.values() for point in curve]))
     return figure
+
+
+def _with_direction(metric: str, points: Sequence[Point]) -> str:
+    return metric if check_direction(points) else f"{metric} (lower is better)"
 
 
 def _labels(fixed: Mapping[str, tuple[float, float]], apart: float) -> list[tuple[str, tuple[float, float]]]:

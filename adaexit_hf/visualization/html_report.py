@@ -11,7 +11,7 @@ import numpy
 
 from ..evaluation.metrics import METRICS
 from ..evaluation.thresholds import spread_thresholds
-from ..evaluation.trace import ExitTrace, check_same_data, predictions
+from ..evaluation.trace import ExitTrace, check_same_data, made_up, predictions
 from ..models.configuration_early_exit import Threshold
 from .attributed_tokens import DIGITS, TokenAttributions, embedded
 
@@ -154,7 +154,8 @@ def build_report(
     _check(named, metric, texts, attributions or {})
     first = next(iter(named.values()))
     num_labels = first.logits.shape[-1]
-    label_names = next((trace.label_names for trace in named.values() if trace.label_names), range(num_labels))
+    all_names = [trace.label_names for trace in named.values() if trace.label_names]
+    label_names = next((names for names in all_names if not made_up(names)), [*all_names, range(num_labels)][0])
     starts = _start_thresholds(named, thresholds)
     methods = [
         {
@@ -165,7 +166,7 @@ def build_report(
             "ready": trace.ready,
             "scores": [[_exact(score) for score in row] for row in trace.scores.float().tolist()],
             "answers": _answers(trace),
-            "thresholds": [*map(_rounded, spread_thresholds(trace)), starts[name], None],
+            "thresholds": _thresholds(trace, starts[name]),
             "start": starts[name],
             "flops": _flops(trace),
             "attributions": embedded(name, (attributions or {}).get(name), texts),
@@ -190,8 +191,8 @@ def build_report(
 
 
 def _check(traces: Mapping[str, ExitTrace], metric: str, texts: Any, attributions: Mapping[str, Any]) -> None:
-    if metric not in METRICS:
-        raise ValueError(f"metric: got {metric!r}; choose one of {', '.join(METRICS)}")
+    if not isinstance(metric, str) or metric not in METRICS:
+        raise ValueError(f"metric: got {metric!r}, which the page cannot compute; choose one of {', '.join(METRICS)}")
     check_same_data(list(traces.values()), list(traces))
     for name, trace in traces.items():
         if trace.labels is None:
@@ -239,6 +240,13 @@ def _start_thresholds(
             raise type(error)(f"thresholds: for '{name}', {error}") from error
         starts[name] = None if trace.criterion == "patience" and start == 0 else _rounded(start)
     return starts
+
+
+def _thresholds(trace: ExitTrace, start: Any) -> list[Any]:
+    """Return the thresholds of the slider, the most eager first, with the one at which it starts and full depth."""
+    numbers = [*map(_rounded, spread_thresholds(trace)), *([start] if isinstance(start, float) else [])]
+    ordered = sorted(numbers, reverse=trace.ready in ("lt", "le"))
+    return [*ordered, *([start] if isinstance(start, list) else []), None]
 
 
 def _rounded(threshold: Threshold) -> Any:

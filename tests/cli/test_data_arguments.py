@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+import datasets
 import pytest
 
-from adaexit_hf.cli.data_arguments import DataArguments, load_splits
-from adaexit_hf.data.tasks import Labels
+from adaexit_hf.cli.data_arguments import DataArguments, evaluation_splits, load_splits, reserve_validation
+from adaexit_hf.data.tasks import Labels, check_columns
 
 
 @pytest.mark.parametrize(
@@ -16,15 +17,22 @@ def test_a_file_without_rows_is_refused(
 ) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     (tmp_path / name).write_text(content)
-    with pytest.raises(ValueError, match=rf"got validation_file '.*{name}', which has no rows \(.*\); pass"):
+    with pytest.raises(
+        ValueError,
+        match=rf"got validation_file '.*{name}', which (has no rows; pass|could not be read: .* has no rows; pass)",
+    ):
         load_splits(DataArguments(validation_file=str(tmp_path / name)))
 
 
 @pytest.mark.parametrize(
     ("name", "content", "why"),
     [
-        ("fields.csv", "text,label\na,1\nb,0,3\n", "Expected 2 fields in line 3, saw 3"),
-        ("broken.jsonl", '{"text": "a", "label": 0}\n{"te', "JSON parse error"),
+        (
+            "fields.csv",
+            "text,label\na,1\nb,0,3\n",
+            r"row 1 \(line 3\) has 3 fields, the header has 2; a comma must stand in quotation",
+        ),
+        ("broken.jsonl", '{"text": "a", "label": 0}\n{"te', "line 2 is not valid JSON"),
         ("text.parquet", "text", "Parquet"),
     ],
 )
@@ -33,7 +41,7 @@ def test_a_broken_file_is_refused(
 ) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     (tmp_path / name).write_text(content)
-    with pytest.raises(ValueError, match=rf"got validation_file '.*{name}', which could not be read: .*{why}"):
+    with pytest.raises(ValueError, match=rf"got validation_file '.*{name}', which could not be read: (.|\n)*{why}"):
         load_splits(DataArguments(validation_file=str(tmp_path / name)))
 
 
@@ -41,8 +49,9 @@ def test_files_of_different_columns_are_refused(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     (tmp_path / "train.csv").write_text("text,label\na,1\n")
     (tmp_path / "dev.csv").write_text("sentence,gold\na,1\n")
-    with pytest.raises(ValueError, match="which could not be read: (.|\n)*column names don't match"):
-        load_splits(DataArguments(validation_file=str(tmp_path / "dev.csv")), str(tmp_path / "train.csv"))
+    splits = load_splits(DataArguments(validation_file=str(tmp_path / "dev.csv")), str(tmp_path / "train.csv"))
+    with pytest.raises(ValueError, match="split 'validation' has no column 'text'; it has sentence, gold"):
+        check_columns(splits["validation"], ["text"], "label", "validation")
 
 
 def test_f1_is_of_two_classes() -> None:
@@ -52,3 +61,103 @@ def test_f1_is_of_two_classes() -> None:
         ValueError, match="metric: f1 is defined for two classes, 0 and 1, but there are 3 classes; pass accuracy or"
     ):
         arguments.metric_names(Labels(["a", "b", "c"]))
+
+
+def rows_of(folder: Path, name: str, content: str) -> dict[str, list]:
+    (folder / name).write_text(content)
+    return load_splits(DataArguments(validation_file=str(folder / name)))["validation"].to_dict()
+
+
+def test_only_an_empty_field_is_missing(tmp_path: Path) -> None:
+    texts, classes = ["null", "nan", "N/A", "", "a"], ["None", "NA", "null", "some", ""]
+    content = "text,label\n" + "".join(f"{text},{label}\n" for text, label in zip(texts, classes, strict=True))
+    found = rows_of(tmp_path, "a.csv", content)
+    assert found == {"text": [*texts[:3], None, "a"], "label": [*classes[:4], None]}
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (["1", "-1", ""], [1, -1, None]),
+        (["1", "0.5", "-2e-1"], [1.0, 0.5, -0.2]),
+        (["01", "02", "1"], ["01", "02", "1"]),
+        (["nan", "inf", "1"], ["nan", "inf", "1"]),
+    ],
+)
+def test_labels_are_numbers_if_all_of_them_are(tmp_path: Path, labels: list[str], expected: list) -> None:
+    content = "text\tlabel\n" + "".join(f"007\t{label}\n" for label in labels)
+    assert rows_of(tmp_path, "A.TSV", content) == {"text": ["007"] * 3, "label": expected}
+
+
+def test_scores_and_words_in_one_column_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="'label' contains the number 0.5 and the word 'nan'; pass a column with eit"):
+        rows_of(tmp_path, "a.csv", "text,label\na,0.5\nb,nan\n")
+
+
+def test_json_rows_may_leave_columns_out(tmp_path: Path) -> None:
+    found = rows_of(tmp_path, "a.json", '{"text": "a", "label": 1}\n{"label": 0, "text": "b", "more": 2}')
+    assert found == {"text": ["a", "b"], "label": [1, 0], "more": [None, 2]}
+
+
+def test_train_and_validation_may_have_different_formats(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("text,label\na,1\n")
+    (tmp_path / "dev.jsonl").write_text('{"text": "b", "label": 1}')
+    splits = load_splits(DataArguments(validation_file=str(tmp_path / "dev.jsonl")), str(tmp_path / "train.csv"))
+    assert splits["train"].features == splits["validation"].features
+
+
+def split_of(labels: list) -> datasets.Dataset:
+    return datasets.Dataset.from_dict({"text": [str(place) for place in range(len(labels))], "label": labels})
+
+
+@pytest.mark.parametrize(
+    ("labels", "has_minus_one", "kept", "said"),
+    [
+        ([-1, 0, 1], True, True, ""),
+        ([-1, 0, 1], False, True, ""),  # and check_labels refuses the -1
+        ([-1, -1], True, True, ""),
+        ([-1.0, 0.5], False, True, ""),
+        ([-1, -1], False, False, "split 'test' is left out: all its labels are missing (-1 or empty)"),
+        ([None, None], True, False, "split 'test' is left out: all its labels are missing (-1 or empty)"),
+        ([None, -1], False, False, "split 'test' is left out: all its labels are missing (-1 or empty)"),
+        ([0, None], False, True, ""),
+    ],
+)
+def test_a_test_split_is_left_out_only_if_no_label_is_known(
+    capsys: pytest.CaptureFixture, labels: list, has_minus_one: bool, kept: bool, said: str
+) -> None:
+    splits = datasets.DatasetDict({"validation": split_of([0]), "test": split_of(labels)})
+    names = evaluation_splits(DataArguments(), splits, has_minus_one=has_minus_one)
+    assert ("test" in names) is kept
+    assert said in capsys.readouterr().err
+
+
+def test_a_test_split_without_the_label_column_is_left_out(capsys: pytest.CaptureFixture) -> None:
+    splits = datasets.DatasetDict({"validation": split_of([0]), "test": split_of([0]).remove_columns("label")})
+    assert evaluation_splits(DataArguments(), splits) == ["validation"]
+    assert "split 'test' is left out: it has no column 'label'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5, 0.9])
+def test_every_class_gives_its_share_and_keeps_a_row(fraction: float) -> None:
+    labels = ["a"] * 40 + ["b"] * 20 + ["c"] * 2 + ["d"]
+    whole = split_of(labels)
+    parts = reserve_validation(datasets.DatasetDict({"train": whole}), ("validation",), fraction, "label")
+    train, validation = parts["train"].to_dict(), parts["validation"].to_dict()
+    assert sorted(train["text"] + validation["text"], key=int) == whole["text"][:]
+    assert set(train["label"]) == set("abcd")
+    for name, count in (("a", 40), ("b", 20)):
+        assert validation["label"].count(name) == pytest.approx(count * fraction, abs=1)
+
+
+def test_a_fraction_that_takes_no_row_is_refused() -> None:
+    splits = datasets.DatasetDict({"train": split_of(["a", "b", "c"])})
+    with pytest.raises(ValueError, match="validation_fraction: 0.5 of 3 rows takes no row, if every class keeps a"):
+        reserve_validation(splits, ("validation",), 0.5, "label")
+
+
+def test_scores_are_split_at_random() -> None:
+    parts = reserve_validation(
+        datasets.DatasetDict({"train": split_of([place / 7 for place in range(20)])}), ("dev",), 0.2, "label"
+    )
+    assert (len(parts["train"]), len(parts["dev"])) == (16, 4)

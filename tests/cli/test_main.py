@@ -16,10 +16,17 @@ from helpers.reviews import write_csv
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from adaexit_hf import BerxitForSequenceClassification, __version__, bootstrap_samples, explain
+from adaexit_hf import (
+    BerxitForSequenceClassification,
+    ExitTrace,
+    __version__,
+    bootstrap_samples,
+    explain,
+    tradeoff_curve,
+)
 from adaexit_hf.cli import evaluate as evaluate_command
 from adaexit_hf.cli import main as cli
-from adaexit_hf.cli.printing import print_results
+from adaexit_hf.cli.printing import print_curve, print_results
 
 TEXTS = ["very good film", "bad book", "good", "very very bad film"]
 
@@ -113,6 +120,39 @@ def test_predict_reads_files_and_stdin(capsys, checkpoint, tmp_path, monkeypatch
     assert called(capsys, "predict", checkpoint) == direct
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_json_is_valid_whatever_the_encoding_of_stdout(checkpoint, tmp_path, monkeypatch, encoding: str) -> None:
+    (tmp_path / "texts.txt").write_text("Äpfel 電影\n", encoding="utf-8")
+    out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", out)
+    assert cli.main(["predict", checkpoint, "--file", str(tmp_path / "texts.txt")]) == 0
+    printed = out.buffer.getvalue()
+    assert json.loads(printed.decode("utf-8"))["text"] == "Äpfel 電影"
+    assert ("Äpfel".encode() in printed) is (encoding == "utf-8")
+
+
+def test_a_table_is_printed_whatever_the_encoding_of_stdout(checkpoint, labelled, monkeypatch) -> None:
+    edit_config(checkpoint, id2label={"0": "bad", "1": "良い"}, label2id={"bad": 0, "良い": 1})
+    path = Path(labelled[1]).rename(Path(labelled[1]).with_name("開発.csv"))
+    path.write_text(path.read_text().replace(",good", ",良い"), encoding="utf-8")
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="ascii") for _ in range(2))
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    assert cli.main(["report", checkpoint, "--validation_file", str(path), "--text_columns", "text"]) == 0
+    assert cli.main(["report", checkpoint, "--validation_file", str(path), "--text_columns", "良い"]) == 1
+    err.flush()
+    assert b"\\u826f\\u3044" in err.buffer.getvalue()
+
+
+def test_half_a_surrogate_pair_is_refused(capsys, checkpoint, tmp_path) -> None:
+    assert "texts: argument 2: character 0 is '\\ud83d'" in refused(capsys, "predict", checkpoint, "good", "\ud83d")
+    (tmp_path / "texts.jsonl").write_text('{"text": "good"}\n{"text": "\\ud83d"}\n')
+    assert cli.main(["predict", checkpoint, "--file", str(tmp_path / "texts.jsonl")]) == 1
+    printed = capsys.readouterr()
+    assert [answer["text"] for answer in answers(printed.out)] == ["good"]
+    assert "row 1, column 'text': character 0 is '\\ud83d'" in printed.err
+
+
 def test_predict_takes_pairs_of_texts(capsys, checkpoint, tmp_path) -> None:
     (tmp_path / "pairs.jsonl").write_text(json.dumps({"a": "good", "b": "bad film"}))
     printed = called(
@@ -142,7 +182,7 @@ def test_answers_before_a_bad_line_are_printed(capsys, checkpoint, monkeypatch) 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["a text", "--file", "x.txt"], "file: got 'x.txt' and texts as arguments"),
+        (["a text", "--file", __file__], "and texts as arguments; pass either a file or texts"),
         (["--file", "missing.txt"], "file: there is no 'missing.txt'"),
         (["good", "--device", "cuda"], "device: got 'cuda', but torch finds no GPU"),
         (["good", "--exit_threshold", "nan"], "exit_threshold: got nan"),
@@ -193,17 +233,160 @@ def test_missing_or_broken_weights_are_refused(capsys, checkpoint) -> None:
 
 
 def test_calibrate_takes_no_threshold_and_push_no_stale_numbers(capsys, checkpoint, labelled) -> None:
-    message = refused(capsys, "calibrate", checkpoint, *labelled, "--exit_threshold", "0.9")
-    assert "exit_threshold: got 0.9, but calibrate chooses the threshold" in message
+    with pytest.raises(SystemExit):
+        cli.main(["calibrate", checkpoint, *labelled, "--exit_threshold", "0.9"])
+    assert "unrecognized arguments: --exit_threshold" in capsys.readouterr().err
     called(capsys, "report", checkpoint, *labelled)
     called(capsys, "calibrate", checkpoint, *labelled, "--max_drop", "1")
     assert "was measured at exit_threshold 0.5" in refused(capsys, "push", checkpoint, "you/model")
 
 
+@pytest.mark.parametrize("change", [{"exit_criterion": "margin"}, {"exit_temperatures": [1.0, 2.0, 1.0]}])
+def test_numbers_of_other_settings_are_neither_shown_nor_pushed(capsys, checkpoint, labelled, change: dict) -> None:
+    called(capsys, "report", checkpoint, *labelled)
+    ((name, _),) = change.items()
+    measured = json.loads(Path(checkpoint, "metrics.json").read_text())["results"]["validation"]
+    assert measured["exit_criterion"] == "confidence"
+    assert measured["exit_temperatures"] is None
+    assert (measured["version"], measured["data"]["name"], measured["data"]["split"]) == (
+        __version__,
+        "dev.csv",
+        "validation",
+    )
+    edit_config(checkpoint, **change)
+    assert f"'validation' was measured at {name}" in refused(capsys, "card", checkpoint)
+    assert f"'validation' was measured at {name}" in refused(capsys, "push", checkpoint, "you/model")
+
+
+def test_numbers_that_do_not_say_what_made_them_are_not_pushed(capsys, checkpoint, labelled) -> None:
+    called(capsys, "report", checkpoint, *labelled)
+    path = Path(checkpoint, "metrics.json")
+    summary = json.loads(path.read_text())
+    del summary["results"]["validation"]["exit_criterion"]
+    path.write_text(json.dumps(summary))
+    message = refused(capsys, "push", checkpoint, "you/model")
+    assert "'validation' was measured at an unknown exit_criterion; run adaexit report" in message
+
+
+def test_push_takes_early_exit_models_only(capsys, start) -> None:
+    assert "contains a 'bert' model without exits" in refused(capsys, "push", start, "you/model")
+
+
 def test_wrong_flags_are_usage_errors(capsys, checkpoint) -> None:
     with pytest.raises(SystemExit) as stopped:
-        cli.main(["predict", checkpoint, "good", "--treshold", "0.5"])
+        cli.main(["predict", checkpoint, "good", "--exit_treshold", "0.5"])
     assert stopped.value.code == 2
+    assert "unrecognized arguments: --exit_treshold 0.5. Did you mean '--exit_threshold'?" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["train", "--model_name_or_path", "x", "--output_dir", "y", "--exit_learning_rate=1"])
+    assert stopped.value.code == 2
+    assert "Did you mean '--exits_learning_rate'?" in capsys.readouterr().err
+
+
+def test_a_missing_file_is_refused_before_the_slow_imports(capsys, monkeypatch) -> None:
+    monkeypatch.setattr(cli.importlib, "import_module", lambda *_: pytest.fail("imported"))
+    for command, flag in (("evaluate", "validation_file"), ("predict", "file"), ("train", "train_file")):
+        message = f"{flag}: there is no 'nowhere.csv'; pass an existing file"
+        assert message in refused(capsys, command, f"--{flag}", "nowhere.csv")
+        assert message in refused(capsys, command, f"--{flag}=nowhere.csv")
+
+
+@pytest.mark.parametrize(
+    ("flags", "meant"),
+    [
+        (["--metrics", "acuracy"], "accuracy"),
+        (["--task_name", "sst3"], "sst2"),
+        (["--label_column", "labels"], "label"),
+    ],
+)
+def test_misspelt_names_are_recognized(capsys, checkpoint, labelled, flags: list[str], meant: str) -> None:
+    given = labelled[:2] if "--task_name" in flags else labelled
+    assert f"Did you mean '{meant}'?" in refused(capsys, "evaluate", checkpoint, *given, *flags)
+
+
+def test_max_drop_is_checked_before_work(capsys) -> None:
+    assert "max_drop: got 1.5; pass a fraction from 0 to 1" in refused(
+        capsys, "calibrate", "nowhere", "--max_drop", "1.5"
+    )
+
+
+@pytest.mark.parametrize("command", ["report", "card", "convert"])
+def test_a_folder_that_cannot_be_written_is_refused_first(
+    capsys, checkpoint, labelled, tmp_path, monkeypatch, command: str
+) -> None:
+    if command == "card":
+        called(capsys, "report", checkpoint, *labelled)
+    monkeypatch.setattr("adaexit_hf.utils.files.os.access", lambda *_: False)
+    for module in ("publish.AutoModelForSequenceClassification.from_pretrained", "publish.convert_checkpoint"):
+        monkeypatch.setattr(f"adaexit_hf.cli.{module}", lambda *_, **__: pytest.fail("too late"))
+    monkeypatch.setattr("adaexit_hf.cli.report.load", lambda *_, **__: pytest.fail("too late"))
+    more = {"report": [checkpoint, *labelled], "card": [checkpoint], "convert": ["somewhere", str(tmp_path / "new")]}
+    assert "no files can be written into" in refused(capsys, command, *more[command])
+
+
+def test_push_takes_no_folder_of_an_interrupted_run(capsys, checkpoint) -> None:
+    folder = Path(checkpoint)
+    (folder / "stages.json").write_text(json.dumps({"plan": [], "done": ["exits"]}))
+    for stage in ("stage-1-exits", "stage-2-joint"):
+        (folder / stage / "checkpoint-5").mkdir(parents=True)
+    assert "a training run that was interrupted in stage joint; finish it" in refused(
+        capsys, "push", checkpoint, "a/b"
+    )
+
+
+def test_no_help_shows_a_default_that_is_none(capsys) -> None:
+    for command in cli.COMMANDS:
+        with pytest.raises(SystemExit):
+            cli.main([command, "--help"])
+        assert "default: None" not in capsys.readouterr().out
+
+
+def test_the_help_of_train_begins_with_the_main_flags(capsys) -> None:
+    printed = {}
+    for flag in ("--help", "--help_all"):
+        with pytest.raises(SystemExit):
+            cli.main(["train", flag])
+        printed[flag] = capsys.readouterr().out
+    assert "--adam_beta2" not in printed["--help"] and "--adam_beta2" in printed["--help_all"]
+    options = [line.split()[0] for line in printed["--help"].splitlines() if line.startswith("  -")]
+    assert options[2:6] == ["--model_name_or_path", "--method", "--task_name", "--output_dir"]
+    assert "--exits_learning_rate" in options
+
+
+def choice_of(answers_: list[list[int]], scores: list[list[float]]) -> ExitTrace:
+    return ExitTrace(torch.eye(2)[torch.tensor(answers_)], torch.tensor(scores), torch.tensor([0, 1]), (1, 2), "gt")
+
+
+@pytest.mark.parametrize(
+    ("answers_", "threshold", "message"),
+    [
+        ([[0, 0], [0, 0]], 0.5, "every exit gives the same answer to all texts; train for more epochs"),
+        ([[0, 0], [0, 1]], None, "the threshold saves nothing, all texts run through all layers; allow a larger"),
+        ([[0, 0], [0, 1]], 0.95, "the threshold saves nothing"),
+        ([[0, 0], [0, 1]], 0.1, "all texts leave at the first exit; if later exits should matter"),
+        ([[0, 0], [0, 1]], 0.5, ""),
+    ],
+)
+def test_a_choice_without_use_is_told(capsys, answers_: list, threshold: float | None, message: str) -> None:
+    evaluate_command.tell_of_choice("train", choice_of(answers_, [[0.9, 0.9], [0.3, 0.9]]), threshold)
+    err = capsys.readouterr().err
+    assert err.startswith(f"adaexit train: {message}") if message else not err
+
+
+def test_thresholds_per_exit_are_said_to_be_no_point_of_the_curve(capsys, checkpoint, labelled) -> None:
+    edit_config(checkpoint, exit_threshold=[0.6, 0.5, 0.5])
+    assert cli.main(["report", checkpoint, *labelled]) == 0
+    assert "the curve has no point for exit_threshold, which is a list" in capsys.readouterr().err
+
+
+def test_thresholds_of_equal_depth_are_printed_in_order(capsys) -> None:
+    scores = torch.tensor([[0.9, 0.9], [0.3, 0.9]])
+    trace = ExitTrace(torch.zeros(2, 2, 2), scores, torch.tensor([0, 1]), (1, 2), "gt")
+    curve = tradeoff_curve(trace, "accuracy", [0.5, 0.4, 0.8, 0.6])
+    assert [point.threshold for point in curve] == [0.4, 0.5, 0.6, 0.8, None]
+    print_curve(curve, "accuracy", 0.6)
+    rows = [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert rows == ["0.4", "0.5", "0.6", "0.8", "full"]
 
 
 def test_evaluate_says_what_the_exits_cost(capsys, checkpoint, labelled) -> None:
@@ -219,6 +402,62 @@ def test_evaluate_says_what_the_exits_cost(capsys, checkpoint, labelled) -> None
 def test_labels_that_the_checkpoint_does_not_have_are_refused(capsys, checkpoint, labelled, tmp_path) -> None:
     (tmp_path / "dev.csv").write_text("text,label\ngood,splendid\n")
     assert "labels ['splendid'] do not occur" in refused(capsys, "evaluate", checkpoint, *labelled)
+
+
+def class_labels(names: list[str]) -> datasets.Dataset:
+    labels = [
+        names.index("good" if "good" in text else "bad") if "good" in names else int("good" in text) for text in TEXTS
+    ]
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)})
+    return datasets.Dataset.from_dict({"text": TEXTS, "label": labels}, features=features)
+
+
+@pytest.mark.parametrize("column", [[0, 1], ["bad", "good"], ["0", "1"]], ids=["numbers", "names", "digits"])
+@pytest.mark.parametrize("made_up", [True, False])
+def test_made_up_names_of_classes_say_nothing(capsys, checkpoint, tmp_path, column: list, made_up: bool) -> None:
+    wanted = answers(called(capsys, "predict", checkpoint, *TEXTS))
+    right = [answer["label"] == ("good" if "good" in answer["text"] else "bad") for answer in wanted]
+    if made_up:
+        edit_config(checkpoint, id2label={"0": "LABEL_0", "1": "LABEL_1"}, label2id={"LABEL_0": 0, "LABEL_1": 1})
+    rows = [{"text": text, "label": column["good" in text]} for text in TEXTS]
+    (tmp_path / "dev.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    flags = ["--validation_file", str(tmp_path / "dev.jsonl"), "--text_columns", "text"]
+    assert cli.main(["evaluate", checkpoint, *flags]) == 0
+    printed = capsys.readouterr()
+    found = json.loads(printed.out)["validation"]["at_threshold"]["accuracy"]
+    assert found == pytest.approx(sum(right) / len(right))
+    taken = "the checkpoint has no names of classes; taking those of the data, in the order ['bad', 'good']"
+    assert (taken in printed.err) is (made_up and column == ["bad", "good"])
+
+
+def edit_config(checkpoint: str, **settings) -> None:
+    path = Path(checkpoint, "config.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+
+
+NAMED = ["bad", "good"]
+
+
+@pytest.mark.parametrize(
+    ("names", "of_data", "expected"),
+    [
+        (NAMED, NAMED, NAMED),
+        (NAMED, NAMED[::-1], NAMED),  # found by name, in any order
+        (NAMED, ["LABEL_0", "LABEL_1"], ["LABEL_0", "LABEL_1"]),
+        (["LABEL_0", "LABEL_1"], NAMED[::-1], NAMED[::-1]),  # the order of the ClassLabel is that of training
+        (["0", "1"], NAMED, NAMED),
+    ],
+)
+def test_names_in_data_are_in_the_order_of_the_checkpoint(names: list, of_data: list, expected: list) -> None:
+    assert evaluate_command.names_in_data([class_labels(of_data)], "label", names) == expected
+
+
+@pytest.mark.parametrize("of_data", [["bad", "good", "fair"], ["no", "yes"]])
+def test_other_classes_than_those_of_the_checkpoint_are_refused(of_data: list) -> None:
+    with pytest.raises(
+        ValueError, match=r"has the classes .*, but the checkpoint has \['bad', 'good'\]: labels .* do"
+    ):
+        evaluate_command.names_in_data([class_labels(of_data)], "label", NAMED)
 
 
 def test_calibrate_changes_nothing_but_the_threshold(capsys, checkpoint, labelled) -> None:
@@ -377,7 +616,7 @@ def test_the_interval_is_that_of_the_answers_at_the_threshold(capsys, checkpoint
 
 def test_an_interval_that_is_not_defined_is_null(capsys, checkpoint, labelled, monkeypatch) -> None:
     scores = iter([0.5])  # of all samples; then come the resamples
-    monkeypatch.setattr(evaluate_command, "metric_function", lambda name: lambda given, wanted: next(scores, math.nan))
+    monkeypatch.setattr(evaluate_command, "compute_score", lambda metric, **_: next(scores, math.nan))
     assert cli.main(["evaluate", checkpoint, *labelled]) == 0
     printed = capsys.readouterr()
     assert json.loads(printed.out)["validation"]["intervals"] == {"accuracy": None}

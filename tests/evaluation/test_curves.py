@@ -10,15 +10,18 @@ from torch import Tensor
 from adaexit_hf import CurvePoint, ExitTrace, area_under_curve, tradeoff_curve
 from adaexit_hf.evaluation.bootstrap import bootstrap_samples, bootstrap_seeds
 from adaexit_hf.evaluation.curves import areas_between, mean_curve, score_at
-from adaexit_hf.evaluation.metrics import metric_function
-from adaexit_hf.evaluation.summary import report
+from adaexit_hf.evaluation.metrics import Metric, compute_score
+from adaexit_hf.evaluation.summary import results_at_threshold
 from adaexit_hf.evaluation.tradeoff import exit_histogram, layer_scores, oracle_bound, oracle_exits
 
 NAN = math.nan
 
 
-def accuracy(predicted: Tensor, labels: Tensor) -> float:
+def accuracy(labels: Tensor, predicted: Tensor) -> float:
     return (predicted == labels).double().mean().item()
+
+
+ACCURACY = Metric(accuracy)
 
 
 def line(*points: tuple[float, float], depth: int = 12) -> list[CurvePoint]:
@@ -143,19 +146,19 @@ def test_exits_are_counted_by_layer(by_hand: ExitTrace) -> None:
 
 
 def test_every_sample_forced_to_leave_at_each_layer(by_hand: ExitTrace) -> None:
-    assert layer_scores(by_hand, accuracy) == {2: 0.25, 3: 0.25, 6: 0.5}
+    assert layer_scores(by_hand, ACCURACY) == {2: 0.25, 3: 0.25, 6: 0.5}
 
 
 def test_the_curve_knows_the_flops(by_hand: ExitTrace) -> None:
-    curve = tradeoff_curve(by_hand, accuracy, [0.7])
+    curve = tradeoff_curve(by_hand, ACCURACY, [0.7])
     assert [point.flops for point in curve] == [(10 + 20 + 80 + 40) / 4, (40 + 40 + 80 + 80) / 4]
 
 
 def test_the_oracle_takes_the_first_exit_that_is_right(by_hand: ExitTrace) -> None:
     assert oracle_exits(by_hand).tolist() == [0, 1, 2, 0]
-    bound = oracle_bound(by_hand, accuracy)
+    bound = oracle_bound(by_hand, ACCURACY)
     assert bound == (0.75, (2 + 3 + 6 + 2) / 4, pytest.approx(1 - 13 / 24))
-    assert all(point.score <= bound.score for point in tradeoff_curve(by_hand, accuracy))
+    assert all(point.score <= bound.score for point in tradeoff_curve(by_hand, ACCURACY))
 
 
 def test_no_choice_of_exits_beats_the_oracle() -> None:
@@ -165,9 +168,9 @@ def test_no_choice_of_exits_beats_the_oracle() -> None:
     every = torch.cartesian_prod(*[torch.arange(3)] * 5)
     outcomes = []
     for chosen in every:
-        score = accuracy(trace.answers(chosen).argmax(dim=1), labels)
+        score = accuracy(labels, trace.answers(chosen).argmax(dim=1))
         outcomes.append((score, -torch.tensor(trace.exit_layers)[chosen].double().mean().item()))
-    bound = oracle_bound(trace, accuracy)
+    bound = oracle_bound(trace, ACCURACY)
     assert max(outcomes) == (bound.score, -bound.mean_layers)
 
 
@@ -177,13 +180,13 @@ def test_an_answer_that_is_not_finite_is_wrong() -> None:
     assert oracle_exits(trace).tolist() == [1, 0, 0]
     message = r"trace: 3 of 6 predictions \(samples times exits\) are not finite and count as wrong; collect it again"
     with pytest.warns(RuntimeWarning, match=message):
-        assert layer_scores(trace, accuracy) == {1: pytest.approx(1 / 3), 2: pytest.approx(1 / 3)}
+        assert layer_scores(trace, ACCURACY) == {1: pytest.approx(1 / 3), 2: pytest.approx(1 / 3)}
     with pytest.warns(RuntimeWarning, match=message):
         assert oracle_bound(trace, "f1") == (pytest.approx(2 / 3), pytest.approx(4 / 3), pytest.approx(1 / 3))
     with pytest.warns(RuntimeWarning, match=message):
-        assert [point.score for point in tradeoff_curve(trace, accuracy, [0.5])] == pytest.approx([1 / 3] * 2)
+        assert [point.score for point in tradeoff_curve(trace, ACCURACY, [0.5])] == pytest.approx([1 / 3] * 2)
     with pytest.warns(RuntimeWarning, match=message):
-        assert report(trace, ("accuracy",), 0.5)["at_threshold"] == {"accuracy": pytest.approx(1 / 3)}
+        assert results_at_threshold(trace, ("accuracy",), 0.5)["at_threshold"] == {"accuracy": pytest.approx(1 / 3)}
 
 
 def test_a_number_within_the_tolerance_is_right() -> None:
@@ -206,7 +209,7 @@ def test_classes_need_no_tolerance(by_hand: ExitTrace) -> None:
 
 def test_without_labels_nothing_is_right(by_hand: ExitTrace) -> None:
     unlabelled = ExitTrace(by_hand.logits, by_hand.scores, None, (2, 3, 6), "gt")
-    for call in (oracle_exits, lambda trace: layer_scores(trace, accuracy)):
+    for call in (oracle_exits, lambda trace: layer_scores(trace, ACCURACY)):
         with pytest.raises(
             ValueError, match="trace: has no labels; call collect_trace on a data set with a 'label' column"
         ):
@@ -222,7 +225,7 @@ def coin(samples: int, right: float, labels: int = 2) -> ExitTrace:
 
 def scored(trace: ExitTrace) -> float:
     assert trace.labels is not None
-    return accuracy(trace.logits[:, 0].argmax(dim=1), trace.labels)
+    return accuracy(trace.labels, trace.logits[:, 0].argmax(dim=1))
 
 
 def test_an_interval_over_samples_is_as_wide_as_theory_says() -> None:
@@ -249,8 +252,12 @@ def test_the_same_seed_draws_the_same() -> None:
 
 def test_resamples_of_one_class_are_drawn_anew() -> None:
     trace = coin(4, 0.5)  # every eighth resample would have one class, where MCC is not defined
-    metric = metric_function("matthews_correlation")
-    interval = bootstrap_samples([trace], lambda part: metric(part.logits[:, 0].argmax(dim=1), part.labels), 100)
+
+    def correlation(part: ExitTrace) -> float:
+        predicted = part.logits[:, 0].argmax(dim=1)
+        return compute_score("matthews_correlation", predictions=predicted, references=part.labels)
+
+    interval = bootstrap_samples([trace], correlation, 100)
     assert -1 <= interval.low < interval.high <= 1
 
 
@@ -294,6 +301,30 @@ def test_a_range_is_two_numbers(between: Any) -> None:
     curve = [CurvePoint(0.5, 0.6, 3.0, 0.75), CurvePoint(None, 0.8, 12.0, 0.0)]
     with pytest.raises(ValueError, match=r"between: got .*; the curve goes from 3 to 12 layers, pass two ascending"):
         area_under_curve(curve, between)
+
+
+def test_a_mean_curve_has_a_direction_and_no_thresholds() -> None:
+    runs = [[point._replace(higher_is_better=False) for point in line((1, low), (3, 0.2))] for low in (0.4, 0.6)]
+    mean = mean_curve(runs, count=2)
+    assert [(point.score, point.mean_layers, point.higher_is_better) for point in mean] == [
+        (pytest.approx(0.5), 1.0, False),
+        (pytest.approx(0.2), 3.0, False),
+    ]
+    assert not hasattr(mean[0], "threshold")
+    assert area_under_curve(mean) == pytest.approx(0.35)
+    assert score_at(mean, 2.0) == pytest.approx(0.35)
+    assert areas_between(mean, mean) == (0.0, 0.0, 1.0, 3.0)
+    with pytest.raises(ValueError, match="cost: got 'flops', but a mean curve has layers only"):
+        area_under_curve(mean, cost="flops")
+
+
+def test_curves_of_different_directions_are_not_compared() -> None:
+    errors = [point._replace(higher_is_better=False) for point in FALLING]
+    for call in (areas_between, lambda *curves: mean_curve(curves)):
+        with pytest.raises(
+            ValueError, match="curve: higher scores are better at some points and lower ones at others"
+        ):
+            call(FALLING, errors)
 
 
 @pytest.mark.parametrize("count", [1, 0, -1, 2.5, True, None])

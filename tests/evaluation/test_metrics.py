@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from adaexit_hf.data.tasks import TASKS
-from adaexit_hf.evaluation.metrics import METRICS, compute_score
+from adaexit_hf.evaluation.metrics import METRICS, Metric, compute_score
 
 
 @pytest.mark.parametrize(
@@ -17,26 +19,26 @@ from adaexit_hf.evaluation.metrics import METRICS, compute_score
     ],
 )
 def test_classification_scores_by_their_definitions(metric, expected):
-    assert compute_score(metric, [1, 1, 1, 0, 0], [1, 1, 0, 1, 0]) == pytest.approx(expected)
+    assert compute_score(metric, predictions=[1, 1, 1, 0, 0], references=[1, 1, 0, 1, 0]) == pytest.approx(expected)
 
 
 def test_correlations_by_their_definitions():
     x, y = np.array([0.1, 0.4, 0.2, 0.9]), np.array([1.0, 3.0, 2.5, 2.0])
-    assert compute_score("pearson", x, y) == pytest.approx(np.corrcoef(x, y)[0, 1])
+    assert compute_score("pearson", predictions=x, references=y) == pytest.approx(np.corrcoef(x, y)[0, 1])
     ranks = np.corrcoef(x.argsort().argsort(), y.argsort().argsort())[0, 1]
-    assert compute_score("spearmanr", x, y) == pytest.approx(ranks)
+    assert compute_score("spearmanr", predictions=x, references=y) == pytest.approx(ranks)
 
 
 @pytest.mark.parametrize("metric", ["pearson", "spearmanr", "matthews_correlation"])
 def test_constant_predictions_correlate_with_nothing(metric):
-    assert compute_score(metric, [1, 1, 1], [0, 1, 1]) == 0.0
+    assert compute_score(metric, predictions=[1, 1, 1], references=[0, 1, 1]) == 0.0
 
 
 @pytest.mark.parametrize("metric", ["pearson", "spearmanr"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_predictions_that_are_not_finite_have_no_correlation(metric, value):
-    assert np.isnan(compute_score(metric, [value, 1.0, 2.0], [1.0, 2.0, 3.0]))
-    assert np.isnan(compute_score(metric, [value] * 3, [1.0, 2.0, 3.0]))
+    assert np.isnan(compute_score(metric, predictions=[value, 1.0, 2.0], references=[1.0, 2.0, 3.0]))
+    assert np.isnan(compute_score(metric, predictions=[value] * 3, references=[1.0, 2.0, 3.0]))
 
 
 @pytest.mark.parametrize(("predictions", "references"), [([0, 1, 2], [0, 1, 1]), ([0, 1, 0], [0, 1, 2])])
@@ -44,7 +46,7 @@ def test_f1_is_of_two_classes(predictions, references):
     with pytest.raises(
         ValueError, match="metric: f1 is defined for two classes, 0 and 1, but there are classes up to 2; pass accur"
     ):
-        compute_score("f1", predictions, references)
+        compute_score("f1", predictions=predictions, references=references)
 
 
 @pytest.mark.parametrize(
@@ -62,23 +64,23 @@ def test_f1_is_of_two_classes(predictions, references):
 )
 def test_a_metric_that_is_not_defined_is_not_zero(metric, references, message):
     with pytest.raises(ValueError, match=message):
-        compute_score(metric, np.arange(len(references)) % 2, references)
+        compute_score(metric, predictions=np.arange(len(references)) % 2, references=references)
 
 
 def test_one_class_is_enough_where_the_metric_is_defined():
-    assert compute_score("accuracy", [0, 1, 0], [0, 0, 0]) == pytest.approx(2 / 3)
-    assert compute_score("f1", [0, 1, 1], [1, 1, 1]) == pytest.approx(0.8)
+    assert compute_score("accuracy", predictions=[0, 1, 0], references=[0, 0, 0]) == pytest.approx(2 / 3)
+    assert compute_score("f1", predictions=[0, 1, 1], references=[1, 1, 1]) == pytest.approx(0.8)
 
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_no_samples_have_no_score(metric):
     with pytest.raises(ValueError, match="references: got none; pass at least one"):
-        compute_score(metric, [], [])
+        compute_score(metric, predictions=[], references=[])
 
 
 def test_unknown_metric():
     with pytest.raises(ValueError, match="metric: got 'bleu'; choose accuracy"):
-        compute_score("bleu", [1], [1])
+        compute_score("bleu", predictions=[1], references=[1])
 
 
 def test_every_metric_of_a_task_is_known():
@@ -101,7 +103,7 @@ def test_every_metric_has_a_best_and_a_worst_case():
 @pytest.mark.parametrize(("metric", "references", "best", "worst"), BEST_AND_WORST)
 def test_the_range_of_a_metric_ends_at_its_best_and_worst_scores(metric, references, best, worst):
     known = METRICS[metric]
-    scores = [compute_score(metric, predictions, references) for predictions in (worst, best)]
+    scores = [compute_score(metric, predictions=predictions, references=references) for predictions in (worst, best)]
     assert scores == pytest.approx([known.lowest, known.highest])
     assert known.higher_is_better is (scores[1] > scores[0])
 
@@ -114,14 +116,18 @@ def test_random_scores_lie_in_the_range(metric):
             predictions, references = generator.normal(size=(2, 10))
         else:
             predictions, references = generator.permuted([[0, 1] * 5] * 2, axis=1)
-        assert METRICS[metric].lowest <= compute_score(metric, predictions, references) <= METRICS[metric].highest
+        assert (
+            METRICS[metric].lowest
+            <= compute_score(metric, predictions=predictions, references=references)
+            <= METRICS[metric].highest
+        )
 
 
 @pytest.mark.parametrize("metric", [name for name, known in METRICS.items() if not known.regression])
 def test_swapping_the_classes_changes_only_metrics_that_use_their_order(metric):
     predictions, references = np.array([0, 1, 1, 1, 1]), np.array([0, 1, 0, 1, 1])
-    same = compute_score(metric, 1 - predictions, 1 - references) == pytest.approx(
-        compute_score(metric, predictions, references)
+    same = compute_score(metric, predictions=1 - predictions, references=1 - references) == pytest.approx(
+        compute_score(metric, predictions=predictions, references=references)
     )
     assert same is not METRICS[metric].uses_label_order
 
@@ -137,15 +143,60 @@ def test_other_shapes_are_refused(metric: str, predictions: list, references: li
     with pytest.raises(
         ValueError, match=r"predictions: got shape \(.*\) for references of shape \(.*\); pass one number"
     ):
-        compute_score(metric, predictions, references)
+        compute_score(metric, predictions=predictions, references=references)
 
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_a_column_counts_as_a_row_of_numbers(metric: str) -> None:
-    assert compute_score(metric, [[1], [0], [0]], [1, 0, 1]) == compute_score(metric, [1, 0, 0], [1, 0, 1])
+    assert compute_score(metric, predictions=[[1], [0], [0]], references=[1, 0, 1]) == compute_score(
+        metric, predictions=[1, 0, 0], references=[1, 0, 1]
+    )
 
 
 @pytest.mark.parametrize("metric", [name for name, metric in METRICS.items() if not metric.regression])
 def test_probabilities_are_no_classes(metric: str) -> None:
     with pytest.raises(ValueError, match="predictions: got 0.6, which is no class; pass class indices"):
-        compute_score(metric, [0.6, 1.0], [1, 0])
+        compute_score(metric, predictions=[0.6, 1.0], references=[1, 0])
+
+
+LABELS, PREDICTIONS = [1, 1, 1, 0], [1, 0, 0, 0]  # precision 1, recall 1/3
+
+
+def test_a_function_of_scikit_learn_gets_the_true_labels_first() -> None:
+    precision_score = pytest.importorskip("sklearn.metrics").precision_score
+    for metric in (precision_score, Metric(precision_score)):
+        assert compute_score(metric, predictions=PREDICTIONS, references=LABELS) == 1.0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_numbers_of_every_dtype_are_scored(dtype: torch.dtype) -> None:
+    numbers = torch.tensor([0.5, 1.0, 2.0], dtype=dtype)
+    mean_error = Metric(lambda labels, predictions: (labels - predictions).abs().mean(), higher_is_better=False)
+    assert compute_score(mean_error, predictions=numbers, references=numbers + 1) == 1.0
+    assert compute_score("pearson", predictions=numbers, references=numbers) == pytest.approx(1.0)
+
+
+def test_a_metric_gets_its_numbers_on_the_cpu() -> None:
+    devices = []
+    record = Metric(lambda labels, predictions: devices.append((labels.device.type, predictions.device.type)) or 0.0)
+    with FakeTensorMode():
+        numbers = torch.zeros(4, device="cuda")
+        compute_score(record, predictions=numbers, references=numbers)
+    assert devices == [("cpu", "cpu")]
+
+
+def test_predictions_and_references_are_named() -> None:
+    with pytest.raises(TypeError, match="positional"):
+        compute_score("accuracy", [1], [1])  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"score": "accuracy"}, "score: got 'accuracy'; pass a function of true labels and predictions"),
+        ({"score": max, "higher_is_better": "no"}, "higher_is_better: got 'no'; pass True or False"),
+    ],
+)
+def test_a_metric_is_a_function_with_a_direction(fields: dict, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        Metric(**fields)

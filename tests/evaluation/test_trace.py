@@ -18,6 +18,7 @@ from transformers import BertModel
 from adaexit_hf import ExitTrace, collect_trace, predict, tradeoff_curve
 from adaexit_hf.evaluation.bootstrap import bootstrap_seeds
 from adaexit_hf.evaluation.flops import flops_per_exit
+from adaexit_hf.evaluation.later_answers import had_they_gone_on
 from adaexit_hf.evaluation.thresholds import spread_thresholds
 from adaexit_hf.evaluation.trace import check_same_data
 from adaexit_hf.interpretation.attribution import explain, layer_conductance
@@ -150,6 +151,8 @@ def test_thresholds_are_on_the_device_of_the_scores() -> None:
     trace = by_hand(logits=torch.zeros(2, 3, 2, device="meta"), scores=torch.zeros(2, 3, device="meta"), labels=None)
     for threshold in (0.5, None):
         assert {each.device.type for each in trace.at(threshold)} == {"meta"}
+        later = had_they_gone_on(trace, threshold)
+        assert {each.device.type for each in later if isinstance(each, Tensor)} == {"meta"}
 
 
 def test_patience_is_whole() -> None:
@@ -225,6 +228,14 @@ def test_traces_of_different_data_cannot_be_compared(changes: dict[str, Any], me
         check_same_data([by_hand(label_names=("no", "yes"), about={"dataset": "mrpc"}), other])
 
 
+@pytest.mark.parametrize("names", [("LABEL_0", "LABEL_1"), ("0", "1"), None])
+def test_made_up_names_of_classes_do_not_differ_from_others(names: Any) -> None:
+    real = by_hand(label_names=("no", "yes"))
+    check_same_data([by_hand(label_names=names), real, by_hand(label_names=names)])
+    with pytest.raises(ValueError, match="trace 2 has the classes .'yes', 'no'., others have .'no', 'yes'."):
+        check_same_data([by_hand(label_names=names), real, by_hand(label_names=("yes", "no"))])
+
+
 def test_other_exits_on_the_same_data_may_stand_side_by_side() -> None:
     other = ExitTrace(torch.zeros(2, 1, 2), torch.zeros(2, 1), torch.tensor([0, 1]), (12,), "lt")
     check_same_data([by_hand(), other])
@@ -278,4 +289,4 @@ def test_a_part_of_a_trace() -> None:
     part = by_hand(**EVERYTHING).take(torch.tensor([1]))
     assert part.labels is not None and part.labels.tolist() == [1]
     assert part.flops is not None and part.flops.tolist() == [[30, 60, 120]]
-    assert tradeoff_curve(part, lambda given, wanted: 1.0, [])[0].flops == 120.0
+    assert tradeoff_curve(part, "accuracy", [])[0].flops == 120.0

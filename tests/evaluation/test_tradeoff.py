@@ -11,13 +11,15 @@ from torch import Tensor
 from adaexit_hf import (
     CurvePoint,
     ExitTrace,
+    Metric,
     area_under_curve,
     choose_threshold,
     collect_trace,
     expected_saving,
     tradeoff_curve,
 )
-from adaexit_hf.evaluation.summary import report
+from adaexit_hf.evaluation.curves import mean_curve
+from adaexit_hf.evaluation.summary import results_at_threshold
 from adaexit_hf.evaluation.thresholds import spread_thresholds
 from adaexit_hf.evaluation.trace import predictions
 from adaexit_hf.evaluation.tradeoff import layer_scores, oracle_bound
@@ -28,11 +30,10 @@ NAN = math.nan
 VARIANTS = [*METHODS, "regression"]
 
 
-def accuracy(predicted: Tensor, labels: Tensor) -> float:
-    return (predicted == labels).double().mean().item()
+ACCURACY = Metric(lambda labels, predicted: (predicted == labels).double().mean())
 
 
-def negative_error(predicted: Tensor, labels: Tensor) -> float:
+def negative_error(labels: Tensor, predicted: Tensor) -> float:
     return -(predicted - labels).abs().double().mean().item()
 
 
@@ -45,7 +46,7 @@ def by_hand() -> ExitTrace:
 
 
 def test_a_curve_computed_by_hand(by_hand: ExitTrace) -> None:
-    curve = tradeoff_curve(by_hand, accuracy, [0.7, 0.45])
+    curve = tradeoff_curve(by_hand, ACCURACY, [0.7, 0.45])
     assert curve == [
         CurvePoint(0.45, 0.75, 2.5, pytest.approx(7 / 12)),  # after layers 2, 3, 2, 3; the third answer is wrong
         CurvePoint(0.7, 1.0, 3.5, pytest.approx(5 / 12)),  # after 2, 3, 6, 3
@@ -55,9 +56,9 @@ def test_a_curve_computed_by_hand(by_hand: ExitTrace) -> None:
 
 
 def test_a_metric_may_be_given_by_name(by_hand: ExitTrace) -> None:
-    assert tradeoff_curve(by_hand, "accuracy", [0.7, 0.45]) == tradeoff_curve(by_hand, accuracy, [0.7, 0.45])
+    assert tradeoff_curve(by_hand, "accuracy", [0.7, 0.45]) == tradeoff_curve(by_hand, ACCURACY, [0.7, 0.45])
     assert layer_scores(by_hand, "f1") == {2: 0.0, 3: 0.5, 6: pytest.approx(2 / 3)}
-    assert oracle_bound(by_hand, "accuracy") == oracle_bound(by_hand, accuracy)
+    assert oracle_bound(by_hand, "accuracy") == oracle_bound(by_hand, ACCURACY)
     with pytest.raises(ValueError, match="metric: got 'acc'; choose accuracy, f1, .* or spearmanr"):
         layer_scores(by_hand, "acc")
 
@@ -65,7 +66,12 @@ def test_a_metric_may_be_given_by_name(by_hand: ExitTrace) -> None:
 def test_f1_of_three_classes_of_which_one_never_occurs(by_hand: ExitTrace) -> None:
     logits = torch.nn.functional.pad(by_hand.logits, (0, 1))
     trace = ExitTrace(logits, by_hand.scores, by_hand.labels, by_hand.exit_layers, "gt")
-    calls: list[Any] = [layer_scores, tradeoff_curve, oracle_bound, lambda trace, name: report(trace, (name,), None)]
+    calls: list[Any] = [
+        layer_scores,
+        tradeoff_curve,
+        oracle_bound,
+        lambda trace, name: results_at_threshold(trace, (name,), None),
+    ]
     for call in calls:
         with pytest.raises(
             ValueError, match="metric: f1 is defined for two classes, 0 and 1, but there are 3 classes; pass"
@@ -75,23 +81,51 @@ def test_f1_of_three_classes_of_which_one_never_occurs(by_hand: ExitTrace) -> No
 
 def test_the_warning_of_lost_answers_points_at_the_call(by_hand: ExitTrace) -> None:
     by_hand.logits[0, 0] = NAN
-    calls: list[Any] = [layer_scores, tradeoff_curve, oracle_bound, lambda trace, name: report(trace, (name,), None)]
+    calls: list[Any] = [
+        layer_scores,
+        tradeoff_curve,
+        oracle_bound,
+        lambda trace, name: results_at_threshold(trace, (name,), None),
+    ]
     for call in calls:
         with pytest.warns(RuntimeWarning, match=r"1 of 12 predictions \(samples times exits\) are not finite") as told:
             call(by_hand, "accuracy")
         assert [each.filename for each in told] == [__file__]
 
 
+def error(labels: Tensor, predicted: Tensor) -> float:
+    return (labels != predicted).double().mean().item()
+
+
+def test_a_curve_keeps_the_direction_of_its_metric(by_hand: ExitTrace) -> None:
+    curve = tradeoff_curve(by_hand, Metric(error, higher_is_better=False), [0.7, 0.45])
+    assert [(point.score, point.higher_is_better) for point in curve] == [(0.25, False), (0.0, False), (0.5, False)]
+    assert all(point.higher_is_better for point in tradeoff_curve(by_hand, "accuracy"))
+
+
+def test_a_function_counts_as_higher_is_better_and_a_warning_says_so(by_hand: ExitTrace) -> None:
+    with pytest.warns(UserWarning, match=r"metric: a higher score counts as better.*Metric\(f, higher_is_b") as told:
+        curve = tradeoff_curve(by_hand, error)
+    assert [each.filename for each in told] == [__file__]
+    assert all(point.higher_is_better for point in curve)
+
+
+def test_a_function_gets_the_true_labels_first(by_hand: ExitTrace) -> None:
+    given = []
+    layer_scores(by_hand, lambda labels, predicted: given.append((labels.tolist(), predicted.tolist())) or 0.0)
+    assert given[0] == ([0, 1, 1, 0], [0, 0, 0, 1])
+
+
 @pytest.mark.parametrize("thresholds", [0.5, "0.5", torch.tensor([0.5])], ids=["number", "text", "tensor"])
 def test_thresholds_that_are_no_list_are_refused(by_hand: ExitTrace, thresholds: Any) -> None:
     with pytest.raises(TypeError, match=r"thresholds: got .*; pass a list of thresholds, e.g. thresholds=\[0.5\]"):
-        tradeoff_curve(by_hand, accuracy, thresholds)
+        tradeoff_curve(by_hand, ACCURACY, thresholds)
 
 
 @pytest.mark.parametrize("metric", [None, 0.5, ["accuracy"]])
 def test_a_metric_of_the_wrong_type_is_refused(by_hand: ExitTrace, metric: Any) -> None:
     for call in (layer_scores, tradeoff_curve, oracle_bound):
-        with pytest.raises(TypeError, match=r"metric: got .*; pass a name, e.g. 'accuracy', or a function of pred"):
+        with pytest.raises(TypeError, match=r"metric: got .*; pass a name, e.g. 'accuracy', or Metric\(function"):
             call(by_hand, metric)
 
 
@@ -120,7 +154,7 @@ def test_a_score_on_the_threshold(ready: str, exits: int) -> None:
 @pytest.mark.parametrize("ready", ["lt", "le", "gt", "ge"])
 def test_mean_layers_are_monotone_in_the_threshold(ready: str) -> None:
     trace = ExitTrace(torch.randn(50, 4, 3), torch.rand(50, 4), torch.zeros(50), (1, 2, 5, 6), ready)
-    curve = tradeoff_curve(trace, accuracy, torch.linspace(-0.1, 1.1, 60).tolist())
+    curve = tradeoff_curve(trace, ACCURACY, torch.linspace(-0.1, 1.1, 60).tolist())
     layers = [point.mean_layers for point in sorted(curve[:-1], key=lambda point: point.threshold)]
     assert layers == sorted(layers, reverse=ready.startswith("l"))
     assert {min(layers), max(layers)} == {1.0, 6.0}
@@ -148,7 +182,7 @@ def exited(
 def test_the_curve_is_what_early_exit_does(name: str, batch: int) -> None:
     model, rows = variant(name), texts(30)
     trace = collect_trace(model, rows, batch_size=4, progress=False)
-    metric = negative_error if name == "regression" else accuracy
+    metric = Metric(negative_error) if name == "regression" else ACCURACY
     depths = set()
     for threshold in clear_thresholds(trace):
         logits, exit_layer = exited(model, rows, threshold, batch)
@@ -156,7 +190,7 @@ def test_the_curve_is_what_early_exit_does(name: str, batch: int) -> None:
         assert torch.equal(exit_layer, layers)
         torch.testing.assert_close(logits, foretold, rtol=0, atol=1e-5)
         point = next(point for point in tradeoff_curve(trace, metric, [threshold]) if point.threshold is not None)
-        assert point.score == pytest.approx(metric(predictions(logits), trace.labels), abs=1e-5)
+        assert point.score == pytest.approx(metric.score(trace.labels, predictions(logits)), abs=1e-5)
         assert point.mean_layers == exit_layer.double().mean().item()
         depths |= set(exit_layer.tolist())
     assert len(depths) >= 3  # else little was tested
@@ -216,7 +250,7 @@ def test_a_set_without_labels(label: dict[str, Any]) -> None:
     with pytest.raises(
         ValueError, match="trace: has no labels; call collect_trace on a data set with a 'label' column"
     ):
-        tradeoff_curve(trace, accuracy)
+        tradeoff_curve(trace, ACCURACY)
 
 
 def test_labels_may_be_negative_numbers_in_regression() -> None:
@@ -245,7 +279,7 @@ def test_at_most_as_many_thresholds_as_asked_for() -> None:
     trace = ExitTrace(torch.zeros(500, 2, 2), torch.rand(500, 2), torch.zeros(500), (1, 2), "lt")
     thresholds = spread_thresholds(trace, count=20)
     assert thresholds == sorted(set(thresholds)) and len(thresholds) == 21  # and one at which all leave
-    assert len(tradeoff_curve(trace, accuracy)) == 102  # and full depth
+    assert len(tradeoff_curve(trace, ACCURACY)) == 102  # and full depth
 
 
 @pytest.mark.parametrize(
@@ -274,7 +308,7 @@ def test_spread_thresholds_include_the_most_eager_one(
 def test_a_curve_starts_where_all_leave_at_the_first_exit() -> None:
     for name in ("deebert", "berxit", "fastbert", "dact-bert", "right-tool"):
         trace = collect_trace(new_model(name), texts(20), progress=False)
-        assert tradeoff_curve(trace, accuracy)[0].mean_layers == 1.0
+        assert tradeoff_curve(trace, ACCURACY)[0].mean_layers == 1.0
 
 
 def test_the_expected_saving_is_that_computed_by_hand() -> None:
@@ -319,10 +353,36 @@ def test_the_drop_of_a_negative_score_is_downwards() -> None:
     assert [choose_threshold(curve, drop).threshold for drop in (0.01, 0.1)] == [None, 0.5]
 
 
+def test_where_lower_is_better_the_smallest_error_is_chosen() -> None:
+    curve = [
+        CurvePoint(0.5, 10.0, 3.0, 0.75, None, False),
+        CurvePoint(0.3, 0.0, 6.0, 0.5, None, False),
+        CurvePoint(None, 0.0, 12.0, 0.0, None, False),
+    ]
+    assert choose_threshold(curve).threshold == 0.3
+    assert choose_threshold([point._replace(score=point.score + 1) for point in curve], 1.0).threshold == 0.3
+
+
+def test_the_area_takes_the_smallest_error_of_equal_depths() -> None:
+    points = [(0.1, 0.4, 3.0), (0.2, 0.1, 6.0), (0.3, 0.5, 6.0)]
+    curve = [CurvePoint(*point, 1 - point[2] / 6, None, False) for point in points]
+    assert area_under_curve(curve) == pytest.approx(0.25)
+
+
+MEAN = mean_curve([CURVE, CURVE])
 IMPOSSIBLE = [
-    pytest.param(CURVE, -0.1, "max_drop: got -0.1; pass a fraction >= 0", id="negative"),
-    pytest.param(CURVE, NAN, "max_drop: got nan; pass a fraction >= 0", id="nan"),
-    pytest.param(CURVE[:-1], 0.1, r"curve: has no point at full depth \(threshold None\)", id="no full depth"),
+    pytest.param(CURVE, -0.1, "max_drop: got -0.1; pass a fraction from 0 to 1", id="negative"),
+    pytest.param(CURVE, 1.5, "max_drop: got 1.5; pass a fraction from 0 to 1", id="more than all"),
+    pytest.param(MEAN, 0.1, "curve: is a mean over runs, which has no thresholds; choose on the curve of", id="mean"),
+    pytest.param([*CURVE, CURVE[-1]], 0.1, "curve: has 2 points at full depth", id="two full depths"),
+    pytest.param(
+        [CURVE[0]._replace(higher_is_better=False), CURVE[-1]],
+        0.1,
+        "curve: higher scores are better at some",
+        id="mix",
+    ),
+    pytest.param(CURVE, NAN, "max_drop: got nan; pass a fraction from 0 to 1", id="nan"),
+    pytest.param(CURVE[:-1], 0.1, r"curve: has no points at full depth \(threshold None\)", id="no full depth"),
     pytest.param([CURVE[-1]._replace(score=NAN)], 0.1, "curve: the score at full depth is nan", id="nan score"),
 ]
 

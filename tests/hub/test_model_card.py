@@ -11,7 +11,6 @@ from helpers.cards import FILES, NAME, THRESHOLD, Settings, card_of, curve_of, f
 from helpers.runs import clear_thresholds, collate, new_model, texts
 from helpers.tiny import CLASSES, build
 from huggingface_hub import ModelCard
-from torch import Tensor
 
 from adaexit_hf import CurvePoint, collect_trace, tradeoff_curve
 from adaexit_hf.hub.card_facts import CardDataset, MeasuredSpeed
@@ -79,10 +78,7 @@ def test_the_model_does_what_its_table_says() -> None:
     model, rows = new_model("berxit"), texts()
     trace = collect_trace(model, rows, progress=False)
 
-    def accuracy(predictions: Tensor, labels: Tensor) -> float:
-        return (predictions == labels).double().mean().item()
-
-    card = build_model_card(model, NAME, curve=tradeoff_curve(trace, accuracy, clear_thresholds(trace)))
+    card = build_model_card(model, NAME, curve=tradeoff_curve(trace, "accuracy", clear_thresholds(trace)))
     inputs = collate(rows)
     labels = inputs.pop("labels")
     shown = table_under(card, "threshold | score")[:-1]
@@ -90,7 +86,7 @@ def test_the_model_does_what_its_table_says() -> None:
     for threshold, score, layers, _ in shown:
         with torch.inference_mode():
             output = model.eval()(**inputs, exit_threshold=float(threshold))
-        assert f"{accuracy(output.logits.argmax(-1), labels):.4f}" == score
+        assert f"{(output.logits.argmax(-1) == labels).double().mean():.4f}" == score
         assert f"{output.exit_layer.double().mean():.2f}" == layers
 
 
@@ -165,6 +161,8 @@ def test_special_characters_keep_the_table_whole() -> None:
         ({"full_depth": {"f1": -math.inf}}, r"'f1' of 'validation' \(full_depth\) is -inf"),
         ({"mean_exit_layer": math.nan}, "mean_exit_layer of 'validation' is nan"),
         ({"exit_threshold": 0.5}, r"'validation' was measured at exit_threshold 0.5, but the model's is 0.8137"),
+        ({"exit_criterion": "entropy"}, r"was measured at exit_criterion 'entropy', but the model's is 'confidence'"),
+        ({"exit_temperatures": [1.0, 2.0, 1.5]}, r"exit_temperatures \[1.0, 2.0, 1.5\], but the model's is None"),
     ],
 )
 def test_bad_metrics_are_named_and_nothing_is_written(change: Settings, message: str, tmp_path: Path) -> None:
@@ -192,6 +190,12 @@ def test_a_curve_with_nan_is_refused() -> None:
 def test_bad_speeds_are_refused(speed_up: dict[float, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         card_of(speed=MeasuredSpeed("a machine", "somehow", speed_up))
+
+
+def test_a_speed_of_other_settings_is_refused() -> None:
+    speed = MeasuredSpeed("a machine", "somehow", {THRESHOLD: 2.0}, {"exit_criterion": "margin"})
+    with pytest.raises(ValueError, match="speed: was measured at exit_criterion 'margin', but the model's is 'conf"):
+        card_of(speed=speed)
 
 
 def test_an_unknown_fact_is_refused(tmp_path: Path) -> None:

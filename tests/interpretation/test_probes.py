@@ -10,6 +10,7 @@ from helpers.tiny import EAGER_ONLY, build, inputs_of, trace_of
 
 from adaexit_hf import ExitTrace
 from adaexit_hf.evaluation.later_answers import had_they_gone_on
+from adaexit_hf.evaluation.tradeoff import layer_scores
 from adaexit_hf.interpretation.probes import as_json, attention_entropy, confidence_bleu_correlation
 
 FIRST = [
@@ -125,6 +126,28 @@ def test_numbers_agree_within_a_tolerance() -> None:
     assert had_they_gone_on(trace, threshold=[9.0, 0.5, 0.0]).changed.tolist() == [True, True]
     with pytest.raises(ValueError, match="tolerance: got -1"):
         had_they_gone_on(trace, None, tolerance=-1)
+
+
+def test_classes_agree_without_a_tolerance() -> None:
+    trace = ExitTrace(torch.eye(2)[None], torch.ones(1, 2), None, (1, 2), "gt")
+    with pytest.raises(
+        ValueError, match="tolerance: got 0.1, but the trace is of a classifier; only regression takes"
+    ):
+        had_they_gone_on(trace, threshold=0.5, tolerance=0.1)
+
+
+def test_an_answer_that_is_not_finite_is_wrong_and_agrees_with_none() -> None:
+    nan = torch.nan
+    logits = torch.tensor([[[nan, 0.0], [2.0, 1.0]], [[nan, nan], [nan, nan]]])  # argmax of the first would be 0
+    trace = ExitTrace(logits, torch.ones(2, 2), torch.tensor([0, 0]), (1, 2), "gt")
+    found = had_they_gone_on(trace, threshold=0.5)
+    assert found.right.tolist() == [[False, True], [False, False]]
+    assert found.answers.tolist() == [[-1, 0], [-1, -1]]
+    assert found.changed.tolist() == [True, True]
+    assert found.settled_layer.tolist() == [2, 2]
+    with pytest.warns(RuntimeWarning, match="count as wrong"):
+        scores = layer_scores(trace, "accuracy")
+    assert list(scores.values()) == found.right.double().mean(dim=0).tolist()
 
 
 def test_later_answers_of_a_real_trace_are_counted() -> None:

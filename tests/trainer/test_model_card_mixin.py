@@ -108,6 +108,16 @@ def test_it_reports_its_last_evaluation_of_the_finished_model(tmp_path: Path) ->
     assert card_in(tmp_path).data.eval_results is None  # it was measured without
 
 
+@pytest.mark.parametrize("change", [{"exit_criterion": "margin"}, {"exit_temperatures": [1.0, 2.0, 1.0, 1.0]}])
+def test_an_evaluation_by_other_settings_is_not_reported(change: dict[str, Any], tmp_path: Path) -> None:
+    trainer = trainer_in(tmp_path)
+    trainer.evaluate()
+    for name, value in change.items():
+        setattr(trainer.model.config, name, value)
+    trainer.create_model_card()
+    assert card_in(tmp_path).data.eval_results is None
+
+
 def test_it_takes_the_arguments_of_transformers(tmp_path: Path) -> None:
     trainer_in(tmp_path).create_model_card(
         language="en", license="mit", tags="glue", model_name="mrpc", finetuned_from="org/encoder",

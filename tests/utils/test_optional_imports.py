@@ -24,13 +24,13 @@ def test_without_the_extra_train_metrics_say_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=rf"need {module.split('.')[0]},.* pip install adaexit_hf\[train\]"):
-        compute_score(metric, [0, 1], [1, 0])
+        compute_score(metric, predictions=[0, 1], references=[1, 0])
 
 
 def test_accuracy_needs_no_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("datasets", "scipy.stats", "sklearn.metrics"):
         monkeypatch.setitem(sys.modules, module, None)
-    assert compute_score("accuracy", [0, 1], [1, 1]) == 0.5
+    assert compute_score("accuracy", predictions=[0, 1], references=[1, 1]) == 0.5
 
 
 def test_without_matplotlib_figures_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

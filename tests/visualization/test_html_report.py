@@ -130,7 +130,11 @@ def test_a_notebook_shows_the_page() -> None:
         (made_trace(1), {}, "metric: got 'accuracy' for 1 labels; pass pearson or spearmanr"),
         (made_trace(), {"metric": "pearson"}, "metric: got 'pearson' for 3 labels; pass accuracy"),
         (made_trace(), {"metric": "f1"}, "metric: got 'f1' for 3 labels; pass accuracy or matthews_correlation"),
-        (made_trace(), {"metric": "bleu"}, "metric: got 'bleu'; choose one of accuracy"),
+        (
+            made_trace(),
+            {"metric": "bleu"},
+            "metric: got 'bleu', which the page cannot compute; choose one of accuracy",
+        ),
         (made_trace(), {"texts": TEXTS[1:]}, "texts: got 19 for 20 samples"),
         (made_trace(), {"thresholds": 7.0}, r"for 'model', threshold: got 7.0; confidence takes numbers in \[0, 1\]"),
         (made_trace(), {"thresholds": {"model": [0.5]}}, "threshold: got 1 numbers for 3 exits"),
@@ -232,7 +236,7 @@ def test_the_slider_computes_what_the_trace_says(browser: Any, tmp_path: Path, l
     for place in range(0, len(curve), max(1, len(curve) // 6)):
         slide(page, place)
         logits, layers = trace.at(curve[place]["threshold"])
-        expected = compute_score(metric, predictions(logits).numpy(), trace.labels.numpy())
+        expected = compute_score(metric, predictions=predictions(logits), references=trace.labels)
         assert page.locator("#m0-score").inner_text() == f"{100 * expected:.2f} %"
         assert page.locator("#m0-layers").inner_text() == f"{layers.double().mean():.2f}"
         counts = page.locator("#m0-exits tbody tr td:nth-child(2)").all_inner_texts()
@@ -259,7 +263,7 @@ def test_metrics_are_those_of_compute_score(browser: Any, tmp_path: Path) -> Non
     cases += [(name, *case) for name in ("pearson", "spearmanr") for case in numbers]
     for name, given, wanted in cases:
         try:
-            expected: float | None = compute_score(name, given, wanted)
+            expected: float | None = compute_score(name, predictions=given, references=wanted)
         except ValueError:
             expected = None  # not defined
         embeddable = [None if value != value else value for value in given]
