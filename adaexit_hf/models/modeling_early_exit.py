@@ -1036,7 +1036,8 @@ def load_encoder(model_class: Any, name_or_path: str, options: dict[str, Any]) -
     for name in ("id2label", "label2id", "architectures", "problem_type"):  # they describe the source's head
         setattr(encoder_config, name, None)
     model = model_class(model_class.config_class(encoder_config=encoder_config, **options)).to(encoder.dtype)
-    model.config.name_or_path = name_or_path  # for model cards; Transformers does not save it
+    # For model cards and, the model's own, for PEFT's adapters; Transformers does not save it.
+    model.name_or_path = model.config.name_or_path = name_or_path
     names = model.encoder.state_dict().keys()  # without the pooler
     model.encoder.load_state_dict({name: value for name, value in encoder.state_dict().items() if name in names})
 

@@ -640,15 +640,53 @@ def _check_has_stages(argument: str, model: Any) -> None:
 
 
 def _check_stages(model: nn.Module, plan: tuple[Stage, ...], chosen: list[str]) -> None:
-    """Check that frozen names match parameters, and that each chosen stage trains at least one parameter."""
+    """Check that frozen names match parameters, that stages train anything, and that PEFT saves it."""
+    if getattr(model, "peft_config", None):
+        _check_adapter(model, plan, chosen)
     not_frozen = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     for stage in plan:
         trainable = _trainable(model, stage)
         if stage.name in chosen and not any(trainable[name] for name in not_frozen):
             raise ValueError(
-                f"model: every parameter that stage '{stage.name}' trains is frozen; set requires_grad, or with PEFT "
-                "name the exits to train besides the adapter, e.g. LoraConfig(modules_to_save=['exits.0'])"
+                f"model: every parameter that stage '{stage.name}' trains is frozen; set requires_grad of the "
+                "parameters to train"
             )
+
+
+def _check_adapter(model: Any, plan: tuple[Stage, ...], chosen: list[str]) -> None:
+    """Check that an adapter of PEFT trains and saves all that the stages need outside of the encoder.
+
+    That is what a chosen stage trains, and what no stage trains: it is computed from the training set.
+
+    Raises:
+        ValueError: if PEFT would leave a part at its random weights and not save it, or could not load it.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    trained = {stage.name: _trainable(base, stage) for stage in plan}
+    needed: list[str] = []
+    wrong = False
+    for name, _ in base.named_parameters():
+        stages = [stage for stage, trains in trained.items() if trains[name]]
+        if name.startswith("encoder.") or stages and not set(stages) & set(chosen):
+            continue
+        top, *rest = name.split(".")
+        module = f"{top}.{rest[0]}" if isinstance(getattr(base, top), nn.ModuleList) else top
+        needed += [module] if module not in needed else []
+        # PEFT keeps the module as `original_module`, and trains and saves the copies in `modules_to_save`. Copies
+        # inside of copies cannot be loaded.
+        wrong |= name.count("modules_to_save.") + name.count("original_module.") != 1
+    if wrong:
+        config = next(iter(model.peft_config.values()))
+        raise ValueError(
+            f"model: {', '.join(needed)} have to be trained and saved with the adapter, which "
+            f"{type(config).__name__}(modules_to_save={config.modules_to_save}, task_type={config.task_type}) does not "
+            f"do; call get_peft_model(model, {type(config).__name__}(target_modules="
+            f"{_as_list(config.target_modules)}, modules_to_save={needed})), without task_type"
+        )
+
+
+def _as_list(names: Any) -> Any:
+    return sorted(names) if isinstance(names, set) else names
 
 
 def _trainable(model: nn.Module, stage: Stage) -> dict[str, bool]:
