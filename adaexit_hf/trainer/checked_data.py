@@ -1,8 +1,10 @@
 """What the collator makes of a data set, read once before the first step: checked, and as rows for `model.prepare`."""
 
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch.utils.data import IterableDataset
 from transformers.trainer_utils import has_length
 
@@ -73,7 +75,7 @@ def check_dataset(
     name: str,
     needs_labels: bool,
     most_rows: int | None = None,
-) -> None:
+) -> int:
     """Check every row of a data set as the model will get it, before anything expensive.
 
     Args:
@@ -85,6 +87,9 @@ def check_dataset(
         needs_labels: whether labels have to be valid; a data set without any is not refused.
         most_rows: check only the first rows. Default: all.
 
+    Returns:
+        A checksum of the labels, by which other labels are noticed.
+
     Raises:
         ValueError: if there are no rows; if no batch can be made; or for a token id, a number of tokens or a label
             that the model does not have.
@@ -94,6 +99,7 @@ def check_dataset(
     encoder_config = model.config.encoder_config
     vocabulary = encoder_config.vocab_size
     longest = family_of(encoder_config).max_tokens(encoder_config)
+    checksum = 0
     for first, batch in collated(dataset, collate, batch_size, name, most_rows):
         tokens = batch.get("input_ids")
         if tokens is not None:
@@ -111,14 +117,18 @@ def check_dataset(
                     f"'{encoder_config.model_type}' has positions for {longest}; call "
                     f"tokenizer(text, truncation=True, max_length={longest})"
                 )
-        if needs_labels and "labels" in batch:
-            labels = batch["labels"]
+        if "labels" not in batch:
+            continue
+        labels = batch["labels"]
+        checksum = zlib.crc32(labels.contiguous().view(torch.uint8).numpy(), checksum)
+        if needs_labels:
             try:
                 model.checked_labels(labels, len(next(iter(batch.values()))))
             except ValueError as error:
                 wrong = wrong_labels(labels, model.config.num_labels).flatten().nonzero()
                 row = f", row {first + int(wrong[0])}" if len(wrong) and labels.dim() == 1 else ""
                 raise ValueError(f"{name}{row}: {error}") from None
+    return checksum
 
 
 def rows_for_prepare(dataset: Any, collate: Collate, batch_size: int) -> list[dict[str, Any]] | None:

@@ -83,8 +83,8 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
         self._states: FrozenStates | None = None
         # Whether `compute_loss` has computed the stage's objective since the last optimizer step.
         self._objective_computed = False
-        # Data sets that were checked, and whether with their labels.
-        self._checked_data: list[tuple[Any, bool]] = []
+        # Data sets that were checked, whether with their labels, and a checksum of these.
+        self._checked_data: list[tuple[Any, bool, int | None]] = []
         self._last_model: Callable[[], Any] = lambda: None  # what `model_init` returned last, if it still exists
         super().__init__(model, args, *trainer_args, **trainer_kwargs)
         if self.compute_loss_func is not None:
@@ -123,8 +123,10 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
         next one follows. Temperatures of an earlier calibration are removed from the config, with a warning.
 
         Args:
-            resume_from_checkpoint: True continues an interrupted run in `output_dir`, whichever stage it was in. A
-                path continues from one of its checkpoints; the stages before it count as done. Default: start anew.
+            resume_from_checkpoint: True continues an interrupted run in `output_dir`, whichever stage it was in.
+                "auto" does so if there is something to continue, and else starts: what a job needs that may be
+                preempted. A path continues from one of the run's checkpoints; the stages before it count as done, and
+                what was trained after it must have been removed. Default: start anew.
             trial: as in Transformers.
             ignore_keys_for_eval: as in Transformers.
             stage: name of the only stage to run, with the model as it is now. Default: all stages.
@@ -137,8 +139,8 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
             TypeError: if `stage_overrides` is not a dict.
             ValueError: if the stage or an override is unknown; if a stage trains no parameter, or freezes one that the
                 model does not have; if an optimizer was passed and several stages are to run; if there is no run to
-                resume, or one with another stage plan; or, without resuming, if `output_dir` has checkpoints of an
-                earlier run of the same stages.
+                resume, or one with another stage plan, other labels, or models that were trained after the
+                checkpoint; or, without resuming, if `output_dir` has models of an earlier run.
         """
         given, model_init = self.args, self.model_init
         try:
@@ -173,9 +175,12 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
             raise ValueError(
                 "optimizers: one optimizer cannot serve several stages; leave it out, or call train(stage=...)"
             )
-        ledger = Ledger(Path(base.output_dir), plan, overrides)
+        settings = {name: getattr(base, name) for name in _COMPARED}
+        ledger = Ledger(Path(base.output_dir), plan, overrides, settings)
         chosen = names if stage is None else [stage]
         _check_stages(self.model, plan, chosen)
+        if resume == "auto":
+            resume = ledger.can_continue(chosen)
         if resume:
             done, checkpoint = ledger.resume(resume, chosen)
         else:
@@ -187,8 +192,9 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
                     "stages, or pass model= in place of model_init="
                 )
         self.accelerator.wait_for_everyone()  # no process may write before all have read
-        if not set(chosen) <= set(done):
-            self._check_data([planned for planned in plan if planned.name in chosen], overrides)
+        ledger.run |= self._check_data([planned for planned in plan if planned.name in chosen], overrides)
+        if resume:
+            ledger.check_same_run(resume)
         if resume and done and checkpoint is None and (stage is None or stage in done):
             self._load_from_checkpoint(ledger.final_model(stage or done[-1]))
         elif not (resume and (done or checkpoint)):  # else the model was prepared when the run began
@@ -280,8 +286,12 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
                     )
         super()._hp_search_setup(trial)
 
-    def _check_data(self, stages: list[Stage], overrides: dict[str, dict[str, Any]]) -> None:
-        """Check all rows of every data set that can be read twice, once; of the training set those that are needed."""
+    def _check_data(self, stages: list[Stage], overrides: dict[str, dict[str, Any]]) -> dict[str, int | None]:
+        """Check all rows of every data set that can be read twice, once; of the training set those that are needed.
+
+        Returns:
+            The number of rows of the training set, and a checksum of its labels; None where they are not known.
+        """
         if self.train_dataset is None:
             raise ValueError("train_dataset: missing; pass EarlyExitTrainer(..., train_dataset=rows)")
         evaluation = self.eval_dataset if isinstance(self.eval_dataset, dict) else {None: self.eval_dataset}
@@ -293,13 +303,20 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
         most_rows = max(steps) * self.args.world_size if min(steps) > 0 else None
         with_labels = not all(self._needs_no_labels(stage) for stage in stages)
         collate = self._get_collator_with_removed_columns(self.data_collator)
+        known: dict[str, int | None] = {"rows": None, "labels": None}
         for name, rows in named.items():
-            checked = any(rows is other and with_labels <= labels for other, labels in self._checked_data)
+            checked = any(rows is other and with_labels <= labels for other, labels, _ in self._checked_data)
             if can_be_read_twice(rows) and not checked:
                 training = name == "train_dataset"
                 size = self.args.train_batch_size if training else self.args.eval_batch_size
-                check_dataset(self.model, rows, collate, size, name, with_labels, most_rows if training else None)
-                self._checked_data.append((rows, with_labels))
+                limit = most_rows if training else None
+                checksum = check_dataset(self.model, rows, collate, size, name, with_labels, limit)
+                whole = limit is None or limit >= len(rows)
+                self._checked_data.append((rows, with_labels, checksum if whole else None))
+        for rows, _, labels in self._checked_data:
+            if rows is self.train_dataset:
+                known = {"rows": len(rows), "labels": labels}
+        return known
 
     def _prepare_model(self) -> None:
         """Prepare the model with the training set, unless the user has done so."""
@@ -604,6 +621,18 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
                     logs |= {f"exit_{layer}_loss": total / count for layer, total in zip(layers, sums, strict=True)}
                 self._exit_losses = None
         super().log(logs, *args, **kwargs)
+
+
+# Training arguments that a resumed run should not change without notice.
+_COMPARED = (
+    "seed",
+    "data_seed",
+    "learning_rate",
+    "exits_learning_rate",
+    "num_train_epochs",
+    "max_steps",
+    "weight_decay",
+)
 
 
 class _ObjectiveCheck(TrainerCallback):
