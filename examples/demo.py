@@ -143,7 +143,6 @@ def bf16_is_faster() -> bool:
 
 def train(model: Any, tokenizer: Any, rows: list[dict[str, Any]], options: DemoArguments, bf16: bool) -> None:
     """Run all training stages of the method, in one call."""
-    model.prepare(rows)
     trainer = EarlyExitTrainer(
         model,
         EarlyExitTrainingArguments(

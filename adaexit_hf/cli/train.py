@@ -335,8 +335,6 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         if arguments.token_depths_model:
             datasets_by_split = with_token_depths(arguments, training, model, tokenizer, datasets_by_split)
         train_set = datasets_by_split.pop("train")
-    if arguments.method != "plain":
-        model.prepare(train_set)
 
     def compute_metrics(result: Any) -> dict[str, float]:
         references = torch.as_tensor(result.label_ids)

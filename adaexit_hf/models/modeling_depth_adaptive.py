@@ -351,6 +351,10 @@ class DepthAdaptiveForSequenceClassification(EarlyExitForSequenceClassification)
         name = self.objectives[0]
         return (Stage(name, (name,), frozen=() if self.depth_table is None else ("depth_table",)),)
 
+    @property
+    def prepared(self) -> bool:
+        return super().prepared and (self.depth_table is None or self.depth_table.estimated)
+
     def prepare(self, dataset: Any, tokenizer: Any = None) -> None:
         """Prepare as in the base class; also fill the depth table, if the model has one.
 

@@ -272,8 +272,8 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
 
     1. `__init__` builds the exits, usually `self.exits`, a `ModuleList` of `ExitHead`, and ends with
        `self.post_init()`. The class attributes `paper`, `objectives`, ... describe the method.
-    2. Before training: `classifiers` and `adopt_classifier` (by `from_encoder_pretrained`), `prepare` (by the user, or
-       the command line) and `stages` (by the Trainer).
+    2. Before training: `classifiers` and `adopt_classifier` (by `from_encoder_pretrained`), `prepared`, `prepare` and
+       `stages` (by the Trainer).
     3. For every batch: `embed`; after that for every layer `layer_step`, then `exit_step` if there is an exit after
        the layer, else `skip_step`; `tempered` if the exits are calibrated; `own_ready` decides which rows leave.
     4. For the loss: `exit_loss`, or `unlabelled_loss`.
@@ -337,8 +337,20 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
         turns those off here. Default: nothing.
         """
 
+    @property
+    def prepared(self) -> bool:
+        """Whether nothing is left to be estimated from the training data, so that training need not call `prepare`.
+
+        Default: for regression, whether no exit starts from 0 any more; else True.
+        """
+        return self.config.num_labels > 1 or all(
+            bool(cast(Tensor, classifier.bias).any()) for classifier in self.classifiers
+        )
+
     def prepare(self, dataset: Any, tokenizer: Any = None) -> None:
-        """Set what has to be estimated from the training data; call it once, before the first training step.
+        """Set what has to be estimated from the training data, once, before the first training step.
+
+        `EarlyExitTrainer` calls it for a model that is not `prepared`.
 
         Default: for regression, let the exits start from the mean label (`start_from_mean`); else nothing.
 
@@ -1054,7 +1066,8 @@ def load_encoder(model_class: Any, name_or_path: str, options: dict[str, Any]) -
     for name in ("id2label", "label2id", "architectures", "problem_type"):  # they describe the source's head
         setattr(encoder_config, name, None)
     model = model_class(model_class.config_class(encoder_config=encoder_config, **options)).to(encoder.dtype)
-    model.config.name_or_path = name_or_path  # for model cards; Transformers does not save it
+    # For model cards and, the model's own, for PEFT's adapters; Transformers does not save it.
+    model.name_or_path = model.config.name_or_path = name_or_path
     names = model.encoder.state_dict().keys()  # without the pooler
     model.encoder.load_state_dict({name: value for name, value in encoder.state_dict().items() if name in names})
 

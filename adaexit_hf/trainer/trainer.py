@@ -1,25 +1,36 @@
 """The Trainer for all methods: one call of `train` runs all training stages of the model, one after the other."""
 
+import copy
 import dataclasses
-from collections.abc import Iterator
+import difflib
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
-from transformers import DataCollatorWithPadding, EarlyStoppingCallback
-from transformers.trainer_utils import HubStrategy, TrainOutput, has_length, set_seed
+from torch.utils.data import DataLoader
+from transformers import DataCollatorWithPadding, EarlyStoppingCallback, TrainerCallback, default_data_collator
+from transformers.trainer_utils import (
+    HPSearchBackend,
+    HubStrategy,
+    TrainOutput,
+    default_compute_objective,
+    enable_full_determinism,
+    set_seed,
+)
 from transformers.utils import logging
 
 from ..data.collators import DataCollatorWithTokenDepths
 from ..models.modeling_early_exit import EarlyExitForSequenceClassification, Stage
+from .checked_data import can_be_read_twice, check_dataset, rows_for_prepare
 from .frozen_states import CollatorWithPlaces, FrozenStates, NoRoomError, RowsWithPlaces, frozen_states
 from .hub_mixin import PushesFinishedModel
 from .ledger import Ledger
-from .model_card_mixin import WritesModelCard
+from .model_card_mixin import TIMINGS, WritesModelCard
 from .training_args import CHECKPOINTING, EarlyExitTrainingArguments, checked_overrides
 
 logger = logging.get_logger(__name__)
@@ -35,16 +46,20 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
     of the stage and the loss of every exit (`exit_<layer>_loss`, always the task loss). A stage whose objectives need
     no labels can be trained and evaluated on rows without labels, or with label -1 as in GLUE's test sets.
 
+    Before the first step of a run the data sets are checked, row by row, and a model that is not `prepared` is
+    prepared with the training set.
+
     Args:
-        model: an early-exit model.
+        model: an early-exit model. Leave it out if you pass `model_init`.
         args: the training arguments, those of single stages included.
         *trainer_args: further positional arguments of Transformers' `Trainer`.
         **trainer_kwargs: keyword arguments of Transformers' `Trainer`: `train_dataset`, `eval_dataset`,
-            `processing_class`, `data_collator`, `compute_metrics`, `callbacks`, ...
+            `processing_class`, `data_collator`, `compute_metrics`, `callbacks`, ... With `model_init` every call of
+            `train` starts from a new model, and `hyperparameter_search` can be called.
 
     Raises:
         TypeError: if `args` is not `EarlyExitTrainingArguments`, or the model has no stages.
-        ValueError: if label smoothing, `compute_loss_func` or `model_init` is set: they would replace the objectives.
+        ValueError: if `label_smoothing_factor` or `compute_loss_func` is set: they would replace the objectives.
 
     Examples:
         >>> from tempfile import TemporaryDirectory
@@ -67,33 +82,49 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
 
     def __init__(
         self,
-        model: EarlyExitForSequenceClassification,
-        args: EarlyExitTrainingArguments,
+        model: EarlyExitForSequenceClassification | None = None,
+        args: EarlyExitTrainingArguments | None = None,
         *trainer_args: Any,
         **trainer_kwargs: Any,
     ) -> None:
         if not isinstance(args, EarlyExitTrainingArguments):
             raise TypeError(f"args: got {type(args).__name__}; pass EarlyExitTrainingArguments(output_dir=...)")
-        if not isinstance(getattr(model, "stages", None), tuple):
-            raise TypeError(
-                f"model: {type(model).__name__} has no stages; pass an early-exit model, e.g. "
-                "DeeBertForSequenceClassification.from_encoder_pretrained(...)"
-            )
-        bypassing = any(trainer_kwargs.get(name) for name in ("compute_loss_func", "model_init"))
-        if args.label_smoothing_factor or bypassing:
-            raise ValueError(
-                "label_smoothing_factor, compute_loss_func and model_init bypass the objectives of the model's stages;"
-                " leave them out, or override exit_loss in a subclass of the model"
-            )
+        if model is not None:  # else Transformers calls `model_init`
+            _check_has_stages("model", model)
+        if args.label_smoothing_factor:
+            raise ValueError(f"label_smoothing_factor: got {args.label_smoothing_factor}, {_OWN_LOSS}")
         self.stage: Stage | None = None
         # Sums since the last log: the loss of each exit, and the number of micro-batches with labels, (exits + 1,).
         self._exit_losses: Tensor | None = None
         self._states: FrozenStates | None = None
+        # Whether `compute_loss` has computed the stage's objective since the last optimizer step.
+        self._objective_computed = False
+        # Data sets that were checked, whether with their labels, and a checksum of these.
+        self._checked_data: list[tuple[Any, bool, int | None]] = []
+        self._last_model: Callable[[], Any] = lambda: None  # what `model_init` returned last, if it still exists
         super().__init__(model, args, *trainer_args, **trainer_kwargs)
-        if type(self.data_collator) is DataCollatorWithPadding:  # which cannot pad the column `token_depths`
-            self.data_collator = DataCollatorWithTokenDepths(self.data_collator.tokenizer)
+        if self.compute_loss_func is not None:
+            raise ValueError(f"compute_loss_func: got {self.compute_loss_func!r}, {_OWN_LOSS}")
+        self._set_signature_columns_if_needed()
+        if type(self.data_collator) is DataCollatorWithPadding and "token_depths" in self._signature_columns:
+            # Transformers' own cannot pad this column.
+            self.data_collator = DataCollatorWithTokenDepths(**vars(self.data_collator))
+        self.add_callback(_ObjectiveCheck(self))
         # The optimizer and scheduler that were passed; None for those that every stage creates.
         self._passed_optimizers: tuple[Any, Any] = (self.optimizer, self.lr_scheduler)
+
+    def call_model_init(self, trial: Any = None) -> Any:
+        """As in Transformers; refuses a model that is not new or has no stages."""
+        model = super().call_model_init(trial)
+        _check_has_stages("model_init", model)
+        if model is self._last_model():
+            raise ValueError(
+                "model_init: returned the same model again, which would go on from where the last run left it; build "
+                "the model inside the function, e.g. lambda: "
+                f"{type(model).__name__}.from_encoder_pretrained(...)"
+            )
+        self._last_model = weakref.ref(model)
+        return model
 
     def train(
         self,
@@ -108,8 +139,10 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
         next one follows. Temperatures of an earlier calibration are removed from the config, with a warning.
 
         Args:
-            resume_from_checkpoint: True continues an interrupted run in `output_dir`, whichever stage it was in. A
-                path continues from one of its checkpoints; the stages before it count as done. Default: start anew.
+            resume_from_checkpoint: True continues an interrupted run in `output_dir`, whichever stage it was in.
+                "auto" does so if there is something to continue, and else starts: what a job needs that may be
+                preempted. A path continues from one of the run's checkpoints; the stages before it count as done, and
+                what was trained after it must have been removed. Default: start anew.
             trial: as in Transformers.
             ignore_keys_for_eval: as in Transformers.
             stage: name of the only stage to run, with the model as it is now. Default: all stages.
@@ -122,9 +155,33 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
             TypeError: if `stage_overrides` is not a dict.
             ValueError: if the stage or an override is unknown; if a stage trains no parameter, or freezes one that the
                 model does not have; if an optimizer was passed and several stages are to run; if there is no run to
-                resume, or one with another stage plan; or, without resuming, if `output_dir` has checkpoints of an
-                earlier run of the same stages.
+                resume, or one with another stage plan, other labels, or models that were trained after the
+                checkpoint; or, without resuming, if `output_dir` has models of an earlier run.
         """
+        given, model_init = self.args, self.model_init
+        try:
+            if model_init is not None:
+                self._start_from_new_model(trial)
+            self.model_init = None  # Transformers would call it in every stage
+            return self._train_stages(resume_from_checkpoint, ignore_keys_for_eval, stage, model_init is not None)
+        finally:
+            self.model_init = model_init
+            if self.args is not given:
+                self._configure(given)
+
+    def _start_from_new_model(self, trial: Any) -> None:
+        """Call `model_init`; in a hyperparameter search, also use the settings and the folder of the trial."""
+        self.args = copy.copy(self.args)  # the next trial starts from the arguments that were passed
+        (enable_full_determinism if self.args.full_determinism else set_seed)(self.args.seed)
+        self.model = self.model_wrapped = self.call_model_init(trial)
+        if self.place_model_on_device:
+            self._move_model_to_device(self.model, self.args.device)
+        self._hp_search_setup(trial)
+        self.args.output_dir = self._get_output_dir(trial)
+
+    def _train_stages(
+        self, resume: Any, ignore_keys_for_eval: list[str] | None, stage: str | None, new_model: bool
+    ) -> TrainOutput:
         base, plan = self.args, self.model.stages
         names = [planned.name for planned in plan]
         overrides = checked_overrides(base, names)
@@ -134,51 +191,169 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
             raise ValueError(
                 "optimizers: one optimizer cannot serve several stages; leave it out, or call train(stage=...)"
             )
-        ledger = Ledger(Path(base.output_dir), plan, overrides)
+        settings = {name: getattr(base, name) for name in _COMPARED}
+        ledger = Ledger(Path(base.output_dir), plan, overrides, settings)
         chosen = names if stage is None else [stage]
         _check_stages(self.model, plan, chosen)
-        if resume_from_checkpoint:
-            done, checkpoint = ledger.resume(resume_from_checkpoint, chosen)
+        if resume == "auto":
+            resume = ledger.can_continue(chosen)
+        if resume:
+            done, checkpoint = ledger.resume(resume, chosen)
         else:
             done, checkpoint = ledger.start(chosen), None
+            if new_model and done:
+                raise ValueError(
+                    f"stage: got '{stage}', but with model_init every call of train starts from a new model, so that "
+                    f"what stage '{done[-1]}' trained in '{base.output_dir}' would be lost; call train() for all "
+                    "stages, or pass model= in place of model_init="
+                )
         self.accelerator.wait_for_everyone()  # no process may write before all have read
-        if resume_from_checkpoint and done and checkpoint is None and (stage is None or stage in done):
+        ledger.run |= self._check_data([planned for planned in plan if planned.name in chosen], overrides)
+        if resume:
+            ledger.check_same_run(resume)
+        if resume and done and checkpoint is None and (stage is None or stage in done):
             self._load_from_checkpoint(ledger.final_model(stage or done[-1]))
+        elif not (resume and (done or checkpoint)):  # else the model was prepared when the run began
+            self._prepare_model()
 
         if not set(chosen) <= set(done):
             self._drop_temperatures()
         outputs: dict[str, TrainOutput] = {}
-        try:
-            for name in chosen:
-                if name in done:
-                    continue
-                current = plan[names.index(name)]
-                with self._stage_setup(current, base, ledger.folder(name), overrides.get(name, {})):
-                    if self.is_world_process_zero():
-                        ledger.write(done)
-                    outputs[name] = super().train(checkpoint, trial, ignore_keys_for_eval)
-                    if self._states is not None:  # computing them belongs to the time of the stage
-                        outputs[name].metrics["train_runtime"] += self._states.seconds
-                    checkpoint = None
-                    if self._stopped(name):
-                        break
-                    if self.args.save_strategy != "no":
-                        self.save_model(str(ledger.folder(name) / "final"), _internal_call=True)
-                done = [*done, name]
-                self.accelerator.wait_for_everyone()
+        for name in chosen:
+            if name in done:
+                continue
+            current = plan[names.index(name)]
+            with self._stage_setup(current, base, ledger.folder(name), overrides.get(name, {})):
                 if self.is_world_process_zero():
                     ledger.write(done)
-        finally:
-            self._configure(base)
+                # Without the trial: values of different objectives cannot be compared. After the last stage the search
+                # itself evaluates the model.
+                outputs[name] = super().train(checkpoint, None, ignore_keys_for_eval)
+                if self._states is not None:  # computing them belongs to the time of the stage
+                    outputs[name].metrics["train_runtime"] += self._states.seconds
+                checkpoint = None
+                if self._stopped(name):
+                    break
+                if self.args.save_strategy != "no":
+                    self.save_model(str(ledger.folder(name) / "final"), _internal_call=True)
+            done = [*done, name]
+            self.accelerator.wait_for_everyone()
+            if self.is_world_process_zero():
+                ledger.write(done)
         if not outputs:
             return TrainOutput(0, 0.0, {})
         if base.push_to_hub and base.hub_strategy == HubStrategy.EVERY_SAVE and set(names) <= set(done):
+            self._configure(base)
             self.push_to_hub()
         last = list(outputs.values())[-1]
         metrics = dict(last.metrics)
         for name, output in outputs.items():
             metrics |= {f"{name}_{key}": output.metrics[key] for key in ("train_loss", "train_runtime")}
         return TrainOutput(sum(output.global_step for output in outputs.values()), last.training_loss, metrics)
+
+    def hyperparameter_search(
+        self,
+        hp_space: Callable[[Any], dict[str, Any]] | None = None,
+        compute_objective: Callable[[dict[str, float]], Any] | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """Search for training arguments as in Transformers; every trial trains a new model in all stages.
+
+        A trial is evaluated once, after its last stage, so it cannot be pruned earlier. Its files are in
+        `output_dir/run-<number>`. Its parameters hold for all stages, except where `stage_overrides` says otherwise;
+        `exits_learning_rate` and `stage_overrides` themselves can be parameters, too.
+
+        Args:
+            hp_space: as in Transformers: returns the training arguments of a trial.
+            compute_objective: as in Transformers: returns the value of a trial from its evaluation. Default: the sum
+                of the metrics that `compute_metrics` returns, or without any the loss.
+            *args: as in Transformers.
+            **kwargs: as in Transformers: `n_trials`, `direction`, `backend`, ...
+
+        Returns:
+            The best run, as in Transformers.
+
+        Raises:
+            ValueError: if the trainer has no `model_init` or no `eval_dataset`, or `hp_space` returns something else
+                than training arguments.
+        """
+        if self.model_init is None:
+            raise ValueError(
+                "model_init: missing; every trial needs a new model, pass EarlyExitTrainer(model_init=lambda: "
+                "DeeBertForSequenceClassification.from_encoder_pretrained(...), args=...) without a model"
+            )
+        if self.eval_dataset is None:
+            raise ValueError("eval_dataset: missing; trials are compared by their evaluation, pass eval_dataset=rows")
+        return super().hyperparameter_search(hp_space, compute_objective or _metrics_or_loss, *args, **kwargs)
+
+    def _hp_search_setup(self, trial: Any) -> None:
+        """As in Transformers; once for all stages, whose own arguments then win over those of the trial."""
+        if self.stage is not None:
+            return
+        if self.hp_search_backend == HPSearchBackend.OPTUNA and trial is not None:
+            allowed = [argument.name for argument in dataclasses.fields(self.args)]
+            for name in self.hp_space(trial):
+                if name not in allowed:  # Transformers only warns
+                    close = difflib.get_close_matches(name, allowed, n=1)
+                    raise ValueError(
+                        f"hp_space: got '{name}', which is no training argument"
+                        + (f"; did you mean '{close[0]}'?" if close else "; see EarlyExitTrainingArguments")
+                    )
+        super()._hp_search_setup(trial)
+
+    def _check_data(self, stages: list[Stage], overrides: dict[str, dict[str, Any]]) -> dict[str, int | None]:
+        """Check all rows of every data set that can be read twice, once; of the training set those that are needed.
+
+        Returns:
+            The number of rows of the training set, and a checksum of its labels; None where they are not known.
+        """
+        if self.train_dataset is None:
+            raise ValueError("train_dataset: missing; pass EarlyExitTrainer(..., train_dataset=rows)")
+        evaluation = self.eval_dataset if isinstance(self.eval_dataset, dict) else {None: self.eval_dataset}
+        named = {"train_dataset": self.train_dataset} | {
+            "eval_dataset" if name is None else f"eval_dataset['{name}']": rows for name, rows in evaluation.items()
+        }
+        needed = [dataclasses.replace(self.args, **overrides.get(stage.name, {})) for stage in stages]
+        steps = [args.max_steps * args.gradient_accumulation_steps * args.train_batch_size for args in needed]
+        most_rows = max(steps) * self.args.world_size if min(steps) > 0 else None
+        with_labels = not all(self._needs_no_labels(stage) for stage in stages)
+        collate = self._get_collator_with_removed_columns(self.data_collator)
+        known: dict[str, int | None] = {"rows": None, "labels": None}
+        for name, rows in named.items():
+            checked = any(rows is other and with_labels <= labels for other, labels, _ in self._checked_data)
+            if can_be_read_twice(rows) and not checked:
+                training = name == "train_dataset"
+                size = self.args.train_batch_size if training else self.args.eval_batch_size
+                limit = most_rows if training else None
+                checksum = check_dataset(self.model, rows, collate, size, name, with_labels, limit)
+                whole = limit is None or limit >= len(rows)
+                self._checked_data.append((rows, with_labels, checksum if whole else None))
+        for rows, _, labels in self._checked_data:
+            if rows is self.train_dataset:
+                known = {"rows": len(rows), "labels": labels}
+        return known
+
+    def _prepare_model(self) -> None:
+        """Prepare the model with the training set, unless the user has done so."""
+        if self.model.prepared:
+            return
+        rows = None
+        if can_be_read_twice(self.train_dataset):
+            collate = self._get_collator_with_removed_columns(self.data_collator)
+            rows = rows_for_prepare(self.train_dataset, collate, self.args.train_batch_size)
+        if rows is not None:
+            self.model.prepare(rows)
+        elif self.model.config.num_labels == 1:
+            logger.warning(
+                "train_dataset: has no length or no input_ids, so that the exits of this regression start from 0, not "
+                "from the mean label; call model.prepare(rows) before training, with labelled rows of it"
+            )
+        else:
+            raise ValueError(
+                f"train_dataset: has no length or no input_ids, and {type(self.model).__name__} needs what is "
+                "estimated from all rows; call model.prepare(rows) before training, with labelled rows of it"
+            )
 
     @contextmanager
     def _stage_setup(self, stage: Stage, base: Any, folder: Path, overrides: dict[str, Any]) -> Iterator[None]:
@@ -188,6 +363,7 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
         # Only the finished model is pushed.
         self._configure(dataclasses.replace(base, **overrides, output_dir=str(folder), push_to_hub=False))
         self.stage, self._exit_losses = stage, None
+        self._objective_computed = False
         self.optimizer, self.lr_scheduler = self._passed_optimizers
         for callback in self._early_stopping():
             callback.early_stopping_patience_counter = 0
@@ -236,12 +412,14 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
         if any(parameter.requires_grad for parameter in self.model.encoder.parameters()):
             return False
         reason = None
-        if isinstance(self.train_dataset, IterableDataset) or not has_length(self.train_dataset):
+        if not can_be_read_twice(self.train_dataset):
             reason = "the training set is iterable, so that its rows have no index"
         elif not self.model.takes_exit_states:
             reason = f"the exits of {type(self.model).__name__} read more than its states"
         elif self.args.neftune_noise_alpha is not None:
             reason = "neftune_noise_alpha adds different noise in every step"
+        elif self.data_collator is default_data_collator and self.args.train_batch_size == 1:
+            reason = "the collator does not pad, so that rows of different lengths cannot share a batch"
         elif self.is_fsdp_enabled or self.is_deepspeed_enabled:
             reason = "FSDP or DeepSpeed may divide it among processes"
         if reason:
@@ -369,6 +547,7 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
         """
         if self.stage is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        self._objective_computed = self._objective_computed or model.training
         step = self.state.global_step if model.training else -1
         objective = self.stage.objectives[step % len(self.stage.objectives)]
         unlabelled = objective in self.model.unlabelled_objectives
@@ -387,6 +566,34 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
         if model.training and "labels" in inputs:
             self._add_exit_losses(outputs["exit_logits"], inputs["labels"], unlabelled)
         return (loss, outputs) if return_outputs else loss
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """As in Transformers; an error of a `compute_loss` that bypasses the stage's objective names what to do.
+
+        Args:
+            *args: as in Transformers.
+            **kwargs: as in Transformers.
+
+        Returns:
+            The loss.
+
+        Raises:
+            ValueError: if `compute_loss` is overridden and did not call `super().compute_loss`.
+        """
+        try:
+            return super().training_step(*args, **kwargs)
+        except Exception as error:
+            overridden = getattr(self.compute_loss, "__func__", None) is not EarlyExitTrainer.compute_loss
+            if overridden and self.stage is not None and not self._objective_computed:
+                raise ValueError(f"{self._bypassed()}. It failed with {type(error).__name__}: {error}") from error
+            raise
+
+    def _bypassed(self) -> str:
+        return (
+            f"compute_loss: {type(self).__name__} did not call EarlyExitTrainer.compute_loss, but computes a loss of "
+            f"its own in stage '{cast(Stage, self.stage).name}', {_OWN_LOSS}. An override has to return what "
+            "super().compute_loss(...) returned, possibly with something added to the loss"
+        )
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
@@ -432,16 +639,99 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
         super().log(logs, *args, **kwargs)
 
 
+# Training arguments that a resumed run should not change without notice.
+_COMPARED = (
+    "seed",
+    "data_seed",
+    "learning_rate",
+    "exits_learning_rate",
+    "num_train_epochs",
+    "max_steps",
+    "weight_decay",
+)
+
+
+class _ObjectiveCheck(TrainerCallback):
+    """Refuses an optimizer step for which the stage's objective was not computed, however it was bypassed."""
+
+    def __init__(self, trainer: EarlyExitTrainer) -> None:
+        self.trainer = trainer
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not self.trainer._objective_computed:
+            raise ValueError(self.trainer._bypassed())
+        self.trainer._objective_computed = False
+
+
+# What a loss of the user's would do, and how to get the usual ones.
+_OWN_LOSS = (
+    "which replaces the objectives of the model's stages; leave it out, and for weights of classes or smoothed labels "
+    "set class_weights or label_smoothing in the model's config; for another loss override exit_loss in a subclass of "
+    "the model"
+)
+
+
+def _metrics_or_loss(metrics: dict[str, float]) -> float:
+    """Transformers' default value of a trial, which would add up times, too."""
+    return default_compute_objective({name: value for name, value in metrics.items() if not name.endswith(TIMINGS)})
+
+
+def _check_has_stages(argument: str, model: Any) -> None:
+    if not isinstance(getattr(model, "stages", None), tuple):
+        raise TypeError(
+            f"{argument}: {type(model).__name__} has no stages; pass an early-exit model, e.g. "
+            "DeeBertForSequenceClassification.from_encoder_pretrained(...)"
+        )
+
+
 def _check_stages(model: nn.Module, plan: tuple[Stage, ...], chosen: list[str]) -> None:
-    """Check that frozen names match parameters, and that each chosen stage trains at least one parameter."""
+    """Check that frozen names match parameters, that stages train anything, and that PEFT saves it."""
+    if getattr(model, "peft_config", None):
+        _check_adapter(model, plan, chosen)
     not_frozen = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     for stage in plan:
         trainable = _trainable(model, stage)
         if stage.name in chosen and not any(trainable[name] for name in not_frozen):
             raise ValueError(
-                f"model: every parameter that stage '{stage.name}' trains is frozen; set requires_grad, or with PEFT "
-                "name the exits to train besides the adapter, e.g. LoraConfig(modules_to_save=['exits.0'])"
+                f"model: every parameter that stage '{stage.name}' trains is frozen; set requires_grad of the "
+                "parameters to train"
             )
+
+
+def _check_adapter(model: Any, plan: tuple[Stage, ...], chosen: list[str]) -> None:
+    """Check that an adapter of PEFT trains and saves all that the stages need outside of the encoder.
+
+    That is what a chosen stage trains, and what no stage trains: it is computed from the training set.
+
+    Raises:
+        ValueError: if PEFT would leave a part at its random weights and not save it, or could not load it.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    trained = {stage.name: _trainable(base, stage) for stage in plan}
+    needed: list[str] = []
+    wrong = False
+    for name, _ in base.named_parameters():
+        stages = [stage for stage, trains in trained.items() if trains[name]]
+        if name.startswith("encoder.") or stages and not set(stages) & set(chosen):
+            continue
+        top, *rest = name.split(".")
+        module = f"{top}.{rest[0]}" if isinstance(getattr(base, top), nn.ModuleList) else top
+        needed += [module] if module not in needed else []
+        # PEFT keeps the module as `original_module`, and trains and saves the copies in `modules_to_save`. Copies
+        # inside of copies cannot be loaded.
+        wrong |= name.count("modules_to_save.") + name.count("original_module.") != 1
+    if wrong:
+        config = next(iter(model.peft_config.values()))
+        raise ValueError(
+            f"model: {', '.join(needed)} have to be trained and saved with the adapter, which "
+            f"{type(config).__name__}(modules_to_save={config.modules_to_save}, task_type={config.task_type}) does not "
+            f"do; call get_peft_model(model, {type(config).__name__}(target_modules="
+            f"{_as_list(config.target_modules)}, modules_to_save={needed})), without task_type"
+        )
+
+
+def _as_list(names: Any) -> Any:
+    return sorted(names) if isinstance(names, set) else names
 
 
 def _trainable(model: nn.Module, stage: Stage) -> dict[str, bool]:

@@ -8,8 +8,9 @@ import pytest
 import torch
 from helpers.predictions import silent
 from helpers.runs import METHODS, collate, new_model, new_trainer, texts, weights
-from helpers.tiny import FAMILIES, build, inputs_of, thresholds_between, trace_of
+from helpers.tiny import CLASSES, FAMILIES, build, inputs_of, thresholds_between, trace_of
 from torch import Tensor
+from transformers import set_seed
 
 from adaexit_hf.models import EarlyExitForSequenceClassification
 
@@ -55,10 +56,9 @@ def answers(model: Any) -> Tensor:
     return model(**collate(texts(labels=False)), early_exit=False).exit_logits
 
 
-# The kind decides PEFT's wrapper around the model, which knows nothing of methods.
-@pytest.mark.parametrize(("method", "kind"), [*((method, None) for method in METHODS), ("deebert", "SEQ_CLS")])
-def test_all_stages_train_the_adapter_and_the_exits(method: str, kind: str | None, tmp_path: Path) -> None:
-    model = adapted(new_model(method), task_type=kind)
+@pytest.mark.parametrize("method", METHODS)
+def test_all_stages_train_the_adapter_and_the_exits(method: str, tmp_path: Path) -> None:
+    model = adapted(new_model(method))
     allowed = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     before = weights(model)
     new_trainer(model, tmp_path, max_steps=2).train()
@@ -82,7 +82,7 @@ def test_a_stage_freezes_the_adapter_with_the_encoder(method: str, tmp_path: Pat
 def test_states_of_a_frozen_encoder_are_those_of_its_adapter_and_token_types(tmp_path: Path) -> None:
     rows = [row | {"token_type_ids": [0, 0] + [1] * (len(row["input_ids"]) - 2)} for row in texts()]
     runs = []
-    for kind, reuse in ((None, True), ("SEQ_CLS", True), ("SEQ_CLS", False)):
+    for kind, reuse in ((None, True), ("FEATURE_EXTRACTION", True), ("FEATURE_EXTRACTION", False)):
         model = shaken(adapted(new_model("deebert"), task_type=kind)).train()
         new_trainer(model, tmp_path / f"{kind}{reuse}", rows=rows, reuse_frozen_states=reuse).train(stage="exits")
         runs.append(answers(model.eval()))
@@ -132,10 +132,62 @@ def test_early_exit_runs_the_adapter_in_every_family(family: str) -> None:
     assert found.exit_layer.tolist() == early.exit_layer.tolist()
 
 
-def test_a_stage_that_would_train_nothing_is_refused(tmp_path: Path) -> None:
-    model = adapted(new_model("deebert"), modules_to_save=None)
-    with pytest.raises(
-        ValueError, match=r"model: every parameter that stage 'exits' trains is frozen; .*modules_to_save"
-    ):
+NOT_SAVED: dict[str, dict[str, Any]] = {
+    "nothing besides the encoder": {"modules_to_save": None},
+    "only some exits": {"modules_to_save": ["exits.0"]},
+    "only output layers": {"modules_to_save": None, "task_type": "SEQ_CLS"},
+    "copies inside of copies": {"task_type": "SEQ_CLS"},
+    "adapters of the exits": {"modules_to_save": None, "target_modules": [*QUERIES, "dense"]},
+}
+
+
+@pytest.mark.parametrize("kind", NOT_SAVED)
+def test_an_adapter_without_the_exits_is_refused_with_the_call_to_make(kind: str, tmp_path: Path) -> None:
+    model = adapted(new_model("deebert"), **NOT_SAVED[kind])
+    with pytest.raises(ValueError, match="have to be trained and saved with the adapter") as refused:
         new_trainer(model, tmp_path).train()
-    new_trainer(model, tmp_path).train(stage="backbone")
+    call = re.search(r"call (get_peft_model\(.*\)), without task_type", str(refused.value))
+    assert call is not None
+    fine = eval(call[1], vars(peft) | {"model": new_model("deebert")})
+    new_trainer(fine, tmp_path, max_steps=1).train()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_message_names_all_parts_of_every_method(method: str, tmp_path: Path) -> None:
+    model = new_model(method)
+    expected = sorted(heads(model))
+    with pytest.raises(ValueError, match="have to be trained and saved") as refused:
+        new_trainer(adapted(model, modules_to_save=None), tmp_path).train()
+    named = str(refused.value).removeprefix("model: ").split(" have to")[0]
+    assert sorted(named.split(", ")) == expected
+
+
+def test_a_single_stage_needs_only_what_it_trains(tmp_path: Path) -> None:
+    model = adapted(new_model("deebert"), modules_to_save=["exits.0", "exits.1", "exits.2"])
+    new_trainer(model, tmp_path, max_steps=1).train(stage="exits")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_loaded_adapter_answers_like_the_trained_model(method: str, start: str, tmp_path: Path) -> None:
+    """On a new model of the same encoder, whose exits have other random weights."""
+
+    def new(seed: int) -> Any:
+        set_seed(seed)
+        return CLASSES[method].from_encoder_pretrained(start, num_labels=3, exit_threshold=None)
+
+    trained = adapted(new(0))
+    new_trainer(trained, tmp_path / "run", learning_rate=1e-2, max_steps=3).train()
+    trained.save_pretrained(tmp_path / "adapter")
+    config = peft.PeftConfig.from_pretrained(tmp_path / "adapter")
+    assert config.base_model_name_or_path == start
+    again = peft.PeftModel.from_pretrained(new(1), tmp_path / "adapter").eval()
+    torch.testing.assert_close(answers(again), answers(trained.eval()))
+
+
+def test_a_stage_of_which_everything_is_frozen_is_refused(tmp_path: Path) -> None:
+    model = new_model("deebert")
+    model.exits.requires_grad_(False)
+    with pytest.raises(
+        ValueError, match=r"model: every parameter that stage 'exits' trains is frozen; set requires_g"
+    ):
+        new_trainer(model, tmp_path).train(stage="exits")

@@ -245,23 +245,35 @@ def test_a_model_without_stages_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "options"),
+    ("arguments", "options", "got"),
     [
-        ({"label_smoothing_factor": 0.1}, {}),
-        ({}, {"compute_loss_func": lambda *_, **__: None}),
-        ({}, {"model_init": lambda: new_model("deebert")}),
+        ({"label_smoothing_factor": 0.1}, {}, "label_smoothing_factor: got 0.1"),
+        ({}, {"compute_loss_func": lambda *_, **__: None}, "compute_loss_func: got <function"),
     ],
-    ids=["label-smoothing", "compute-loss-func", "model-init"],
+    ids=["label-smoothing", "compute-loss-func"],
 )
-def test_arguments_that_bypass_the_objectives_are_refused(arguments: Any, options: Any, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="bypass the objectives of the model's stages; leave them out"):
+def test_arguments_that_bypass_the_objectives_are_refused(
+    arguments: Any, options: Any, got: str, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        ValueError, match=f"{got}.*, which replaces the objectives .* set class_weights or label_smooth"
+    ):
         new_trainer(new_model("deebert"), tmp_path, trainer_options=options, **arguments)
+
+
+def test_a_loss_function_that_is_passed_by_position_is_refused_too(tmp_path: Path) -> None:
+    args = EarlyExitTrainingArguments(str(tmp_path), use_cpu=True)
+    with pytest.raises(ValueError, match="compute_loss_func: got <function"):
+        EarlyExitTrainer(new_model("deebert"), args, collate, texts(), None, None, None, lambda *_, **__: None)
 
 
 def test_leftovers_of_an_earlier_run(tmp_path: Path) -> None:
     new_trainer(new_model("deebert"), tmp_path, max_steps=1, save_strategy="steps").train(stage="exits")
     trainer = new_trainer(new_model("deebert"), tmp_path, max_steps=1, save_strategy="steps")
-    with pytest.raises(ValueError, match="stage-2-exits' holds checkpoints of an earlier run; call train.resume_from"):
+    with pytest.raises(
+        ValueError,
+        match="which holds models of an earlier run, '.*stage-2-exits/checkpoint-1'.*; call train.resume_from",
+    ):
         trainer.train()
 
 

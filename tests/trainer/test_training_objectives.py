@@ -21,6 +21,8 @@ from helpers.runs import (
 from torch.nn import functional
 from torch.nn.utils import clip_grad_norm_
 
+from adaexit_hf import EarlyExitTrainer
+
 IN_ORDER = {"train_sampling_strategy": "sequential"}
 # Made by `python tests/helpers/pin_trajectories.py`. A new method need not be there.
 TRAJECTORIES = json.loads(Path(__file__).with_name("trajectories.json").read_text())
@@ -174,3 +176,83 @@ def test_loss_trajectory_is_the_pinned_one(method: str, tmp_path: Path) -> None:
     _, logs = run(method, tmp_path, max_steps=20)
     losses = [log["loss"] for log in logs if "loss" in log]
     assert losses == pytest.approx(TRAJECTORIES[method], abs=1e-4)
+
+
+class Popping(EarlyExitTrainer):
+    """The Hub's usual recipe for class weights."""
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+        labels = inputs.pop("labels")
+        outputs = model(**inputs)
+        loss = functional.cross_entropy(outputs.logits, labels, weight=torch.tensor([1.0, 2.0, 3.0]))
+        return (loss, outputs) if return_outputs else loss
+
+
+class Reading(EarlyExitTrainer):
+    """The same, but the labels stay in the inputs."""
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+        outputs = model(**inputs)
+        loss = functional.cross_entropy(outputs.logits, inputs["labels"])
+        return (loss, outputs) if return_outputs else loss
+
+
+class Stepping(EarlyExitTrainer):
+    """Another whole step."""
+
+    def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        loss = model(**self._prepare_inputs(inputs)).loss
+        self.accelerator.backward(loss)
+        return loss.detach()
+
+
+class Adding(EarlyExitTrainer):
+    """Something is added to the objective's loss, without a gradient."""
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+        loss, outputs = super().compute_loss(model, inputs, True, **kwargs)
+        return (loss + 1.0, outputs) if return_outputs else loss + 1.0
+
+
+def of_class(trainer_class: type[EarlyExitTrainer], method: str, folder: Path, **arguments: Any) -> EarlyExitTrainer:
+    trainer = new_trainer(new_model(method), folder, **arguments)
+    trainer.__class__ = trainer_class
+    return trainer
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("trainer_class", [Popping, Reading])
+def test_a_loss_that_bypasses_the_objective_is_refused_before_the_first_step(
+    method: str, trainer_class: Any, tmp_path: Path
+) -> None:
+    trainer = of_class(trainer_class, method, tmp_path, max_steps=1)
+    for stage in trainer.model.stages:
+        before = weights(trainer.model)
+        with pytest.raises(ValueError, match=r"class_weights or label_smoothing"):
+            trainer.train(stage=stage.name)
+        assert largest_difference(before, weights(trainer.model)) == 0.0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_training_step_that_bypasses_the_objective_is_refused_too(method: str, tmp_path: Path) -> None:
+    trainer = of_class(Stepping, method, tmp_path, max_steps=1)
+    before = weights(trainer.model)
+    with pytest.raises(ValueError, match=r"Stepping did not call EarlyExitTrainer\.compute_loss"):
+        trainer.train()
+    assert largest_difference(before, weights(trainer.model)) == 0.0
+
+
+@pytest.mark.parametrize("method", ["berxit", "deebert"])
+def test_a_loss_that_adds_to_the_objective_is_fine(method: str, tmp_path: Path) -> None:
+    plain, _ = run(method, tmp_path / "plain", max_steps=2)
+    trainer = of_class(Adding, method, tmp_path / "adding", max_steps=2)
+    trainer.train()
+    assert largest_difference(weights(plain), weights(trainer.model)) == 0.0
+
+
+def test_an_error_of_the_model_is_not_blamed_on_the_loss(tmp_path: Path) -> None:
+    rows = [{"input_ids": row["input_ids"]} for row in texts()]
+    for trainer_class in (EarlyExitTrainer, Adding):
+        trainer = of_class(trainer_class, "pabee", tmp_path, rows=rows)
+        with pytest.raises(ValueError, match="train_dataset: got rows with .* needs labels too"):
+            trainer.train()

@@ -1,6 +1,8 @@
 """A run that was interrupted anywhere and resumed by a new model and trainer ends bit for bit where it would have."""
 
 import json
+import logging
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +19,7 @@ from helpers.runs import (
     new_trainer,
     recorded_objectives,
     stopped,
+    texts,
     weights,
 )
 from transformers import Trainer
@@ -142,12 +145,110 @@ def test_a_final_model_written_by_half_is_not_used(
     assert largest_difference(weights(resume("deebert", tmp_path).model), finished("deebert")[0]) == 0.0
 
 
+def remove_listed(method: str, folder: Path, checkpoint: Path) -> list[str]:
+    """Do what the refusal says: remove what was trained after the checkpoint."""
+    with pytest.raises(
+        ValueError, match="were trained after it, and a later call could .*; move or remove them first"
+    ) as e:
+        resume(method, folder, str(checkpoint))
+    listed = re.findall(r"'([^']+)'", str(e.value))[1:]
+    for path in listed:
+        shutil.rmtree(path)
+    return [Path(path).relative_to(folder).as_posix() for path in listed]
+
+
 @pytest.mark.parametrize(("kind", "stage", "step"), [(str, "stage-1-backbone", 2), (Path, "stage-2-exits", 4)])
 def test_resuming_from_a_path(kind: Any, stage: str, step: int, finished: Any, tmp_path: Path) -> None:
     expected, folder = finished("deebert")
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    remove_listed("deebert", tmp_path, tmp_path / stage / f"checkpoint-{step}")
     trainer = resume("deebert", tmp_path, kind(tmp_path / stage / f"checkpoint-{step}"))
     assert largest_difference(weights(trainer.model), expected) == 0.0
+
+
+def test_a_stage_of_another_run_is_never_continued(finished: Any, tmp_path: Path) -> None:
+    """Both stages finished; the first is resumed from a checkpoint, with other labels; the second is interrupted."""
+    shutil.copytree(finished("deebert")[1], tmp_path, dirs_exist_ok=True)
+    first, second = "stage-1-backbone", "stage-2-exits"
+    gone = remove_listed("deebert", tmp_path, tmp_path / first / "checkpoint-2")
+    assert gone == [f"{first}/checkpoint-{step}" for step in (4, 5)] + [f"{first}/final"] + [
+        f"{second}/checkpoint-{step}" for step in (2, 4, 5)
+    ] + [f"{second}/final"]
+    rows = [row | {"label": (row["label"] + 1) % 3} for row in texts()]
+    with pytest.raises(KeyboardInterrupt):
+        trainer_of("deebert", tmp_path, [At("on_step_end", interrupted, 2, 1)], rows=rows).train(
+            str(tmp_path / first / "checkpoint-2")
+        )
+    result = trainer_of("deebert", tmp_path, rows=rows, seed=99).train(resume_from_checkpoint=True)
+    assert result.global_step == 5  # the whole second stage
+
+
+def test_a_later_stage_is_outdated_when_an_earlier_one_starts_anew(finished: Any, tmp_path: Path) -> None:
+    shutil.copytree(finished("deebert")[1], tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "stage-1-backbone")
+    with pytest.raises(ValueError, match="holds models of an earlier run, '.*/stage-2-exits/checkpoint-2'"):
+        trainer_of("deebert", tmp_path).train(stage="backbone")
+
+
+def test_a_later_stage_is_run_again_after_an_earlier_one(tmp_path: Path) -> None:
+    trainer = trainer_of("deebert", tmp_path, save_strategy="no")
+    trainer.train()
+    trainer.train(stage="backbone")
+    assert json.loads((tmp_path / "stages.json").read_text())["done"] == ["backbone"]
+
+
+def test_a_stage_that_was_trained_alone_is_not_a_part_of_the_whole_run(tmp_path: Path) -> None:
+    trainer_of("deebert", tmp_path).train(stage="exits")
+    with pytest.raises(
+        ValueError, match="got True, which continues stage 'backbone', but '.*checkpoint-2'.* without it"
+    ):
+        resume("deebert", tmp_path)
+
+
+def test_other_labels_or_rows_are_another_run(finished: Any) -> None:
+    folder = finished("deebert")[1]
+    rows = [row | {"label": (row["label"] + 1) % 3} for row in texts()]
+    with pytest.raises(
+        ValueError, match="train_dataset: has other labels than before, so that resume_from_checkpoint"
+    ):
+        resume("deebert", folder, rows=rows)
+    with pytest.raises(ValueError, match="train_dataset: has 20 rows, but the run began with 24, so that"):
+        resume("deebert", folder, rows=texts(20))
+
+
+def test_other_arguments_are_reported(
+    finished: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("transformers", "adaexit_hf"):
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
+    resume("deebert", finished("deebert")[1], learning_rate=0.5)
+    assert "learning_rate was 0.001 and is 0.5; stages that are done keep" in caplog.text
+
+
+@pytest.mark.parametrize("save_strategy", ["steps", "no"])
+def test_auto_starts_where_there_is_nothing_and_continues_where_there_is(save_strategy: str, tmp_path: Path) -> None:
+    through = trainer_of("deebert", tmp_path / "through", save_strategy=save_strategy)
+    through.train("auto")
+    with pytest.raises(KeyboardInterrupt):
+        trainer_of("deebert", tmp_path, [At("on_step_end", interrupted, 2, 3)], save_strategy=save_strategy).train(
+            "auto"
+        )
+    saved = save_strategy == "steps"
+    again = trainer_of("deebert", tmp_path, seed=99 if saved else 0, save_strategy=save_strategy)
+    assert again.train("auto").global_step == (5 if saved else 10)
+    assert largest_difference(weights(again.model), weights(through.model)) == 0.0
+
+
+def test_auto_returns_the_model_of_a_finished_run(finished: Any) -> None:
+    expected, folder = finished("deebert")
+    trainer = resume("deebert", folder, "auto")
+    assert trainer.state.global_step == 0
+    assert largest_difference(weights(trainer.model), expected) == 0.0
+
+
+def test_auto_refuses_another_plan(finished: Any) -> None:
+    with pytest.raises(ValueError, match="was made with another stage plan"):
+        resume("dact-bert", finished("deebert")[1], "auto")
 
 
 def test_alternation_goes_on_where_it_was_also_at_the_end_of_an_epoch(finished: Any, tmp_path: Path) -> None:

@@ -1,0 +1,157 @@
+"""What the collator makes of a data set, read once before the first step: checked, and as rows for `model.prepare`."""
+
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch.utils.data import IterableDataset
+from transformers.trainer_utils import has_length
+
+from ..data.batches_by_length import chunks, fetch_rows
+from ..models.encoder_layers import family_of
+from ..models.padded_batches import wrong_labels
+
+Collate = Callable[[list[Any]], Any]
+
+
+def can_be_read_twice(dataset: Any) -> bool:
+    """Whether a data set has a length and gives its rows by index; a stream may be endless, or be used up."""
+    return dataset is not None and not isinstance(dataset, IterableDataset) and has_length(dataset)
+
+
+def collated(
+    dataset: Any, collate: Collate, batch_size: int, name: str, most_rows: int | None = None
+) -> Iterator[tuple[int, Any]]:
+    """Batches of a data set, in its order.
+
+    Args:
+        dataset: a data set with a length.
+        collate: makes a batch from rows.
+        batch_size: number of rows in a batch, as in training: a collator that does not pad may take single rows only.
+        name: name of the data set in error messages.
+        most_rows: stop after this many rows. Default: all.
+
+    Returns:
+        The index of the first row of each batch, and the batch.
+
+    Raises:
+        ValueError: if `collate` fails, or makes batches without tokens.
+    """
+    size = len(dataset) if most_rows is None else min(len(dataset), most_rows)
+    for places in chunks(range(size), batch_size):
+        rows = fetch_rows(dataset, places)
+        try:
+            batch = collate(rows)
+        except Exception as error:
+            raise ValueError(
+                f"{name}: {_described(rows[0])}, of which the collator cannot make a batch "
+                f"({type(error).__name__}: {error}). {_WANTED}"
+            ) from error
+        if not isinstance(batch, Mapping) or not {"input_ids", "inputs_embeds"} & batch.keys():
+            raise ValueError(f"{name}: {_described(rows[0])}, of which the collator makes no input_ids. {_WANTED}")
+        yield places[0], batch
+
+
+_WANTED = (
+    "Pass rows with input_ids and a number as label, e.g. dataset.map(lambda row: tokenizer(row['text'], "
+    "truncation=True)) with processing_class=tokenizer, or a data_collator that tokenizes"
+)
+
+
+def _described(row: Any) -> str:
+    if not isinstance(row, Mapping):
+        return f"got rows of type {type(row).__name__}"
+    texts = [column for column, value in row.items() if isinstance(value, str)]
+    what = f"got rows with {', '.join(map(str, row)) or 'no columns'}"
+    return what + (f" (texts in {', '.join(texts)})" if texts else "")
+
+
+def check_dataset(
+    model: Any,
+    dataset: Any,
+    collate: Collate,
+    batch_size: int,
+    name: str,
+    needs_labels: bool,
+    most_rows: int | None = None,
+) -> int:
+    """Check every row of a data set as the model will get it, before anything expensive.
+
+    Args:
+        model: the model.
+        dataset: a data set with a length.
+        collate: makes a batch from rows.
+        batch_size: number of rows in a batch, as in training: a collator that does not pad may take single rows only.
+        name: name of the data set in error messages.
+        needs_labels: whether labels have to be valid; a data set without any is not refused.
+        most_rows: check only the first rows. Default: all.
+
+    Returns:
+        A checksum of the labels, by which other labels are noticed.
+
+    Raises:
+        ValueError: if there are no rows; if no batch can be made; or for a token id, a number of tokens or a label
+            that the model does not have.
+    """
+    if not len(dataset):
+        raise ValueError(f"{name}: got no rows; pass at least one")
+    encoder_config = model.config.encoder_config
+    vocabulary = encoder_config.vocab_size
+    longest = family_of(encoder_config).max_tokens(encoder_config)
+    checksum = 0
+    for first, batch in collated(dataset, collate, batch_size, name, most_rows):
+        tokens = batch.get("input_ids")
+        if tokens is not None:
+            unknown = ((tokens < 0) | (tokens >= vocabulary)).nonzero()
+            if len(unknown):
+                row, place = unknown[0].tolist()
+                raise ValueError(
+                    f"{name}: got the token id {tokens[row, place]} in row {first + row}, but the model's vocabulary "
+                    f"has the ids 0 to {vocabulary - 1}; tokenize with the encoder's own tokenizer, or after adding "
+                    "tokens call model.resize_token_embeddings(len(tokenizer))"
+                )
+            if longest is not None and tokens.shape[1] > longest:
+                raise ValueError(
+                    f"{name}: got a batch of {tokens.shape[1]} tokens from row {first} on, but "
+                    f"'{encoder_config.model_type}' has positions for {longest}; call "
+                    f"tokenizer(text, truncation=True, max_length={longest})"
+                )
+        if "labels" not in batch:
+            continue
+        labels = batch["labels"]
+        checksum = zlib.crc32(labels.contiguous().view(torch.uint8).numpy(), checksum)
+        if needs_labels:
+            try:
+                model.checked_labels(labels, len(next(iter(batch.values()))))
+            except ValueError as error:
+                wrong = wrong_labels(labels, model.config.num_labels).flatten().nonzero()
+                row = f", row {first + int(wrong[0])}" if len(wrong) and labels.dim() == 1 else ""
+                raise ValueError(f"{name}{row}: {error}") from None
+    return checksum
+
+
+def rows_for_prepare(dataset: Any, collate: Collate, batch_size: int) -> list[dict[str, Any]] | None:
+    """The rows of a data set for `model.prepare`, as the model gets them in training, without padding.
+
+    So it does not matter whether rows are tokenized in the data set, by its transform, or by the collator.
+
+    Args:
+        dataset: a data set with a length.
+        collate: makes a batch from rows.
+        batch_size: number of rows in a batch, as in training: a collator that does not pad may take single rows only.
+
+    Returns:
+        Rows with `input_ids` and, if there are any, `labels`; None if batches have embeddings in place of token ids.
+    """
+    rows: list[dict[str, Any]] = []
+    for _, batch in collated(dataset, collate, batch_size, "train_dataset"):
+        if "input_ids" not in batch:
+            return None
+        tokens, mask = batch["input_ids"], batch.get("attention_mask")
+        for place in range(len(tokens)):
+            row = tokens[place] if mask is None else tokens[place][mask[place].bool()]
+            rows.append({"input_ids": row.tolist()})
+            if "labels" in batch:
+                rows[-1]["labels"] = batch["labels"][place].tolist()
+    return rows
