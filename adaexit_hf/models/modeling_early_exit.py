@@ -891,16 +891,22 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
     def task_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the cross-entropy of a batch or, for regression, the mean squared error.
 
+        The cross-entropy has the config's `class_weights` and `label_smoothing`. Every `exit_loss` computes its losses
+        of logits and labels with this function.
+
         Args:
             logits: shape `(batch, labels)`.
             labels: as `checked_labels` returns them, shape `(batch,)`.
 
         Returns:
-            A scalar, averaged over the batch.
+            A scalar, averaged over the batch; with class weights it is divided by the sum of those of the labels.
         """
         if self.config.num_labels == 1:
             return functional.mse_loss(logits.squeeze(-1).float(), labels.float())
-        return functional.cross_entropy(logits.float(), labels)
+        weights = self.config.class_weights
+        weight = None if weights is None else torch.tensor(weights, device=logits.device)
+        smoothing = self.config.label_smoothing
+        return functional.cross_entropy(logits.float(), labels, weight=weight, label_smoothing=smoothing)
 
     def checked_labels(self, labels: Tensor, batch: int) -> Tensor:
         """Check labels, and bring them into the form that the losses take.
