@@ -35,8 +35,9 @@ __all__ = ["PabeeConfig", "PabeeForSequenceClassification", "PabeeModel"]
 
 
 class PabeeConfig(EarlyExitConfig):
-    """Config of PABEE; its arguments are those of `EarlyExitConfig`. Its exit rule is `patience` in `exit_criteria.py`.
+    """Config of PABEE; its arguments are those of `EarlyExitConfig`.
 
+    The exit rule is `patience` in `exit_criteria.py`.
     `exit_threshold` is the patience: a sample leaves once that many exits in a row agreed with the exit before them. A
     whole number from 1 to the number of exits; 0 is full depth.
 

@@ -119,7 +119,7 @@ def test_a_list_of_thresholds_of_the_wrong_length_is_refused(method: str, value:
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
-        ("exit_threshold", [np.float32(0.5), np.float64(0.25), 1], [0.5, 0.25, 1.0]),
+        ("exit_threshold", [np.float32(0.5), np.float64(0.25), 1.0], [0.5, 0.25, 1.0]),
         ("exit_threshold", np.float32(0.5), 0.5),
         ("exit_threshold", torch.tensor(0.5), 0.5),
         ("exit_threshold", np.array([0.5, 0.25, 1.0]), [0.5, 0.25, 1.0]),
@@ -219,8 +219,8 @@ def test_a_users_config_may_have_arguments_of_its_own() -> None:
             super().__init__(*args, **kwargs)
 
     assert Mine.from_dict(Mine(mine=2, fine_tuning="joint").to_dict()).mine == 2
-    with pytest.raises(TypeError, match="'min'; its arguments are"):
-        Mine(min=2)
+    with pytest.raises(TypeError, match="'other'; its arguments are .*, mine, "):
+        Mine(other=2)
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_a_users_config_may_have_arguments_of_its_own() -> None:
         (
             {"id2label": {1: "a", 2: "b"}},
             ValueError,
-            r"id2label: got \{1: 'a', 2: 'b'\}; pass one name for each of the",
+            r"id2label: got \{1: 'a', 2: 'b'\}; pass one name for",
         ),
         ({"id2label": {0: "a", "1.5": "b"}}, ValueError, "id2label: got .*; pass one name for each of the indices"),
         ({"id2label": {0: "a", 0.5: "b"}}, ValueError, "id2label: got .*; pass one name for each of the indices"),

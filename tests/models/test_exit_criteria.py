@@ -380,9 +380,7 @@ def test_a_threshold_is_not_taken_for_one_of_scores_with_other_temperatures(
     model(**inputs)
     model.config.exit_temperatures[0] = 3.0
     if tempered:
-        with pytest.raises(
-            ValueError, match=r"with exit_temperatures=\[2.0, 2.0, 2.0\], but exit_temperatures is \[3"
-        ):
+        with pytest.raises(ValueError, match=r"=\[2.0, 2.0, 2.0\], but exit_temperatures is \[3"):
             model(**inputs)
     model.config.exit_threshold = None
     model(**inputs)
@@ -395,9 +393,7 @@ def test_a_saved_threshold_and_its_temperatures_belong_together(tmp_path: Path) 
     assert load(tmp_path).config.own_thresholds() == [0.3] * 3
     assert load(tmp_path, exit_temperatures=temperatures).config.own_thresholds() == [0.3] * 3
     for other in (None, [1.0, 1.0, 1.0]):
-        with pytest.raises(
-            ValueError, match=r"exit_temperatures: got .*, but the checkpoint's exit_threshold, 0.3, is"
-        ):
+        with pytest.raises(ValueError, match="exit_temperatures: got .*, but the checkpoint's exit_threshold, 0.3"):
             load(tmp_path, exit_temperatures=other)
         assert load(tmp_path, exit_temperatures=other, exit_threshold=0.4).config.own_thresholds() == [0.4] * 3
 

@@ -68,10 +68,9 @@ def test_what_others_added_to_a_saved_config_stays(tmp_path: Path) -> None:
 def test_arguments_of_loading_are_no_unknown_ones(tmp_path: Path) -> None:
     build("deebert").config.save_pretrained(tmp_path)
     # As `pipeline(..., model_kwargs=...)` calls it.
-    options = {"device_map": "cpu", "low_cpu_mem_usage": True, "use_safetensors": True, "dtype": "bfloat16"}
-    assert (
-        AutoConfig.from_pretrained(tmp_path, _from_pipeline="text-classification", **options).dtype == torch.bfloat16
-    )
+    options = {"device_map": "cpu", "low_cpu_mem_usage": True, "use_safetensors": True, "exit_threshold": 0.2}
+    config = AutoConfig.from_pretrained(tmp_path, _from_pipeline="text-classification", **options)
+    assert config.exit_threshold == 0.2
     config, unused = AutoConfig.from_pretrained(tmp_path, return_unused_kwargs=True, foo=1, exit_threshold=0.3)
     assert (config.exit_threshold, unused["foo"]) == (0.3, 1)
 
