@@ -22,8 +22,19 @@ from torch.nn import functional
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.masking_utils import create_bidirectional_mask, create_bidirectional_sliding_window_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils.import_utils import is_tracing
 
 Inputs = dict[str, Tensor | None]
+
+
+def recording() -> bool:
+    """Return whether the run is being recorded as a graph, which is then used for other texts.
+
+    By `torch.compile`, `torch.export`, `torch.jit.trace`, both ONNX exporters, or the capture of a CUDA graph. A
+    branch on data would be recorded as it went for these texts: so all layers run, the answers are selected, and
+    values are not checked. (PyTorch's other recorder, `make_fx`, raises an error at such a branch by itself.)
+    """
+    return bool(is_tracing())
 
 
 class Context(NamedTuple):
@@ -584,7 +595,7 @@ def run_tokens(
     Returns:
         As in `run_layer`; attention weights only with `whole`.
     """
-    parts = None if whole or torch.compiler.is_compiling() else _parts_of(encoder, layer, context)
+    parts = None if whole or recording() else _parts_of(encoder, layer, context)
     if parts is None:
         after, attention = run_layer(encoder, index, layer, hidden, context, recompute)
         return torch.where(active.unsqueeze(-1), after, hidden), attention

@@ -447,3 +447,30 @@ def test_the_checkpoint_of_a_stock_classifier_is_refused(method: str, tmp_path: 
         ValueError, match=f"a BertForSequenceClassification .*not '{method}'; .* from_encoder_pretrained"
     ):
         CLASSES[method].from_pretrained(tmp_path)
+
+
+@every_method
+def test_a_threshold_where_no_row_can_exit_is_refused(method: str) -> None:
+    model = build(method)
+    inputs, low = inputs_of(model), model.config.threshold_bounds[0]
+    message = r"exit_threshold: got .* in training mode or with an objective, .* call model.eval\(\)"
+    with pytest.raises(ValueError, match=message):
+        model(**inputs, exit_threshold=low, objective=model.objectives[0], labels=labels_of(model))
+    with pytest.raises(ValueError, match=message):
+        model.train()(**inputs, exit_threshold=low)
+    with pytest.raises(ValueError, match=message):
+        model.answers(inputs, exit_threshold=low)
+
+
+@pytest.mark.parametrize("value", [[4], [0, -5], [1.0], [True], ["1"], 2, "1"])
+def test_states_that_do_not_exist_are_refused(value: Any) -> None:
+    model = build("deebert")
+    message = r"output_hidden_states: got .*; pass True, False, or a list of indices from -4 to 3"
+    with pytest.raises(ValueError, match=message):
+        model(**inputs_of(model), output_hidden_states=value)
+
+
+def test_states_may_be_counted_from_the_end() -> None:
+    model = build("deebert")
+    states = model(**inputs_of(model), output_hidden_states=[-1, 0]).hidden_states
+    assert [state is None for state in states] == [False, True, True, False]
