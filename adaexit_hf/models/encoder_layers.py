@@ -402,7 +402,9 @@ class _ModernBert(EncoderLayers):
             states = layer.attn_norm(hidden)
             width = attention.Wqkv.out_features // 3
             weight, bias = attention.Wqkv.weight, attention.Wqkv.bias
-            if type(attention.Wqkv) is nn.Linear and weight.device == states.device:
+            # The weights of torchao are tensors of a class of their own, in a layer of the usual one.
+            plain = type(attention.Wqkv) is nn.Linear and type(weight) is nn.Parameter
+            if plain and weight.device == states.device:
                 queries = functional.linear(
                     states[rows, places], weight[:width], None if bias is None else bias[:width]
                 )

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput, logging
 from transformers.utils.output_capturing import capture_outputs
@@ -50,6 +51,7 @@ from .exit_criteria import CRITERIA
 from .exit_heads import Exit
 from .exit_heads import ExitFeatures
 from .exit_heads import ExitHead
+from .exit_heads import SingleUnit
 from .exit_heads import State
 from .exit_criteria import best_temperature
 from .exit_criteria import first_ready
@@ -209,6 +211,13 @@ class EarlyExitPreTrainedModel(PreTrainedModel):
         super().post_init()
         # Otherwise exits would be on several devices, and rows would leave the batch on different ones.
         self._no_split_modules = {type(self.encoder).__name__}
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, SingleUnit):  # as Transformers initializes an `nn.Linear`
+            init.normal_(module.weight, mean=0.0, std=self.config.encoder_config.initializer_range)
+            init.zeros_(module.bias)
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the encoder's input embeddings."""
