@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tarfile
 import unittest
+import unittest.mock
 from collections import defaultdict
 from pathlib import Path
 from types import ModuleType
@@ -100,6 +101,15 @@ def cases() -> dict[str, type[unittest.TestCase]]:
         case._is_composite = False
         mixin.test_sdpa_can_dispatch_non_composite_models(case)
 
+    def retain_grad(case: Any) -> None:
+        # It takes the gradient of a logit in training mode, which ours refuse there; in eval mode the same must hold.
+        (model_class,) = case.all_model_classes
+        new = model_class._from_config
+        with unittest.mock.patch.object(
+            model_class, "_from_config", lambda *args, **kwargs: new(*args, **kwargs).eval()
+        ):
+            mixin.test_retain_grad_hidden_states_attentions(case)
+
     for backbone in os.environ["PEER_BACKBONES"].split(","):
         stock = transformers.AutoModelForSequenceClassification._model_mapping[type(BACKBONES[backbone])]
         for config_class, model_class in [(None, stock), *((model.config_class, model) for model in METHODS.values())]:
@@ -110,6 +120,7 @@ def cases() -> dict[str, type[unittest.TestCase]]:
             body = {"all_model_classes": (model_class,), "_is_composite": config_class is not None, "setUp": set_up}
             if config_class is not None:
                 body["test_sdpa_can_dispatch_non_composite_models"] = dispatch
+                body["test_retain_grad_hidden_states_attentions"] = retain_grad
                 body |= {test: unittest.skip(reason)(getattr(mixin, test)) for test, reason in CANNOT_APPLY.items()}
             name = f"Test_{backbone}_{'stock' if config_class is None else model_class.__name__}"
             found[name] = type(name, (mixin, unittest.TestCase), body)

@@ -4,9 +4,11 @@ This file travels inside checkpoints: see docs/contributing.md, "Files that trav
 """
 
 import copy
+import dataclasses
 import difflib
 import inspect
 import math
+from collections.abc import Collection, Iterable
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal
 
@@ -18,6 +20,22 @@ from .exit_criteria import CRITERIA
 
 # One number for all exits, one per exit, or None for full depth.
 Threshold = float | list[float] | None
+# Arguments that say what the model predicts.
+LABELS = ("num_labels", "id2label", "label2id", "problem_type")
+# Arguments that Transformers' configs take besides their fields, and what Transformers adds to a saved config.
+OF_TRANSFORMERS = {
+    *(field.name for field in dataclasses.fields(PreTrainedConfig)),
+    *LABELS,
+    *("attn_implementation", "experts_implementation", "name_or_path", "output_attentions", "torch_dtype"),
+    *("_name_or_path", "auto_map", "custom_pipelines", "model_type", "quantization_config", "tie_word_embeddings"),
+}
+# Arguments of the `from_pretrained` of models, which `pipeline(..., model_kwargs=...)` passes to that of configs, too.
+LOADING_ARGUMENTS = {
+    *("adapter_kwargs", "cache_dir", "code_revision", "device_map", "distributed_config", "gguf_file", "key_mapping"),
+    *("ignore_mismatched_sizes", "kernel_config", "low_cpu_mem_usage", "max_memory", "offload_buffers", "proxies"),
+    *("offload_folder", "offload_state_dict", "output_loading_info", "state_dict", "tp_plan", "tp_size", "variant"),
+    *("trust_remote_code", "use_kernels", "use_safetensors", "weights_only", "_commit_hash"),
+}
 
 
 class EarlyExitConfig(PreTrainedConfig):
@@ -54,11 +72,19 @@ class EarlyExitConfig(PreTrainedConfig):
             loss of an objective; see `calibrate_temperatures`. Default: None, which leaves the logits as they are.
         patience_tolerance: for regression with `exit_criterion="patience"`: two exits agree if their predictions
             differ by less than this, in the unit of the labels; with 0 they never agree. Default: 0.1.
+        class_weights: for classification, one positive number per class, for example larger ones for rare classes:
+            weights of the labels in every cross-entropy with the labels, in all objectives of all methods and in the
+            loss in eval mode, as `weight` of `torch.nn.functional.cross_entropy`. Losses that do not compare logits
+            with labels stay as they are: distillation, and those of halting and certainty units. Default: None, the
+            same weight for all.
+        label_smoothing: for classification, smoothing of the labels in the same losses, in [0, 1), as
+            `label_smoothing` of `torch.nn.functional.cross_entropy`. Default: 0.
         **kwargs: as in every Transformers config: `num_labels`, `id2label`, `problem_type`, `dtype`, ...
 
     Raises:
-        ValueError: an unsupported encoder or task; exit layers or a threshold out of range.
-        TypeError: an argument of the wrong type, or a misspelt one.
+        ValueError: an unsupported encoder or task; exit layers or a threshold out of range; names of classes that are
+            not those of the indices 0 to `num_labels` - 1.
+        TypeError: an argument of the wrong type, or an unknown one.
 
     Examples:
         >>> from adaexit_hf import DeeBertConfig
@@ -93,9 +119,13 @@ class EarlyExitConfig(PreTrainedConfig):
         exit_criterion: str | None = None,
         exit_temperatures: list[float] | None = None,
         patience_tolerance: float | None = None,
+        class_weights: list[float] | None = None,
+        label_smoothing: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        self._refuse_misspelt(kwargs)
+        saved = kwargs.pop("_saved", {})  # passed by `from_dict`
+        self._refuse_unknown(kwargs)
+        kwargs = saved | kwargs | _checked_labels(kwargs)
         # Copied, since a config that another model uses would lose its attention implementation, and with it the
         # padding mask.
         if encoder_config is None:
@@ -115,55 +145,76 @@ class EarlyExitConfig(PreTrainedConfig):
         kwargs.setdefault("attn_implementation", encoder._attn_implementation)
         kwargs.setdefault("dtype", encoder.dtype)
         self.encoder_config = encoder
-        self.exit_layers = _checked_exit_layers(exit_layers, encoder.num_hidden_layers)
+        self.exit_layers: Any = list(range(1, encoder.num_hidden_layers + 1)) if exit_layers is None else exit_layers
         self.exit_pooling = exit_pooling
         self.exit_criterion: Any = exit_criterion  # if None, set in `check`, since it can depend on `num_labels`
         self.exit_temperatures = exit_temperatures
         self.patience_tolerance = patience_tolerance
+        self.class_weights = class_weights
+        self.label_smoothing = label_smoothing
         self.exit_threshold = None
         super().__init__(**kwargs)
         self.check()
         if isinstance(exit_threshold, str) and exit_threshold == "default":
             exit_threshold = self.default_threshold if self.exit_criterion == self.own_criterion else None
         thresholds = self.thresholds(exit_threshold)
-        self.exit_threshold = thresholds[0] if thresholds and isinstance(exit_threshold, Real) else thresholds
+        one_number = isinstance(plain(exit_threshold), float | int)
+        self.exit_threshold = thresholds[0] if thresholds and one_number else thresholds
 
     def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, value)
+        super().__setattr__(name, plain(value))
         if name == "exit_threshold":
-            unit = None if value is None else self.__dict__.get("exit_criterion")
-            super().__setattr__("_threshold_unit", unit)
+            super().__setattr__("_threshold_unit", None if value is None else self._unit())
+        elif name == "id2label" and isinstance(value, dict):  # Transformers keeps an earlier `label2id`
+            super().__setattr__("label2id", {label: index for index, label in value.items()})
+
+    def _unit(self) -> tuple[str | None, list[float] | None]:
+        """Return the unit of a threshold that is set now: the criterion, and the temperatures if they matter."""
+        return _score_unit(self.__dict__.get("exit_criterion"), self.__dict__.get("exit_temperatures"))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the config as in Transformers, without the threshold's unit, which follows from the criterion."""
+        """Return the config as in Transformers, without the threshold's unit, which follows from the others."""
         return {name: value for name, value in super().to_dict().items() if name != "_threshold_unit"}
+
+    @classmethod
+    def from_json_file(cls, json_file: Any) -> "EarlyExitConfig":
+        """Read a config from a file, as in Transformers.
+
+        Args:
+            json_file: the file.
+        """
+        return cls.from_dict(cls._dict_from_json_file(json_file))
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> "EarlyExitConfig":
         """Build a config from its dict, as in Transformers; an encoder's own config becomes `encoder_config`.
 
         Args:
-            config_dict: dict of a config of this class, or of an encoder without a head.
+            config_dict: dict of a config of this class, or of an encoder without a head. Entries that this class does
+                not know, which a user or a later version added, become attributes, as in Transformers.
             **kwargs: arguments that replace those in the dict.
 
         Raises:
             ValueError: `config_dict` is the config of another method, or of an encoder with a head, whose weights have
                 other names; or an override does not fit the checkpoint.
+            TypeError: an unknown override.
         """
         model_type = config_dict.get("model_type", cls.model_type)
         if model_type == cls.model_type:
             if cls.has_pipelines:  # otherwise `pipeline(...)` would run the checkpoint's code in place of this package
                 config_dict = {name: value for name, value in config_dict.items() if name != "custom_pipelines"}
+            return_unused = kwargs.pop("return_unused_kwargs", False)
+            known = {*cls.own_arguments(), *OF_TRANSFORMERS}
+            unused = {name: kwargs.pop(name) for name in kwargs.keys() - known - config_dict.keys()}
+            # `from_pretrained` of a model passes what is unused to the model, which refuses what it does not know.
+            cls._refuse_unknown(unused, misspelt_only=return_unused, also=LOADING_ARGUMENTS)
             # Passed to the constructor, which checks them; Transformers would set them on the finished config.
-            overrides = {name: kwargs.pop(name) for name in cls.own_arguments() if name in kwargs}
-            saved_layers = config_dict.get("exit_layers")
-            if saved_layers is not None and overrides.get("exit_layers") not in (None, saved_layers):
-                raise ValueError(
-                    f"exit_layers: got {overrides['exit_layers']}, but the checkpoint's exits are after layers "
-                    f"{saved_layers}, and an exit head works only after the layer it was trained for; leave it out, "
-                    "or train a model with other exits"
-                )
-            return super().from_dict(cls._with_criterion(config_dict, overrides) | overrides, **kwargs)
+            overrides = {name: kwargs.pop(name) for name in (*cls.own_arguments(), *LABELS) if name in kwargs}
+            saved = cls._without_replaced(config_dict, overrides)
+            extra = {name: value for name, value in saved.items() if name not in known}
+            saved = {name: value for name, value in saved.items() if name in known} | {"_saved": extra}
+            config, rest = super().from_dict(saved | overrides, return_unused_kwargs=True, **kwargs)
+            return (config, unused | rest) if return_unused else config  # type: ignore[return-value]
         if "encoder_config" in config_dict:
             raise ValueError(
                 f"pretrained_model_name_or_path: the checkpoint is of method '{model_type}', not '{cls.model_type}'; "
@@ -178,14 +229,58 @@ class EarlyExitConfig(PreTrainedConfig):
         )
 
     @classmethod
+    def _without_replaced(cls, saved: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+        """Return the saved arguments without those that overrides make meaningless; check that the rest fits them."""
+        saved_layers = saved.get("exit_layers")
+        if saved_layers is not None and overrides.get("exit_layers") not in (None, saved_layers):
+            raise ValueError(
+                f"exit_layers: got {overrides['exit_layers']}, but the checkpoint's exits are after layers "
+                f"{saved_layers}, and an exit head works only after the layer it was trained for; leave it out, "
+                "or train a model with other exits"
+            )
+        encoder = overrides.get("encoder_config")
+        if isinstance(encoder, dict) and "encoder_config" in saved:  # as in Transformers, it changes single arguments
+            overrides["encoder_config"] = saved["encoder_config"] | encoder
+        return cls._with_criterion(cls._with_labels(saved, overrides), overrides)
+
+    @classmethod
+    def _with_labels(cls, saved: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+        """Return the saved arguments without the names of classes, if they are overridden."""
+        names = saved.get("id2label") or {index: f"LABEL_{index}" for index in range(saved.get("num_labels") or 2)}
+        saved = {name: value for name, value in saved.items() if name != "label2id"}  # follows from id2label
+        given = _checked_labels(overrides)
+        count = given.get("num_labels", len(given.get("id2label", names)))
+        problem = overrides.get("problem_type")
+        regression = count == 1 if problem is None else problem == "regression"
+        if saved.get("problem_type") and regression != (len(names) == 1):
+            tasks = ["classification", "regression"]
+            got = ", ".join(f"{name}={overrides[name]!r}" for name in LABELS if overrides.get(name) is not None)
+            raise ValueError(
+                f"num_labels, problem_type: got {got} ({tasks[regression]}), but the checkpoint was trained for "
+                f"{tasks[not regression]} with num_labels={len(names)}; leave it out, or train a new model with the "
+                "model's from_encoder_pretrained(<encoder>, num_labels=...)"
+            )
+        if "id2label" in given or count != len(names):
+            return {name: value for name, value in saved.items() if name not in ("id2label", "num_labels")}
+        return saved
+
+    @classmethod
     def _with_criterion(cls, saved: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
         """Return the saved arguments without those that belong to a saved criterion that is overridden."""
-        saved_criterion = saved.get("exit_criterion")
+        threshold, saved_criterion = saved.get("exit_threshold"), saved.get("exit_criterion")
         criterion = overrides.get("exit_criterion", saved_criterion)
+        alone = threshold is not None and "exit_threshold" not in overrides
+        if alone and criterion == saved_criterion and "exit_temperatures" in overrides:
+            temperatures, saved_temperatures = plain(overrides["exit_temperatures"]), saved.get("exit_temperatures")
+            if _score_unit(criterion, temperatures) != _score_unit(criterion, saved_temperatures):
+                raise ValueError(
+                    f"exit_temperatures: got {temperatures}, but the checkpoint's exit_threshold, {threshold}, is for "
+                    f"scores with exit_temperatures={saved_temperatures}; pass exit_threshold, too: a number, or None "
+                    "for full depth"
+                )
         if saved_criterion in (None, criterion):
             return saved
-        threshold = saved.get("exit_threshold")
-        if threshold is not None and "exit_threshold" not in overrides:
+        if alone:
             raise ValueError(
                 f"exit_criterion: got {criterion!r}, but the checkpoint's exit_threshold, {threshold}, is in the unit "
                 f"of '{saved_criterion}'; pass exit_threshold, too: a number, or None for full depth"
@@ -195,17 +290,29 @@ class EarlyExitConfig(PreTrainedConfig):
     @classmethod
     def own_arguments(cls) -> list[str]:
         """Return the names of this config's arguments, without those that all Transformers configs have."""
-        classes = (klass for klass in cls.__mro__ if klass.__module__ == cls.__module__ or klass is EarlyExitConfig)
+        classes = (klass for klass in cls.__mro__ if issubclass(klass, EarlyExitConfig))
         names = [name for klass in classes for name in inspect.signature(vars(klass)["__init__"]).parameters]
         return sorted(set(names) - {"self", "kwargs"})
 
     @classmethod
-    def _refuse_misspelt(cls, kwargs: dict[str, Any]) -> None:
-        arguments = [*cls.own_arguments(), "num_labels", "problem_type", "id2label", "label2id"]
-        for name in kwargs:
-            close = difflib.get_close_matches(name, arguments, n=1, cutoff=0.85)
-            if close and name not in arguments:
+    def _refuse_unknown(
+        cls, arguments: Iterable[str], misspelt_only: bool = False, also: Collection[str] = ()
+    ) -> None:
+        """Refuse arguments that are neither of this config nor of Transformers nor in `also`."""
+        own = [*cls.own_arguments(), *LABELS]
+        for name in arguments:
+            if name in own or name in OF_TRANSFORMERS or name in also:
+                continue
+            close = difflib.get_close_matches(name, own, n=1, cutoff=0.85)
+            # Without a prefix such as "exit_" the strings differ by much.
+            close = close or [known for known in own if known.endswith(f"_{name}")]
+            if close:
                 raise TypeError(f"{cls.__name__} got an unknown argument '{name}'; did you mean '{close[0]}'?")
+            if not misspelt_only:
+                raise TypeError(
+                    f"{cls.__name__} got an unknown argument '{name}'; its arguments are {', '.join(own)}, and those "
+                    "of every Transformers config"
+                )
 
     def check(self) -> None:
         """Check all arguments, for a config whose attributes were changed after it was built.
@@ -216,8 +323,10 @@ class EarlyExitConfig(PreTrainedConfig):
         """
         if self.exit_pooling is not None:
             check_choice("exit_pooling", self.exit_pooling, ("first", "mean"))
-        _checked_exit_layers(self.exit_layers, self.encoder_config.num_hidden_layers)
+        self.exit_layers = _checked_exit_layers(self.exit_layers, self.encoder_config.num_hidden_layers)
+        _checked_labels({"id2label": self.id2label, "label2id": self.label2id})
         self._check_task()
+        self._check_loss()
         self.own_thresholds()
 
     @property
@@ -257,7 +366,25 @@ class EarlyExitConfig(PreTrainedConfig):
                     "leave it out"
                 )
         if self.exit_temperatures is not None:
-            _check_temperatures(self.exit_temperatures, len(self.exit_layers), self.num_labels)
+            if self.num_labels == 1:
+                raise ValueError(
+                    "exit_temperatures: regression, num_labels=1, has no probabilities to calibrate; leave it out"
+                )
+            exits = len(self.exit_layers)
+            advice = f"exits; pass a list of {exits} positive numbers, or call model.calibrate_temperatures(dataset)"
+            _check_positive("exit_temperatures", self.exit_temperatures, exits, advice)
+
+    def _check_loss(self) -> None:
+        if not 0 <= check_number("label_smoothing", self.label_smoothing) < 1:
+            raise ValueError(f"label_smoothing: got {self.label_smoothing}; pass a number in [0, 1), e.g. 0.1")
+        if self.num_labels == 1 and (self.class_weights is not None or self.label_smoothing):
+            raise ValueError(
+                f"class_weights, label_smoothing: got {self.class_weights}, {self.label_smoothing}, but regression, "
+                "num_labels=1, has no classes; leave them out"
+            )
+        if self.class_weights is not None:
+            example = [1.0, *[2.0] * (self.num_labels - 1)]
+            _check_positive("class_weights", self.class_weights, self.num_labels, f"classes; pass {example}, say")
 
     def _check_task(self) -> None:
         if self.problem_type == "multi_label_classification":
@@ -310,12 +437,13 @@ class EarlyExitConfig(PreTrainedConfig):
                 of exits; or `exit_criterion` was changed to one that does not fit the task.
         """
         self._check_criterion()
+        value = plain(value)
         # A patience of 0 is full depth, as in the code of PABEE's authors.
         zero = isinstance(value, Real) and not isinstance(value, bool) and value == 0
         if value is None or (zero and self.exit_criterion == "patience"):
             return None
         exits = len(self.exit_layers)
-        values = list(value) if isinstance(value, list | tuple) else [value] * exits
+        values: list[float] = value if isinstance(value, list) else [value] * exits
         if len(values) != exits:
             raise ValueError(
                 f"exit_threshold: got {len(values)} numbers for {exits} exits; pass one number, or one per exit"
@@ -347,13 +475,19 @@ class EarlyExitConfig(PreTrainedConfig):
 
         Raises:
             TypeError: as in `thresholds`.
-            ValueError: as in `thresholds`; or `exit_criterion` was changed after the threshold was set.
+            ValueError: as in `thresholds`; or `exit_criterion` was changed after the threshold was set, or
+                `exit_temperatures`, where the score is computed from tempered logits.
         """
-        if self._threshold_unit not in (None, self.exit_criterion):
+        if self._threshold_unit not in (None, self._unit()):
+            criterion, temperatures = self._threshold_unit
+            if criterion != self.exit_criterion:
+                was, now = f"in the unit of '{criterion}'", f"exit_criterion is '{self.exit_criterion}'"
+            else:
+                was = f"for scores with exit_temperatures={temperatures}"
+                now = f"exit_temperatures is {self.exit_temperatures}"
             raise ValueError(
-                f"exit_threshold: {self.exit_threshold} was set in the unit of '{self._threshold_unit}', but "
-                f"exit_criterion is '{self.exit_criterion}' now; set exit_threshold again, to a number or to None for "
-                "full depth"
+                f"exit_threshold: {self.exit_threshold} was set {was}, but {now} now; set exit_threshold again, to a "
+                "number or to None for full depth"
             )
         return self.thresholds(self.exit_threshold)
 
@@ -374,9 +508,13 @@ class EarlyExitConfig(PreTrainedConfig):
         return self.encoder_config
 
 
-def _checked_exit_layers(exit_layers: list[int] | None, depth: int) -> list[int]:
-    if exit_layers is None:
-        return list(range(1, depth + 1))
+def _score_unit(criterion: Any, temperatures: Any) -> tuple[Any, Any]:
+    """Return what readiness scores depend on: the criterion and, where the tempered logits give them, temperatures."""
+    tempered = isinstance(criterion, str) and criterion in CRITERIA and CRITERIA[criterion].score is not None
+    return criterion, copy.copy(temperatures) if tempered else None
+
+
+def _checked_exit_layers(exit_layers: Any, depth: int) -> list[int]:
     layers = list(exit_layers) if isinstance(exit_layers, list | tuple) else []
     whole = all(isinstance(layer, int) and not isinstance(layer, bool) for layer in layers)
     if not layers or not whole or layers != sorted(set(layers)) or layers[0] < 1 or layers[-1] != depth:
@@ -387,19 +525,79 @@ def _checked_exit_layers(exit_layers: list[int] | None, depth: int) -> list[int]
     return layers
 
 
-def _check_temperatures(values: list[float], exits: int, num_labels: int) -> None:
-    if num_labels == 1:
+def _checked_labels(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Check number and names of the classes; return `num_labels`, or the names in both directions, if passed."""
+    count, id2label, label2id = (plain(arguments.get(name)) for name in LABELS[:3])
+    if count is not None and (type(count) is not int or count < 1):
+        raise ValueError(f"num_labels: got {count!r}; pass 1 for regression, 2 or more for classification")
+    if id2label is None and label2id is None:
+        return {} if count is None else {"num_labels": count}
+    for name, value in (("id2label", id2label), ("label2id", label2id)):
+        if value is not None and not isinstance(value, dict):
+            raise TypeError(f"{name}: got {value!r}; pass a dict, e.g. id2label={{0: 'negative', 1: 'positive'}}")
+    inverse = None if label2id is None else {label: _index(index) for label, index in label2id.items()}
+    if id2label is not None:
+        name, indices, labels = "id2label", [_index(index) for index in id2label], list(id2label.values())
+    else:
+        name, indices, labels = "label2id", list((inverse or {}).values()), list(inverse or {})
+    found = dict(zip(indices, labels, strict=True))
+    names = {index: found[index] for index in range(len(labels)) if index in found}
+    if len(names) != len(labels) or not names:
         raise ValueError(
-            "exit_temperatures: regression, num_labels=1, has no probabilities to calibrate; leave it out"
+            f"{name}: got {arguments[name]!r}; pass one name for each of the indices from 0 on, e.g. "
+            "id2label={0: 'negative', 1: 'positive'}"
         )
-    if not isinstance(values, list | tuple) or len(values) != exits:
+    for label in names.values():
+        if not isinstance(label, str):
+            kind = type(label).__name__
+            raise TypeError(f"{name}: got the name {label!r} of type {kind}; pass a string, e.g. {str(label)!r}")
+    if len(set(names.values())) != len(names):
+        raise ValueError(f"{name}: got {arguments[name]!r}, where several classes have one name; give each its own")
+    if inverse not in (None, {label: index for index, label in names.items()}):
         raise ValueError(
-            f"exit_temperatures: got {values!r} for {exits} exits; pass a list of {exits} positive numbers, or call "
-            "model.calibrate_temperatures(dataset)"
+            f"label2id: got {label2id}, which contradicts id2label={id2label}; leave it out, it follows from id2label"
         )
+    if count not in (None, len(names)):
+        raise ValueError(f"num_labels: got {count}, but {name} has {len(names)} names; leave out num_labels")
+    return {"id2label": names, "label2id": {label: index for index, label in names.items()}}
+
+
+def _index(value: Any) -> Any:
+    """Return the index of a class; in JSON the keys of a dict are strings."""
+    value = plain(value)
+    if isinstance(value, str) and value.isdecimal():
+        return int(value)
+    return value if type(value) is int else None
+
+
+def _check_positive(name: str, values: Any, count: int, what: str) -> None:
+    if not isinstance(values, list) or len(values) != count:
+        raise ValueError(f"{name}: got {values!r} for {count} {what}")
     for value in values:
-        if check_number("exit_temperatures", value) <= 0:
-            raise ValueError(f"exit_temperatures: got {value}; pass positive numbers, 1 changes nothing")
+        if check_number(name, value) <= 0:
+            raise ValueError(f"{name}: got {value}; pass positive numbers, 1 changes nothing")
+
+
+def plain(value: Any) -> Any:
+    """Return a value as it is saved in JSON: numbers and arrays of NumPy and PyTorch as Python's, tuples as lists.
+
+    Args:
+        value: any value; what is neither a number nor a sequence of numbers is returned as it is.
+
+    Examples:
+        >>> import torch
+        >>> plain(torch.tensor([0.5, 2.0])), plain((torch.tensor(3), True, "a"))
+        ([0.5, 2.0], [3, True, 'a'])
+    """
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, Real) and not isinstance(value, int | float):  # a fraction
+        return float(value)
+    return value
 
 
 def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .encoder_layers import Context
 from .encoder_layers import family_of
+from .encoder_layers import recording
 from .exit_criteria import readiness
 from .exit_heads import Exit
 from .exit_heads import State
@@ -233,7 +234,15 @@ def run_early_exit(
 
     Returns:
         The predictions for all rows.
+
+    Raises:
+        ValueError: the run is being recorded as a graph.
     """
+    if recording():
+        raise ValueError(
+            "early exit cannot be recorded as a graph (torch.compile, torch.export, torch.jit.trace, ...), since it "
+            "depends on the texts which rows leave; record model(...), where all layers run and answers are selected"
+        )
     exit_layers = model.config.exit_layers
     left: list[tuple[Tensor, ...]] = []
     scores: list[Tensor] = []
@@ -303,7 +312,7 @@ def right_padded(inputs: dict[str, Tensor | None]) -> tuple[dict[str, Tensor | N
     if mask is None or not _shapes_match(inputs, mask):
         return inputs, None
     shift = (mask != 0).long().argmax(dim=1)  # 0 for a row of nothing but padding
-    if not torch.compiler.is_compiling() and not bool(shift.any()):
+    if not recording() and not bool(shift.any()):
         return inputs, None
     rotated = {
         # `position_ids` may be the same for all rows, which now need them at different places.

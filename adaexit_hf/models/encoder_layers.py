@@ -22,8 +22,19 @@ from torch.nn import functional
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.masking_utils import create_bidirectional_mask, create_bidirectional_sliding_window_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils.import_utils import is_tracing
 
 Inputs = dict[str, Tensor | None]
+
+
+def recording() -> bool:
+    """Return whether the run is being recorded as a graph, which is then used for other texts.
+
+    By `torch.compile`, `torch.export`, `torch.jit.trace`, both ONNX exporters, or the capture of a CUDA graph. A
+    branch on data would be recorded as it went for these texts: so all layers run, the answers are selected, and
+    values are not checked. (PyTorch's other recorder, `make_fx`, raises an error at such a branch by itself.)
+    """
+    return bool(is_tracing())
 
 
 class Context(NamedTuple):
@@ -391,7 +402,9 @@ class _ModernBert(EncoderLayers):
             states = layer.attn_norm(hidden)
             width = attention.Wqkv.out_features // 3
             weight, bias = attention.Wqkv.weight, attention.Wqkv.bias
-            if type(attention.Wqkv) is nn.Linear and weight.device == states.device:
+            # The weights of torchao are tensors of a class of their own, in a layer of the usual one.
+            plain = type(attention.Wqkv) is nn.Linear and type(weight) is nn.Parameter
+            if plain and weight.device == states.device:
                 queries = functional.linear(
                     states[rows, places], weight[:width], None if bias is None else bias[:width]
                 )
@@ -502,7 +515,7 @@ def embed_inputs(
             f"call tokenizer(text, truncation=True, max_length={limit})"
         )
     # On a GPU the CPU would have to wait, and the GPU stops with an error of its own.
-    if input_ids is not None and input_ids.device.type == "cpu" and not torch.compiler.is_compiling():
+    if input_ids is not None and input_ids.device.type == "cpu" and not recording():
         low, high = torch.stack(input_ids.aminmax()).tolist()
         if low < 0 or high >= encoder.config.vocab_size:
             raise ValueError(
@@ -593,7 +606,7 @@ def run_tokens(
     Returns:
         As in `run_layer`; attention weights only with `whole`.
     """
-    parts = None if whole or torch.compiler.is_compiling() else _parts_of(encoder, layer, context)
+    parts = None if whole or recording() else _parts_of(encoder, layer, context)
     if parts is None:
         after, attention = run_layer(encoder, index, layer, hidden, context, recompute)
         return torch.where(active.unsqueeze(-1), after, hidden), attention

@@ -30,25 +30,28 @@ class Exit(NamedTuple):
     extras: tuple[Tensor, ...] = ()
 
 
-class SingleUnit(nn.Linear):
+class SingleUnit(nn.Module):
     """A linear layer with one output, computed as a product and a sum in float32.
 
     The kernel of `nn.Linear(size, 1)` rounds differently if the weights are not aligned in memory, as weights that
-    were loaded may be; a reloaded model would differ from the saved one in the last bit.
+    were loaded may be; a reloaded model would differ from the saved one in the last bit. It is no `nn.Linear`, so that
+    what quantizes linear layers leaves it as it is.
 
     Args:
         size: number of inputs.
     """
 
     def __init__(self, size: int) -> None:
-        super().__init__(size, 1)
+        super().__init__()
+        linear = nn.Linear(size, 1)
+        self.weight, self.bias = linear.weight, linear.bias
 
     def forward(self, pooled: Tensor) -> Tensor:
         """(batch, size) -> (batch, 1)."""
         return (pooled.float() * self.weight.float()).sum(dim=-1, keepdim=True) + self.bias.float()
 
 
-def output_layer(size: int, num_labels: int) -> nn.Linear:
+def output_layer(size: int, num_labels: int) -> nn.Module:
     """Return the output layer of an exit, `(batch, size)` -> logits `(batch, labels)`.
 
     Args:

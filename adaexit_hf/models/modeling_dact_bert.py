@@ -38,7 +38,6 @@ from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import PreTrainedConfig
 from transformers import initialization as init
 
@@ -363,7 +362,8 @@ class DactBertForSequenceClassification(EarlyExitForSequenceClassification):
             used = exits[-1:] if objective == "final" else exits[:-1]
             return total_loss([self.task_loss(exit.extras[0], labels) for exit in used], objective)
         ponder = torch.stack([exit.extras[1] for exit in exits]).sum(dim=0)  # (batch,)
-        return functional.nll_loss(exits[-1].logits, labels) + self.config.ponder_cost * ponder.mean()
+        # The logits are log-probabilities, so that the cross-entropy is the negative log-likelihood.
+        return self.task_loss(exits[-1].logits, labels) + self.config.ponder_cost * ponder.mean()
 
     def unlabelled_loss(self, exits: list[Exit], objective: str) -> Tensor:
         """Compute the loss of the objective "distillation": sum_{n<N} KL(y_N || y_n).

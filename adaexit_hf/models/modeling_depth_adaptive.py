@@ -42,6 +42,7 @@ from .configuration_early_exit import Threshold
 from .configuration_early_exit import check_choice
 from .configuration_early_exit import check_number
 from .encoder_layers import Context
+from .encoder_layers import recording
 from .encoder_layers import run_tokens
 from .exit_heads import Exit
 from .exit_heads import State
@@ -511,7 +512,7 @@ class DepthAdaptiveForSequenceClassification(EarlyExitForSequenceClassification)
     def _predicted_depths(self, input_ids: Tensor | None, hidden: Tensor) -> Tensor:
         """Return the depths that are known before layer 1, (batch, tokens); the halting unit changes them after it."""
         deepest = torch.full(hidden.shape[:2], self.config.encoder_config.num_hidden_layers, device=hidden.device)
-        if self.depth_table is None or torch.compiler.is_compiling() and input_ids is None:
+        if self.depth_table is None or recording() and input_ids is None:
             return deepest
         if input_ids is None:
             if self.depth_table.estimated:
@@ -534,7 +535,7 @@ class DepthAdaptiveForSequenceClassification(EarlyExitForSequenceClassification)
                 f"token_depths: got shape {tuple(depths.shape)} for tokens of shape {tuple(shape)}; were the depths "
                 "made with another tokenizer? Estimate them again on these input_ids"
             )
-        if not torch.compiler.is_compiling():
+        if not recording():
             highest = self.config.encoder_config.num_hidden_layers
             real = depths if padding is None else depths[padding.bool()]
             low, high = torch.stack(real.aminmax()).tolist() if real.numel() else (1, 1)

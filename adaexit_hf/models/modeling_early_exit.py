@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput, logging
 from transformers.utils.output_capturing import capture_outputs
@@ -32,6 +33,7 @@ from .padded_batches import row_labels
 from .configuration_early_exit import EarlyExitConfig
 from .configuration_early_exit import Threshold
 from .configuration_early_exit import check_number
+from .configuration_early_exit import plain
 from .early_exit_loop import Answers
 from .early_exit_loop import InFlight
 from .early_exit_loop import LayerLoop
@@ -45,12 +47,14 @@ from .encoder_layers import Context
 from .encoder_layers import Recompute
 from .encoder_layers import embed_inputs
 from .encoder_layers import family_of
+from .encoder_layers import recording
 from .encoder_layers import run_first
 from .encoder_layers import run_layer
 from .exit_criteria import CRITERIA
 from .exit_heads import Exit
 from .exit_heads import ExitFeatures
 from .exit_heads import ExitHead
+from .exit_heads import SingleUnit
 from .exit_heads import State
 from .exit_criteria import best_temperature
 from .exit_criteria import first_ready
@@ -97,7 +101,9 @@ class EarlyExitOutput(ModelOutput):
 
     Attributes:
         loss: scalar; None without labels, unless the objective needs none.
-        logits: the model's prediction, shape `(batch, labels)`: the logits of the exit where each row left.
+        logits: the model's prediction, shape `(batch, labels)`: the logits of the exit where each row left. In
+            training those of the last exit, and a backward pass through them raises an error, since a loss of them
+            would not train the other exits.
         exit_layer: number of layers run for each row, from 1 to the number of layers, shape `(batch,)`.
         exit_logits: logits of every exit, shape `(batch, exits, labels)`; None when rows could exit early.
         exit_scores: readiness score of every exit, shape `(batch, exits)`; None when rows could exit early.
@@ -208,6 +214,13 @@ class EarlyExitPreTrainedModel(PreTrainedModel):
         super().post_init()
         # Otherwise exits would be on several devices, and rows would leave the batch on different ones.
         self._no_split_modules = {type(self.encoder).__name__}
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, SingleUnit):  # as Transformers initializes an `nn.Linear`
+            init.normal_(module.weight, mean=0.0, std=self.config.encoder_config.initializer_range)
+            init.zeros_(module.bias)
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the encoder's input embeddings."""
@@ -569,11 +582,13 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
             labels: class indices from 0 to `num_labels` - 1, or numbers for regression, shape `(batch,)`.
             objective: one of `objectives`: run full depth and return its loss. Default: in training the first of
                 `objectives`; in eval mode the task loss of the prediction.
-            exit_threshold: used for this call in place of the config's threshold: one number, or one per exit.
+            exit_threshold: used for this call in place of the config's threshold: one number, or one per exit. Only
+                in eval mode and without an objective, since otherwise all layers run.
             early_exit: False runs full depth and returns `exit_logits` and `exit_scores`; True raises an error if no
                 row could exit early. Default: exit early if a threshold is set and the model is in eval mode.
             output_hidden_states: return hidden states. Every layer then runs, since a skipped layer has no output; the
-                predictions and exit layers stay those of the early exit. A list of indices keeps only those states.
+                predictions and exit layers stay those of the early exit. A list of indices keeps only those states:
+                0 is the input of layer 1, negative ones count from the last.
             output_attentions: return attention weights, which exist with `attn_implementation="eager"` only. Every
                 layer then runs, as with `output_hidden_states`.
             return_dict: False returns a tuple. Default: the config's.
@@ -584,8 +599,9 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
             The predictions, exit layers and loss.
 
         Raises:
-            ValueError: an invalid label, objective or threshold; an empty batch; a text longer than the position
-                table; `exit_states` of the wrong shape, or together with hidden states or attention weights.
+            ValueError: an invalid label, objective or threshold; a threshold where no row can exit; an empty batch; a
+                text longer than the position table; a state that does not exist; `exit_states` of the wrong shape, or
+                together with hidden states or attention weights.
 
         Examples:
             >>> import torch
@@ -634,6 +650,7 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
         return_dict = self.config.return_dict if return_dict is None else return_dict
         keep_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         keep_attentions = bool(self.config.output_attentions if output_attentions is None else output_attentions)
+        keep_states = _checked_states(keep_states, self.config.encoder_config.num_hidden_layers + 1)
         if exit_states is not None:
             self._check_exit_states(exit_states, output_hidden_states or output_attentions)
             keep_states = keep_attentions = False
@@ -648,7 +665,7 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
             )
         thresholds = self.thresholds_in_use(exit_threshold, early_exit, not self.training and objective is None)
         # A branch on data cannot be compiled or exported: there every layer runs, then the exit is selected.
-        rows_leave = thresholds is not None and not (keep_states or keep_attentions or torch.compiler.is_compiling())
+        rows_leave = thresholds is not None and not (keep_states or keep_attentions or recording())
         # An objective's loss is that of training, also in eval mode, so it is computed without temperatures.
         temperatures = None if self.training or objective is not None else self.config.exit_temperatures
         run: dict[str, Any]
@@ -663,7 +680,7 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
             flags = {"output_attentions": keep_attentions, "return_dict": True}
             run = _record_attentions(self.encoder, self._full_depth, inputs, temperatures, bool(keep_states), **flags)
             prediction = self._predict(run["exits"], run["scores"], thresholds)
-        if not self.training and not torch.compiler.is_compiling():
+        if not self.training and not recording():
             report_not_finite(run["scores"])
         loss = None
         if objective is not None and objective in self.unlabelled_objectives:
@@ -675,9 +692,10 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
             else:
                 loss = self.task_loss(prediction["logits"], labels)
         states = run["states"]
-        if isinstance(keep_states, list | tuple):
-            requested = {index % len(states) for index in keep_states}
-            states = [state if index in requested else None for index, state in enumerate(states)]
+        if isinstance(keep_states, list):
+            states = [state if index in keep_states else None for index, state in enumerate(states)]
+        if self.training and torch.is_grad_enabled() and len(run["exits"]) > 1 and not recording():
+            prediction["logits"] = _without_gradient(prediction["logits"], run["exits"])
         attentions = None
         if keep_attentions:
             shift = run["shift"]
@@ -734,7 +752,7 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
         inputs, shift = right_padded(inputs)
         flight = InFlight.of(*self.embed(inputs))
         run: dict[str, Any] = {"exits": [], "scores": [], "states": [flight.hidden], "returned_attentions": []}
-        whole = bool(self.training or keep_states or output_attentions or torch.compiler.is_compiling())
+        whole = bool(self.training or keep_states or output_attentions or recording())
         for _, (step,) in LayerLoop(self, [flight], temperatures, whole):
             hidden = step.flight.hidden
             if output_attentions and step.attention is not None:
@@ -854,7 +872,8 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
             One threshold per exit, or None for full depth.
 
         Raises:
-            ValueError: an invalid threshold; or `early_exit=True` without a threshold or where rows cannot exit.
+            ValueError: an invalid threshold; or a threshold or `early_exit=True` where rows cannot exit, or
+                `early_exit=True` without a threshold.
         """
         from_config = exit_threshold is None and early_exit is not False
         thresholds = self.config.own_thresholds() if from_config else self.config.thresholds(exit_threshold)
@@ -862,6 +881,11 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
             raise ValueError(
                 "early_exit: got True, which needs a threshold, eval mode and no objective; call model.eval() and "
                 "model(..., exit_threshold=<number>)"
+            )
+        if exit_threshold is not None and not possible:
+            raise ValueError(
+                f"exit_threshold: got {exit_threshold} in training mode or with an objective, where all layers run; "
+                "call model.eval() and leave out the objective, or leave out exit_threshold"
             )
         return thresholds if possible and early_exit is not False else None
 
@@ -933,16 +957,22 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
     def task_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the cross-entropy of a batch or, for regression, the mean squared error.
 
+        The cross-entropy has the config's `class_weights` and `label_smoothing`. Every `exit_loss` computes its losses
+        of logits and labels with this function.
+
         Args:
             logits: shape `(batch, labels)`.
             labels: as `checked_labels` returns them, shape `(batch,)`.
 
         Returns:
-            A scalar, averaged over the batch.
+            A scalar, averaged over the batch; with class weights it is divided by the sum of those of the labels.
         """
         if self.config.num_labels == 1:
             return functional.mse_loss(logits.squeeze(-1).float(), labels.float())
-        return functional.cross_entropy(logits.float(), labels)
+        weights = self.config.class_weights
+        weight = None if weights is None else torch.tensor(weights, device=logits.device)
+        smoothing = self.config.label_smoothing
+        return functional.cross_entropy(logits.float(), labels, weight=weight, label_smoothing=smoothing)
 
     def checked_labels(self, labels: Tensor, batch: int) -> Tensor:
         """Check labels, and bring them into the form that the losses take.
@@ -960,10 +990,8 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
         labels = labels.reshape(-1) if labels.dim() == 2 and labels.shape[1] == 1 else labels
         if labels.shape != (batch,):
             raise ValueError(f"labels: got shape {tuple(labels.shape)}; pass one label per text, shape ({batch},)")
-        if torch.compiler.is_compiling():
-            return labels
         if self.config.num_labels == 1:
-            if not bool(labels.isfinite().all()):
+            if not recording() and not bool(labels.isfinite().all()):
                 raise ValueError("labels: got NaN or infinity; drop the rows without a score before training")
             return labels
         if labels.is_floating_point():
@@ -971,6 +999,8 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
                 f"labels: got {labels.dtype} for {self.config.num_labels} classes; pass class indices, labels.long(), "
                 "or num_labels=1 for regression"
             )
+        if recording():
+            return labels.long()
         low, high = torch.stack(labels.long().aminmax()).tolist()
         if low < 0 or high >= self.config.num_labels:
             raise ValueError(
@@ -978,6 +1008,43 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
                 "num_labels=<number of classes> to the config, or a split that has labels (GLUE's test sets have none)"
             )
         return labels.long()
+
+
+def _without_gradient(logits: Tensor, exits: list[Exit]) -> Tensor:
+    """Return the last exit's logits such that a backward pass through them raises an error.
+
+    A loss that is computed outside of the model, as from those of stock classifiers, would train the last exit alone,
+    or nothing, where a stage has frozen it.
+    """
+    if not any(exit.logits.requires_grad for exit in exits):
+        return logits
+    logits = logits.view_as(logits) if logits.requires_grad else logits.detach().requires_grad_()
+
+    def refuse(gradient: Tensor | None) -> None:
+        if gradient is not None and bool(gradient.any()):
+            raise ValueError(
+                "logits: the loss was computed from these, which in training are those of the last exit, so that no "
+                "other exit would be trained. Use output.loss (pass labels; class_weights and label_smoothing are "
+                "arguments of the config), or compute the loss from output.exit_logits, shape (batch, exits, labels); "
+                "for the last exit alone from output.exit_logits[:, -1]"
+            )
+
+    logits.register_hook(refuse)
+    return logits
+
+
+def _checked_states(requested: Any, count: int) -> bool | list[int]:
+    """Check `output_hidden_states` that is not a bool, and return the indices of the states, from 0."""
+    requested = plain(requested)
+    if requested is None or isinstance(requested, bool):
+        return bool(requested)
+    whole = isinstance(requested, list) and all(type(index) is int for index in requested)
+    if not whole or not all(-count <= index < count for index in requested):
+        raise ValueError(
+            f"output_hidden_states: got {requested}; pass True, False, or a list of indices from {-count} to "
+            f"{count - 1}, where 0 is the input of layer 1"
+        )
+    return [index % count for index in requested]
 
 
 @capture_outputs

@@ -1,6 +1,7 @@
 """Bad input is refused with a message that names the argument, the value, what is allowed and what to do."""
 
 import math
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def test_regression_cannot_exit_by_confidence() -> None:
 
 
 @every_method
-@pytest.mark.parametrize("value", ["0.5", True, [True, True, True], {0.5}, torch.tensor(0.5), [1.0, None, 1.0]])
+@pytest.mark.parametrize("value", ["0.5", True, [True, True, True], {0.5}, np.bool_(True), [1.0, None, 1.0]])
 def test_a_threshold_of_the_wrong_type_is_refused(method: str, value: Any) -> None:
     with pytest.raises(
         TypeError, match="exit_threshold: got .* of type .*; pass a number in .* or None for full depth"
@@ -115,10 +116,46 @@ def test_a_list_of_thresholds_of_the_wrong_length_is_refused(method: str, value:
         config(method, exit_threshold=value)
 
 
-def test_thresholds_may_come_from_numpy(tmp_path: Path) -> None:
-    model = build("deebert", exit_threshold=[np.float32(0.5), np.float64(0.25), 1])
-    model.save_pretrained(tmp_path)
-    assert AutoConfig.from_pretrained(tmp_path).exit_threshold == [0.5, 0.25, 1.0]
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("exit_threshold", [np.float32(0.5), np.float64(0.25), 1.0], [0.5, 0.25, 1.0]),
+        ("exit_threshold", np.float32(0.5), 0.5),
+        ("exit_threshold", torch.tensor(0.5), 0.5),
+        ("exit_threshold", np.array([0.5, 0.25, 1.0]), [0.5, 0.25, 1.0]),
+        ("exit_threshold", Fraction(1, 2), 0.5),
+        ("exit_temperatures", np.array([0.5, 2.0, 1.0], dtype=np.float32), [0.5, 2.0, 1.0]),
+        ("class_weights", torch.tensor([0.5, 2.0, 1.0]), [0.5, 2.0, 1.0]),
+        ("label_smoothing", np.float32(0.5), 0.5),
+        ("exit_layers", (np.int64(1), np.int32(3)), [1, 3]),
+        ("exit_layers", np.array([1, 3]), [1, 3]),
+    ],
+)
+@pytest.mark.parametrize("set_later", [False, True])
+def test_numbers_may_come_from_numpy_and_torch(
+    name: str, value: Any, expected: Any, set_later: bool, tmp_path: Path
+) -> None:
+    made = config("deebert", **{} if set_later else {name: value})
+    if set_later:
+        setattr(made, name, value)
+    made.save_pretrained(tmp_path)
+    reloaded = AutoConfig.from_pretrained(tmp_path)
+    assert getattr(reloaded, name) == expected
+    assert repr(getattr(reloaded, name)) == repr(getattr(made, name)) == repr(expected)
+
+
+def test_other_numbers_may_come_from_numpy() -> None:
+    tolerance = config("pabee-regression", patience_tolerance=np.float32(0.5)).patience_tolerance
+    limit = BerxitConfig(fine_tuning="limit", limit_layer=np.int64(4)).limit_layer
+    penalty = DactBertConfig(ponder_cost=np.float64(0.5), tied_halting=np.bool_(False)).ponder_cost
+    assert [type(value) for value in (tolerance, limit, penalty)] == [float, int, float]
+
+
+def test_the_threshold_of_a_call_may_come_from_numpy_and_torch() -> None:
+    model = build("right-tool")
+    expected = model(**inputs_of(model), exit_threshold=0.5).exit_layer.tolist()
+    for value in (np.float32(0.5), torch.tensor(0.5), torch.full((3,), 0.5)):
+        assert model(**inputs_of(model), exit_threshold=value).exit_layer.tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -149,6 +186,98 @@ def test_bad_exit_layers_are_refused(method: str, value: Any) -> None:
 def test_a_misspelt_argument_is_refused(made: Any, name: str, meant: str) -> None:
     with pytest.raises(TypeError, match=f"got an unknown argument '{name}'; did you mean '{meant}'"):
         made(**{name: 1})
+
+
+@pytest.mark.parametrize(
+    ("made", "options", "message"),
+    [
+        (DeeBertConfig, {"ponder_cost": 0.1}, "'ponder_cost'; its arguments are class_weights, .*, exit_threshold, "),
+        (DeeBertConfig, {"fine_tuning": "joint"}, "'fine_tuning'; its arguments are"),
+        (DeeBertConfig, {"threshold": 0.3}, "'threshold'; did you mean 'exit_threshold'"),
+        (DeeBertConfig, {"layers": [1, 12]}, "'layers'; did you mean 'exit_layers'"),
+        (BerxitConfig, {"ponder_cost": 0.1}, "'ponder_cost'; its arguments are"),
+        (DactBertConfig, {"foo": 1}, "'foo'; its arguments are"),
+    ],
+)
+def test_an_unknown_or_foreign_argument_is_refused(made: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=f"got an unknown argument {message}"):
+        made(**options)
+
+
+def test_transformers_own_arguments_are_allowed() -> None:
+    options = {"name_or_path": "a", "dtype": "float16", "attn_implementation": "eager", "output_attentions": True}
+    made = DeeBertConfig(**options, architectures=["A"], output_hidden_states=True, return_dict=False)
+    assert (made.output_hidden_states, made.return_dict, made.output_attentions) == (True, False, True)
+
+
+def test_a_users_config_may_have_arguments_of_its_own() -> None:
+    class Mine(BerxitConfig):
+        model_type = "mine"
+
+        def __init__(self, *args: Any, mine: int = 1, **kwargs: Any) -> None:
+            self.mine = mine
+            super().__init__(*args, **kwargs)
+
+    assert Mine.from_dict(Mine(mine=2, fine_tuning="joint").to_dict()).mine == 2
+    with pytest.raises(TypeError, match="'other'; its arguments are .*, mine, "):
+        Mine(other=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        (
+            {"id2label": {1: "a", 2: "b"}},
+            ValueError,
+            r"id2label: got \{1: 'a', 2: 'b'\}; pass one name for",
+        ),
+        ({"id2label": {0: "a", "1.5": "b"}}, ValueError, "id2label: got .*; pass one name for each of the indices"),
+        ({"id2label": {0: "a", 0.5: "b"}}, ValueError, "id2label: got .*; pass one name for each of the indices"),
+        ({"id2label": {0: "a", "0": "b"}}, ValueError, "id2label: got .*; pass one name for each of the indices"),
+        ({"id2label": {False: "a", True: "b"}}, ValueError, "id2label: got .*; pass one name for each of the indices"),
+        ({"id2label": {}}, ValueError, "id2label: got .*; pass one name for each of the indices"),
+        ({"id2label": ["a", "b"]}, TypeError, "id2label: got .*; pass a dict, e.g."),
+        ({"id2label": {0: 0, 1: 1}}, TypeError, "id2label: got the name 0 of type int; pass a string, e.g. '0'"),
+        ({"id2label": {0: "a", 1: None}}, TypeError, "id2label: got the name None of type NoneType; pass a string"),
+        ({"id2label": {0: "a", 1: "a"}}, ValueError, "id2label: got .*, where several classes have one name"),
+        ({"label2id": {"a": 0, "b": 2}}, ValueError, "label2id: got .*; pass one name for each of the indices"),
+        ({"label2id": {"a": 0, "A": 0}}, ValueError, "label2id: got .*; pass one name for each of the indices"),
+        (
+            {"id2label": {0: "a", 1: "b"}, "label2id": {"a": 1, "b": 0}},
+            ValueError,
+            "label2id: got .*, which contradicts",
+        ),
+        ({"id2label": {0: "a", 1: "b"}, "label2id": {"a": 0}}, ValueError, "label2id: got .*, which contradicts"),
+        ({"id2label": {0: "a", 1: "b"}, "num_labels": 3}, ValueError, "num_labels: got 3, but id2label has 2 names"),
+        ({"label2id": {"a": 0, "b": 1}, "num_labels": 3}, ValueError, "num_labels: got 3, but label2id has 2 names"),
+        ({"num_labels": 3.0}, ValueError, "num_labels: got 3.0; pass 1 for regression, 2 or more for classification"),
+        ({"num_labels": True}, ValueError, "num_labels: got True; pass 1 for regression"),
+        ({"num_labels": "3"}, ValueError, "num_labels: got '3'; pass 1 for regression"),
+    ],
+)
+def test_names_and_numbers_of_classes_that_do_not_fit_are_refused(
+    options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        DeeBertConfig(**options)
+
+
+def test_names_of_classes_are_known_in_both_directions() -> None:
+    names = {0: "a", 1: "b", 2: "c"}
+    inverse = {"a": 0, "b": 1, "c": 2}
+    for options in ({"id2label": {"2": "c", 0: "a", 1: "b"}}, {"label2id": inverse}, {"num_labels": np.int64(3)}):
+        made = DeeBertConfig(**options)
+        assert made.num_labels == 3
+        made.id2label = names
+        assert (made.id2label, made.label2id) == (names, inverse)
+    assert DeeBertConfig(label2id=inverse).id2label == names
+
+
+def test_names_of_classes_changed_to_nonsense_build_no_model() -> None:
+    made = config("deebert")
+    made.id2label = {1: "a", 2: "b"}
+    with pytest.raises(ValueError, match="id2label: got .*; pass one name for each of the indices from 0 on"):
+        CLASSES["deebert"](made)
 
 
 @pytest.mark.parametrize(
@@ -318,3 +447,30 @@ def test_the_checkpoint_of_a_stock_classifier_is_refused(method: str, tmp_path: 
         ValueError, match=f"a BertForSequenceClassification .*not '{method}'; .* from_encoder_pretrained"
     ):
         CLASSES[method].from_pretrained(tmp_path)
+
+
+@every_method
+def test_a_threshold_where_no_row_can_exit_is_refused(method: str) -> None:
+    model = build(method)
+    inputs, low = inputs_of(model), model.config.threshold_bounds[0]
+    message = r"exit_threshold: got .* in training mode or with an objective, .* call model.eval\(\)"
+    with pytest.raises(ValueError, match=message):
+        model(**inputs, exit_threshold=low, objective=model.objectives[0], labels=labels_of(model))
+    with pytest.raises(ValueError, match=message):
+        model.train()(**inputs, exit_threshold=low)
+    with pytest.raises(ValueError, match=message):
+        model.answers(inputs, exit_threshold=low)
+
+
+@pytest.mark.parametrize("value", [[4], [0, -5], [1.0], [True], ["1"], 2, "1"])
+def test_states_that_do_not_exist_are_refused(value: Any) -> None:
+    model = build("deebert")
+    message = r"output_hidden_states: got .*; pass True, False, or a list of indices from -4 to 3"
+    with pytest.raises(ValueError, match=message):
+        model(**inputs_of(model), output_hidden_states=value)
+
+
+def test_states_may_be_counted_from_the_end() -> None:
+    model = build("deebert")
+    states = model(**inputs_of(model), output_hidden_states=[-1, 0]).hidden_states
+    assert [state is None for state in states] == [False, True, True, False]

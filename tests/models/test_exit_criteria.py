@@ -245,9 +245,7 @@ def test_a_patience_out_of_range_is_refused(value: Any) -> None:
         config("deebert", exit_criterion="patience", exit_threshold=value)
 
 
-@pytest.mark.parametrize(
-    "value", ["1", True, False, {1}, torch.tensor(1), torch.ones(3), np.ones(3), [1, "1", 1]], ids=repr
-)
+@pytest.mark.parametrize("value", ["1", True, False, {1}, torch.tensor(True), np.bool_(True), [1, "1", 1]], ids=repr)
 def test_a_patience_of_the_wrong_type_is_refused(value: Any) -> None:
     with pytest.raises(TypeError, match=r"exit_threshold: got .* of type .*; pass a number in \[1, 3\], one such"):
         config("deebert", exit_criterion="patience", exit_threshold=value)
@@ -346,6 +344,58 @@ def test_a_threshold_is_not_taken_for_one_in_another_unit() -> None:
     assert model(**inputs).exit_layer.tolist() == [3] * 6
     model.config.exit_criterion, model.config.exit_threshold = "entropy", 0.3
     assert model(**inputs).exit_layer.tolist() == before.exit_layer.tolist()
+
+
+@pytest.mark.parametrize(
+    ("method", "criterion", "tempered"),
+    [
+        *(("deebert", name, True) for name in ("entropy", "normalized_entropy", "confidence", "margin")),
+        ("right-tool", "confidence", True),
+        ("deebert", "patience", False),
+        ("dact-bert", "dact", False),
+        ("berxit", "learned", False),
+        ("depth-adaptive", "depth", False),
+    ],
+)
+@torch.no_grad()
+def test_a_threshold_is_not_taken_for_one_of_scores_with_other_temperatures(
+    method: str, criterion: str, tempered: bool
+) -> None:
+    threshold = 1.0 if criterion == "patience" else 0.5
+    model = build(method, exit_criterion=criterion, exit_threshold=threshold)
+    inputs = inputs_of(model)
+    model.config.exit_temperatures = [2.0, 2.0, 2.0]
+    message = (
+        rf"exit_threshold: {threshold} was set for scores with exit_temperatures=None, but exit_temperatures is "
+        r"\[2.0, 2.0, 2.0\] now; set exit_threshold again, to a number or to None for full depth"
+    )
+    if tempered:
+        with pytest.raises(ValueError, match=message):
+            model(**inputs)
+        with pytest.raises(ValueError, match=message):
+            type(model)(model.config)
+        assert model(**inputs, early_exit=False).exit_layer.tolist() == [3] * 6
+        model(**inputs, exit_threshold=0.5)
+        model.config.exit_threshold = threshold
+    model(**inputs)
+    model.config.exit_temperatures[0] = 3.0
+    if tempered:
+        with pytest.raises(ValueError, match=r"=\[2.0, 2.0, 2.0\], but exit_temperatures is \[3"):
+            model(**inputs)
+    model.config.exit_threshold = None
+    model(**inputs)
+
+
+def test_a_saved_threshold_and_its_temperatures_belong_together(tmp_path: Path) -> None:
+    temperatures = [2.0, 3.0, 4.0]
+    build("deebert", exit_threshold=0.3, exit_temperatures=temperatures).save_pretrained(tmp_path)
+    load = CLASSES["deebert"].from_pretrained
+    assert load(tmp_path).config.own_thresholds() == [0.3] * 3
+    assert load(tmp_path, exit_temperatures=temperatures).config.own_thresholds() == [0.3] * 3
+    for other in (None, [1.0, 1.0, 1.0]):
+        with pytest.raises(ValueError, match="exit_temperatures: got .*, but the checkpoint's exit_threshold, 0.3"):
+            load(tmp_path, exit_temperatures=other)
+        assert load(tmp_path, exit_temperatures=other, exit_threshold=0.4).config.own_thresholds() == [0.4] * 3
 
 
 def test_the_unit_of_a_threshold_is_not_saved() -> None:
