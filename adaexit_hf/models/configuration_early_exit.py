@@ -290,7 +290,7 @@ class EarlyExitConfig(PreTrainedConfig):
     @classmethod
     def own_arguments(cls) -> list[str]:
         """Return the names of this config's arguments, without those that all Transformers configs have."""
-        classes = (klass for klass in cls.__mro__ if issubclass(klass, EarlyExitConfig))
+        classes = cls.__mro__[: cls.__mro__.index(EarlyExitConfig) + 1]
         names = [name for klass in classes for name in inspect.signature(vars(klass)["__init__"]).parameters]
         return sorted(set(names) - {"self", "kwargs"})
 
