@@ -268,7 +268,10 @@ def check_same_data(traces: Sequence[ExitTrace], names: Sequence[str] | None = N
         raise ValueError("traces: got none; pass at least one")
     titles = [f"trace {index}" for index in range(len(traces))] if names is None else [f"'{name}'" for name in names]
     first, first_title = traces[0], titles[0]
-    named = next((trace for trace in traces if not made_up(trace.label_names)), first)
+    named, named_title = next(
+        ((trace, title) for title, trace in zip(titles, traces, strict=True) if not made_up(trace.label_names)),
+        (first, first_title),
+    )
     for title, trace in zip(titles[1:], traces[1:], strict=True):
         dataset, first_dataset = trace.about.get("dataset"), first.about.get("dataset")
         if None not in (dataset, first_dataset) and dataset != first_dataset:
@@ -282,7 +285,7 @@ def check_same_data(traces: Sequence[ExitTrace], names: Sequence[str] | None = N
             and not made_up(trace.label_names)
             and not made_up(named.label_names)
         ):
-            difference = f"the classes {trace.label_names}, others have {named.label_names}"
+            difference = f"the classes {trace.label_names}, {named_title} has {named.label_names}"
         elif (trace.labels is None) != (first.labels is None) or (
             trace.labels is not None and first.labels is not None and not torch.equal(trace.labels, first.labels)
         ):

@@ -232,7 +232,7 @@ def test_traces_of_different_data_cannot_be_compared(changes: dict[str, Any], me
 def test_made_up_names_of_classes_do_not_differ_from_others(names: Any) -> None:
     real = by_hand(label_names=("no", "yes"))
     check_same_data([by_hand(label_names=names), real, by_hand(label_names=names)])
-    with pytest.raises(ValueError, match="trace 2 has the classes .'yes', 'no'., others have .'no', 'yes'."):
+    with pytest.raises(ValueError, match="trace 2 has the classes .'yes', 'no'., trace 1 has .'no', 'yes'."):
         check_same_data([by_hand(label_names=names), real, by_hand(label_names=("yes", "no"))])
 
 

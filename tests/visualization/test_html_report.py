@@ -375,7 +375,7 @@ def test_the_slider_tells_the_flops_of_the_trace(browser: Any, tmp_path: Path) -
     flops = torch.tensor([[10, 25, 50], [30, 70, 130]]).repeat(10, 1)
     trace = dataclasses.replace(made_trace(), flops=flops)
     page = opened(browser, write_report(trace, tmp_path / "report.html", thresholds={"model": 0.5}))
-    point = next(each for each in tradeoff_curve(trace, lambda given, wanted: 0.0, [0.5]) if each.threshold == 0.5)
+    point = next(each for each in tradeoff_curve(trace, "accuracy", [0.5]) if each.threshold == 0.5)
     assert page.locator("#m0-flops").inner_text() == f"{100 * (1 - point.flops / 90):.1f} %"
 
 
