@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from ._lazy_names import LazyNames
+from ._progress_bars import write_seldom_to_files
 from ._registration import announce
 from .version import __version__
 
@@ -24,3 +25,4 @@ __all__ = __getattr__.names
 __dir__ = __getattr__.names.copy
 
 announce()
+write_seldom_to_files()
