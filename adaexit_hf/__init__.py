@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING
 
 from ._lazy_names import LazyNames
-from ._progress_bars import write_seldom_to_files
 from ._registration import announce
+from .utils.progress_bars import write_seldom_to_files
 from .version import __version__
 
 # The public names of these sub-packages are public in this package, too.

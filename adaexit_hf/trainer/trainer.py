@@ -103,7 +103,18 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
         self._passed_optimizers: tuple[Any, Any] = (self.optimizer, self.lr_scheduler)
 
     def call_model_init(self, trial: Any = None) -> Any:
-        """As in Transformers; refuses a model that is not new or has no stages."""
+        """As in Transformers, but the model must be new.
+
+        Args:
+            trial: as in Transformers.
+
+        Returns:
+            The model.
+
+        Raises:
+            TypeError: if it has no stages.
+            ValueError: if it is the model of the run before.
+        """
         model = super().call_model_init(trial)
         _check_has_stages("model_init", model)
         if model is self._last_model():
@@ -196,10 +207,10 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
                     f"what stage '{done[-1]}' trained in '{base.output_dir}' would be lost; call train() for all "
                     "stages, or pass model= in place of model_init="
                 )
-        self.accelerator.wait_for_everyone()  # no process may write before all have read
         ledger.run |= self._check_data([planned for planned in plan if planned.name in chosen], overrides)
         if resume:
             ledger.check_same_run(resume)
+        self.accelerator.wait_for_everyone()  # no process may write before all have read
         if resume and done and checkpoint is None and (stage is None or stage in done):
             self._load_from_checkpoint(ledger.final_model(stage or done[-1]))
         elif not (resume and (done or checkpoint)):  # else the model was prepared when the run began
@@ -752,8 +763,8 @@ def _check_adapter(model: Any, plan: tuple[Stage, ...], chosen: list[str]) -> No
         made = f"{type(config).__name__}(modules_to_save={config.modules_to_save}, task_type={config.task_type})"
         call = f"{type(config).__name__}(target_modules={targets}, modules_to_save={needed})"
         raise ValueError(
-            f"model: {', '.join(needed)} have to be trained and saved with the adapter, which {made} does not do; call "
-            f"get_peft_model(model, {call}), without task_type"
+            f"model: {', '.join(needed)} have to be trained and saved with the adapter, which {made} does not do; "
+            f"call get_peft_model(model, {call}), without task_type"
         )
 
 

@@ -7,7 +7,7 @@ import pytest
 import tqdm.std
 from tqdm.auto import tqdm as any_bar
 
-from adaexit_hf._progress_bars import VARIABLE, write_seldom_to_files
+from adaexit_hf.utils.progress_bars import VARIABLE, write_seldom_to_files
 
 
 class Terminal(io.StringIO):
