@@ -23,7 +23,7 @@ The output folder contains the model with its threshold, `metrics.json` and `cur
 import json
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast
@@ -40,7 +40,8 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
-from transformers.trainer_utils import HubStrategy
+from transformers.trainer_utils import HubStrategy, get_last_checkpoint
+from transformers.utils import CONFIG_NAME
 
 from ..data.collators import DataCollatorWithTokenDepths
 from ..data.reconstruction import estimate_depths_by_reconstruction
@@ -55,6 +56,7 @@ from ..models import METHODS
 from ..pruning.layerdrop import evenly_spaced, layer_drop, only_layers
 from ..trainer.trainer import EarlyExitTrainer
 from ..trainer.training_args import EarlyExitTrainingArguments
+from ..utils.files import check_writable
 from ..utils.spelling import did_you_mean
 from .data_arguments import DataArguments, evaluation_splits, first_rows, load_splits, reserve_validation
 from .evaluate import tell_of_choice
@@ -302,6 +304,16 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     """
     arguments, training = parse(sys.argv[1:] if argv is None else argv, prog)
     check_max_drop(arguments.max_drop)
+    if training.should_save:
+        check_writable("output_dir", training.output_dir)
+        if arguments.save_traces:
+            check_writable("save_traces", arguments.save_traces)
+    resume: Any = training.resume_from_checkpoint
+    if not resume and Path(training.output_dir, CONFIG_NAME).exists():
+        raise ValueError(
+            f"output_dir: '{training.output_dir}' already contains a model; pass another folder, or "
+            "--resume_from_checkpoint True or auto to continue that run"
+        )
     set_seed(training.seed)
     if training.hub_strategy == HubStrategy.EVERY_SAVE:  # models pushed during training have no threshold yet
         training.hub_strategy = HubStrategy.END
@@ -350,9 +362,11 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         processing_class=tokenizer,
         compute_metrics=compute_metrics,
     )
-    resume = training.resume_from_checkpoint
+    if resume == "auto" and arguments.method == "plain":  # which Transformers' own Trainer does not know
+        resume = get_last_checkpoint(training.output_dir)
     options: dict[str, Any] = {"stage": arguments.stage} if arguments.stage else {}
-    trainer.train(resume_from_checkpoint=True if resume in ("True", "true") else resume, **options)
+    with redirect_stdout(sys.stderr):  # for what Transformers logs
+        trainer.train(resume_from_checkpoint=True if resume in ("True", "true") else resume, **options)
 
     if dropping:
         dropping.remove()

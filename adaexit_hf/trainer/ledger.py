@@ -118,8 +118,8 @@ class Ledger:
             if leftovers or outdated:
                 raise ValueError(
                     f"resume_from_checkpoint: got True, which continues stage '{interrupted}', but "
-                    f"{_listed(leftovers) or ', '.join(outdated)} were trained without it; move or remove them, or pass "
-                    "another output_dir"
+                    f"{_listed(leftovers) or ', '.join(outdated)} were trained without it; move or remove them, or "
+                    "pass another output_dir"
                 )
             return ledger["done"], _last_checkpoint(self.folder(interrupted))
         path = Path(source)

@@ -25,8 +25,11 @@ from transformers.trainer_utils import (
 from transformers.utils import logging
 
 from ..data.collators import DataCollatorWithTokenDepths
+from ..models.exit_criteria import CRITERIA
 from ..models.modeling_early_exit import EarlyExitForSequenceClassification, Stage
-from .checked_data import can_be_read_twice, check_dataset, rows_for_prepare
+from ..models.padded_batches import eval_mode, model_inputs
+from ..utils.files import check_writable
+from .checked_data import can_be_read_twice, check_dataset, collated, rows_for_prepare
 from .frozen_states import CollatorWithPlaces, FrozenStates, NoRoomError, RowsWithPlaces, frozen_states
 from .hub_mixin import PushesFinishedModel
 from .ledger import Ledger
@@ -93,6 +96,8 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
             _check_has_stages("model", model)
         if args.label_smoothing_factor:
             raise ValueError(f"label_smoothing_factor: got {args.label_smoothing_factor}, {_OWN_LOSS}")
+        if args.should_save:
+            check_writable("output_dir", args.output_dir)
         self.stage: Stage | None = None
         # Sums since the last log: the loss of each exit, and the number of micro-batches with labels, (exits + 1,).
         self._exit_losses: Tensor | None = None
@@ -114,7 +119,18 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
         self._passed_optimizers: tuple[Any, Any] = (self.optimizer, self.lr_scheduler)
 
     def call_model_init(self, trial: Any = None) -> Any:
-        """As in Transformers; refuses a model that is not new or has no stages."""
+        """As in Transformers, but the model must be new.
+
+        Args:
+            trial: as in Transformers.
+
+        Returns:
+            The model.
+
+        Raises:
+            TypeError: if it has no stages.
+            ValueError: if it is the model of the run before.
+        """
         model = super().call_model_init(trial)
         _check_has_stages("model_init", model)
         if model is self._last_model():
@@ -207,10 +223,10 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
                     f"what stage '{done[-1]}' trained in '{base.output_dir}' would be lost; call train() for all "
                     "stages, or pass model= in place of model_init="
                 )
-        self.accelerator.wait_for_everyone()  # no process may write before all have read
         ledger.run |= self._check_data([planned for planned in plan if planned.name in chosen], overrides)
         if resume:
             ledger.check_same_run(resume)
+        self.accelerator.wait_for_everyone()  # no process may write before all have read
         if resume and done and checkpoint is None and (stage is None or stage in done):
             self._load_from_checkpoint(ledger.final_model(stage or done[-1]))
         elif not (resume and (done or checkpoint)):  # else the model was prepared when the run began
@@ -242,8 +258,10 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
                 ledger.write(done)
         if not outputs:
             return TrainOutput(0, 0.0, {})
-        if base.push_to_hub and base.hub_strategy == HubStrategy.EVERY_SAVE and set(names) <= set(done):
+        if set(names) <= set(done):
             self._configure(base)
+            self._warn_if_constant()
+        if base.push_to_hub and base.hub_strategy == HubStrategy.EVERY_SAVE and set(names) <= set(done):
             self.push_to_hub()
         last = list(outputs.values())[-1]
         metrics = dict(last.metrics)
@@ -487,11 +505,46 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
         return optimizer
 
     def _drop_temperatures(self) -> None:
-        if self.model.config.exit_temperatures is not None:
-            self.model.config.exit_temperatures = None
+        config = self.model.config
+        if config.exit_temperatures is None:
+            return
+        config.exit_temperatures = None
+        # Scores of a method's own, and patience, are not computed from tempered probabilities.
+        tempered = config.exit_criterion != config.own_criterion and CRITERIA[config.exit_criterion].score is not None
+        if tempered and config.exit_threshold is not None:
+            which = f"exit_temperatures and exit_threshold, which was {config.exit_threshold} for tempered logits"
+            config.exit_threshold = None
+        else:
+            which = "exit_temperatures"
+        logger.warning(
+            f"{which}: set to None, since training changes the logits they were fitted to; afterwards call "
+            "calibrate_temperatures again, and choose exit_threshold anew"
+        )
+
+    @torch.no_grad()
+    def _warn_if_constant(self) -> None:
+        """Warn if all exits give one class to the first rows of the evaluation set, though their labels differ."""
+        rows = (
+            next(iter(self.eval_dataset.values()), None) if isinstance(self.eval_dataset, dict) else self.eval_dataset
+        )
+        if self.model.config.num_labels == 1 or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            return
+        if not can_be_read_twice(rows) or not self.is_world_process_zero():
+            return
+        collate = self._get_collator_with_removed_columns(self.data_collator)
+        answers, labels = set(), set()
+        with eval_mode(self.model), self.accelerator.autocast():
+            for _, batch in collated(rows, collate, self.args.eval_batch_size, "eval_dataset", most_rows=256):
+                inputs = {name: value for name, value in model_inputs(self.model, batch).items() if value is not None}
+                logits = self.model(**inputs, early_exit=False).exit_logits  # (batch, exits, labels)
+                answers |= set(logits.argmax(dim=-1).flatten().tolist())
+                labels |= set(batch["labels"].flatten().tolist()) if "labels" in batch else set()
+        if len(answers) == 1 and len(labels) > 1:
+            name = self.model.config.id2label[answers.pop()]
             logger.warning(
-                "exit_temperatures: set to None, since training changes the logits they were fitted to; afterwards "
-                "call calibrate_temperatures again, and choose exit_threshold anew, which may no longer fit either"
+                f"all exits answer '{name}' to each of the first evaluation texts, whose labels differ: the model has "
+                "not learned to tell them apart. Try a lower learning_rate with warmup_steps=0.1, more epochs, "
+                "exits_learning_rate=1e-3, and for rare classes class_weights in the model's config"
             )
 
     def _configure(self, args: Any) -> None:
@@ -722,16 +775,13 @@ def _check_adapter(model: Any, plan: tuple[Stage, ...], chosen: list[str]) -> No
         wrong |= name.count("modules_to_save.") + name.count("original_module.") != 1
     if wrong:
         config = next(iter(model.peft_config.values()))
+        targets = sorted(config.target_modules) if isinstance(config.target_modules, set) else config.target_modules
+        made = f"{type(config).__name__}(modules_to_save={config.modules_to_save}, task_type={config.task_type})"
+        call = f"{type(config).__name__}(target_modules={targets}, modules_to_save={needed})"
         raise ValueError(
-            f"model: {', '.join(needed)} have to be trained and saved with the adapter, which "
-            f"{type(config).__name__}(modules_to_save={config.modules_to_save}, task_type={config.task_type}) does not "
-            f"do; call get_peft_model(model, {type(config).__name__}(target_modules="
-            f"{_as_list(config.target_modules)}, modules_to_save={needed})), without task_type"
+            f"model: {', '.join(needed)} have to be trained and saved with the adapter, which {made} does not do; "
+            f"call get_peft_model(model, {call}), without task_type"
         )
-
-
-def _as_list(names: Any) -> Any:
-    return sorted(names) if isinstance(names, set) else names
 
 
 def _trainable(model: nn.Module, stage: Stage) -> dict[str, bool]:

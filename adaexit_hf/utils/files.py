@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -45,3 +46,23 @@ def replace_text(path: Path, text: str) -> None:
     except OSError as error:
         scratch.unlink(missing_ok=True)
         raise OSError(error.errno, f"'{path}' could not be written: {error.strerror}") from error
+
+
+def check_writable(argument: str, folder: str | Path) -> None:
+    """Create a folder and check that files can be written to it, before anything expensive.
+
+    Args:
+        argument: name of the argument in the error message.
+        folder: the folder; it may exist.
+
+    Raises:
+        ValueError: if it cannot be created, or no file can be written to it.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"{argument}: got '{folder}', to which no file can be written ({error.strerror}); pass another folder"
+        ) from error

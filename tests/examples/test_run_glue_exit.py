@@ -44,6 +44,37 @@ def flags(start, tmp_path, monkeypatch):
     return run
 
 
+def test_only_results_go_to_stdout(flags, capsys):
+    flags("--method", "deebert", "--logging_steps", "1")
+    printed = capsys.readouterr()
+    assert "'train_loss'" in printed.err and "train_loss" not in printed.out
+    assert "<- chosen" in printed.out
+
+
+def test_a_folder_with_a_model_is_not_overwritten(flags, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "config.json").write_text("{}")
+    with pytest.raises(
+        ValueError, match="output_dir: '.*/out' already contains a model; pass another folder, or --res"
+    ):
+        flags("--model_name_or_path", "missing")  # before anything is loaded
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_loaded(flags, tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(ValueError, match="output_dir: got '.*/out', to which no file can be written"):
+        flags("--model_name_or_path", "missing")
+
+
+@pytest.mark.parametrize("method", ["deebert", "plain"])
+def test_auto_starts_and_then_continues(flags, method, capsys):
+    for _ in range(2):
+        out = flags(
+            "--method", method, "--resume_from_checkpoint", "auto", "--save_strategy", "steps", "--save_steps", "1"
+        )
+    assert (out / "metrics.json").exists()
+
+
 @pytest.mark.parametrize("method", ["berxit", "deebert", "dact-bert"])
 def test_trains_saves_and_reports(flags, method, capsys):
     out = flags("--method", method)

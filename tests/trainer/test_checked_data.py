@@ -15,6 +15,7 @@ from torch.utils.data import IterableDataset
 from transformers import DataCollatorWithPadding, TrainerCallback, set_seed
 
 from adaexit_hf import EarlyExitTrainer, EarlyExitTrainingArguments
+from adaexit_hf.trainer.checked_data import check_dataset
 
 WORDS = ["good", "bad", "film", "book", "very"]
 REVIEWS = [{"text": f"very {word} film", "label": index % 2} for index, word in enumerate(["bad", "good"] * 6)]
@@ -250,19 +251,18 @@ def test_only_rows_that_the_steps_need_are_checked(tmp_path: Path) -> None:
     assert Endless.read < 300
 
 
-def test_a_data_set_is_checked_once(tmp_path: Path) -> None:
-    class Counted(list):
-        read = 0
+def test_a_data_set_is_checked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[str] = []
 
-        def __getitem__(self, index: Any) -> Any:
-            Counted.read += 1
-            return super().__getitem__(index)
+    def counted(*args: Any) -> int:
+        checked.append(args[4])
+        return check_dataset(*args)
 
-    trainer = new_trainer(new_model("deebert"), tmp_path, max_steps=1)
-    trainer.eval_dataset = Counted(texts())
+    monkeypatch.setattr("adaexit_hf.trainer.trainer.check_dataset", counted)
+    trainer = new_trainer(new_model("deebert"), tmp_path, max_steps=1, trainer_options={"eval_dataset": texts(4)})
     trainer.train()
     trainer.train()
-    assert Counted.read == 24
+    assert checked == ["train_dataset", "eval_dataset"]
 
 
 # ---- The collator

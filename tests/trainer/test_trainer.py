@@ -18,6 +18,7 @@ from helpers.runs import (
     new_trainer,
     run,
     stopped,
+    texts,
     weights,
 )
 from transformers import EarlyStoppingCallback, EvalPrediction
@@ -97,6 +98,46 @@ def test_temperatures_of_before_are_dropped_with_a_warning(
     caplog.clear()
     new_trainer(model, tmp_path / "again", max_steps=1).train()
     assert "exit_temperatures" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("method", "criterion", "threshold", "left"),
+    [("deebert", "entropy", 0.3, None), ("deebert", "patience", 2, 2), ("dact-bert", "dact", 0.1, 0.1)],
+)
+def test_a_threshold_for_tempered_logits_is_dropped_with_the_temperatures(
+    method: str, criterion: str, threshold: float, left: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    for name in ("transformers", "adaexit_hf"):
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
+    model = new_model(
+        method, exit_temperatures=[1.0, 2.0, 3.0, 4.0], exit_criterion=criterion, exit_threshold=threshold
+    )
+    new_trainer(model, tmp_path, max_steps=1).train()
+    assert model.config.exit_threshold == left
+    assert ("exit_threshold, which was 0.3 for tempered logits: set to None" in caplog.text) == (left is None)
+
+
+def test_exits_that_all_answer_the_same_are_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("transformers", "adaexit_hf"):
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
+    options = {"eval_dataset": texts()}
+    model = new_model("deebert", id2label={0: "bad", 1: "fair", 2: "good"})
+    new_trainer(model, tmp_path / "fine", trainer_options=options, max_steps=1).train()
+    assert "all exits answer" not in caplog.text
+    for classifier in model.classifiers:
+        classifier.bias.data[1] = 1e3
+    new_trainer(model, tmp_path / "stuck", trainer_options=options, max_steps=1).train()
+    assert "all exits answer 'fair' to each of the first evaluation texts" in caplog.text
+    assert model.training
+
+
+def test_an_output_folder_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="output_dir: got '.*/file/out', to which no file can be written"):
+        new_trainer(new_model("deebert"), tmp_path / "file" / "out")
 
 
 @pytest.mark.parametrize("method", TWO_STAGES)

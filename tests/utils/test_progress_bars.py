@@ -1,0 +1,47 @@
+"""Progress bars write seldom to log files, whatever library they are of."""
+
+import io
+import sys
+
+import pytest
+import tqdm.std
+from tqdm.auto import tqdm as any_bar
+
+from adaexit_hf.utils.progress_bars import VARIABLE, write_seldom_to_files
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def untouched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setattr(tqdm.std.tqdm, "__init__", tqdm.std.tqdm.__init__)
+
+
+def interval(**options: float) -> float:
+    return any_bar(total=3, file=io.StringIO(), **options).mininterval
+
+
+def test_a_line_every_ten_seconds_in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    write_seldom_to_files()
+    assert interval() == 10
+    assert interval(mininterval=0.5) == 0.5
+
+
+def test_as_usual_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = interval()
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    write_seldom_to_files()
+    assert interval() == before
+
+
+def test_as_the_user_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = interval()
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    monkeypatch.setenv(VARIABLE, "3")
+    write_seldom_to_files()
+    assert interval() == before
