@@ -8,7 +8,7 @@ from typing import Any
 
 from ..evaluation.collect import collect_trace
 from ..evaluation.thresholds import check_max_drop, choose_threshold
-from ..utils.files import check_folder, replace_text
+from ..utils.files import check_writable, replace_text
 from .data_arguments import DataArguments
 from .evaluate import curve_with_threshold, labelled_splits, tell_of_choice
 from .options import LoadOptions, load
@@ -44,7 +44,7 @@ def calibrate(options: CalibrationOptions, positionals: Any) -> None:
             f"checkpoint: '{positionals.checkpoint}' is not a local folder with a config.json; download it first, "
             f"e.g. hf download {positionals.checkpoint} --local-dir FOLDER"
         )
-    check_folder("checkpoint", config_file.parent)
+    check_writable("checkpoint", config_file.parent)
     model, tokenizer = load(positionals.checkpoint, options)
     datasets_by_split, _, metrics = labelled_splits(model, tokenizer, options)
     split, rows = next(iter(datasets_by_split.items()))

@@ -18,7 +18,7 @@ from ..hub.model_card import write_model_card
 from ..hub.upload import NEVER_UPLOADED
 from ..models import MODEL_TYPES
 from ..trainer.ledger import LEDGER
-from ..utils.files import check_folder
+from ..utils.files import check_writable
 from .options import Positionals
 
 FOLDER: Positionals = {"folder": {"help": "Local folder of an early-exit model."}}
@@ -58,7 +58,7 @@ def card(options: CardOptions, positionals: Any) -> None:
             raise ValueError(
                 f"folder: '{folder}' has no {name}; run adaexit report {folder} ... first, which measures the model"
             )
-    check_folder("folder", folder)
+    check_writable("folder", folder)
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     metrics = json.loads((folder / "metrics.json").read_text())
     check_measurements(folder, metrics["results"], exit_settings(model.config))
@@ -152,7 +152,7 @@ def convert(options: ConvertOptions, positionals: Any) -> None:
     """Convert a checkpoint that was trained with the code of the papers' authors into a model of this package."""
     if Path(positionals.output, "config.json").exists():
         raise ValueError(f"output: '{positionals.output}' already contains a model; pass another folder")
-    check_folder("output", Path(positionals.output))
+    check_writable("output", Path(positionals.output))
     convert_checkpoint(positionals.source, positionals.output, labels=options.labels, revision=options.revision)
     print(positionals.output)
 

@@ -11,7 +11,7 @@ from ..evaluation.summary import write_results
 from ..interpretation.attribution import explain
 from ..interpretation.unrolled import NoGradientError
 from ..models.configuration_early_exit import check_whole_number
-from ..utils.files import check_folder, replace_text
+from ..utils.files import check_writable, replace_text
 from ..utils.imports import needed
 from ..visualization.attributed_tokens import TokenAttributions, finite_only, token_attributions
 from ..visualization.html_report import build_report
@@ -64,7 +64,7 @@ def report(options: ReportOptions, positionals: Any) -> None:
         raise ValueError(
             f"output: '{output}' is not a folder; pass --output FOLDER, which is created if it does not exist"
         )
-    check_folder("output", output)
+    check_writable("output", output)
     if options.explain < 0:
         raise ValueError(
             f"explain: got {options.explain}; pass the number of samples to explain, 0 or more, e.g. --explain 20"

@@ -1,5 +1,6 @@
 """The command `adaexit`, in process, on a tiny checkpoint."""
 
+import errno
 import inspect
 import io
 import json
@@ -316,12 +317,16 @@ def test_a_folder_that_cannot_be_written_is_refused_first(
 ) -> None:
     if command == "card":
         called(capsys, "report", checkpoint, *labelled)
-    monkeypatch.setattr("adaexit_hf.utils.files.os.access", lambda *_: False)
+
+    def full(**_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("adaexit_hf.utils.files.tempfile.TemporaryFile", full)
     for module in ("publish.AutoModelForSequenceClassification.from_pretrained", "publish.convert_checkpoint"):
         monkeypatch.setattr(f"adaexit_hf.cli.{module}", lambda *_, **__: pytest.fail("too late"))
     monkeypatch.setattr("adaexit_hf.cli.report.load", lambda *_, **__: pytest.fail("too late"))
     more = {"report": [checkpoint, *labelled], "card": [checkpoint], "convert": ["somewhere", str(tmp_path / "new")]}
-    assert "no files can be written into" in refused(capsys, command, *more[command])
+    assert "no file can be written into" in refused(capsys, command, *more[command])
 
 
 def test_push_takes_no_folder_of_an_interrupted_run(capsys, checkpoint) -> None:

@@ -62,7 +62,7 @@ def test_a_folder_with_a_model_is_not_overwritten(flags, tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_loaded(flags, tmp_path):
     (tmp_path / "out").write_text("")
-    with pytest.raises(ValueError, match="output_dir: got '.*/out', to which no file can be written"):
+    with pytest.raises(ValueError, match="output_dir: got '.*/out', but no file can be written"):
         flags("--model_name_or_path", "missing")
 
 

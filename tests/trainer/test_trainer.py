@@ -136,7 +136,7 @@ def test_exits_that_all_answer_the_same_are_reported(
 
 def test_an_output_folder_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="output_dir: got '.*/file/out', to which no file can be written"):
+    with pytest.raises(ValueError, match="output_dir: got '.*/file/out', but no file can be written"):
         new_trainer(new_model("deebert"), tmp_path / "file" / "out")
 
 
