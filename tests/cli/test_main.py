@@ -318,7 +318,7 @@ def test_a_folder_that_cannot_be_written_is_refused_first(
     if command == "card":
         called(capsys, "report", checkpoint, *labelled)
 
-    def full(**_: Any) -> None:
+    def full(**_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("adaexit_hf.utils.files.tempfile.TemporaryFile", full)
