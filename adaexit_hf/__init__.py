@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING
 
 from ._lazy_names import LazyNames
 from ._registration import announce
-from .utils.progress_bars import write_seldom_to_files
 from .version import __version__
 
 # The public names of these sub-packages are public in this package, too.
@@ -25,4 +24,3 @@ __all__ = __getattr__.names
 __dir__ = __getattr__.names.copy
 
 announce()
-write_seldom_to_files()

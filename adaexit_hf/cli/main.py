@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_type_hints
 
+from ..utils.progress_bars import write_seldom_to_files
 from ..utils.spelling import did_you_mean
 from ..version import __version__
 from .streams import escape_what_cannot_be_printed
@@ -87,6 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 for success, 1 for an error, 2 for wrong usage, 130 when interrupted.
     """
     escape_what_cannot_be_printed()
+    write_seldom_to_files()
     command, *arguments = (sys.argv[1:] if argv is None else list(argv)) or ["--help"]
     if command in ("-h", "--help"):
         print(usage())

@@ -20,13 +20,12 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import MaskedLMOutput
 
 from ..models.early_exit_loop import InFlight, LayerLoop, right_padded
 from ..models.encoder_layers import Context, embed_inputs, family_of, run_layer
-from ..models.padded_batches import Row, by_length, eval_mode, items_of
+from ..models.padded_batches import Row, by_length, eval_mode, items_of, progress_bar
 
 # The prediction head of each family in Transformers: states (n, hidden) -> logits (n, vocabulary).
 _HEADS: dict[str, Callable[[Any, Tensor], Tensor]] = {
@@ -230,7 +229,7 @@ def estimate_depths_by_reconstruction(
     places = [[place for place, token in enumerate(row["input_ids"]) if token not in special] for row in rows]
     file = None if losses_file is None else _LossesFile(Path(losses_file), _fingerprint(rows, model, masked_at_once))
     losses: list[Tensor] = [] if file is None else file.read()
-    bar = tqdm(total=len(rows), initial=len(losses), desc="Reconstructing tokens")
+    bar = progress_bar(total=len(rows), initial=len(losses), desc="Reconstructing tokens")
     for first in range(len(losses), len(rows), CHUNK):
         chunk = slice(first, first + CHUNK)
         new_losses = _losses_of_rows(

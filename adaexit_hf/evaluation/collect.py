@@ -6,11 +6,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ..models.configuration_early_exit import check_whole_number
 from ..models.modeling_early_exit import EarlyExitForSequenceClassification
-from ..models.padded_batches import check_model, full_depth, iterable_of, label_column, row_labels, stream_rows
+from ..models.padded_batches import (
+    check_model,
+    full_depth,
+    iterable_of,
+    label_column,
+    progress_bar,
+    row_labels,
+    stream_rows,
+)
 from .flops import RowFlops
 from .trace import COMPARISONS, ExitTrace
 
@@ -78,7 +85,7 @@ def collect_trace(
     lengths: list[int] = []
     column, counter = None, RowFlops(model) if count_flops else None
     total = len(dataset) if isinstance(dataset, Sized) else None
-    with tqdm(total=total, desc="Tracing exits", unit=" rows", disable=not progress) as bar:
+    with progress_bar(total=total, desc="Tracing exits", unit=" rows", disable=not progress) as bar:
         while window := list(islice(stream, _WINDOW * batch_size)):
             column = column or label_column(window)
             labelled = labels[0] is not None if labels else None

@@ -9,7 +9,6 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ..models.configuration_early_exit import Threshold, check_whole_number
 from ..models.early_exit_loop import InFlight, rows_per_batch, run_early_exit, trimmed
@@ -25,6 +24,7 @@ from ..models.padded_batches import (
     iterable_of,
     model_inputs,
     padded_batch,
+    progress_bar,
 )
 
 # Length of the text with which the memory per row is estimated: a prime number, so that a side of a tensor with this
@@ -257,7 +257,7 @@ class _Predictor:
 
     def _progress_bar(self, dataset: Any, progress: bool) -> Any:
         total = -(-len(dataset) // self.processes) if isinstance(dataset, Sized) else None
-        return tqdm(total=total, desc="Predicting", unit=" texts", disable=not progress)
+        return progress_bar(total=total, desc="Predicting", unit=" texts", disable=not progress)
 
     def _bytes_of(self, row: Row) -> int:
         """Memory of a row: its hidden states and ids, and its share of what the layers need besides."""

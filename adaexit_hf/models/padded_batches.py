@@ -7,6 +7,8 @@ This file travels inside checkpoints: see docs/contributing.md, "Files that trav
 """
 
 import inspect
+import os
+import sys
 import threading
 import warnings
 import weakref
@@ -498,7 +500,7 @@ def by_length(
     """
     check_whole_number("batch_size", batch_size, low=1, advice="e.g. batch_size=32")
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]), reverse=True)
-    for first in tqdm(range(0, len(order), batch_size), desc=desc, disable=desc is None):
+    for first in progress_bar(range(0, len(order), batch_size), desc=desc, disable=desc is None):
         indices = order[first : first + batch_size]
         yield indices, padded_batch([rows[index] for index in indices], encoder_config)
 
@@ -520,6 +522,18 @@ def model_inputs(model: Any, batch: Mapping[str, Tensor | None]) -> dict[str, Te
     device = model._hf_hook.execution_device if model.device.type == "meta" else model.device
     values = {name: batch.get(name) for name in names if name in accepted}
     return {name: None if value is None else value.to(device, non_blocking=True) for name, value in values.items()}
+
+
+def progress_bar(items: Any = None, **settings: Any) -> Any:
+    """Return a progress bar of tqdm that writes every 10 seconds if stderr is neither a terminal nor a notebook.
+
+    Args:
+        items: as in tqdm.
+        **settings: as in tqdm. The environment variable `TQDM_MININTERVAL` sets another interval.
+    """
+    terminal = sys.stderr is not None and sys.stderr.isatty()
+    to_file = not terminal and "ipykernel" not in sys.modules and "TQDM_MININTERVAL" not in os.environ
+    return tqdm(items, **({"mininterval": 10} if to_file else {}) | settings)
 
 
 @torch.inference_mode()

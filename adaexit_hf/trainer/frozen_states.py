@@ -17,11 +17,10 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from ..data.batches_by_length import MOST_ROWS, chunks, fetch_rows, groups, length_of
-from ..models.padded_batches import eval_mode, model_inputs
+from ..models.padded_batches import eval_mode, model_inputs, progress_bar
 
 logger = logging.get_logger(__name__)
 
@@ -158,7 +157,10 @@ def frozen_states(
     states = FrozenStates(size, file, memory, accelerator.is_local_main_process, model.reads_all_tokens)
     reserved, start = False, time.monotonic()
     try:
-        with eval_mode(model), tqdm(total=size, desc="Running the frozen encoder", disable=not progress) as bar:
+        with (
+            eval_mode(model),
+            progress_bar(total=size, desc="Running the frozen encoder", disable=not progress) as bar,
+        ):
             for batches in chunks(groups(lengths, MOST_ROWS, batch_tokens), accelerator.num_processes):
                 encoded = []
                 if accelerator.process_index < len(batches):

@@ -29,6 +29,7 @@ from ..models.exit_criteria import CRITERIA
 from ..models.modeling_early_exit import EarlyExitForSequenceClassification, Stage
 from ..models.padded_batches import eval_mode, model_inputs
 from ..utils.files import check_writable
+from ..utils.progress_bars import write_seldom_to_files
 from .checked_data import can_be_read_twice, check_dataset, collated, rows_for_prepare
 from .frozen_states import CollatorWithPlaces, FrozenStates, NoRoomError, RowsWithPlaces, frozen_states
 from .hub_mixin import PushesFinishedModel
@@ -98,6 +99,7 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
             raise ValueError(f"label_smoothing_factor: got {args.label_smoothing_factor}, {_OWN_LOSS}")
         if args.should_save:
             check_writable("output_dir", args.output_dir)
+        write_seldom_to_files()
         self.stage: Stage | None = None
         # Sums since the last log: the loss of each exit, and the number of micro-batches with labels, (exits + 1,).
         self._exit_losses: Tensor | None = None

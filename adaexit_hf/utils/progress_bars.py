@@ -11,7 +11,8 @@ VARIABLE = "TQDM_MININTERVAL"  # tqdm reads it when it is imported
 def write_seldom_to_files() -> None:
     """Let tqdm's bars, of whatever library, write every 10 seconds if stderr is neither a terminal nor a notebook.
 
-    A value of the user's, in the environment variable `TQDM_MININTERVAL` or as the argument of a bar, is kept.
+    For processes that train or run a command: there most bars are those of Transformers and `datasets`. A value of the
+    user's, in the environment variable `TQDM_MININTERVAL` or as the argument of a bar, is kept.
     """
     if sys.stderr is None or sys.stderr.isatty() or "ipykernel" in sys.modules or VARIABLE in os.environ:
         return

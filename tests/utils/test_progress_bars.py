@@ -7,6 +7,7 @@ import pytest
 import tqdm.std
 from tqdm.auto import tqdm as any_bar
 
+from adaexit_hf.models.padded_batches import progress_bar
 from adaexit_hf.utils.progress_bars import VARIABLE, write_seldom_to_files
 
 
@@ -30,6 +31,15 @@ def test_a_line_every_ten_seconds_in_a_file(monkeypatch: pytest.MonkeyPatch) -> 
     write_seldom_to_files()
     assert interval() == 10
     assert interval(mininterval=0.5) == 0.5
+
+
+def test_our_own_bars_need_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    for stream, seconds in ((io.StringIO(), 10), (Terminal(), any_bar(total=3, file=io.StringIO()).mininterval)):
+        monkeypatch.setattr(sys, "stderr", stream)
+        assert progress_bar(total=3).mininterval == seconds
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    monkeypatch.setenv(VARIABLE, "3")
+    assert progress_bar(total=3).mininterval != 10
 
 
 def test_as_usual_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
