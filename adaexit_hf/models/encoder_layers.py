@@ -466,6 +466,26 @@ def family_of(config: PreTrainedConfig) -> type[EncoderLayers]:
     return family_named(config.model_type)
 
 
+def check_token_ids(where: str, lowest: int, highest: int, vocab_size: int) -> None:
+    """Check that token ids are in the vocabulary.
+
+    Args:
+        where: start of the error message, which the id follows.
+        lowest: the lowest id.
+        highest: the highest id.
+        vocab_size: number of tokens in the encoder's vocabulary.
+
+    Raises:
+        ValueError: one of them is not.
+    """
+    if lowest < 0 or highest >= vocab_size:
+        raise ValueError(
+            f"{where} {lowest if lowest < 0 else highest}, but the encoder's vocabulary has the ids 0 to "
+            f"{vocab_size - 1}; use the tokenizer of the checkpoint, or call "
+            "model.resize_token_embeddings(len(tokenizer)) before training"
+        )
+
+
 def embed_inputs(
     encoder: PreTrainedModel,
     input_ids: Tensor | None = None,
@@ -516,13 +536,8 @@ def embed_inputs(
         )
     # On a GPU the CPU would have to wait, and the GPU stops with an error of its own.
     if input_ids is not None and input_ids.device.type == "cpu" and not recording():
-        low, high = torch.stack(input_ids.aminmax()).tolist()
-        if low < 0 or high >= encoder.config.vocab_size:
-            raise ValueError(
-                f"input_ids: got {low if low < 0 else high}, but the encoder's vocabulary has the ids 0 to "
-                f"{encoder.config.vocab_size - 1}; use the tokenizer of the checkpoint, or call "
-                "model.resize_token_embeddings(len(tokenizer)) before training"
-            )
+        lowest, highest = torch.stack(input_ids.aminmax()).tolist()
+        check_token_ids("input_ids: got", lowest, highest, encoder.config.vocab_size)
     inputs = {"input_ids": input_ids, "position_ids": position_ids, "inputs_embeds": inputs_embeds}
     if family.takes_token_types:
         inputs["token_type_ids"] = token_type_ids

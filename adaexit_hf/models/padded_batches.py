@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count, islice
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from .configuration_early_exit import check_whole_number
+from .encoder_layers import check_token_ids
 from .encoder_layers import family_of
 
 Row = Mapping[str, Any]
@@ -71,7 +72,7 @@ def items_of(dataset: Any) -> Iterator[Any]:
 
 
 def iterable_of(dataset: Any) -> Iterable[Any]:
-    """Return a data set as an iterable of its items; it has a length if the data set has one.
+    """Return a data set as an iterable of its items, which has a length if it is known.
 
     Args:
         dataset: as in `items_of`.
@@ -89,8 +90,12 @@ def iterable_of(dataset: Any) -> Iterable[Any]:
         raise ValueError(f"dataset: got {kind}; pass a list of texts or rows, e.g. predict(model, [text], tokenizer)")
     if hasattr(dataset, "with_format"):
         # Tensors would only be converted back; a transform of the user's stays.
-        transformed = getattr(dataset, "format", {}).get("type") == "custom"
-        return dataset if transformed else dataset.with_format(None)
+        chosen = getattr(dataset, "format", None) or {}
+        if chosen.get("type") == "custom":
+            return dataset
+        # The columns that the user has chosen stay the only ones.
+        kept = {name: chosen[name] for name in ("columns", "output_all_columns") if name in chosen}
+        return dataset.with_format(None, **kept)
     if isinstance(dataset, Iterable):
         return dataset
     if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
@@ -142,6 +147,11 @@ class RowReader:
     """
 
     def __init__(self, tokenizer: Any, encoder_config: Any) -> None:
+        if tokenizer is not None and not callable(tokenizer):
+            raise TypeError(
+                f"tokenizer: got {tokenizer!r}; pass the model's tokenizer, or None for tokenized rows. Other "
+                "arguments are passed by name, e.g. batch_size=32"
+            )
         self.tokenizer, self.vocab_size = tokenizer, encoder_config.vocab_size
         limits = (family_of(encoder_config).max_tokens(encoder_config), getattr(tokenizer, "model_max_length", None))
         # The largest number of tokens of a row; None for no limit.
@@ -207,13 +217,7 @@ class RowReader:
             raise ValueError(
                 f"dataset: item {index} has no tokens; remove it, or let the tokenizer add its special tokens"
             )
-        if min(tokens) < 0 or max(tokens) >= self.vocab_size:
-            wrong = min(tokens) if min(tokens) < 0 else max(tokens)
-            raise ValueError(
-                f"dataset: item {index} has the token id {wrong}, but the encoder's vocabulary has the ids 0 to "
-                f"{self.vocab_size - 1}; use the tokenizer of the checkpoint, or call "
-                "model.resize_token_embeddings(len(tokenizer)) before training"
-            )
+        check_token_ids(f"dataset: item {index} has the token id", min(tokens), max(tokens), self.vocab_size)
 
     def _tokenize(self, texts: list[Texts]) -> list[dict[str, Any]]:
         """Return rows of texts that are all single, or all pairs; those that are too long are truncated."""
@@ -236,13 +240,24 @@ class RowReader:
 
     def _checked_row(self, index: int, item: Row) -> dict[str, Any]:
         """Return the per-token columns without padding at either end; truncation keeps the last token, e.g. [SEP]."""
+        unread = [name for name in ("position_ids", "inputs_embeds") if item.get(name) is not None]
+        if unread:
+            raise ValueError(
+                f"dataset: item {index} has {' and '.join(unread)}, which only model(**batch) reads; remove the column"
+            )
+        tokens = _plain(item["input_ids"])
+        if not isinstance(tokens, list | tuple) or not all(isinstance(token, Integral) for token in tokens):
+            raise ValueError(
+                f"dataset: item {index} has the input_ids {tokens!r:.60}; pass a flat list of token ids per row, and "
+                "a single row as a list, [row]"
+            )
         try:
             row: dict[str, Any] = {name: token_column(item, name) for name in COLUMNS if name in item}
         except (TypeError, ValueError) as error:
             raise ValueError(f"dataset: item {index}: {error}") from error
-        mask = row.get("attention_mask")
-        if mask and any(mask):
-            start, end = mask.index(1), len(mask) - mask[::-1].index(1)
+        real = [place for place, value in enumerate(row.get("attention_mask", ())) if value]
+        if real:
+            start, end = real[0], real[-1] + 1
             row = {name: values[start:end] for name, values in row.items()}
         if self.longest is not None and len(row["input_ids"]) > self.longest:
             self.truncated += 1
@@ -258,16 +273,27 @@ def _texts_of(index: int, item: Any) -> Texts:
     """Return the text of an item and None, or its two texts."""
     texts = item
     if isinstance(item, Mapping):
-        texts = [item[name] for name in ("text", "text_pair") if item.get(name) is not None]
+        texts = [item.get("text"), *([] if item.get("text_pair") is None else [item["text_pair"]])]
     elif isinstance(item, str):
         texts = [item]
     texts = _plain(texts)  # an array of texts
     if isinstance(texts, list | tuple) and len(texts) in (1, 2) and all(isinstance(text, str) for text in texts):
+        _check_encodable(index, texts)
         return str(texts[0]), str(texts[1]) if len(texts) == 2 else None
     raise ValueError(
         f"dataset: item {index} is {item!r:.80}; pass texts, pairs of texts, rows with 'text' (and 'text_pair'), or "
         "tokenized rows with 'input_ids', e.g. dataset.map(lambda row: tokenizer(row['sentence'], truncation=True))"
     )
+
+
+def _check_encodable(index: int, texts: Sequence[str]) -> None:
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"dataset: item {index} has half a surrogate pair, {error.object[error.start]!r}, which is no character; "
+            "repair the text, e.g. text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
+        ) from None
 
 
 def stream_rows(dataset: Any, tokenizer: Any, encoder_config: Any) -> Iterator[dict[str, Any]]:

@@ -486,7 +486,7 @@ def test_a_data_set_that_fails_midway_is_answered_so_far() -> None:
         (5, "item 3 is 5; pass texts"),
         ({"label": 1}, "item 3 is {'label': 1}; pass texts"),
         ({"input_ids": []}, "item 3 has no tokens"),
-        ({"input_ids": None}, "item 3: 'NoneType' object is not iterable"),
+        ({"input_ids": None}, "item 3 has the input_ids None; pass a flat list"),
         ({"input_ids": [7, 8], "attention_mask": [1]}, "item 3: attention_mask: got 1 values for 2 tokens"),
     ],
 )

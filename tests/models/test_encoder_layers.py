@@ -117,6 +117,7 @@ def test_a_model_returns_the_stock_states(name: str) -> None:
     assert_equal(list(model(**inputs, output_hidden_states=True).hidden_states), stock(model.encoder, **inputs))
 
 
+@pytest.mark.parametrize("padding", ["right", "none"])  # on the left: see test_padded_batches.py
 @pytest.mark.parametrize("name", ENCODERS)
 @torch.no_grad()
 def test_a_model_returns_the_stock_attentions(name: str, padding: str) -> None:

@@ -312,6 +312,52 @@ def test_items_of_columns_are_plain_values() -> None:
     assert list(items_of(columns)) == [{"input_ids": [1, 2], "label": 0.5}, {"input_ids": [3, 4], "label": 1.5}]
 
 
+def test_columns_that_the_user_has_chosen_stay_the_only_ones(tokenizer: PreTrainedTokenizerFast) -> None:
+    model = build("deebert")
+    rows = [dict(tokenizer(text, "w9")) | {"token_type_ids": [1] * 5} for text in ("w7", "w8")]
+    chosen = [{name: row[name] for name in ("input_ids", "attention_mask")} for row in rows]
+    data = Dataset.from_list(rows).with_format("torch", columns=["input_ids", "attention_mask"])
+    expected = predict(model, chosen, progress=False).logits
+    assert not torch.allclose(predict(model, rows, progress=False).logits, expected)
+    assert torch.equal(predict(model, data, progress=False).logits, expected)
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ({"input_ids": [5], "position_ids": [3]}, r"item 0 has position_ids, which only model\(\*\*batch\) reads"),
+        ({"input_ids": [[5, 6]]}, r"item 0 has the input_ids \[\[5, 6\]\]; pass a flat list of token ids per row"),
+        ({"text": None, "text_pair": "w7"}, "item 0 is .* pass texts, pairs of texts"),
+        ("w7 \ud83d", "item 0 has half a surrogate pair"),
+        (("w7", "\ud83d"), "item 0 has half a surrogate pair"),
+    ],
+    ids=["positions", "nested", "no text", "surrogate", "surrogate in the pair"],
+)
+def test_an_item_that_cannot_be_read_is_named(item: Any, message: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    for call in (predict, collect_trace):
+        with pytest.raises(ValueError, match=f"dataset: {message}"):
+            call(build("deebert"), [item], tokenizer, progress=False)
+
+
+def test_a_single_tokenized_row_is_refused_with_the_call_to_make() -> None:
+    with pytest.raises(ValueError, match=r"item 0 has the input_ids 5; .* a single row as a list, \[row\]"):
+        predict(build("deebert"), {"input_ids": [5, 6]}, progress=False)
+
+
+def test_any_number_but_0_in_a_mask_is_a_token() -> None:
+    row = {"input_ids": [0, 5, 6, 0], "attention_mask": [0, 2, 2, 0]}
+    assert read_rows([row], None, build("deebert").config.encoder_config)[0]["input_ids"] == [5, 6]
+
+
+def test_a_batch_size_in_place_of_the_tokenizer_is_refused() -> None:
+    for call in (
+        lambda rows: collect_trace(build("deebert"), rows, 64),
+        lambda rows: build("deebert").calibrate_temperatures(rows, 64),
+    ):
+        with pytest.raises(TypeError, match="tokenizer: got 64; .* passed by name, e.g. batch_size=32"):
+            call([{"input_ids": [5], "label": 0}])
+
+
 # Modes ---------------------------------------------------------------------------------------------------------------
 
 
