@@ -875,7 +875,7 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
             ValueError: an invalid threshold; or a threshold or `early_exit=True` where rows cannot exit, or
                 `early_exit=True` without a threshold.
         """
-        from_config = exit_threshold is None and early_exit is not False
+        from_config = exit_threshold is None and early_exit is not False and possible
         thresholds = self.config.own_thresholds() if from_config else self.config.thresholds(exit_threshold)
         if early_exit and (thresholds is None or not possible):
             raise ValueError(
