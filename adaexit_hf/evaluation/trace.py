@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..models.configuration_early_exit import plain
 from ..models.exit_criteria import first_ready
 from ..models.padded_batches import wide_labels, wrong_labels
 
@@ -126,8 +127,8 @@ class ExitTrace:
         """Return the exit that each sample takes at a threshold.
 
         Args:
-            threshold: One number, or a list with one number per exit, as in a config; None is full depth, and so is 0
-                if the criterion is patience.
+            threshold: One number, or a list with one number per exit, as in a config, also of NumPy or PyTorch; None
+                is full depth, and so is 0 if the criterion is patience.
 
         Returns:
             Index of the exit of each sample, `(samples,)`, in 0..exits - 1.
@@ -137,12 +138,13 @@ class ExitTrace:
             ValueError: If a number is NaN or outside of `bounds`, if a patience is not a whole number, or if the list
                 does not have one number per exit.
         """
+        threshold = plain(threshold)
         # A patience of 0 means full depth, as in a config.
         is_zero = isinstance(threshold, Real) and not isinstance(threshold, bool) and threshold == 0
         if threshold is None or (is_zero and self.criterion == "patience"):
             return torch.full((len(self.scores),), len(self.exit_layers) - 1, device=self.scores.device)
         exits = len(self.exit_layers)
-        thresholds = list(threshold) if isinstance(threshold, list | tuple) else [threshold] * exits
+        thresholds: list[float] = threshold if isinstance(threshold, list) else [threshold] * exits
         if len(thresholds) != exits:
             raise ValueError(
                 f"threshold: got {len(thresholds)} numbers for {exits} exits; pass one number, or one per exit"

@@ -173,8 +173,31 @@ class EarlyExitConfig(PreTrainedConfig):
         return _score_unit(self.__dict__.get("exit_criterion"), self.__dict__.get("exit_temperatures"))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the config as in Transformers, without the threshold's unit, which follows from the others."""
-        return {name: value for name, value in super().to_dict().items() if name != "_threshold_unit"}
+        """Return the config as in Transformers.
+
+        The threshold's unit is left out if it follows from the other entries. If it does not, since one of them was
+        changed after the threshold was set, `from_dict` refuses the dict.
+        """
+        values = super().to_dict()
+        if self._threshold_unit in (None, self._unit()):
+            del values["_threshold_unit"]
+        return values
+
+    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Save the config as in Transformers; models save theirs with this method.
+
+        Args:
+            save_directory: the folder.
+            push_to_hub: as in Transformers.
+            **kwargs: as in Transformers.
+
+        Raises:
+            TypeError: as in `own_thresholds`.
+            ValueError: as in `own_thresholds`, since a saved threshold must be in the unit of the saved criterion and
+                temperatures.
+        """
+        self.own_thresholds()
+        super().save_pretrained(save_directory, push_to_hub, **kwargs)
 
     @classmethod
     def from_json_file(cls, json_file: Any) -> "EarlyExitConfig":
@@ -196,7 +219,8 @@ class EarlyExitConfig(PreTrainedConfig):
 
         Raises:
             ValueError: `config_dict` is the config of another method, or of an encoder with a head, whose weights have
-                other names; or an override does not fit the checkpoint.
+                other names; an override does not fit the checkpoint; or `config_dict` is the `to_dict` of a config
+                whose `own_thresholds` raises an error, and `exit_threshold` is not among the overrides.
             TypeError: an unknown override.
         """
         model_type = config_dict.get("model_type", cls.model_type)
@@ -212,8 +236,12 @@ class EarlyExitConfig(PreTrainedConfig):
             overrides = {name: kwargs.pop(name) for name in (*cls.own_arguments(), *LABELS) if name in kwargs}
             saved = cls._without_replaced(config_dict, overrides)
             extra = {name: value for name, value in saved.items() if name not in known}
+            unit = extra.pop("_threshold_unit", None)
             saved = {name: value for name, value in saved.items() if name in known} | {"_saved": extra}
             config, rest = super().from_dict(saved | overrides, return_unused_kwargs=True, **kwargs)
+            if unit is not None and "exit_threshold" not in overrides:
+                config._threshold_unit = unit
+                config.own_thresholds()
             return (config, unused | rest) if return_unused else config  # type: ignore[return-value]
         if "encoder_config" in config_dict:
             raise ValueError(

@@ -30,7 +30,9 @@ from .padded_batches import read_rows
 from .padded_batches import full_depth
 from .padded_batches import model_inputs
 from .padded_batches import row_labels
+from .padded_batches import wrong_labels
 from .configuration_early_exit import EarlyExitConfig
+from .configuration_early_exit import LABELS
 from .configuration_early_exit import Threshold
 from .configuration_early_exit import check_number
 from .configuration_early_exit import plain
@@ -875,7 +877,7 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
             ValueError: an invalid threshold; or a threshold or `early_exit=True` where rows cannot exit, or
                 `early_exit=True` without a threshold.
         """
-        from_config = exit_threshold is None and early_exit is not False
+        from_config = exit_threshold is None and early_exit is not False and possible
         thresholds = self.config.own_thresholds() if from_config else self.config.thresholds(exit_threshold)
         if early_exit and (thresholds is None or not possible):
             raise ValueError(
@@ -945,7 +947,7 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
                 f"dataset: got {len(rows)} samples, {'without' if labels is None else 'with'} labels, for {classes} "
                 f"classes; pass a validation set with labels, at least {classes} samples, better hundreds"
             )
-        labels = self.checked_labels(labels, len(rows))
+        labels = labels.long()
         temperatures, self.config.exit_temperatures = self.config.exit_temperatures, None
         try:
             logits, _ = full_depth(self, rows, batch_size, "Calibrating")
@@ -991,7 +993,7 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
         if labels.shape != (batch,):
             raise ValueError(f"labels: got shape {tuple(labels.shape)}; pass one label per text, shape ({batch},)")
         if self.config.num_labels == 1:
-            if not recording() and not bool(labels.isfinite().all()):
+            if not recording() and bool(wrong_labels(labels, 1).any()):
                 raise ValueError("labels: got NaN or infinity; drop the rows without a score before training")
             return labels
         if labels.is_floating_point():
@@ -1001,10 +1003,10 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
             )
         if recording():
             return labels.long()
-        low, high = torch.stack(labels.long().aminmax()).tolist()
-        if low < 0 or high >= self.config.num_labels:
+        wrong = labels[wrong_labels(labels, self.config.num_labels)]
+        if len(wrong):
             raise ValueError(
-                f"labels: got {low if low < 0 else high}; allowed are 0 to {self.config.num_labels - 1}. Pass "
+                f"labels: got {wrong[0].item()}; allowed are 0 to {self.config.num_labels - 1}. Pass "
                 "num_labels=<number of classes> to the config, or a split that has labels (GLUE's test sets have none)"
             )
         return labels.long()
@@ -1074,8 +1076,6 @@ def report_not_finite(scores: list[Tensor]) -> None:
 # Arguments of `from_encoder_pretrained` that are not arguments of the method's config.
 DOWNLOAD = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 LOADING = ("dtype", "attn_implementation", "num_hidden_layers")
-# Arguments of the method's config that, if none is passed, are those of a fine-tuned classifier.
-LABELS = ("num_labels", "id2label", "label2id", "problem_type")
 
 
 def load_encoder(model_class: Any, name_or_path: str, options: dict[str, Any]) -> Any:
@@ -1126,7 +1126,7 @@ def load_encoder(model_class: Any, name_or_path: str, options: dict[str, Any]) -
             "checkpoint"
         )
 
-    if fine_tuned and not options.keys() & set(LABELS):
+    if fine_tuned and not options.keys() & set(LABELS):  # otherwise they are those of the classifier
         options |= {name: getattr(config, name) for name in ("id2label", "label2id", "problem_type")}
     encoder_config = type(encoder.config).from_dict(encoder.config.to_dict())
     encoder_config._attn_implementation = encoder.config._attn_implementation

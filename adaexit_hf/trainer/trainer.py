@@ -25,7 +25,6 @@ from transformers.trainer_utils import (
 from transformers.utils import logging
 
 from ..data.collators import DataCollatorWithTokenDepths
-from ..models.exit_criteria import CRITERIA
 from ..models.modeling_early_exit import EarlyExitForSequenceClassification, Stage
 from ..models.padded_batches import eval_mode, model_inputs
 from ..utils.files import check_writable
@@ -507,13 +506,14 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
         return optimizer
 
     def _drop_temperatures(self) -> None:
+        """Set temperatures to None, with a warning, and with them a threshold for scores that depend on them."""
         config = self.model.config
         if config.exit_temperatures is None:
+            config.own_thresholds()  # otherwise an invalid one would raise an error when the first checkpoint is saved
             return
+        unit = config._unit()
         config.exit_temperatures = None
-        # Scores of a method's own, and patience, are not computed from tempered probabilities.
-        tempered = config.exit_criterion != config.own_criterion and CRITERIA[config.exit_criterion].score is not None
-        if tempered and config.exit_threshold is not None:
+        if config.exit_threshold is not None and config._unit() != unit:
             which = f"exit_temperatures and exit_threshold, which was {config.exit_threshold} for tempered logits"
             config.exit_threshold = None
         else:

@@ -322,6 +322,12 @@ def test_a_label_out_of_range_is_refused(method: str, label: int, got: int) -> N
         model(**inputs_of(model), labels=torch.tensor([0, 1, 2, 0, 1, label]))
 
 
+def test_of_labels_out_of_range_the_first_is_named() -> None:
+    model = build("deebert")
+    with pytest.raises(ValueError, match="labels: got 7; allowed are 0 to 2"):
+        model(**inputs_of(model), labels=torch.tensor([0, 7, -1, 0, 9, 1]))
+
+
 @every_method
 def test_labels_that_are_no_indices_are_refused(method: str) -> None:
     model = build(method)

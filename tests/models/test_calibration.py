@@ -221,6 +221,12 @@ def test_calibrating_again_starts_from_the_bare_logits() -> None:
     assert model.calibrate_temperatures(iter(rows), batch_size=7) == pytest.approx(before, rel=1e-4)
 
 
+def test_whole_labels_may_be_floats() -> None:  # as in a DataFrame whose column had missing values
+    model, rows = calibrated("deebert")
+    before = list(model.config.exit_temperatures)
+    assert model.calibrate_temperatures([row | {"label": float(row["label"])} for row in rows]) == before
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_the_mode_is_that_of_before_and_dropout_is_off(training: bool) -> None:
     model = new_model("berxit", dropout=0.5)

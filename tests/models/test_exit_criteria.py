@@ -1,5 +1,6 @@
 """Every method exits by every criterion that its mathematics allows, and as its trace predicts."""
 
+import copy
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -402,6 +403,53 @@ def test_the_unit_of_a_threshold_is_not_saved() -> None:
     made = config("deebert", exit_threshold=0.3)
     assert not [name for name in made.to_dict() if "threshold" in name and name != "exit_threshold"]
     assert type(made).from_dict(made.to_dict()).exit_threshold == 0.3
+
+
+other_unit = pytest.mark.parametrize(
+    ("name", "value"), [("exit_criterion", "margin"), ("exit_temperatures", [2.0, 2.0, 2.0])]
+)
+
+
+@other_unit
+def test_a_threshold_in_another_unit_is_not_saved(name: str, value: Any, tmp_path: Path) -> None:
+    model = build("deebert", exit_threshold=0.3)
+    model.save_pretrained(tmp_path)
+    before = (tmp_path / "config.json").read_text()
+    setattr(model.config, name, value)
+    for part in (model, model.config):
+        with pytest.raises(ValueError, match=r"exit_threshold: 0.3 was set .* now; set exit_threshold again"):
+            part.save_pretrained(tmp_path)
+    assert (tmp_path / "config.json").read_text() == before
+    model.config.exit_threshold = 0.4
+    model.save_pretrained(tmp_path)
+    assert CLASSES["deebert"].from_pretrained(tmp_path).config.own_thresholds() == [0.4] * 3
+
+
+@other_unit
+def test_a_copy_has_the_unit_of_the_threshold_too(name: str, value: Any) -> None:
+    made = config("deebert", exit_threshold=0.3)
+    setattr(made, name, value)
+    with pytest.raises(ValueError, match=r"exit_threshold: 0.3 was set .* now; set exit_threshold again"):
+        type(made).from_dict(made.to_dict())
+    with pytest.raises(ValueError, match=r"exit_threshold: 0.3 was set .* now; set exit_threshold again"):
+        copy.deepcopy(made).own_thresholds()
+    again = type(made).from_dict(made.to_dict(), exit_threshold=0.4)
+    assert again.own_thresholds() == [0.4] * 3
+    assert getattr(again, name) == value
+
+
+@other_unit
+def test_training_does_not_use_the_threshold(name: str, value: Any) -> None:
+    model = build("deebert", exit_threshold=0.3)
+    inputs = inputs_of(model)
+    setattr(model.config, name, value)
+    assert model.train()(**inputs, labels=torch.zeros(6, dtype=torch.long)).loss.isfinite()
+    with pytest.raises(ValueError, match=r"early_exit: got True, which needs a threshold, eval mode"):
+        model(**inputs, early_exit=True)
+    with pytest.raises(ValueError, match=r"exit_threshold: got 0.2 in training mode"):
+        model(**inputs, exit_threshold=0.2)
+    with pytest.raises(ValueError, match=r"exit_threshold: 0.3 was set"):
+        model.eval()(**inputs)
 
 
 @pytest.mark.parametrize("value", [1.5, [1, 2.5, 3]])

@@ -153,7 +153,8 @@ def test_ours_refuses_a_model_without_exits() -> None:
 
 def test_calibrated_answers_are_the_same() -> None:
     model = exiting("berxit")
-    model.config.exit_temperatures = [2.0, 0.5, 1.5]
+    threshold = model.config.exit_threshold
+    model.config.exit_temperatures, model.config.exit_threshold = [2.0, 0.5, 1.5], threshold
     found = pipeline(OWN, model=model, tokenizer=new_tokenizer())(TEXTS, batch_size=8, return_exit_score=True)
     probabilities, layers, scores = expected(model, TEXTS)
     assert [each["exit_layer"] for each in found] == layers

@@ -261,6 +261,7 @@ def test_from_training_to_a_calibrated_checkpoint(tmp_path: Path) -> None:
     before, early = trace_of(model, inputs), model(**inputs)
     temperatures = model.calibrate_temperatures(rows[96:])
     assert model.config.exit_temperatures == temperatures and temperatures[-1] > 1
+    model.config.exit_threshold = 0.9  # of the calibrated confidence now
     after, later = trace_of(model, inputs), model(**inputs)
     torch.testing.assert_close(after.exit_logits, before.exit_logits / torch.tensor(temperatures)[:, None])
     for exit in range(3):

@@ -102,7 +102,12 @@ def test_temperatures_of_before_are_dropped_with_a_warning(
 
 @pytest.mark.parametrize(
     ("method", "criterion", "threshold", "left"),
-    [("deebert", "entropy", 0.3, None), ("deebert", "patience", 2, 2), ("dact-bert", "dact", 0.1, 0.1)],
+    [
+        ("deebert", "entropy", 0.3, None),
+        ("right-tool", "confidence", 0.8, None),
+        ("deebert", "patience", 2, 2),
+        ("dact-bert", "dact", 0.1, 0.1),
+    ],
 )
 def test_a_threshold_for_tempered_logits_is_dropped_with_the_temperatures(
     method: str, criterion: str, threshold: float, left: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture,
@@ -115,7 +120,24 @@ def test_a_threshold_for_tempered_logits_is_dropped_with_the_temperatures(
     )
     new_trainer(model, tmp_path, max_steps=1).train()
     assert model.config.exit_threshold == left
-    assert ("exit_threshold, which was 0.3 for tempered logits: set to None" in caplog.text) == (left is None)
+    message = f"exit_threshold, which was {threshold} for tempered logits: set to None"
+    assert (message in caplog.text) == (left is None)
+
+
+def test_a_threshold_in_another_unit_is_refused_before_training(tmp_path: Path) -> None:
+    model = new_model("deebert", exit_threshold=0.3)
+    model.config.exit_criterion = "margin"
+    trainer = new_trainer(model, tmp_path, max_steps=1)
+    with pytest.raises(ValueError, match="exit_threshold: 0.3 was set in the unit of 'entropy'"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
+def test_a_threshold_of_before_the_calibration_does_not_keep_from_training(tmp_path: Path) -> None:
+    model = new_model("deebert", exit_threshold=0.3)
+    model.config.exit_temperatures = [1.0, 2.0, 3.0, 4.0]
+    new_trainer(model, tmp_path, max_steps=1, save_strategy="steps", save_steps=1).train()
+    assert (model.config.exit_temperatures, model.config.exit_threshold) == (None, None)
 
 
 def test_exits_that_all_answer_the_same_are_reported(
