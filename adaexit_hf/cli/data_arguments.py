@@ -235,24 +235,22 @@ def reserve_validation(
         return splits
     train = splits["train"]
     labels = train[label_column][:] if label_column in train.column_names else [None] * len(train)
-    order = np.random.default_rng(0).permutation(len(train)).tolist()
+    order, kept = np.random.default_rng(0).permutation(len(train)).tolist(), set[int]()
     if not any(isinstance(label, float) for label in labels):
         order.sort(key=lambda row: str(labels[row]))  # stable: shuffled within a class
-    # Evenly spread over the rows by class, so that each class gives its share.
-    taken = {row for place, row in enumerate(order) if int((place + 1) * fraction) > int(place * fraction)}
-    kept = {labels[row] for row in order if row not in taken}
-    for row in order:
-        if row in taken and labels[row] not in kept and not isinstance(labels[row], float):
-            taken.remove(row)
-            kept.add(labels[row])
-    if not taken or len(taken) == len(train):
+        kept = set({labels[row]: row for row in order}.values())  # one row of each class
+    rest = [row for row in order if row not in kept]
+    count = min(int(len(train) * fraction), len(rest))
+    if not count:
         raise ValueError(
-            f"validation_fraction: {fraction} of {len(train)} rows takes {'no row' if not taken else 'all'}, if every "
-            "class keeps a row to train on; pass another fraction, or more rows"
+            f"validation_fraction: {fraction} of {len(train)} rows takes no row, if every class keeps a row to train "
+            "on; pass another fraction, or more rows"
         )
+    # Evenly spread over the rows by class, so that each class gives its share.
+    taken = {row for place, row in enumerate(rest) if (place + 1) * count // len(rest) > place * count // len(rest)}
     validation = train.select([row for row in order if row in taken])
-    rest = train.select([row for row in range(len(train)) if row not in taken])
-    return datasets.DatasetDict({**splits, "train": rest, validation_names[0]: validation})
+    train = train.select([row for row in range(len(train)) if row not in taken])
+    return datasets.DatasetDict({**splits, "train": train, validation_names[0]: validation})
 
 
 def evaluation_splits(
@@ -263,7 +261,8 @@ def evaluation_splits(
 ) -> list[str]:
     """The names of the splits to evaluate on; the threshold is chosen on the first.
 
-    A test split is left out if all of its labels are missing, as in GLUE; a message on stderr says so.
+    A test split is left out if it has no rows or if all of its labels are missing, as in GLUE; a message on stderr says
+    so.
 
     Args:
         arguments: Which data set.
@@ -289,6 +288,7 @@ def evaluation_splits(
         labels = splits["test"][column] if known else []
         if all(label is None or label != label or (label == -1 and not has_minus_one) for label in labels):
             reason = "all its labels are missing (-1 or empty)" if known else f"it has no column '{column}'"
+            reason = reason if len(splits["test"]) else "it has no rows"
             print(f"adaexit: split 'test' is left out: {reason}", file=sys.stderr)
         else:
             names += ["test"]

@@ -13,11 +13,10 @@ from ..evaluation.bootstrap import UndefinedResamplesError, bootstrap_samples
 from ..evaluation.collect import collect_trace
 from ..evaluation.curves import CurvePoint
 from ..evaluation.metrics import compute_score
-from ..evaluation.summary import exit_settings, results_at_threshold
+from ..evaluation.summary import results_at_threshold
 from ..evaluation.thresholds import spread_thresholds
 from ..evaluation.trace import ExitTrace, made_up, predictions
 from ..evaluation.tradeoff import tradeoff_curve
-from ..utils.files import without_nan
 from .data_arguments import DataArguments, evaluation_splits, first_rows, load_splits
 from .options import ModelOptions, load
 from .streams import print_json
@@ -84,7 +83,8 @@ def names_in_data(splits: Sequence[datasets.Dataset], column: str, names: list[s
     """The names of the checkpoint's classes in labelled data, in the order of the checkpoint's indices.
 
     Names that are made of indices (LABEL_0, 0) say nothing, on either side: then classes are equal if their indices
-    are.
+    are. But where a name of the one side may also be an index of the other (data 0, 1, 2 and a checkpoint with 1, 2,
+    3), nothing says which is meant, so this is an error.
 
     Args:
         splits: The data, without missing labels.
@@ -100,9 +100,9 @@ def names_in_data(splits: Sequence[datasets.Dataset], column: str, names: list[s
         return names
     for prefix in ("LABEL_", ""):
         indices = [f"{prefix}{index}" for index in range(len(names))]
-        if set(found) <= set(indices):
+        if set(found) <= set(indices) and not set(indices) & set(names):
             return indices
-    if made_up(names) and len(found) == len(names):
+    if made_up(names) and len(found) == len(names) and not set(found) & set(names):
         return found
     unknown = [name for name in found if name not in names]
     raise ValueError(
@@ -123,23 +123,23 @@ def trace_splits(
 
 
 def results_with_intervals(
-    traces: dict[str, ExitTrace], metrics: tuple[str, ...], config: Any, data_name: str
+    traces: dict[str, ExitTrace], metrics: tuple[str, ...], threshold: float | list[float] | None, data_name: str
 ) -> dict[str, dict[str, Any]]:
     """The scores of every split, with a 95 % bootstrap interval over samples of the first metric at the threshold.
 
     Args:
         traces: Trace by split.
         metrics: Names of the metrics.
-        config: Config of the model, with the threshold and what else decides where a text exits.
+        threshold: The model's exit threshold.
         data_name: Name of the data set.
 
     The interval is None, with a message on stderr, if a prediction is not finite or if the metric is undefined on a
     resample.
     """
-    results, threshold = {}, config.exit_threshold
+    results = {}
     for split, trace in traces.items():
         data = {"name": data_name, "split": split}
-        results[split] = results_at_threshold(trace, metrics, threshold, exit_settings(config), data)
+        results[split] = results_at_threshold(trace, metrics, threshold, data)
         results[split]["intervals"] = {metrics[0]: None}
         # Only the predictions at the threshold: resampling all exits would take many times as long.
         logits = trace.at(threshold)[0][:, None]
@@ -170,7 +170,7 @@ def evaluate(options: EvaluationOptions, positionals: Any) -> None:
     model, tokenizer = load(positionals.checkpoint, options, options.exit_threshold)
     datasets_by_split, _, metrics = labelled_splits(model, tokenizer, options)
     traces = trace_splits(model, datasets_by_split, options.batch_size)
-    print_json(without_nan(results_with_intervals(traces, metrics, model.config, options.for_card().name)))
+    print_json(results_with_intervals(traces, metrics, model.config.exit_threshold, options.for_card().name))
 
 
 def tell_of_choice(command: str, trace: ExitTrace, threshold: float | list[float] | None) -> None:

@@ -31,7 +31,8 @@ class PredictOptions(ModelOptions):
 def predict(options: PredictOptions, positionals: Any) -> None:
     """Classify texts from the command line, from a file, or from stdin (one text per line).
 
-    Prints one JSON object per text, in input order: text, label (not for regression), score and exit_layer.
+    Prints one JSON object per text, in input order: text, label (not for regression), score and exit_layer. Label and
+    score are null where the model's answer is not finite.
     """
     source = input_texts(options, positionals.texts)
     model, tokenizer = load(positionals.checkpoint, options, options.exit_threshold)
@@ -49,7 +50,8 @@ def predict(options: PredictOptions, positionals: Any) -> None:
         else:
             label = int(prediction.logits.argmax())
             probability = prediction.logits.softmax(dim=-1)[label].item()
-            record |= {"label": model.config.id2label[label], "score": probability}
+            finite = bool(prediction.logits.isfinite().all())
+            record |= {"label": model.config.id2label[label] if finite else None, "score": probability}
         print_json(record | {"exit_layer": prediction.exit_layer})
 
 

@@ -11,7 +11,7 @@ from huggingface_hub import HfApi
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from ..evaluation.curves import CurvePoint
-from ..evaluation.summary import EXIT_SETTINGS, changed_setting, exit_settings
+from ..evaluation.summary import SCORE_SETTINGS, changed_setting, exit_settings
 from ..hub.card_facts import CardDataset, MeasuredSpeed
 from ..hub.conversion import convert_checkpoint
 from ..hub.model_card import write_model_card
@@ -60,15 +60,14 @@ def card(options: CardOptions, positionals: Any) -> None:
             )
     check_writable("folder", folder)
     model = AutoModelForSequenceClassification.from_pretrained(folder)
-    metrics = json.loads((folder / "metrics.json").read_text())
-    check_measurements(folder, metrics["results"], exit_settings(model.config))
+    metrics = read_metrics(folder, exit_settings(model.config))
     dataset = metrics.get("dataset")
     print(
         write_model_card(
             model,
             folder,
             name=options.name,
-            curve=[CurvePoint(**point) for point in json.loads((folder / "curve.json").read_text())],
+            curve=read_curve(folder),
             metrics=metrics["results"],
             dataset=CardDataset(**dataset) if dataset else None,
             speed=measured_speed(Path(options.speed)) if options.speed else None,
@@ -99,7 +98,7 @@ def measured_speed(path: Path) -> MeasuredSpeed:
             f"quartiles {low:.2f} to {high:.2f}"
         )
         threshold = record["exit_threshold"]
-        settings = {name: record[name] for name in EXIT_SETTINGS if name != "exit_threshold"}
+        settings = {name: record[name] for name in SCORE_SETTINGS}
     except (IndexError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(
             f"speed: '{path}' is not the output of adaexit benchmark ({type(error).__name__}: {error}); pass a "
@@ -113,17 +112,36 @@ def measured_speed(path: Path) -> MeasuredSpeed:
     return MeasuredSpeed(machine, how, {threshold: median}, settings)
 
 
-def check_measurements(folder: Path, results: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Check that the results in metrics.json are of the model as it is now.
+def read_curve(folder: Path) -> list[CurvePoint]:
+    """The curve in curve.json.
+
+    Raises:
+        ValueError: The file is not one that `adaexit report` or `adaexit train` wrote.
+    """
+    try:
+        return [CurvePoint(**point) for point in json.loads((folder / "curve.json").read_text(encoding="utf-8"))]
+    except (TypeError, ValueError) as error:
+        raise _foreign(folder, "curve.json", error) from error
+
+
+def read_metrics(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The contents of metrics.json, if its results are of the model as it is now.
 
     Args:
         folder: The model's folder.
-        results: Split -> measurements, from metrics.json.
         settings: The settings in config.json that decide where a text exits.
 
     Raises:
-        ValueError: The results were measured with other settings, or do not say with which.
+        ValueError: The file is not one that `adaexit report` or `adaexit train` wrote; or its results were measured
+            with other settings, or do not say with which.
     """
+    try:
+        metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        results = metrics["results"]
+        if not all(isinstance(result["at_threshold"], dict) for result in results.values()):
+            raise TypeError("at_threshold is no object")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise _foreign(folder, "metrics.json", error) from error
     for split, result in results.items():
         unknown = sorted(settings.keys() - result.keys())
         changed = f"measured at an unknown {unknown[0]}" if unknown else changed_setting(result, settings)
@@ -131,6 +149,15 @@ def check_measurements(folder: Path, results: Mapping[str, Any], settings: Mappi
             raise ValueError(
                 f"folder: '{split}' was {changed}; run adaexit report {folder} ... and adaexit card {folder} first"
             )
+    return metrics
+
+
+def _foreign(folder: Path, name: str, error: Exception) -> ValueError:
+    """The error for a file in the folder that has a name of ours, but another content."""
+    return ValueError(
+        f"folder: '{folder / name}' was not written by adaexit report ({type(error).__name__}: {error}); run adaexit "
+        f"report {folder} ..., which writes it, or remove the file"
+    )
 
 
 @dataclass(kw_only=True)
@@ -207,10 +234,8 @@ def push(options: PushOptions, positionals: Any) -> None:
             f"folder: '{folder}' contains a '{config.get('model_type')}' model without exits; push it with "
             "hf upload or model.push_to_hub"
         )
-    metrics_file = folder / "metrics.json"
-    if metrics_file.is_file():
-        settings = exit_settings(AutoConfig.from_pretrained(folder))
-        check_measurements(folder, json.loads(metrics_file.read_text())["results"], settings)
+    if (folder / "metrics.json").is_file():
+        read_metrics(folder, exit_settings(AutoConfig.from_pretrained(folder)))
     api = HfApi()
     repo = api.create_repo(positionals.repo_id, private=options.private or None, exist_ok=True)
     commit = api.upload_folder(

@@ -78,7 +78,7 @@ def report(options: ReportOptions, positionals: Any) -> None:
     threshold = model.config.exit_threshold
     split, trace = next(iter(traces.items()))
     curve = curve_with_threshold(trace, metrics[0], threshold)
-    results = results_with_intervals(traces, metrics, model.config, options.for_card().name)
+    results = results_with_intervals(traces, metrics, threshold, options.for_card().name)
     tell_of_choice("report", trace, threshold)
     print_curve(curve, f"{split} {metrics[0]}", threshold)
     print_results(results, metrics[0])

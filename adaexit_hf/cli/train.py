@@ -48,7 +48,7 @@ from ..data.reconstruction import estimate_depths_by_reconstruction
 from ..data.tasks import Labels, check_columns, check_labels, labels_of, tokenize
 from ..evaluation.collect import collect_trace
 from ..evaluation.metrics import compute_score
-from ..evaluation.summary import exit_settings, results_at_threshold, write_results
+from ..evaluation.summary import results_at_threshold, write_results
 from ..evaluation.thresholds import check_max_drop, choose_threshold, spread_thresholds
 from ..evaluation.trace import ExitTrace, scored_predictions
 from ..evaluation.tradeoff import tradeoff_curve
@@ -393,9 +393,8 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         if arguments.method != "plain":
             trainer.model.config.exit_threshold = chosen
         dataset = arguments.for_card()
-        settings = None if arguments.method == "plain" else exit_settings(trainer.model.config)
         results = {
-            name: results_at_threshold(trace, metrics, chosen, settings, {"name": dataset.name, "split": name})
+            name: results_at_threshold(trace, metrics, chosen, {"name": dataset.name, "split": name})
             for name, trace in traces.items()
         }
         tell_of_choice("train", validation, chosen)

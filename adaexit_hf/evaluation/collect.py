@@ -19,6 +19,7 @@ from ..models.padded_batches import (
     stream_rows,
 )
 from .flops import RowFlops
+from .summary import score_settings
 from .trace import COMPARISONS, ExitTrace
 
 # Number of batches that are read ahead, so that texts of similar length can share a batch.
@@ -37,7 +38,8 @@ def collect_trace(
 ) -> ExitTrace:
     """Run a data set once at full depth and keep the logits and scores of every exit.
 
-    The data set is read once, 32 batches at a time, so the memory needed is little more than that of the trace.
+    The data set is read once, about 1000 rows or 32 batches ahead, so the memory needed is little more than that of
+    the trace.
 
     Args:
         model: Model on any device. Its train or eval mode is restored afterwards.
@@ -90,7 +92,7 @@ def collect_trace(
             column = column or label_column(window)
             labelled = labels[0] is not None if labels else None
             labels.append(row_labels(window, config.num_labels, column, len(lengths), labelled) if column else None)
-            window_lengths = [text_length(row) for row in window]
+            window_lengths = [len(row["input_ids"]) for row in window]
             lengths += window_lengths
             outputs.append(full_depth(model, window, batch_size, tell=bar.update))
             if counter is not None:
@@ -111,15 +113,5 @@ def collect_trace(
         lengths=torch.tensor(lengths),
         flops=torch.stack(flops) if flops else None,
         about=dict(about or {}),
+        settings=score_settings(config),
     )
-
-
-def text_length(row: Mapping[str, Any]) -> int:
-    """Number of tokens of a row up to the last one that is not padding; all of them if every token is padding.
-
-    >>> text_length({"input_ids": [1, 7, 2, 0], "attention_mask": [1, 1, 1, 0]}), text_length({"input_ids": [1, 2]})
-    (3, 2)
-    """
-    tokens = len(row["input_ids"])
-    mask = row.get("attention_mask")
-    return tokens if mask is None else next((length for length in range(tokens, 0, -1) if mask[length - 1]), tokens)

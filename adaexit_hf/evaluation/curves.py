@@ -1,8 +1,8 @@
 """Compare trade-off curves (areas under and between them, mean curves), and choose a threshold from one."""
 
 import math
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +22,8 @@ class CurvePoint(NamedTuple):
         saving: Share of layer executions saved, in [0, 1) (DeeBERT, Eq. 2).
         flops: Mean floating-point operations per sample; None if the trace has no FLOPs.
         higher_is_better: Whether a higher score is better, as the metric says. Default: True.
+        settings: The settings of the model that made the trace: exit criterion, temperatures and tolerance. A model
+            card refuses a curve of other settings than the model's. Default: None, unknown.
     """
 
     threshold: float | None
@@ -30,6 +32,7 @@ class CurvePoint(NamedTuple):
     saving: float
     flops: float | None = None
     higher_is_better: bool = True
+    settings: Mapping[str, Any] | None = None
 
 
 class MeanPoint(NamedTuple):

@@ -15,17 +15,26 @@ from .metrics import check_classes, compute_score
 from .trace import ExitTrace
 from .tradeoff import exit_histogram, expected_saving, scored_answers
 
-# The settings of a config that decide where a text exits; a measurement holds for these values only.
-EXIT_SETTINGS = ("exit_threshold", "exit_criterion", "exit_temperatures", "patience_tolerance")
+# The settings of a config that make the readiness scores; a trace and its curve hold for these values only.
+SCORE_SETTINGS = ("exit_criterion", "exit_temperatures", "patience_tolerance")
 
 
-def exit_settings(config: Any) -> dict[str, Any]:
-    """Return the settings of a model's config that decide where a text exits.
+def score_settings(config: Any) -> dict[str, Any]:
+    """Return the settings of a model's config that make the readiness scores.
 
     Args:
         config: Config of an early-exit model.
     """
-    return {name: getattr(config, name) for name in EXIT_SETTINGS}
+    return {name: getattr(config, name) for name in SCORE_SETTINGS}
+
+
+def exit_settings(config: Any) -> dict[str, Any]:
+    """Return the settings of a model's config that decide where a text exits: the threshold and `score_settings`.
+
+    Args:
+        config: Config of an early-exit model.
+    """
+    return {"exit_threshold": config.exit_threshold} | score_settings(config)
 
 
 def changed_setting(measured: Mapping[str, Any], settings: Mapping[str, Any]) -> str | None:
@@ -52,7 +61,6 @@ def results_at_threshold(
     trace: ExitTrace,
     metrics: tuple[str, ...],
     threshold: float | list[float] | None,
-    settings: Mapping[str, Any] | None = None,
     data: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Compute all metrics at full depth, at a threshold, and at every exit.
@@ -61,7 +69,6 @@ def results_at_threshold(
         trace: Trace with labels.
         metrics: Names of the metrics.
         threshold: Exit threshold, as for `ExitTrace.exits_at`; None is full depth.
-        settings: Settings of the model that made the trace, from `exit_settings`. Default: the trace's criterion.
         data: Names of data set and split. Default: none.
 
     Returns:
@@ -84,7 +91,8 @@ def results_at_threshold(
         "samples": len(trace.logits),
         "full_depth": scores(answers[:, -1]),
         "at_threshold": scores(answers.gather(1, chosen[:, None])[:, 0]),
-        **({"exit_criterion": trace.criterion} if settings is None else settings),
+        "exit_criterion": trace.criterion,
+        **trace.settings,
         "exit_threshold": threshold,
         "data": {**(data or {}), "fingerprint": _fingerprint(trace)},
         "version": __version__,

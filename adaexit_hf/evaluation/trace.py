@@ -44,6 +44,7 @@ class ExitTrace:
         flops: Floating-point operations of each sample up to and including each exit, `(samples, exits)`; None if
             they were not counted, see `collect_trace(..., count_flops=True)`.
         about: Anything else worth keeping that JSON can represent: data set, split, seed. Default: empty.
+        settings: The config's settings that made the scores, from `score_settings`. Default: empty, unknown.
 
     Raises:
         ValueError: If there are no samples, if the shapes do not match, if a label is not a class index or not finite,
@@ -74,6 +75,7 @@ class ExitTrace:
     lengths: Tensor | None = None
     flops: Tensor | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.logits.dim() != 3 or not self.logits.numel():

@@ -92,12 +92,12 @@ def tradeoff_curve(
         thresholds = spread_thresholds(trace)
     if isinstance(thresholds, Real | str | Tensor):
         raise TypeError(f"thresholds: got {thresholds!r}; pass a list of thresholds, e.g. thresholds=[0.5]")
-    points = []
+    points, settings = [], dict(trace.settings) or None
     for threshold in [*thresholds, None]:
         chosen = trace.exits_at(threshold)
         score = score_of(chosen)
         flops = None if trace.flops is None else trace.flops.gather(1, chosen[:, None]).double().mean().item()
-        points.append(CurvePoint(threshold, score, *_layers(trace, chosen), flops, known.higher_is_better))
+        points.append(CurvePoint(threshold, score, *_layers(trace, chosen), flops, known.higher_is_better, settings))
     upwards = -1 if trace.ready in ("lt", "le") else 1  # the direction in which thresholds make fewer samples ready
 
     def order(point: CurvePoint) -> tuple[float, bool, float]:

@@ -127,9 +127,9 @@ def check_facts(
         speed: the measured speed-up, if there is one.
 
     Raises:
-        ValueError: if a number is NaN or infinite; if metrics or speed were measured at another threshold, criterion
-            or temperatures than the model's; or if a speed-up is not positive, or at a threshold that the curve does
-            not have.
+        ValueError: if a number is NaN or infinite; if metrics, curve or speed were measured at another threshold,
+            criterion or temperatures than the model's; or if a speed-up is not positive, or at a threshold that the
+            curve does not have.
     """
     for description, value in _numbers(curve, metrics):
         if value is None or not math.isfinite(value):  # None is NaN in a JSON file
@@ -140,6 +140,10 @@ def check_facts(
         changed = changed_setting(measured, settings)
         if changed:
             raise ValueError(f"metrics: '{split}' was {changed}; measure it again, or set model.config as it was")
+    for point in curve:
+        changed = changed_setting(point.settings or {}, settings)
+        if changed:
+            raise ValueError(f"curve: was {changed}; collect the trace again, or set model.config as it was")
     changed = changed_setting(speed.settings, settings) if speed else None
     if changed:
         raise ValueError(f"speed: was {changed}; measure it again, or set model.config as it was")

@@ -56,14 +56,15 @@ def shown_points(curve: Sequence[CurvePoint], chosen: Any, count: int = ROWS) ->
         return []
     low, high = (select(point.mean_layers for point in curve) for select in (min, max))
     targets = [low + (high - low) * step / max(1, count - 1) for step in range(count)]
-    shown = {min(curve, key=lambda point: abs(point.mean_layers - target)) for target in targets}
-    shown |= {point for point in curve if point.threshold is None or point.threshold == chosen}
-    return sorted((point for point in dict.fromkeys(curve) if point in shown), key=_depth)
+    shown = [min(curve, key=lambda point: abs(point.mean_layers - target)) for target in targets]
+    shown += [point for point in curve if point.threshold is None or point.threshold == chosen]
+    return _once(curve, shown)
 
 
-def _depth(point: CurvePoint) -> tuple[float, bool]:
-    """The order of points in a table: by mean layers, and full depth last; others keep the order of the curve."""
-    return point.mean_layers, point.threshold is None
+def _once(curve: Sequence[CurvePoint], shown: Sequence[CurvePoint]) -> list[CurvePoint]:
+    """Each shown point once, by mean layers, and full depth last; others keep the order of the curve."""
+    once = [point for place, point in enumerate(curve) if point in shown and point not in curve[:place]]
+    return sorted(once, key=lambda point: (point.mean_layers, point.threshold is None))
 
 
 def threshold_table(
@@ -71,9 +72,9 @@ def threshold_table(
 ) -> str:
     """A table with threshold, score, mean layers, saving and, if it was measured, speed-up; "" without a curve."""
     chosen, speed_ups = model.config.exit_threshold, speed.speed_up if speed else {}
-    points = set(shown_points(curve, chosen)) | {point for point in curve if point.threshold in speed_ups}
+    points = shown_points(curve, chosen) + [point for point in curve if point.threshold in speed_ups]
     rows = []
-    for point in sorted((point for point in dict.fromkeys(curve) if point in points), key=_depth):
+    for point in _once(curve, points):
         name = "none: full depth" if point.threshold is None else f"{point.threshold:.6g}"
         cells = [name, f"{point.score:.4f}", f"{point.mean_layers:.2f}", f"{point.saving:.1%}"]
         if speed:

@@ -68,9 +68,9 @@ def write_model_card(
         The path of the card.
 
     Raises:
-        ValueError: if a number is NaN or infinite; if metrics or speed were measured at another threshold, criterion
-            or temperatures than the model's; or if a speed-up is not positive, or at a threshold that the curve does
-            not have.
+        ValueError: if a number is NaN or infinite; if metrics, curve or speed were measured at another threshold,
+            criterion or temperatures than the model's; or if a speed-up is not positive, or at a threshold that the
+            curve does not have.
         TypeError: if `facts` has an unknown name.
         FileExistsError: if there is a README.md that this function did not write.
         OSError: if the files cannot be written.
@@ -151,9 +151,9 @@ def build_model_card(
         The card.
 
     Raises:
-        ValueError: if a number is NaN or infinite; if metrics or speed were measured at another threshold, criterion
-            or temperatures than the model's; or if a speed-up is not positive, or at a threshold that the curve does
-            not have.
+        ValueError: if a number is NaN or infinite; if metrics, curve or speed were measured at another threshold,
+            criterion or temperatures than the model's; or if a speed-up is not positive, or at a threshold that the
+            curve does not have.
     """
     config, splits = model.config, metrics or {}
     check_facts(exit_settings(config), curve, splits, speed)

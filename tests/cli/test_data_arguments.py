@@ -121,6 +121,7 @@ def split_of(labels: list) -> datasets.Dataset:
         ([None, None], True, False, "split 'test' is left out: all its labels are missing (-1 or empty)"),
         ([None, -1], False, False, "split 'test' is left out: all its labels are missing (-1 or empty)"),
         ([0, None], False, True, ""),
+        ([], False, False, "split 'test' is left out: it has no rows"),
     ],
 )
 def test_a_test_split_is_left_out_only_if_no_label_is_known(
@@ -148,6 +149,13 @@ def test_every_class_gives_its_share_and_keeps_a_row(fraction: float) -> None:
     assert set(train["label"]) == set("abcd")
     for name, count in (("a", 40), ("b", 20)):
         assert validation["label"].count(name) == pytest.approx(count * fraction, abs=1)
+
+
+def test_a_class_of_one_row_takes_no_place_in_validation() -> None:
+    splits = datasets.DatasetDict({"train": split_of([0] * 9 + [1])})
+    parts = reserve_validation(splits, ("validation",), 0.1, "label")
+    assert parts["validation"]["label"][:] == [0]
+    assert parts["train"]["label"][:] == [0] * 8 + [1]
 
 
 def test_a_fraction_that_takes_no_row_is_refused() -> None:

@@ -154,6 +154,19 @@ def test_half_a_surrogate_pair_is_refused(capsys, checkpoint, tmp_path) -> None:
     assert "row 1, column 'text': character 0 is '\\ud83d'" in printed.err
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # that there are such numbers
+def test_predict_prints_null_for_an_answer_that_is_not_finite(capsys, checkpoint) -> None:
+    weights = Path(checkpoint, "model.safetensors")
+    tensors = load_file(weights)
+    name = next(name for name in tensors if name.endswith("word_embeddings.weight"))
+    good = AutoTokenizer.from_pretrained(checkpoint).convert_tokens_to_ids("good")
+    tensors[name][good] = math.nan
+    save_file(tensors, weights, metadata={"format": "pt"})
+    lost, found = answers(called(capsys, "predict", checkpoint, "good", "bad"))
+    assert (lost["text"], lost["label"], lost["score"]) == ("good", None, None)
+    assert found["label"] in NAMED and found["score"] > 0
+
+
 def test_predict_takes_pairs_of_texts(capsys, checkpoint, tmp_path) -> None:
     (tmp_path / "pairs.jsonl").write_text(json.dumps({"a": "good", "b": "bad film"}))
     printed = called(
@@ -267,6 +280,27 @@ def test_numbers_that_do_not_say_what_made_them_are_not_pushed(capsys, checkpoin
     path.write_text(json.dumps(summary))
     message = refused(capsys, "push", checkpoint, "you/model")
     assert "'validation' was measured at an unknown exit_criterion; run adaexit report" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metrics.json", '{"accuracy": 0.9}'),
+        ("metrics.json", '[{"accuracy": 0.9}]'),
+        ("metrics.json", '{"results": {"test": 0.9}}'),
+        ("metrics.json", '{"results": {"test": {"at_threshold": 0.9}}}'),
+        ("metrics.json", "accuracy: 0.9"),
+        ("curve.json", '{"x": [1, 2]}'),
+        ("curve.json", '[{"x": 1}]'),
+    ],
+)
+def test_a_file_of_the_user_with_the_name_of_ours_is_named(capsys, checkpoint, name: str, content: str) -> None:
+    for ours, least in (("metrics.json", '{"results": {}}'), ("curve.json", "[]")):
+        Path(checkpoint, ours).write_text(content if ours == name else least)
+    message = f"{name}' was not written by adaexit report"
+    assert message in refused(capsys, "card", checkpoint)
+    if name == "metrics.json":
+        assert message in refused(capsys, "push", checkpoint, "you/model")
 
 
 def test_push_takes_early_exit_models_only(capsys, start) -> None:
@@ -455,6 +489,22 @@ NAMED = ["bad", "good"]
 )
 def test_names_in_data_are_in_the_order_of_the_checkpoint(names: list, of_data: list, expected: list) -> None:
     assert evaluate_command.names_in_data([class_labels(of_data)], "label", names) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "of_data"),
+    [
+        (["1", "2", "3"], [0, 1, 2]),  # is 1 the name, or the index of 2?
+        (["1", "2", "3"], [0]),
+        (["-1", "0", "1"], [0, 1, 2]),
+        (["0", "1", "2"], [1, 2, 3]),
+        (["LABEL_1", "LABEL_2"], ["LABEL_0", "LABEL_1"]),
+    ],
+)
+def test_names_that_may_be_indices_of_others_are_refused(names: list, of_data: list) -> None:
+    rows = datasets.Dataset.from_dict({"label": of_data})
+    with pytest.raises(ValueError, match="label_column: 'label' has the classes .*, but the checkpoint has"):
+        evaluate_command.names_in_data([rows], "label", names)
 
 
 @pytest.mark.parametrize("of_data", [["bad", "good", "fair"], ["no", "yes"]])

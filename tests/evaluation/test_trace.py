@@ -1,5 +1,6 @@
 """A trace is checked when it is made, kept in one file, and collected without the data set in memory."""
 
+import json
 import math
 import weakref
 from collections.abc import Iterator
@@ -11,11 +12,13 @@ import pytest
 import torch
 from helpers.runs import METHODS, Row, encoder_config, new_model, texts
 from helpers.traces import NAN, by_hand
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import BertModel
 
 from adaexit_hf import ExitTrace, collect_trace, predict, tradeoff_curve
+from adaexit_hf.evaluation import collect
 from adaexit_hf.evaluation.bootstrap import bootstrap_seeds
 from adaexit_hf.evaluation.flops import flops_per_exit
 from adaexit_hf.evaluation.later_answers import had_they_gone_on
@@ -23,6 +26,8 @@ from adaexit_hf.evaluation.thresholds import spread_thresholds
 from adaexit_hf.evaluation.trace import check_same_data
 from adaexit_hf.interpretation.attribution import explain, layer_conductance
 from adaexit_hf.interpretation.probes import attention_entropy
+from adaexit_hf.models import padded_batches
+from adaexit_hf.models.padded_batches import stream_rows
 
 
 def same(one: Any, other: Any) -> bool:
@@ -60,6 +65,18 @@ def test_a_saved_trace_is_loaded_unchanged(trace: ExitTrace, tmp_path: Path) -> 
     trace.save(path)
     check_equal(trace, ExitTrace.load(str(path)))
     assert torch.equal(load_file(path)["logits"], trace.logits)  # any reader has the tensors
+
+
+def test_a_trace_saved_before_settings_were_stored_is_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "trace.safetensors"
+    trace = by_hand(**EVERYTHING)
+    trace.save(path)
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    facts = json.loads(metadata["adaexit_hf_trace"])
+    del facts["settings"]
+    save_file(load_file(path), path, metadata=metadata | {"adaexit_hf_trace": json.dumps(facts)})
+    check_equal(trace, ExitTrace.load(path))
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -256,28 +273,44 @@ def test_other_exits_on_the_same_data_may_stand_side_by_side() -> None:
         check_same_data([])
 
 
-class CountedRow(dict[str, Any]):
-    """A row that can be watched."""
+def test_rows_are_read_once_one_window_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(padded_batches, "BLOCK", 8)  # of rows that are tokenized together
+    model, read, ran, ahead = new_model("deebert"), 0, 0, []
+
+    def rows() -> Iterator[Row]:
+        nonlocal read
+        for row in texts(400):
+            read += 1
+            yield row
+
+    def count(module: Any, inputs: Any, output: Any) -> None:
+        nonlocal ran
+        ran += len(output)
+        ahead.append(read - ran)
+
+    model.exits[0].register_forward_hook(count)
+    trace = collect_trace(model, rows(), batch_size=2, progress=False)
+    assert trace.logits.shape == (400, 4, 3)
+    assert (read, ran, max(ahead)) == (400, 400, 62)  # windows of 32 batches, of which the first has run
 
 
-def test_rows_are_read_once_and_let_go() -> None:
+def test_rows_are_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
     alive: weakref.WeakSet[Any] = weakref.WeakSet()
     most = 0
 
-    class Watched(CountedRow):
-        __hash__ = object.__hash__
+    class Watched(dict[str, Any]):
+        __hash__ = object.__hash__  # type: ignore[assignment]
         __eq__ = object.__eq__
 
-    def rows() -> Iterator[Row]:
+    def stream(*arguments: Any) -> Iterator[Row]:
         nonlocal most
-        for row in texts(400):
-            watched = Watched(row)
-            alive.add(watched)
+        for row in stream_rows(*arguments):
+            alive.add(watched := Watched(row))
             most = max(most, len(alive))
             yield watched
 
-    trace = collect_trace(new_model("deebert"), rows(), batch_size=2, progress=False)
-    assert trace.logits.shape == (400, 4, 3)
+    monkeypatch.setattr(collect, "stream_rows", stream)
+    collect_trace(new_model("deebert"), texts(400), batch_size=2, progress=False)
     assert 64 <= most <= 130  # of 400: a window of 32 batches, and the one before
 
 
@@ -294,8 +327,9 @@ def test_pads_do_not_count_as_length() -> None:
         {"input_ids": [0, 1], "attention_mask": [0, 1]},
     ]
     trace = collect_trace(new_model("deebert"), rows, progress=False, count_flops=True)
-    assert trace.lengths is not None and trace.lengths.tolist() == [2, 2]
-    assert trace.flops is not None and torch.equal(trace.flops[0], trace.flops[1])
+    assert trace.lengths is not None and trace.lengths.tolist() == [2, 1]
+    unpadded = collect_trace(new_model("deebert"), [{"input_ids": [1, 5]}, {"input_ids": [1]}], count_flops=True)
+    assert trace.flops is not None and unpadded.flops is not None and torch.equal(trace.flops, unpadded.flops)
 
 
 def test_a_part_of_a_trace() -> None:

@@ -55,6 +55,18 @@ def test_a_curve_computed_by_hand(by_hand: ExitTrace) -> None:
     assert area_under_curve(curve) == pytest.approx((0.875 * 1 + 0.75 * 2.5) / 3.5)
 
 
+def test_a_curve_says_which_settings_made_its_trace() -> None:
+    model = new_model("berxit", exit_criterion="entropy", exit_temperatures=[1.0, 2.0, 1.5, 1.0])
+    trace = collect_trace(model, texts(3), progress=False)
+    settings = {
+        "exit_criterion": "entropy",
+        "exit_temperatures": [1.0, 2.0, 1.5, 1.0],
+        "patience_tolerance": model.config.patience_tolerance,
+    }
+    assert {"exit_threshold": 0.5, **settings}.items() <= results_at_threshold(trace, ("accuracy",), 0.5).items()
+    assert all(point.settings == settings for point in tradeoff_curve(trace, "accuracy"))
+
+
 def test_a_metric_may_be_given_by_name(by_hand: ExitTrace) -> None:
     assert tradeoff_curve(by_hand, "accuracy", [0.7, 0.45]) == tradeoff_curve(by_hand, ACCURACY, [0.7, 0.45])
     assert layer_scores(by_hand, "f1") == {2: 0.0, 3: 0.5, 6: pytest.approx(2 / 3)}
@@ -190,7 +202,7 @@ def test_the_curve_is_what_early_exit_does(name: str, batch: int) -> None:
         assert torch.equal(exit_layer, layers)
         torch.testing.assert_close(logits, foretold, rtol=0, atol=1e-5)
         point = next(point for point in tradeoff_curve(trace, metric, [threshold]) if point.threshold is not None)
-        assert point.score == pytest.approx(metric.score(trace.labels, predictions(logits)), abs=1e-5)
+        assert point.score == pytest.approx(float(metric.score(trace.labels, predictions(logits))), abs=1e-5)
         assert point.mean_layers == exit_layer.double().mean().item()
         depths |= set(exit_layer.tolist())
     assert len(depths) >= 3  # else little was tested

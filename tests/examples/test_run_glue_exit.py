@@ -85,7 +85,7 @@ def test_trains_saves_and_reports(flags, method, capsys):
     assert model.config.exit_threshold == result["exit_threshold"]
     assert set(result["by_exit"]) == {"1", "2", "3"}
     assert sum(result["exit_histogram"].values()) == 8
-    assert set(curve[0]) == {"threshold", "score", "mean_layers", "saving", "flops", "higher_is_better"}
+    assert set(curve[0]) == {"threshold", "score", "mean_layers", "saving", "flops", "higher_is_better", "settings"}
     assert "<- chosen" in capsys.readouterr().out
 
 

@@ -198,6 +198,29 @@ def test_a_speed_of_other_settings_is_refused() -> None:
         card_of(speed=speed)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"exit_criterion": "margin"},
+            "curve: was measured at exit_criterion 'confidence', but the model's is 'margin'",
+        ),
+        (
+            {"exit_temperatures": [1.0, 2.0, 1.5, 1.0]},
+            "curve: was measured at exit_temperatures None, but the model's is",
+        ),
+    ],
+)
+def test_a_curve_of_other_settings_is_refused(change: Settings, message: str) -> None:
+    model = new_model("berxit", exit_criterion="confidence")
+    curve = tradeoff_curve(collect_trace(model, texts(), progress=False), "accuracy")
+    for name, value in change.items():
+        setattr(model.config, name, value)
+    model.config.exit_threshold = 0.3
+    with pytest.raises(ValueError, match=message):
+        build_model_card(model, NAME, curve=curve)
+
+
 def test_an_unknown_fact_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="licence"):
         write_model_card(two_labels(), tmp_path, licence="mit")

@@ -12,7 +12,14 @@ from helpers.tiny import build, check_loss_and_gradients, encoder_config, inputs
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
-from adaexit_hf import PabeeConfig, PabeeForSequenceClassification, choose_threshold, collect_trace, tradeoff_curve
+from adaexit_hf import (
+    Metric,
+    PabeeConfig,
+    PabeeForSequenceClassification,
+    choose_threshold,
+    collect_trace,
+    tradeoff_curve,
+)
 
 Model = PabeeForSequenceClassification
 CASES = {
@@ -217,14 +224,15 @@ def test_regression_from_end_to_end(tmp_path: Path) -> None:
     model.start_from_mean(sum(row["label"] for row in rows) / len(rows))
     assert [head.bias.item() for head in model.exits] == pytest.approx([4.06] * 4, abs=0.2)
 
-    def error(predictions: Tensor, labels: Tensor) -> float:
-        return -(predictions - labels).square().double().mean().item()
+    def error(labels: Tensor, predictions: Tensor) -> float:
+        return (predictions - labels).square().double().mean().item()
 
-    before = tradeoff_curve(collect_trace(model, rows, progress=False), error)[-1].score
+    metric = Metric(error, higher_is_better=False)
+    before = tradeoff_curve(collect_trace(model, rows, progress=False), metric)[-1].score
     new_trainer(model, tmp_path / "runs", rows=rows, max_steps=30, learning_rate=3e-3).train()
     trace = collect_trace(model, rows, progress=False)
-    curve = tradeoff_curve(trace, error)
-    assert curve[-1].score > before / 2  # errors count downwards
+    curve = tradeoff_curve(trace, metric)
+    assert curve[-1].score < before / 2
     assert {point.threshold for point in curve} <= {1.0, 2.0, 3.0, None}
 
     chosen = choose_threshold(curve, max_drop=0.5)
