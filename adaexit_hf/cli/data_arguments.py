@@ -261,8 +261,7 @@ def evaluation_splits(
 ) -> list[str]:
     """The names of the splits to evaluate on; the threshold is chosen on the first.
 
-    A test split is left out if it has no rows or if all of its labels are missing, as in GLUE; a message on stderr says
-    so.
+    A test split is left out if it has no rows, or no label that is known, as in GLUE; a message on stderr says so.
 
     Args:
         arguments: Which data set.
