@@ -9,7 +9,6 @@ texts, other metrics, several devices, or resuming use `run_glue_exit.py`.
 import argparse
 
 from datasets import load_dataset
-from sklearn.metrics import accuracy_score
 from transformers import AutoTokenizer
 
 from adaexit_hf import (
@@ -56,7 +55,7 @@ def main() -> None:
     trainer = EarlyExitTrainer(model, args, train_dataset=splits["train"], processing_class=tokenizer)
     trainer.train()
 
-    curve = tradeoff_curve(collect_trace(model, splits["test"]), accuracy_score)
+    curve = tradeoff_curve(collect_trace(model, splits["test"]), "accuracy")
     chosen = choose_threshold(curve, max_drop=0.01)
     print(f"threshold {chosen.threshold}: accuracy {chosen.score:.3f}, {chosen.saving:.0%} of the layers saved")
     model.config.exit_threshold = chosen.threshold
