@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"Trained in {time.perf_counter() - started:.0f} s")
 
     trace = collect_trace(model, tokenized(tokenizer, evaluation))
-    curve = tradeoff_curve(trace, accuracy)
+    curve = tradeoff_curve(trace, "accuracy")
     chosen = choose_threshold(curve, MAX_DROP)
     show_curve(curve, chosen)
     show_levels(evaluation, trace, chosen.threshold)

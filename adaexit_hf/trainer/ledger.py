@@ -21,7 +21,7 @@ class Ledger:
         root: `output_dir` of the run.
         plan: all stages of the model.
         overrides: stage name -> training arguments of this stage.
-        run: what the run was started with, for `check_same_run`: `rows`, `labels` and training arguments.
+        run: what the run was started with, for `check_same_run`: `rows`, `data` (a checksum) and training arguments.
     """
 
     def __init__(
@@ -145,9 +145,9 @@ class Ledger:
             source: as in `resume`.
 
         Raises:
-            ValueError: if `source` is True, and the training set has another number of rows or other labels. Other
-                training arguments are only reported: a run may be prolonged, but finished stages keep what they were
-                trained with. The same holds for a checkpoint that was named.
+            ValueError: if `source` is True, and the training set has another number of rows, other texts or other
+                labels. Other training arguments are only reported: a run may be prolonged, but finished stages keep
+                what they were trained with. The same holds for a checkpoint that was named.
         """
         began: dict[str, Any] = self._read().get("run", {})  # ledgers of older versions have none
         changed = {
@@ -155,10 +155,14 @@ class Ledger:
             for name, value in self.run.items()
             if began.get(name) is not None and value is not None and began[name] != value
         }
-        for name in ("rows", "labels"):
+        for name in ("rows", "data"):
             if name in changed and source is True:
                 old, new = changed[name]
-                what = f"{new} rows, but the run began with {old}" if name == "rows" else "other labels than before"
+                what = (
+                    f"{new} rows, but the run began with {old}"
+                    if name == "rows"
+                    else "other texts or labels than before"
+                )
                 raise ValueError(
                     f"train_dataset: has {what}, so that resume_from_checkpoint would continue or return the model of "
                     "another run; pass another output_dir"

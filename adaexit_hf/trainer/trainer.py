@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-import difflib
+import inspect
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,10 +13,17 @@ import torch
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import DataCollatorWithPadding, EarlyStoppingCallback, TrainerCallback, default_data_collator
+from transformers import (
+    DataCollatorWithPadding,
+    EarlyStoppingCallback,
+    Trainer,
+    TrainerCallback,
+    default_data_collator,
+)
 from transformers.trainer_utils import (
     HPSearchBackend,
     HubStrategy,
+    PredictionOutput,
     TrainOutput,
     default_compute_objective,
     enable_full_determinism,
@@ -29,7 +36,8 @@ from ..models.modeling_early_exit import EarlyExitForSequenceClassification, Sta
 from ..models.padded_batches import eval_mode, model_inputs
 from ..utils.files import check_writable
 from ..utils.progress_bars import write_seldom_to_files
-from .checked_data import can_be_read_twice, check_dataset, collated, rows_for_prepare
+from ..utils.spelling import did_you_mean
+from .checked_data import can_be_read_twice, check_dataset, check_kind, check_kinds, collated, rows_for_prepare
 from .frozen_states import CollatorWithPlaces, FrozenStates, NoRoomError, RowsWithPlaces, frozen_states
 from .hub_mixin import PushesFinishedModel
 from .ledger import Ledger
@@ -62,7 +70,8 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
 
     Raises:
         TypeError: if `args` is not `EarlyExitTrainingArguments`, or the model has no stages.
-        ValueError: if `label_smoothing_factor` or `compute_loss_func` is set: they would replace the objectives.
+        ValueError: if a data set is a data frame, a dict of columns or splits, a data loader or a generator; or if
+            `label_smoothing_factor` or `compute_loss_func` is set: they would replace the objectives.
 
     Examples:
         >>> from tempfile import TemporaryDirectory
@@ -98,6 +107,8 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
             raise ValueError(f"label_smoothing_factor: got {args.label_smoothing_factor}, {_OWN_LOSS}")
         if args.should_save:
             check_writable("output_dir", args.output_dir)
+        given = inspect.signature(Trainer.__init__).bind(self, model, args, *trainer_args, **trainer_kwargs).arguments
+        check_kinds(given.get("train_dataset"), given.get("eval_dataset"))
         write_seldom_to_files()
         self.stage: Stage | None = None
         # Sums since the last log: the loss of each exit, and the number of micro-batches with labels, (exits + 1,).
@@ -105,8 +116,8 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
         self._states: FrozenStates | None = None
         # Whether `compute_loss` has computed the stage's objective since the last optimizer step.
         self._objective_computed = False
-        # Data sets that were checked, whether with their labels, and a checksum of these.
-        self._checked_data: list[tuple[Any, bool, int | None]] = []
+        # Data sets that were checked, whether with their labels, and a checksum of their token ids and labels.
+        self._checked_data: list[tuple[Any, bool, int]] = []
         self._last_model: Callable[[], Any] = lambda: None  # what `model_init` returned last, if it still exists
         super().__init__(model, args, *trainer_args, **trainer_kwargs)
         if self.compute_loss_func is not None:
@@ -172,7 +183,7 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
             TypeError: if `stage_overrides` is not a dict.
             ValueError: if the stage or an override is unknown; if a stage trains no parameter, or freezes one that the
                 model does not have; if an optimizer was passed and several stages are to run; if there is no run to
-                resume, or one with another stage plan, other labels, or models that were trained after the
+                resume, or one with another stage plan, other texts or labels, or models that were trained after the
                 checkpoint; or, without resuming, if `output_dir` has models of an earlier run.
         """
         given, model_init = self.args, self.model_init
@@ -224,7 +235,7 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
                     f"what stage '{done[-1]}' trained in '{base.output_dir}' would be lost; call train() for all "
                     "stages, or pass model= in place of model_init="
                 )
-        ledger.run |= self._check_data([planned for planned in plan if planned.name in chosen], overrides)
+        ledger.run |= self._check_data([planned for planned in plan if planned.name in chosen])
         if resume:
             ledger.check_same_run(resume)
         self.accelerator.wait_for_everyone()  # no process may write before all have read
@@ -314,43 +325,35 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
             allowed = [argument.name for argument in dataclasses.fields(self.args)]
             for name in self.hp_space(trial):
                 if name not in allowed:  # Transformers only warns
-                    close = difflib.get_close_matches(name, allowed, n=1)
                     raise ValueError(
-                        f"hp_space: got '{name}', which is no training argument"
-                        + (f"; did you mean '{close[0]}'?" if close else "; see EarlyExitTrainingArguments")
+                        f"hp_space: got '{name}', which is no training argument; see EarlyExitTrainingArguments"
+                        f"{did_you_mean(name, allowed)}"
                     )
         super()._hp_search_setup(trial)
 
-    def _check_data(self, stages: list[Stage], overrides: dict[str, dict[str, Any]]) -> dict[str, int | None]:
-        """Check all rows of every data set that can be read twice, once; of the training set those that are needed.
+    def _check_data(self, stages: list[Stage]) -> dict[str, int | None]:
+        """Check all rows of every data set that can be read twice, once.
 
         Returns:
-            The number of rows of the training set, and a checksum of its labels; None where they are not known.
+            The number of rows of the training set, and a checksum of its token ids and labels; None if it is a stream.
         """
         if self.train_dataset is None:
             raise ValueError("train_dataset: missing; pass EarlyExitTrainer(..., train_dataset=rows)")
-        evaluation = self.eval_dataset if isinstance(self.eval_dataset, dict) else {None: self.eval_dataset}
-        named = {"train_dataset": self.train_dataset} | {
-            "eval_dataset" if name is None else f"eval_dataset['{name}']": rows for name, rows in evaluation.items()
-        }
-        needed = [dataclasses.replace(self.args, **overrides.get(stage.name, {})) for stage in stages]
-        steps = [args.max_steps * args.gradient_accumulation_steps * args.train_batch_size for args in needed]
-        most_rows = max(steps) * self.args.world_size if min(steps) > 0 else None
+        named = check_kinds(self.train_dataset, self.eval_dataset)
         with_labels = not all(self._needs_no_labels(stage) for stage in stages)
         collate = self._get_collator_with_removed_columns(self.data_collator)
-        known: dict[str, int | None] = {"rows": None, "labels": None}
+        set_seed(0)  # so that texts that are changed at random have the same checksum in every run
+        known: dict[str, int | None] = {"rows": None, "data": None}
         for name, rows in named.items():
             checked = any(rows is other and with_labels <= labels for other, labels, _ in self._checked_data)
             if can_be_read_twice(rows) and not checked:
                 training = name == "train_dataset"
                 size = self.args.train_batch_size if training else self.args.eval_batch_size
-                limit = most_rows if training else None
-                checksum = check_dataset(self.model, rows, collate, size, name, with_labels, limit)
-                whole = limit is None or limit >= len(rows)
-                self._checked_data.append((rows, with_labels, checksum if whole else None))
-        for rows, _, labels in self._checked_data:
+                checksum = check_dataset(self.model, rows, collate, size, name, with_labels)
+                self._checked_data.append((rows, with_labels, checksum))
+        for rows, _, checksum in self._checked_data:
             if rows is self.train_dataset:
-                known = {"rows": len(rows), "labels": labels}
+                known = {"rows": len(rows), "data": checksum}
         return known
 
     def _prepare_model(self) -> None:
@@ -401,6 +404,41 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
             if self._states is not None:
                 self._states.close()
             self.stage = self._states = None
+
+    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """As in Transformers.
+
+        Args:
+            eval_dataset: as in Transformers: a data set, a dict of them, or the name of one in the trainer's dict.
+            *args: as in Transformers.
+            **kwargs: as in Transformers.
+
+        Returns:
+            The metrics.
+
+        Raises:
+            ValueError: if it is no data set of rows, but e.g. a data frame.
+        """
+        if not isinstance(eval_dataset, str):
+            check_kinds(None, eval_dataset)
+        return super().evaluate(eval_dataset, *args, **kwargs)
+
+    def predict(self, test_dataset: Any, *args: Any, **kwargs: Any) -> PredictionOutput:
+        """As in Transformers.
+
+        Args:
+            test_dataset: a data set of rows.
+            *args: as in Transformers.
+            **kwargs: as in Transformers.
+
+        Returns:
+            The predictions, the labels and the metrics.
+
+        Raises:
+            ValueError: if it is no data set of rows, but e.g. a data frame.
+        """
+        check_kind(test_dataset, "test_dataset")
+        return super().predict(test_dataset, *args, **kwargs)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """As in Transformers; if a frozen encoder's states are reused, batches also have the indices of their rows."""

@@ -1,7 +1,6 @@
 """Transformers' training arguments, and those of a training in stages."""
 
 import dataclasses
-import difflib
 import json
 import math
 from dataclasses import dataclass, field
@@ -9,6 +8,8 @@ from typing import Any
 
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
+
+from ..utils.spelling import did_you_mean
 
 # Trainer reads these once for the whole run, or ignores them: a value for a single stage would have no effect.
 RUN_WIDE = """
@@ -130,9 +131,10 @@ def checked_overrides(args: EarlyExitTrainingArguments, stages: list[str]) -> di
             raise ValueError(f"stage_overrides: got stage {stage!r}; this model has {', '.join(stages)}")
         for name in changes:
             if name not in allowed:
-                close = difflib.get_close_matches(name, allowed, n=1)
-                hint = f"; did you mean '{close[0]}'?" if close else "; see EarlyExitTrainingArguments"
-                raise ValueError(f"stage_overrides: stage '{stage}' sets '{name}', which a stage cannot set{hint}")
+                raise ValueError(
+                    f"stage_overrides: stage '{stage}' sets '{name}', which a stage cannot set; see "
+                    f"EarlyExitTrainingArguments{did_you_mean(name, allowed)}"
+                )
         exits_rate = args.exits_learning_rate
         if exits_rate is not None and "learning_rate" in changes and "exits_learning_rate" not in changes:
             rate = changes["learning_rate"]

@@ -22,12 +22,12 @@ from adaexit_hf.pruning.layerdrop import keep_layers
 def flags(start, tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
-    def run(*more: str, labels=("bad", "good"), validation=None, data: bool = True) -> Path:
+    def run(*more: str, labels=("bad", "good"), validation=None, data: bool = True, folder: str = "out") -> Path:
         arguments = [
             "--model_name_or_path",
             start,
             "--output_dir",
-            str(tmp_path / "out"),
+            str(tmp_path / folder),
             "--max_steps",
             "2",
             "--use_cpu",
@@ -39,7 +39,7 @@ def flags(start, tmp_path, monkeypatch):
             arguments += ["--train_file", train, "--validation_file", dev, "--text_columns", "text"]
         monkeypatch.setattr(sys, "argv", ["run_glue_exit.py", *arguments, *more])
         run_glue_exit.main()
-        return tmp_path / "out"
+        return tmp_path / folder
 
     return run
 
@@ -226,7 +226,8 @@ def test_a_plain_encoder_may_have_groups_of_shared_layers(flags, start, tmp_path
 
 def test_layer_drop_changes_the_training(flags, tmp_path):
     def weights(*more: str) -> torch.Tensor:
-        model = AutoModelForSequenceClassification.from_pretrained(flags("--method", "plain", *more))
+        out = flags("--method", "plain", *more, folder="-".join(["plain", *more]))
+        model = AutoModelForSequenceClassification.from_pretrained(out)
         return model.base_model.encoder.layer[0].output.dense.weight
 
     before = encoder("bert").encoder.layer[0].output.dense.weight
@@ -253,7 +254,9 @@ def test_validation_may_be_taken_from_train(flags, tmp_path, monkeypatch):
         train_command, "tokenize", lambda rows, *rest: seen.append(list(rows["text"])) or tokenize(rows, *rest)
     )
     for seed in "01":
-        flags(*more, "--validation_fraction", "0.2", "--seed", seed, "--max_eval_samples", "5", data=False)
+        flags(
+            *more, "--validation_fraction", "0.2", "--seed", seed, "--max_eval_samples", "5", data=False, folder=seed
+        )
     train, validation, same_train, same_validation = seen
     assert (train, validation) == (same_train, same_validation)
     assert (len(set(train)), len(set(validation)), set(train) & set(validation)) == (32, 5, set())
@@ -327,13 +330,14 @@ def test_calibration_uses_one_half_of_the_validation_set_and_is_reported(flags, 
     seen = []
     original = RightToolForSequenceClassification.calibrate_temperatures
 
-    def calibrate(self, rows, *rest):
+    def calibrate(self, rows, **options):
         seen.append([tuple(row["input_ids"]) for row in rows])
-        return original(self, rows, *rest)
+        return original(self, rows, **options)
 
     monkeypatch.setattr(RightToolForSequenceClassification, "calibrate_temperatures", calibrate)
     for seed in "01":
-        out = flags("--method", "right-tool", "--calibrate", "--seed", seed, validation=("bad", "good", "good"))
+        flag = ["--method", "right-tool", "--calibrate", "--seed", seed]
+        out = flags(*flag, validation=("bad", "good", "good"), folder=seed)
     result = json.loads((out / "metrics.json").read_text())["results"]["validation"]
     config = AutoModelForSequenceClassification.from_pretrained(out).config
     assert seen[0] == seen[1] and len(seen[0]) == 4

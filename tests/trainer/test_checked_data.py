@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pandas
+import pyarrow
 import pytest
 import torch
 from helpers.runs import At, collate, encoder_config, new_model, new_trainer, texts
 from helpers.tiny import CLASSES
 from helpers.words import new_tokenizer
-from torch.utils.data import IterableDataset
-from transformers import DataCollatorWithPadding, TrainerCallback, set_seed
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import BatchEncoding, DataCollatorWithPadding, TrainerCallback, set_seed
 
 from adaexit_hf import EarlyExitTrainer, EarlyExitTrainingArguments
 from adaexit_hf.trainer.checked_data import check_dataset
@@ -139,7 +141,8 @@ def test_a_resumed_run_is_not_prepared_again(tmp_path: Path) -> None:
     )
     first.train()
     model = unprepared("pabee", num_labels=1)
-    new_trainer(model, tmp_path, rows=scores(mean=9.0), **settings).train(resume_from_checkpoint=True)
+    checkpoint = str(tmp_path / "stage-1-joint" / "checkpoint-1")  # True would refuse other labels
+    new_trainer(model, tmp_path, rows=scores(mean=9.0), **settings).train(resume_from_checkpoint=checkpoint)
     assert set(biases(model)) == {3.0}
 
 
@@ -232,23 +235,89 @@ def test_a_collator_that_does_not_pad_is_given_as_many_rows_as_in_training(tmp_p
     EarlyExitTrainer(new_model("deebert"), args, train_dataset=texts()).train()
 
 
-def test_only_rows_that_the_steps_need_are_checked(tmp_path: Path) -> None:
-    """A made-up data set may have any length."""
+def test_rows_are_checked_that_the_steps_may_not_need(tmp_path: Path) -> None:
+    """Training shuffles: any row may be in the first batch."""
+    with pytest.raises(ValueError, match="train_dataset, row 23: labels: got 3"):
+        new_trainer(
+            new_model("pabee"), tmp_path, [At("on_train_begin", no_step)], changed(23, label=3), max_steps=1
+        ).train()
 
-    class Endless:
-        read = 0
 
-        def __len__(self) -> int:
-            return 10**9
+def test_the_checksum_depends_on_the_data_but_not_on_their_batches() -> None:
+    model = new_model("deebert")
 
-        def __getitem__(self, index: int) -> dict[str, Any]:
-            Endless.read += 1
-            return texts(1)[0]
+    def checksum(rows: Any, batch_size: int = 4, columns: Any = ("attention_mask",), wide: bool = False) -> int:
+        def collate_as_told(rows: list[dict[str, Any]]) -> Any:
+            batch = collate([*rows, {"input_ids": [1] * 16, "label": 0}] if wide else rows)
+            return {
+                name: values[: len(rows)]
+                for name, values in batch.items()
+                if name in ("input_ids", "labels", *columns)
+            }
 
-    new_trainer(
-        new_model("pabee"), tmp_path, rows=Endless(), max_steps=2, train_sampling_strategy="sequential"
-    ).train()
-    assert Endless.read < 300
+        return check_dataset(model, rows, collate_as_told, batch_size, "rows", True)
+
+    rows = texts()
+    same = [checksum(rows, 7), checksum(rows, 1), checksum(rows, 4, ()), checksum(rows, wide=True)]
+    assert set(same) == {checksum(rows)}
+    moved = [rows[0] | {"input_ids": [*rows[0]["input_ids"], rows[1]["input_ids"][0]]}]
+    moved += [rows[1] | {"input_ids": rows[1]["input_ids"][1:]}, *rows[2:]]
+    others = [changed(3, label=(rows[3]["label"] + 1) % 3), changed(3, input_ids=[1, 9, 9, 2]), moved, rows[::-1]]
+    assert len({checksum(rows), *map(checksum, others)}) == 5
+
+
+COLUMNS = {"input_ids": [[1, 7, 2]] * 4, "label": [0, 1, 2, 0]}
+KINDS = {
+    "data frame": (lambda: pandas.DataFrame(COLUMNS), r"DataFrame; pass its rows, datasets.Dataset.from_pandas\(df\)"),
+    "table": (lambda: pyarrow.table(COLUMNS), r"Table; pass its rows, datasets.Dataset\(table\)"),
+    "columns": (lambda: COLUMNS, r"dict; pass its rows, datasets.Dataset.from_dict\(columns\)"),
+    "what a tokenizer returns": (lambda: BatchEncoding(COLUMNS), r"BatchEncoding; pass its rows, .*from_dict"),
+    "data loader": (lambda: DataLoader(texts()), "DataLoader; pass its data set, dataloader.dataset"),
+    "generator": (lambda: (row for row in texts()), r"generator; pass its rows, list\(dataset\), or .*from_generator"),
+    "values of a dict": (lambda: dict(enumerate(texts())).values(), r"dict_values; pass its rows, list\(dataset\)$"),
+    "file": (lambda: "train.csv", r"str; pass rows, e.g. datasets.load_dataset\('csv'"),
+    "number": (lambda: 7, "int; pass a list of rows, or a data set with __len__ and __getitem__"),
+}
+SPLITS = {
+    "splits": lambda: datasets.DatasetDict(train=datasets.Dataset.from_dict(COLUMNS)),
+    "streamed splits": lambda: datasets.IterableDatasetDict(
+        train=datasets.Dataset.from_dict(COLUMNS).to_iterable_dataset()
+    ),
+    "splits of rows": lambda: {"train": texts()},
+}
+
+
+def quiet(folder: Path) -> EarlyExitTrainingArguments:
+    return EarlyExitTrainingArguments(str(folder), use_cpu=True, report_to="none", disable_tqdm=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_object_without_rows_is_refused_with_the_call_to_make(kind: str, tmp_path: Path) -> None:
+    make, message = KINDS[kind]
+    model = new_model("deebert")
+    with pytest.raises(ValueError, match=f"^train_dataset: got {message}"):
+        EarlyExitTrainer(model, quiet(tmp_path), train_dataset=make())
+    with pytest.raises(ValueError, match=f"^eval_dataset: got {message}"):
+        EarlyExitTrainer(model, quiet(tmp_path), collate, texts(), make())
+    with pytest.raises(ValueError, match=rf"^eval_dataset\['late'\]: got {message}"):
+        EarlyExitTrainer(model, quiet(tmp_path), train_dataset=texts(), eval_dataset={"late": make()})
+    trainer = EarlyExitTrainer(model, quiet(tmp_path), collate, texts())
+    with pytest.raises(ValueError, match=f"^test_dataset: got {message}"):
+        trainer.predict(make())
+    if kind != "file":  # the name of an evaluation set
+        with pytest.raises(ValueError, match=f"^eval_dataset: got {message}"):
+            trainer.evaluate(make())
+    trainer.train_dataset = make()
+    with pytest.raises(ValueError, match=f"^train_dataset: got {message}"):
+        trainer.train()
+
+
+@pytest.mark.parametrize("kind", SPLITS)
+def test_one_split_is_trained_on_and_several_are_evaluated(kind: str, tmp_path: Path) -> None:
+    splits = SPLITS[kind]()
+    with pytest.raises(ValueError, match=r"^train_dataset: got \w+; pass one of its splits, e.g. dataset\['train'\]"):
+        EarlyExitTrainer(new_model("deebert"), quiet(tmp_path), train_dataset=splits)
+    EarlyExitTrainer(new_model("deebert"), quiet(tmp_path), collate, texts(), splits)
 
 
 def test_a_data_set_is_checked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,6 +335,40 @@ def test_a_data_set_is_checked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 # ---- The collator
+
+
+@pytest.mark.parametrize("column", ["input_ids", "attention_mask", "labels"])
+def test_a_collator_that_returns_lists_is_refused(column: str, tmp_path: Path) -> None:
+    def lists(rows: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = collate(rows)
+        return batch | {column: batch[column].tolist()}
+
+    trainer = new_trainer(new_model("deebert"), tmp_path, [At("on_train_begin", no_step)])
+    trainer.data_collator = lists
+    with pytest.raises(
+        ValueError, match=rf"train_dataset: the collator returns {column} as list; .*tensor\({column}\)"
+    ):
+        trainer.train()
+
+
+def test_labels_are_brought_to_the_cpu_for_the_checksum() -> None:
+    read = []
+
+    class Elsewhere(torch.Tensor):
+        def numpy(self, *args: Any, **kwargs: Any) -> Any:
+            pytest.fail("numpy() of a tensor that is not on the CPU")
+
+        def cpu(self, *args: Any, **kwargs: Any) -> Any:
+            read.append(self.shape)
+            return self.as_subclass(torch.Tensor)
+
+    def collate_elsewhere(rows: list[dict[str, Any]]) -> Any:
+        batch = collate(rows)
+        return batch | {"labels": batch["labels"].as_subclass(Elsewhere)}
+
+    model = new_model("deebert")
+    expected = check_dataset(model, texts(), collate, 4, "rows", True)
+    assert check_dataset(model, texts(), collate_elsewhere, 4, "rows", True) == expected and read
 
 
 @pytest.mark.parametrize("method", ["deebert", "depth-adaptive"])

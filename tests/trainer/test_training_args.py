@@ -174,7 +174,7 @@ def test_overrides_from_the_command_line() -> None:
     ("overrides", "error", "message"),
     [
         ({"exit": {"seed": 1}}, ValueError, "stage_overrides: got stage 'exit'; this model has backbone, exits"),
-        ({"exits": {"learing_rate": 1}}, ValueError, "sets 'learing_rate', .* did you mean 'learning_rate'"),
+        ({"exits": {"learing_rate": 1}}, ValueError, "sets 'learing_rate', .* Did you mean 'learning_rate'"),
         ({"exits": {"qqqqq": 1}}, ValueError, "sets 'qqqqq', .* see EarlyExitTrainingArguments"),
         ({"exits": {"output_dir": "x"}}, ValueError, "stage 'exits' sets 'output_dir', which a stage cannot set"),
         (
@@ -185,7 +185,7 @@ def test_overrides_from_the_command_line() -> None:
         pytest.param(
             {"exits": {"gradient_checkpointing": True}},
             ValueError,
-            "did you mean 'activation_checkpointing'",
+            "Did you mean 'activation_checkpointing'",
             marks=pytest.mark.skipif(CHECKPOINTING == "gradient_checkpointing", reason="has no other name there"),
         ),
         ([1], TypeError, "stage_overrides: got .1.; pass a dict, e.g. {'exits': "),

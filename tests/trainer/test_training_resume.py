@@ -2,6 +2,7 @@
 
 import json
 import logging
+import random
 import re
 import shutil
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import torch
 from helpers.runs import (
     At,
     History,
+    Row,
     interrupted,
     largest_difference,
     new_model,
@@ -205,15 +207,43 @@ def test_a_stage_that_was_trained_alone_is_not_a_part_of_the_whole_run(tmp_path:
         resume("deebert", tmp_path)
 
 
-def test_other_labels_or_rows_are_another_run(finished: Any) -> None:
-    folder = finished("deebert")[1]
+def other_tokens(row: Row) -> Row:
+    return row | {"input_ids": [*row["input_ids"][:-2], 5, 2]}
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([row | {"label": (row["label"] + 1) % 3} for row in texts()], "other texts or labels than before"),
+        ([*texts(23), other_tokens(texts()[-1])], "other texts or labels than before"),
+        # The same tokens one after the other, divided otherwise.
+        ([{"input_ids": row["input_ids"] + [7], "label": 0} for row in texts()], "other texts or labels than before"),
+        (texts(20), "20 rows, but the run began with 24"),
+    ],
+)
+def test_other_data_are_another_run(rows: Any, message: str, finished: Any) -> None:
+    """Also with `max_steps`, which leaves some rows unused."""
+    with pytest.raises(ValueError, match=f"train_dataset: has {message}, so that resume_from_checkpoint"):
+        resume("deebert", finished("deebert")[1], rows=rows)
+
+
+def test_steps_that_use_a_part_of_the_rows_do_not_hide_other_data(tmp_path: Path) -> None:
+    settings = {"max_steps": 1, "gradient_accumulation_steps": 1, "save_steps": 1}
+    trainer_of("pabee", tmp_path, **settings).train()
     rows = [row | {"label": (row["label"] + 1) % 3} for row in texts()]
-    with pytest.raises(
-        ValueError, match="train_dataset: has other labels than before, so that resume_from_checkpoint"
-    ):
-        resume("deebert", folder, rows=rows)
-    with pytest.raises(ValueError, match="train_dataset: has 20 rows, but the run began with 24, so that"):
-        resume("deebert", folder, rows=texts(20))
+    with pytest.raises(ValueError, match="train_dataset: has other texts or labels than before"):
+        resume("pabee", tmp_path, rows=rows, **settings)
+
+
+def test_random_changes_of_the_texts_are_not_other_data(tmp_path: Path) -> None:
+    class Shortened(list[Row]):
+        def __getitem__(self, index: Any) -> Any:
+            row = super().__getitem__(index)
+            return row | {"input_ids": row["input_ids"][random.randint(0, 1) :]}
+
+    trainer_of("pabee", tmp_path, rows=Shortened(texts())).train()
+    random.random()
+    assert resume("pabee", tmp_path, rows=Shortened(texts())).state.global_step == 0
 
 
 def test_other_arguments_are_reported(
