@@ -32,7 +32,9 @@ def main() -> None:
     parser.add_argument("--output", default="out", help="folder of the finished model")
     options = parser.parse_args()
 
-    rows = load_dataset("csv", data_files=options.file, split="train")
+    # Only an empty field is missing: "None" and "NA" are labels and texts.
+    missing = {"keep_default_na": False, "na_values": [""]}
+    rows = load_dataset("csv", data_files=options.file, split="train", **missing)
     for column in (options.text, options.label):
         if column not in rows.column_names:
             parser.error(f"no column '{column}' in {options.file}; it has {', '.join(rows.column_names)}")

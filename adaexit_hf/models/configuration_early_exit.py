@@ -354,7 +354,7 @@ class EarlyExitConfig(PreTrainedConfig):
         self.exit_layers = _checked_exit_layers(self.exit_layers, self.encoder_config.num_hidden_layers)
         _checked_labels({"id2label": self.id2label, "label2id": self.label2id})
         self._check_task()
-        self._check_loss()
+        self.check_loss()
         self.own_thresholds()
 
     @property
@@ -402,7 +402,14 @@ class EarlyExitConfig(PreTrainedConfig):
             advice = f"exits; pass a list of {exits} positive numbers, or call model.calibrate_temperatures(dataset)"
             _check_positive("exit_temperatures", self.exit_temperatures, exits, advice)
 
-    def _check_loss(self) -> None:
+    def check_loss(self) -> None:
+        """Check `class_weights` and `label_smoothing`.
+
+        Raises:
+            ValueError: a weight is not positive and finite, or there is not one per class; the smoothing is not in
+                [0, 1); or the model is for regression.
+            TypeError: one of them is not a number.
+        """
         if not 0 <= check_number("label_smoothing", self.label_smoothing) < 1:
             raise ValueError(f"label_smoothing: got {self.label_smoothing}; pass a number in [0, 1), e.g. 0.1")
         if self.num_labels == 1 and (self.class_weights is not None or self.label_smoothing):

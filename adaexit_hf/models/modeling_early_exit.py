@@ -243,7 +243,12 @@ class EarlyExitPreTrainedModel(PreTrainedModel):
             save_directory: the folder.
             *args: as in Transformers.
             **kwargs: as in Transformers.
+
+        Raises:
+            ValueError: as in the config's `save_pretrained`.
+            TypeError: as in the config's `save_pretrained`.
         """
+        self.config.own_thresholds()  # before the code is copied
         if self._auto_class is not None:
             module = type(self).__module__.split(".")[-1]
             name = type(self).__name__.replace("ForSequenceClassification", "Model")
@@ -968,11 +973,17 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
 
         Returns:
             A scalar, averaged over the batch; with class weights it is divided by the sum of those of the labels.
+
+        Raises:
+            ValueError: as in `check_loss` of the config.
+            TypeError: as in `check_loss` of the config.
         """
         if self.config.num_labels == 1:
             return functional.mse_loss(logits.squeeze(-1).float(), labels.float())
         weights = self.config.class_weights
-        weight = None if weights is None else torch.tensor(weights, device=logits.device)
+        if weights is not None and not recording():
+            self.config.check_loss()  # they may have been changed after the config was built
+        weight = None if weights is None else torch.tensor(weights, dtype=torch.float32, device=logits.device)
         smoothing = self.config.label_smoothing
         return functional.cross_entropy(logits.float(), labels, weight=weight, label_smoothing=smoothing)
 
@@ -1097,6 +1108,7 @@ def load_encoder(model_class: Any, name_or_path: str, options: dict[str, Any]) -
     accepted |= {field.name for field in dataclasses.fields(PreTrainedConfig)}
     unknown = sorted(options.keys() - accepted)
     if unknown:
+        model_class.config_class._refuse_unknown(unknown, misspelt_only=True)
         config_name = model_class.config_class.__name__
         raise TypeError(
             f"from_encoder_pretrained got unknown arguments {unknown}; pass arguments of {config_name}, or "

@@ -99,8 +99,8 @@ class Ledger:
         """
         if not self.exists():
             raise ValueError(
-                f"resume_from_checkpoint: '{self.root}' has no {LEDGER}, so there is no run to continue; call train(),"
-                " or pass 'auto' to start where there is none"
+                f"resume_from_checkpoint: got {source!r}, but '{self.root}' has no {LEDGER}, so there is no run to "
+                "continue; call train() without it or with 'auto', or pass the output_dir of the run"
             )
         ledger = self._read()
         if ledger["plan"] != self.plan:

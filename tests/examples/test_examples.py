@@ -135,13 +135,13 @@ def test_cost_and_efficiency_stand_beside_the_measured_ratio(measure, capsys):
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument")  # the code is written for machines with a GPU, too
 def test_train_on_your_own_csv(start, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    file = write_csv(tmp_path, "reviews", 40, ["bad", "good"])
+    file = write_csv(tmp_path, "reviews", 40, ["None", "good"])
     flags = [file, "--encoder", start, "--epochs", "0.1", "--output", str(tmp_path / "out")]
     monkeypatch.setattr(sys, "argv", ["run", *flags])
     train_on_csv.main()
     assert "of the layers saved" in capsys.readouterr().out
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
-    assert model.config.id2label == {0: "bad", 1: "good"}
+    assert model.config.id2label == {0: "None", 1: "good"}
     assert (tmp_path / "out" / "README.md").exists()
     monkeypatch.setattr(sys, "argv", ["run", *flags, "--label", "stars"])
     with pytest.raises(SystemExit):

@@ -88,6 +88,15 @@ def test_wrong_weights_are_refused(options: dict[str, Any], error: type[Exceptio
         DeeBertConfig(num_labels=3, **options)
 
 
+def test_weights_may_be_whole_numbers_and_are_checked_again_when_they_were_changed() -> None:
+    model, inputs = build("deebert", class_weights=[4, 1, 1]).train(), {"labels": torch.arange(6) % 3}
+    inputs |= inputs_of(model)
+    assert model(**inputs, objective="joint").loss.isfinite()
+    model.config.class_weights = [1.0, 2.0]
+    with pytest.raises(ValueError, match=r"class_weights: got \[1.0, 2.0\] for 3 classes"):
+        model(**inputs, objective="joint")
+
+
 @pytest.mark.parametrize("options", [{"class_weights": [1.0]}, {"label_smoothing": 0.1}])
 def test_regression_has_no_classes_to_weigh(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="class_weights, label_smoothing: got .* num_labels=1, has no classes"):

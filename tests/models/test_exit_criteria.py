@@ -420,6 +420,9 @@ def test_a_threshold_in_another_unit_is_not_saved(name: str, value: Any, tmp_pat
         with pytest.raises(ValueError, match=r"exit_threshold: 0.3 was set .* now; set exit_threshold again"):
             part.save_pretrained(tmp_path)
     assert (tmp_path / "config.json").read_text() == before
+    with pytest.raises(ValueError, match="set exit_threshold again"):
+        model.save_pretrained(tmp_path / "new")
+    assert not (tmp_path / "new").exists()  # no code without weights
     model.config.exit_threshold = 0.4
     model.save_pretrained(tmp_path)
     assert CLASSES["deebert"].from_pretrained(tmp_path).config.own_thresholds() == [0.4] * 3

@@ -304,5 +304,7 @@ def test_a_classifier_of_other_labels_or_pooling_is_left_behind_with_a_warning(
 
 def test_unknown_arguments_are_refused(save: Save) -> None:
     folder, _ = save("bert", AutoModel)
-    with pytest.raises(TypeError, match=r"unknown arguments \['threshold'\]; pass arguments of DeeBertConfig"):
-        DeeBertForSequenceClassification.from_encoder_pretrained(folder, threshold=0.3)
+    with pytest.raises(TypeError, match="unknown argument 'threshold'; did you mean 'exit_threshold'"):
+        DeeBertForSequenceClassification.from_encoder_pretrained("missing", threshold=0.3)
+    with pytest.raises(TypeError, match=r"unknown arguments \['speed'\]; pass arguments of DeeBertConfig"):
+        DeeBertForSequenceClassification.from_encoder_pretrained(folder, speed=0.3)
