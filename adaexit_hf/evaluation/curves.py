@@ -34,6 +34,9 @@ class CurvePoint(NamedTuple):
     higher_is_better: bool = True
     settings: Mapping[str, Any] | None = None
 
+    def __hash__(self) -> int:
+        return hash(self[:-1])  # without the dict
+
 
 class MeanPoint(NamedTuple):
     """Mean score of several training runs at one cost.

@@ -316,7 +316,7 @@ def test_rows_are_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_size_of_windows_changes_nothing() -> None:
     model, rows = new_model("right-tool"), texts(150)
-    one, many = (collect_trace(model, rows, batch_size, progress=False) for batch_size in (50, 1))
+    one, many = (collect_trace(model, rows, batch_size=size, progress=False) for size in (50, 1))
     torch.testing.assert_close(one.logits, many.logits)
     assert one.labels is not None and many.labels is not None and torch.equal(one.labels, many.labels)
 
