@@ -54,6 +54,7 @@ from ..evaluation.trace import ExitTrace, scored_predictions
 from ..evaluation.tradeoff import tradeoff_curve
 from ..models import METHODS
 from ..pruning.layerdrop import evenly_spaced, layer_drop, only_layers
+from ..trainer.recipe import recommended_recipe
 from ..trainer.trainer import EarlyExitTrainer
 from ..trainer.training_args import EarlyExitTrainingArguments
 from ..utils.files import check_writable
@@ -69,6 +70,7 @@ MAIN_FLAGS = [
     "help_all",
     "model_name_or_path",
     "method",
+    "recipe",
     "task_name",
     "output_dir",
     "train_file",
@@ -94,9 +96,19 @@ class Arguments(DataArguments):
     model_name_or_path: str = field(
         metadata={"help": "Hub name or folder of a supported encoder or of a fine-tuned classifier."}
     )
-    method: str = field(
-        default="berxit",
-        metadata={"help": "berxit, dact-bert, deebert, ..., or plain for a classifier without exits."},
+    method: str | None = field(
+        default=None,
+        metadata={
+            "help": "berxit, dact-bert, deebert, ...: a method as in its paper; or plain, without exits. "
+            "Default: the recommended recipe."
+        },
+    )
+    recipe: str | None = field(
+        default=None,
+        metadata={
+            "help": "'recommended': heads and rates that worked best; 'paper': those of the paper. Default: "
+            "recommended, or paper with --method."
+        },
     )
     method_config: dict[str, Any] | str | None = field(
         default_factory=dict, metadata={"help": "Config settings of the method, as JSON: '{\"ponder_cost\": 0.01}'."}
@@ -157,11 +169,33 @@ class Arguments(DataArguments):
                 self.method_config = json.loads(self.method_config or "{}")
             except json.JSONDecodeError as error:
                 raise ValueError(f"method_config: got {self.method_config!r}, which is not JSON ({error})") from None
+        if self.recipe is None:
+            self.recipe = "recommended" if self.method is None else "paper"
+        if self.recipe not in ("recommended", "paper"):
+            raise ValueError(f"recipe: got {self.recipe!r}; choose one of 'recommended', 'paper'")
+        if self.recipe == "paper" and self.method is None:
+            raise ValueError(f"method: missing; --recipe paper needs one of {', '.join(METHODS)}, or plain")
+        if self.recipe == "recommended" and self.method == "plain":
+            raise ValueError(
+                "recipe: got 'recommended' with --method plain, which has no exits; leave out one of them"
+            )
         if self.train_file and not self.validation_file and self.validation_fraction is None:
             raise ValueError(
                 "validation_file: missing; with --train_file pass --validation_file too, to choose the threshold on, "
                 "or --validation_fraction 0.1, which takes these rows from train"
             )
+
+
+def follow_recipe(arguments: Arguments, training: EarlyExitTrainingArguments, labels: Labels) -> None:
+    """Add the settings of the recommended recipe, if it is chosen, to those that were passed, which have priority."""
+    if arguments.recipe == "recommended":
+        pairs = len(arguments.columns()) == 2
+        recipe = recommended_recipe(labels.num_labels, pairs, arguments.method or "berxit")
+        arguments.method = recipe.method
+        arguments.method_config = recipe.config | cast(dict[str, Any], arguments.method_config)
+        for name, value in recipe.training.items():
+            if getattr(training, name) is None:
+                setattr(training, name, value)
 
 
 def build_model(arguments: Arguments, labels: Labels) -> Any:
@@ -331,6 +365,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     metrics = arguments.metric_names(labels)
 
     tokenizer = AutoTokenizer.from_pretrained(arguments.model_name_or_path)
+    follow_recipe(arguments, training, labels)
     model = build_model(arguments, labels)
     check_flags(arguments, model)
     dropping = layer_drop(model, arguments.layer_drop) if arguments.layer_drop else None

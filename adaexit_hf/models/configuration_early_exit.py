@@ -20,6 +20,8 @@ from .exit_criteria import CRITERIA
 
 # One number for all exits, one per exit, or None for full depth.
 Threshold = float | list[float] | None
+# Kinds of exit heads, besides "paper".
+HEADS = ("dense", "attention-pool", "pair", "attention-block")
 # Arguments that say what the model predicts.
 LABELS = ("num_labels", "id2label", "label2id", "problem_type")
 # Arguments that Transformers' configs take besides their fields, and what Transformers adds to a saved config.
@@ -43,6 +45,7 @@ class EarlyExitConfig(PreTrainedConfig):
 
     A method's config sets `model_type`, and may define the following hooks; all have a default:
 
+    - `paper_head`: the kind of head that the paper describes, or the one closest to it. Default: "dense".
     - `supports_regression`: whether the method allows `num_labels=1`. Default: False.
     - `own_criterion`: name of the method's own exit criterion, or of a common one that the method compares in its own
       way (`own_ready` of the model). Default: None.
@@ -63,6 +66,11 @@ class EarlyExitConfig(PreTrainedConfig):
             "mean", the mean over the tokens, for encoders that were trained with it, such as those of
             sentence-transformers, where the first token may be uninformative before the last layers. Default: what the
             encoder family's own classifier reads.
+        exit_head: the head of every exit. "paper", that of the method's paper; "dense", the encoder family's own
+            classification head, on the sentence vector; "attention-pool", for single texts, which learns what tokens
+            to read (`AttentionPool`); "pair", which compares the two texts of a pair (`SegmentPair`; every row must be
+            a pair, and `exit_pooling` must be left out or "mean"); or "attention-block", FastBERT's
+            (`AttentionBlock`). Default: "paper".
         exit_criterion: how the readiness score is computed, which sets the unit of `exit_threshold`. The method's own
             criterion, or one that all methods allow: "entropy" (in nats, exit below the threshold),
             "normalized_entropy" (in [0, 1], exit below), "confidence" (largest probability, exit above), "margin"
@@ -99,6 +107,7 @@ class EarlyExitConfig(PreTrainedConfig):
     keys_to_ignore_at_inference: ClassVar[list[str]] = [
         "exit_layer", "exit_logits", "exit_scores", "hidden_states", "attentions",
     ]  # fmt: skip
+    paper_head: ClassVar[str] = "dense"
     supports_regression: ClassVar[bool] = False
     own_criterion: ClassVar[str | None] = None
     default_threshold: ClassVar[float | None] = None
@@ -121,6 +130,7 @@ class EarlyExitConfig(PreTrainedConfig):
         patience_tolerance: float | None = None,
         class_weights: list[float] | None = None,
         label_smoothing: float = 0.0,
+        exit_head: str = "paper",
         **kwargs: Any,
     ) -> None:
         saved = kwargs.pop("_saved", {})  # passed by `from_dict`
@@ -147,6 +157,7 @@ class EarlyExitConfig(PreTrainedConfig):
         self.encoder_config = encoder
         self.exit_layers: Any = list(range(1, encoder.num_hidden_layers + 1)) if exit_layers is None else exit_layers
         self.exit_pooling = exit_pooling
+        self.exit_head = exit_head
         self.exit_criterion: Any = exit_criterion  # if None, set in `check`, since it can depend on `num_labels`
         self.exit_temperatures = exit_temperatures
         self.patience_tolerance = patience_tolerance
@@ -266,6 +277,12 @@ class EarlyExitConfig(PreTrainedConfig):
                 f"{saved_layers}, and an exit head works only after the layer it was trained for; leave it out, "
                 "or train a model with other exits"
             )
+        saved_head = saved.get("exit_head", "paper")
+        if overrides.get("exit_head", saved_head) != saved_head:
+            raise ValueError(
+                f"exit_head: got '{overrides['exit_head']}', but the checkpoint was trained with '{saved_head}', "
+                "whose weights differ; leave it out, or train a new model"
+            )
         encoder = overrides.get("encoder_config")
         if isinstance(encoder, dict) and "encoder_config" in saved:  # as in Transformers, it changes single arguments
             overrides["encoder_config"] = saved["encoder_config"] | encoder
@@ -351,6 +368,11 @@ class EarlyExitConfig(PreTrainedConfig):
         """
         if self.exit_pooling is not None:
             check_choice("exit_pooling", self.exit_pooling, ("first", "mean"))
+        check_choice("exit_head", self.exit_head, ("paper", *HEADS))
+        if self.exit_head == "pair" and self.exit_pooling == "first":
+            raise ValueError(
+                "exit_pooling: got 'first', but exit_head='pair' reads the means of the two texts; leave it out"
+            )
         self.exit_layers = _checked_exit_layers(self.exit_layers, self.encoder_config.num_hidden_layers)
         _checked_labels({"id2label": self.id2label, "label2id": self.label2id})
         self._check_task()
@@ -361,6 +383,11 @@ class EarlyExitConfig(PreTrainedConfig):
     def pooling(self) -> str:
         """The sentence vector that exits read, "first" or "mean": `exit_pooling`, or the encoder family's default."""
         return self.exit_pooling or family_of(self.encoder_config).pooling(self.encoder_config)
+
+    @property
+    def head(self) -> str:
+        """The kind of the exits' heads: `exit_head`, with "paper" replaced by `paper_head`."""
+        return self.paper_head if self.exit_head == "paper" else self.exit_head
 
     @property
     def tolerance(self) -> float | None:

@@ -189,8 +189,13 @@ def sentence_vector(model: Any, hidden: Tensor, context: Context) -> Tensor:
         context: the batch's context, for its padding.
 
     Returns:
-        The first token's state or the mean over the tokens, see `exit_pooling`; shape `(batch, hidden)`.
+        The first token's state or the mean over the tokens, see `exit_pooling`, shape `(batch, hidden)`; with
+        `exit_head="pair"` the means over the first and the second text, shape `(batch, 2 * hidden)`.
     """
+    if model.config.head == "pair":
+        second = context.per_token["second"]
+        first = 1 - second if context.padding is None else (context.padding != 0).long() * (1 - second)
+        return torch.cat([mean_pool(hidden, first), mean_pool(hidden, second)], dim=-1)
     return hidden[:, 0] if model.config.pooling == "first" else mean_pool(hidden, context.padding)
 
 

@@ -3,9 +3,13 @@
 This file travels inside checkpoints: see docs/contributing.md, "Files that travel with a checkpoint".
 """
 
+import math
+from typing import Any
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
@@ -81,14 +85,22 @@ class ExitFeatures(nn.Module):
     def __init__(self, encoder_config: PreTrainedConfig) -> None:
         super().__init__()
         family = family_of(encoder_config)
-        size = encoder_config.hidden_size
-        self.dense = nn.Linear(size, size)
+        self.size = encoder_config.hidden_size
+        self.dense = nn.Linear(self.size, self.size)
         self.activation = ACT2FN[getattr(encoder_config, family.activation, family.activation)]
-        self.norm = nn.LayerNorm(size, eps=encoder_config.norm_eps) if "norm" in family.classifier else nn.Identity()
+        self.norm = (
+            nn.LayerNorm(self.size, eps=encoder_config.norm_eps) if "norm" in family.classifier else nn.Identity()
+        )
         self.dropout = nn.Dropout(dropout_rate(encoder_config))
 
-    def features(self, pooled: Tensor) -> Tensor:
-        """Return the input of the output layer, after dropout: (batch, hidden) -> (batch, hidden)."""
+    def features(self, pooled: Tensor, hidden: Tensor | None = None, padding: Tensor | None = None) -> Tensor:
+        """Return the input of the output layer, after dropout, shape `(batch, size)`.
+
+        Args:
+            pooled: sentence vectors, shape `(batch, hidden)`.
+            hidden: not used.
+            padding: not used.
+        """
         return self.dropout(self.norm(self.activation(self.dense(pooled))))
 
 
@@ -105,11 +117,228 @@ class ExitHead(ExitFeatures):
 
     def __init__(self, encoder_config: PreTrainedConfig, num_labels: int) -> None:
         super().__init__(encoder_config)
-        self.classifier = output_layer(encoder_config.hidden_size, num_labels)
+        self.classifier = output_layer(self.size, num_labels)
 
-    def forward(self, pooled: Tensor) -> Tensor:
-        """(batch, hidden) -> logits (batch, labels)."""
+    def forward(self, pooled: Tensor, hidden: Tensor | None = None, padding: Tensor | None = None) -> Tensor:
+        """Return logits, shape `(batch, labels)`.
+
+        Args:
+            pooled: sentence vectors, shape `(batch, hidden)`.
+            hidden: not used.
+            padding: not used.
+        """
         return self.classifier(self.features(pooled))
+
+
+class AttentionPool(nn.Module):
+    """A head that chooses the tokens it reads: f = dropout(tanh(W [s; q])), logits = V f.
+
+    s is the sentence vector. q has eight parts: part i is a weighted mean of the i-th eighth of the tokens' states,
+    with weights softmax(w_i h + b_i) over the tokens, so that every exit learns eight queries of its own. Not from a
+    paper on early exit; attention pooling with learned queries is that of Yang et al., NAACL 2016.
+
+    Args:
+        encoder_config: config of the encoder.
+        num_labels: number of logits; None without output layer, for `features` alone.
+    """
+
+    def __init__(self, encoder_config: PreTrainedConfig, num_labels: int | None = None) -> None:
+        super().__init__()
+        self.size = encoder_config.hidden_size
+        self.query = nn.Linear(self.size, math.gcd(8, self.size))
+        self.dense = nn.Linear(2 * self.size, self.size)
+        self.dropout = nn.Dropout(dropout_rate(encoder_config))
+        self.classifier = None if num_labels is None else output_layer(self.size, num_labels)
+
+    def features(self, pooled: Tensor, hidden: Tensor, padding: Tensor | None) -> Tensor:
+        """Return f, shape `(batch, hidden)`.
+
+        Args:
+            pooled: sentence vectors, shape `(batch, hidden)`.
+            hidden: states, shape `(batch, tokens, hidden)`.
+            padding: 1 for tokens, 0 for padding, shape `(batch, tokens)`; None without padding.
+        """
+        scores = self.query(hidden).float()  # (batch, tokens, queries)
+        if padding is not None:
+            scores = scores.masked_fill(padding.unsqueeze(-1) == 0, torch.finfo(scores.dtype).min)
+        weights = scores.softmax(dim=1).to(hidden.dtype)
+        parts = hidden.unflatten(-1, (weights.shape[-1], -1))  # (batch, tokens, queries, hidden / queries)
+        queried = torch.einsum("btq,btqs->bqs", weights, parts).flatten(1)
+        return self.dropout(self.dense(torch.cat([pooled, queried.to(pooled.dtype)], dim=-1)).tanh())
+
+    def forward(self, pooled: Tensor, hidden: Tensor, padding: Tensor | None) -> Tensor:
+        """Return logits, shape `(batch, labels)`; arguments as of `features`."""
+        return self.classifier(self.features(pooled, hidden, padding))
+
+
+class SegmentPair(nn.Module):
+    """A head for pairs of texts: f = dropout(tanh(W [u; v; |u - v|; u * v])), logits = V f.
+
+    u and v are the means of the two texts' states. Not from a paper on early exit; the comparison of two sentence
+    vectors is that of InferSent (Conneau et al., EMNLP 2017) and Sentence-BERT.
+
+    Args:
+        encoder_config: config of the encoder.
+        num_labels: number of logits; None without output layer, for `features` alone.
+    """
+
+    def __init__(self, encoder_config: PreTrainedConfig, num_labels: int | None = None) -> None:
+        super().__init__()
+        self.size = encoder_config.hidden_size
+        self.dense = nn.Linear(4 * self.size, self.size)
+        self.dropout = nn.Dropout(dropout_rate(encoder_config))
+        self.classifier = None if num_labels is None else output_layer(self.size, num_labels)
+
+    def features(self, pooled: Tensor, hidden: Tensor | None = None, padding: Tensor | None = None) -> Tensor:
+        """Return f, shape `(batch, hidden)`.
+
+        Args:
+            pooled: u and v side by side, shape `(batch, 2 * hidden)`.
+            hidden: not used.
+            padding: not used.
+        """
+        first, second = pooled.chunk(2, dim=-1)
+        compared = torch.cat([pooled, (first - second).abs(), first * second], dim=-1)
+        return self.dropout(self.dense(compared).tanh())
+
+    def forward(self, pooled: Tensor, hidden: Tensor | None = None, padding: Tensor | None = None) -> Tensor:
+        """Return logits, shape `(batch, labels)`; arguments as of `features`."""
+        return self.classifier(self.features(pooled))
+
+
+class BranchLinear(nn.Linear):
+    """A linear layer initialized as in the code of FastBERT's authors: uniformly within 1 / sqrt(inputs)."""
+
+
+class AttentionBlock(nn.Module):
+    """FastBERT's branch classifier (section 3.1): narrow features, self-attention, the sentence vector, two layers.
+
+    Args:
+        encoder_config: config of the encoder.
+        num_labels: number of logits; None without output layer, for `features` alone.
+        pooling: the sentence vector, "first" (token) or "mean" (over the tokens).
+        size: number of features, a multiple of `heads`.
+        heads: number of attention heads.
+    """
+
+    def __init__(
+        self,
+        encoder_config: PreTrainedConfig,
+        num_labels: int | None = None,
+        pooling: str = "first",
+        size: int = 128,
+        heads: int = 2,
+    ) -> None:
+        super().__init__()
+        self.size, self.heads, self.pooling = size, heads, pooling
+        self.dropout = dropout_rate(encoder_config)  # of attention weights
+        self.narrow = BranchLinear(encoder_config.hidden_size, size)
+        self.query = BranchLinear(size, size)
+        self.key = BranchLinear(size, size)
+        self.value = BranchLinear(size, size)
+        self.output = BranchLinear(size, size)
+        self.dense = BranchLinear(size, size)
+        self.classifier = None if num_labels is None else BranchLinear(size, num_labels)
+
+    def features(self, pooled: Tensor, hidden: Tensor, padding: Tensor | None) -> Tensor:
+        """Return the input of the output layer, shape `(batch, size)`.
+
+        Args:
+            pooled: not used.
+            hidden: states, shape `(batch, tokens, hidden)`.
+            padding: 1 for tokens, 0 for padding, shape `(batch, tokens)`; None without padding.
+        """
+        tokens = self.narrow(hidden).tanh()  # (batch, tokens, size)
+        if self.pooling == "first":
+            pooled = self._attend(tokens[:, :1], tokens, padding)[:, 0]  # only this token's output is used
+        else:
+            pooled = mean_pool(self._attend(tokens, tokens, padding), padding)
+        # Linear, so it gives the same after pooling as before, at a lower cost.
+        return self.dense(self.output(pooled)).tanh()
+
+    def forward(self, pooled: Tensor, hidden: Tensor, padding: Tensor | None) -> Tensor:
+        """Return logits, shape `(batch, labels)`; arguments as of `features`."""
+        return self.classifier(self.features(pooled, hidden, padding))
+
+    def _attend(self, queried: Tensor, tokens: Tensor, padding: Tensor | None) -> Tensor:
+        """Attention with queries (batch, queries, size) over (batch, tokens, size) -> (batch, queries, size)."""
+        query, key, value = (  # (batch, heads, queries or tokens, size / heads)
+            projected.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for projected in (self.query(queried), self.key(tokens), self.value(tokens))
+        )
+        mask = None if padding is None else padding.bool()[:, None, None]
+        rate = self.dropout if self.training else 0.0
+        attended = functional.scaled_dot_product_attention(query, key, value, mask, rate)
+        return attended.transpose(1, 2).flatten(-2)
+
+
+def exit_head(config: Any, **options: Any) -> Any:
+    """Build one exit's head, of the kind that the config says; `forward` takes sentence vectors, states and padding.
+
+    Args:
+        config: the method's config.
+        **options: further arguments of `AttentionBlock`.
+    """
+    return _head(config, config.num_labels, options)
+
+
+def exit_features(config: Any) -> Any:
+    """Build an exit's head without its output layer, of the kind that the config says; see its `features`.
+
+    Args:
+        config: the method's config.
+    """
+    return _head(config, None, {})
+
+
+def _head(config: Any, num_labels: int | None, options: dict[str, Any]) -> Any:
+    encoder = config.encoder_config
+    if config.head == "attention-pool":
+        return AttentionPool(encoder, num_labels)
+    if config.head == "pair":
+        return SegmentPair(encoder, num_labels)
+    if config.head == "attention-block":
+        return AttentionBlock(encoder, num_labels, config.pooling, **options)
+    return ExitFeatures(encoder) if num_labels is None else ExitHead(encoder, num_labels)
+
+
+def second_segment(input_ids: Tensor | None, token_type_ids: Tensor | None, padding: Tensor | None) -> Tensor:
+    """Return which tokens belong to the second text of a pair.
+
+    A row with token types has those; otherwise, as for RoBERTa, MPNet and DistilBERT, the second text begins after the
+    first separator. The separator is the id of the row's last token: [SEP] and </s> end both texts.
+
+    Args:
+        input_ids: token ids with special tokens, padding on the right, shape `(batch, tokens)`; None if unknown.
+        token_type_ids: 0 for the first text, 1 for the second, shape `(batch, tokens)`; None if unknown.
+        padding: 1 for tokens, 0 for padding, shape `(batch, tokens)`; None without padding.
+
+    Returns:
+        1 for tokens of the second text, 0 for others and padding, int64, shape `(batch, tokens)`.
+
+    Raises:
+        ValueError: neither ids nor token types are known.
+
+    Examples:
+        >>> ids = torch.tensor([[0, 5, 6, 2, 2, 7, 2, 1]])  # RoBERTa's <s> a </s></s> b </s> <pad>
+        >>> second_segment(ids, None, torch.tensor([[1, 1, 1, 1, 1, 1, 1, 0]])).tolist()
+        [[0, 0, 0, 0, 1, 1, 1, 0]]
+    """
+    known = input_ids if token_type_ids is None else token_type_ids
+    if known is None:
+        raise ValueError(
+            "token_type_ids: missing; exit_head='pair' needs to know which tokens belong to the second text: pass "
+            "input_ids, or token_type_ids with inputs_embeds"
+        )
+    real = torch.ones_like(known) if padding is None else (padding != 0).long()
+    types = None if token_type_ids is None else (token_type_ids != 0).long() * real
+    if input_ids is None:
+        return types if types is not None else torch.zeros_like(real)
+    places = torch.arange(real.shape[1], device=real.device)[None]
+    last = (real * places).argmax(dim=1, keepdim=True)  # (batch, 1)
+    first_separator = ((input_ids == input_ids.gather(1, last)) * real).argmax(dim=1, keepdim=True)
+    separated = (places > first_separator).long() * real
+    return separated if types is None else torch.where(types.any(dim=1, keepdim=True), types, separated)
 
 
 def mean_pool(hidden: Tensor, padding: Tensor | None) -> Tensor:

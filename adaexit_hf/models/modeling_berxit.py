@@ -37,10 +37,10 @@ from .configuration_early_exit import check_number
 from .encoder_layers import Context
 from .encoder_layers import family_of
 from .exit_heads import Exit
-from .exit_heads import ExitFeatures
-from .exit_heads import ExitHead
 from .exit_heads import SingleUnit
 from .exit_heads import State
+from .exit_heads import exit_features
+from .exit_heads import exit_head
 from .modeling_early_exit import EarlyExitForSequenceClassification
 from .modeling_early_exit import EarlyExitModel
 from .modeling_early_exit import Paper
@@ -256,11 +256,11 @@ class BerxitForSequenceClassification(EarlyExitForSequenceClassification):
 
     def __init__(self, config: BerxitConfig) -> None:
         super().__init__(config)
-        self.exits = nn.ModuleList(ExitHead(config.encoder_config, config.num_labels) for _ in config.exit_layers)
+        self.exits = nn.ModuleList(exit_head(config) for _ in config.exit_layers)
         learned = config.exit_criterion == "learned"
-        self.lte = SingleUnit(config.encoder_config.hidden_size) if learned else None
+        self.lte = SingleUnit(self.exits[0].size) if learned else None
         as_authors = learned and config.lte_variant == "authors"
-        self.lte_last = ExitFeatures(config.encoder_config) if as_authors else None
+        self.lte_last = exit_features(config) if as_authors else None
         self.post_init()
 
     @property
@@ -288,15 +288,16 @@ class BerxitForSequenceClassification(EarlyExitForSequenceClassification):
     def exit_step(
         self, index: int, pooled: Tensor, hidden: Tensor, context: Context, state: State
     ) -> tuple[Exit, State]:
-        head = cast(ExitHead, self.exits[index])
-        features = head.features(pooled)
+        head = cast(Any, self.exits[index])
+        features = head.features(pooled, hidden, context.padding)
         logits = head.classifier(features)
         if self.lte is None:
             return Exit(logits), ()
         if self.lte_last is None:
-            lte_input = pooled
+            lte_input = pooled if self.config.head == "dense" else features
         else:
-            lte_input = features if index < len(self.exits) - 1 else self.lte_last.features(pooled)
+            last = index == len(self.exits) - 1
+            lte_input = self.lte_last.features(pooled, hidden, context.padding) if last else features
         certainty = self.lte(lte_input).squeeze(-1).sigmoid()
         return Exit(logits, certainty.detach(), (certainty,)), ()
 

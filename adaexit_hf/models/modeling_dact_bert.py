@@ -48,9 +48,9 @@ from .configuration_early_exit import check_number
 from .configuration_early_exit import check_whole_number
 from .encoder_layers import Context
 from .exit_heads import Exit
-from .exit_heads import ExitHead
 from .exit_heads import SingleUnit
 from .exit_heads import State
+from .exit_heads import exit_head
 from .exit_criteria import entropy
 from .modeling_early_exit import EarlyExitForSequenceClassification
 from .modeling_early_exit import EarlyExitModel
@@ -279,11 +279,10 @@ class DactBertForSequenceClassification(EarlyExitForSequenceClassification):
 
     def __init__(self, config: DactBertConfig) -> None:
         super().__init__(config)
-        encoder = config.encoder_config
-        self.exits = nn.ModuleList(ExitHead(encoder, config.num_labels) for _ in config.exit_layers)
+        self.exits = nn.ModuleList(exit_head(config) for _ in config.exit_layers)
         units = 1 if config.tied_halting else len(config.exit_layers)
         self.halting = nn.ModuleList(
-            EntropyHalting() if config.halting_input == "entropy" else HaltingUnit(encoder.hidden_size)
+            EntropyHalting() if config.halting_input == "entropy" else HaltingUnit(self.exits[0].size)
             for _ in range(units)
         )
         self.post_init()
@@ -332,11 +331,15 @@ class DactBertForSequenceClassification(EarlyExitForSequenceClassification):
     def exit_step(
         self, index: int, pooled: Tensor, hidden: Tensor, context: Context, state: State
     ) -> tuple[Exit, State]:
-        layer_logits = self.exits[index](pooled).float()
+        head = self.exits[index]
+        features = head.features(pooled, hidden, context.padding)
+        layer_logits = head.classifier(features).float()
         # An infinite logit would become a finite probability; as NaN it keeps the row from leaving.
         output = layer_logits.masked_fill(layer_logits.isinf(), torch.nan).softmax(dim=-1)
         reads_entropy = self.config.halting_input == "entropy"
-        halting = self._halting_unit(index)(entropy(layer_logits) if reads_entropy else pooled)
+        halting = self._halting_unit(index)(
+            entropy(layer_logits) if reads_entropy else pooled if self.config.head == "dense" else features
+        )
         answer, remaining = state if state else (torch.zeros_like(output), torch.ones_like(halting))
         answer, remaining = dact_combine(answer, remaining, output, halting)
         score = None

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from .configuration_early_exit import EarlyExitConfig
 from .encoder_layers import Context
 from .exit_heads import Exit
-from .exit_heads import ExitHead
 from .exit_heads import State
+from .exit_heads import exit_head
 from .modeling_early_exit import EarlyExitForSequenceClassification
 from .modeling_early_exit import EarlyExitModel
 from .modeling_early_exit import Paper
@@ -89,7 +89,7 @@ class DeeBertForSequenceClassification(EarlyExitForSequenceClassification):
 
     def __init__(self, config: DeeBertConfig) -> None:
         super().__init__(config)
-        self.exits = nn.ModuleList(ExitHead(config.encoder_config, config.num_labels) for _ in config.exit_layers)
+        self.exits = nn.ModuleList(exit_head(config) for _ in config.exit_layers)
         self.post_init()
 
     @property
@@ -99,7 +99,7 @@ class DeeBertForSequenceClassification(EarlyExitForSequenceClassification):
     def exit_step(
         self, index: int, pooled: Tensor, hidden: Tensor, context: Context, state: State
     ) -> tuple[Exit, State]:
-        return Exit(self.exits[index](pooled)), ()
+        return Exit(self.exits[index](pooled, hidden, context.padding)), ()
 
     def exit_loss(self, exits: list[Exit], labels: Tensor, objective: str) -> Tensor:
         """Compute the loss of an objective.

@@ -46,6 +46,7 @@ from .encoder_layers import recording
 from .encoder_layers import run_tokens
 from .exit_heads import Exit
 from .exit_heads import State
+from .exit_heads import exit_head
 from .exit_heads import mean_pool
 from .exit_heads import output_layer
 from .modeling_early_exit import EarlyExitForSequenceClassification
@@ -86,6 +87,7 @@ class DepthAdaptiveConfig(EarlyExitConfig):
     """
 
     model_type = "depth-adaptive"
+    paper_head: ClassVar[str] = "maximum-mean"
     supports_regression: ClassVar[bool] = True
     own_criterion: ClassVar[str | None] = "depth"
     default_threshold: ClassVar[float | None] = 1.0
@@ -304,7 +306,6 @@ class DepthAdaptiveForSequenceClassification(EarlyExitForSequenceClassification)
 
     config_class = DepthAdaptiveConfig
     own_ready = torch.ge
-    reads_all_tokens = True
     spares_tokens = True
     paper: ClassVar[Paper] = Paper(
         title="Faster Depth-Adaptive Transformers",
@@ -324,7 +325,9 @@ class DepthAdaptiveForSequenceClassification(EarlyExitForSequenceClassification)
     def __init__(self, config: DepthAdaptiveConfig) -> None:
         super().__init__(config)
         encoder = config.encoder_config
-        self.classifier = output_layer(2 * encoder.hidden_size, config.num_labels)
+        # One classifier for all exits.
+        own = config.head == config.paper_head
+        self.classifier = output_layer(2 * encoder.hidden_size, config.num_labels) if own else exit_head(config)
         source = config.depth_source
         has_table = source == "mutual_information"
         self.depth_table = DepthTable(encoder.vocab_size, encoder.num_hidden_layers) if has_table else None
@@ -340,8 +343,12 @@ class DepthAdaptiveForSequenceClassification(EarlyExitForSequenceClassification)
             init.zeros_(module.weight)
 
     @property
+    def reads_all_tokens(self) -> bool:
+        return True
+
+    @property
     def classifiers(self) -> list[nn.Module]:
-        return [self.classifier]
+        return [self.classifier if self.config.head == self.config.paper_head else self.classifier.classifier]
 
     @property
     def objectives(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -568,9 +575,11 @@ class DepthAdaptiveForSequenceClassification(EarlyExitForSequenceClassification)
         depths = context.per_token["depths"]
         tokens = depths > 0
         tokens = tokens | ~tokens.any(dim=1, keepdim=True)  # a text of nothing but padding
-        highest = hidden.masked_fill(~tokens.unsqueeze(-1), torch.finfo(hidden.dtype).min).amax(dim=1)
-        features = torch.cat([highest, mean_pool(hidden, tokens)], dim=-1).relu()
-        logits = self.classifier(features)
+        if self.config.head == self.config.paper_head:
+            highest = hidden.masked_fill(~tokens.unsqueeze(-1), torch.finfo(hidden.dtype).min).amax(dim=1)
+            logits = self.classifier(torch.cat([highest, mean_pool(hidden, tokens)], dim=-1).relu())
+        else:
+            logits = self.classifier(pooled, hidden, context.padding)
         score = None
         if self.config.exit_criterion == "depth":
             at_depth = tokens & (depths <= self.config.exit_layers[index])

@@ -53,11 +53,13 @@ from .encoder_layers import recording
 from .encoder_layers import run_first
 from .encoder_layers import run_layer
 from .exit_criteria import CRITERIA
+from .exit_heads import BranchLinear
 from .exit_heads import Exit
 from .exit_heads import ExitFeatures
 from .exit_heads import ExitHead
 from .exit_heads import SingleUnit
 from .exit_heads import State
+from .exit_heads import second_segment
 from .exit_criteria import best_temperature
 from .exit_criteria import first_ready
 
@@ -223,6 +225,12 @@ class EarlyExitPreTrainedModel(PreTrainedModel):
         if isinstance(module, SingleUnit):  # as Transformers initializes an `nn.Linear`
             init.normal_(module.weight, mean=0.0, std=self.config.encoder_config.initializer_range)
             init.zeros_(module.bias)
+        elif isinstance(module, BranchLinear):
+            # The encoder's standard deviation is meant for wider layers; with it the output of so many narrow layers
+            # would hardly depend on the input.
+            bound = module.in_features**-0.5
+            init.uniform_(module.weight, -bound, bound)
+            init.uniform_(module.bias, -bound, bound)
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the encoder's input embeddings."""
@@ -290,7 +298,7 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
     encoder without exits (subclass of `EarlyExitModel`), and a classifier (subclass of this class).
     `modeling_deebert.py` is the shortest example. The hooks of the classifier, in the order in which they are called:
 
-    1. `__init__` builds the exits, usually `self.exits`, a `ModuleList` of `ExitHead`, and ends with
+    1. `__init__` builds the exits, usually `self.exits`, a `ModuleList` of `exit_head(config)`, and ends with
        `self.post_init()`. The class attributes `paper`, `objectives`, ... describe the method.
     2. Before training: `classifiers` and `adopt_classifier` (by `from_encoder_pretrained`), `prepared`, `prepare` and
        `stages` (by the Trainer).
@@ -300,7 +308,7 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
 
     A method must define `paper`, `objectives`, `stages`, `exit_step` and `exit_loss`; also `own_ready` if its config
     sets `own_criterion`, `unlabelled_loss` if it has `unlabelled_objectives`, and `classifiers` if its exits are not
-    `ExitHead`s in `self.exits`. All other hooks have a default that suits most methods.
+    heads in `self.exits`. All other hooks have a default that suits most methods.
 
     Args:
         config: the method's config.
@@ -333,12 +341,18 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
     objectives: ClassVar[tuple[str, ...]]
     # Those of `objectives` that need no labels.
     unlabelled_objectives: ClassVar[tuple[str, ...]] = ()
-    # Whether `exit_step` reads the states of all tokens, `hidden`, and not only the sentence vector, `pooled`.
-    reads_all_tokens: ClassVar[bool] = False
     # Whether tokens skip layers, so that the cost of a text depends on its tokens, and not only on its length.
     spares_tokens: ClassVar[bool] = False
     # With the config's `own_criterion`: comparison of score and threshold, torch.lt, torch.le, torch.gt or torch.ge.
     own_ready: ClassVar[Any]
+
+    @property
+    def reads_all_tokens(self) -> bool:
+        """Whether `exit_step` reads the states of all tokens, `hidden`, and not only the sentence vector, `pooled`.
+
+        Default: whether the heads do, see the config's `exit_head`.
+        """
+        return self.config.head in ("attention-pool", "attention-block")
 
     # 2. Before training
 
@@ -346,7 +360,7 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
     def classifiers(self) -> list[nn.Module]:
         """The output layer of every exit, in order; its outputs are logits.
 
-        Default: the output layers of the `ExitHead`s in `self.exits`.
+        Default: the output layers of the heads in `self.exits`.
         """
         return [cast(ExitHead, exit).classifier for exit in self.exits]
 
@@ -418,7 +432,17 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
                 f"attention_mask: got shape {tuple(mask.shape)}; these exits read all tokens except padding, so pass "
                 "1 for tokens and 0 for padding, shape (batch, tokens)"
             )
-        return embed_inputs(self.encoder, **inputs)
+        hidden, context = embed_inputs(self.encoder, **inputs)
+        if self.config.head != "pair":
+            return hidden, context
+        second = second_segment(inputs["input_ids"], inputs["token_type_ids"], mask)
+        if not recording() and not bool(second.any(dim=1).all()):
+            row = int((~second.any(dim=1)).nonzero()[0, 0])
+            raise ValueError(
+                f"input_ids: row {row} is a single text, but exit_head='pair' compares two; pass pairs, "
+                "tokenizer(first_texts, second_texts), or train with another exit_head, e.g. 'attention-pool'"
+            )
+        return hidden, context._replace(per_token=context.per_token | {"second": second})
 
     def layer_step(
         self, index: int, layer: nn.Module, hidden: Tensor, context: Context, whole: bool
@@ -463,7 +487,8 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
 
         Args:
             index: number of the exit, from 0.
-            pooled: sentence vector after this layer, shape `(batch, hidden)`.
+            pooled: sentence vector after this layer, shape `(batch, hidden)`; with `exit_head="pair"` those of the
+                two texts side by side, shape `(batch, 2 * hidden)`.
             hidden: states after this layer, shape `(batch, tokens, hidden)`; only for methods with
                 `reads_all_tokens`, else it may lack tokens.
             context: `context.padding` is 1 for tokens and 0 for padding, shape `(batch, tokens)`, or None without
@@ -812,8 +837,8 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
             inputs: as in `embed`.
 
         Returns:
-            The sentence vectors, shape `(batch, exits, hidden)`; for methods with `reads_all_tokens` the states of all
-            tokens, shape `(batch, tokens, exits, hidden)`.
+            The sentence vectors, shape `(batch, exits, hidden)`, twice as wide with `exit_head="pair"`; if the exits
+            read all tokens (`reads_all_tokens`) the states of all tokens, shape `(batch, tokens, exits, hidden)`.
         """
         family, states = family_of(self.encoder.config), []
         inputs, shift = right_padded(inputs)
@@ -849,7 +874,8 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
                 "not run; leave out either these or exit_states"
             )
         names = ("batch", "tokens", "exits", "hidden") if self.reads_all_tokens else ("batch", "exits", "hidden")
-        ends = (len(self.config.exit_layers), self.config.encoder_config.hidden_size)
+        size = self.config.encoder_config.hidden_size * (2 if self.config.head == "pair" else 1)
+        ends = (len(self.config.exit_layers), size)
         if exit_states.dim() != len(names) or exit_states.shape[-2:] != ends or not len(exit_states):
             raise ValueError(
                 f"exit_states: got shape {tuple(exit_states.shape)}; pass ({', '.join(names)}) with {ends[0]} exits "
@@ -898,7 +924,7 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
 
     @property
     def _reads_all_tokens(self) -> bool:
-        return self.reads_all_tokens or self.config.pooling == "mean"
+        return self.reads_all_tokens or self.config.pooling == "mean" or self.config.head == "pair"
 
     # Labels, losses, and what is estimated from data
 
@@ -1158,7 +1184,8 @@ def load_encoder(model_class: Any, name_or_path: str, options: dict[str, Any]) -
         if not heads:
             method = model.config.model_type
             logger.warning(
-                f"'{name_or_path}': its classifier is not used, since those of {method} are built differently"
+                f"'{name_or_path}': its classifier is not used, since the exits of {method} with "
+                f"exit_head='{model.config.exit_head}' are built differently"
             )
         elif rows is None or model.config.pooling != family.pooling(encoder_config):
             logger.warning(

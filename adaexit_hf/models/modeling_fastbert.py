@@ -24,11 +24,8 @@ This file travels inside checkpoints: see docs/contributing.md, "Files that trav
 
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import PreTrainedConfig
-from transformers import initialization as init
 
 from .configuration_early_exit import EarlyExitConfig
 from .configuration_early_exit import Threshold
@@ -37,8 +34,7 @@ from .configuration_early_exit import check_number
 from .encoder_layers import Context
 from .exit_heads import Exit
 from .exit_heads import State
-from .exit_heads import dropout_rate
-from .exit_heads import mean_pool
+from .exit_heads import exit_head
 from .modeling_early_exit import EarlyExitForSequenceClassification
 from .modeling_early_exit import EarlyExitModel
 from .modeling_early_exit import Paper
@@ -58,7 +54,7 @@ class FastBertConfig(EarlyExitConfig):
             sample exits early) to 1 (samples leave at the first exit). Default: None, full depth.
         exit_layers: as in `EarlyExitConfig`.
         classifier_size: number of features in a branch classifier, a multiple of `classifier_heads`.
-        classifier_heads: number of attention heads in a branch classifier.
+        classifier_heads: number of attention heads in a branch classifier. Both only with the paper's `exit_head`.
         distillation_kl: "teacher_student", KL(p_L || p_i) as in the authors' code, or "student_teacher",
             KL(p_i || p_L) as in the paper.
         **kwargs: further arguments of `EarlyExitConfig`.
@@ -73,6 +69,7 @@ class FastBertConfig(EarlyExitConfig):
     """
 
     model_type = "fastbert"
+    paper_head: ClassVar[str] = "attention-block"
 
     def __init__(
         self,
@@ -101,6 +98,11 @@ class FastBertConfig(EarlyExitConfig):
                 f"classifier_size: got {self.classifier_size}, which {self.classifier_heads} heads do not divide; "
                 f"pass a multiple of the number of heads, e.g. classifier_size={64 * self.classifier_heads}"
             )
+        if self.head != "attention-block" and (self.classifier_size, self.classifier_heads) != (128, 2):
+            raise ValueError(
+                f"classifier_size, classifier_heads: got {self.classifier_size}, {self.classifier_heads}, which "
+                f"exit_head='{self.exit_head}' does not use; leave them out"
+            )
         check_choice("distillation_kl", self.distillation_kl, ("teacher_student", "student_teacher"))
 
     @property
@@ -112,58 +114,6 @@ class FastBertModel(EarlyExitModel):
     """The encoder of a FastBERT checkpoint, without its branch classifiers."""
 
     config_class = FastBertConfig
-
-
-class BranchLinear(nn.Linear):
-    """A linear layer initialized as in the authors' code: uniformly within 1 / sqrt(inputs), PyTorch's default."""
-
-
-class BranchClassifier(nn.Module):
-    """The classifier of one exit; that of the teacher is built like those of the students.
-
-    Args:
-        config: the method's config.
-    """
-
-    def __init__(self, config: FastBertConfig) -> None:
-        super().__init__()
-        size = config.classifier_size
-        self.heads = config.classifier_heads
-        self.dropout = dropout_rate(config.encoder_config)  # of attention weights
-        self.narrow = BranchLinear(config.encoder_config.hidden_size, size)
-        self.query = BranchLinear(size, size)
-        self.key = BranchLinear(size, size)
-        self.value = BranchLinear(size, size)
-        self.output = BranchLinear(size, size)
-        self.dense = BranchLinear(size, size)
-        self.classifier = BranchLinear(size, config.num_labels)
-
-    def forward(self, hidden: Tensor, padding: Tensor | None, pooling: str) -> Tensor:
-        """Return logits (batch, labels).
-
-        Args:
-            hidden: states, shape `(batch, tokens, hidden)`.
-            padding: 1 for tokens, 0 for padding, shape `(batch, tokens)`; None without padding.
-            pooling: the sentence vector, "first" (token) or "mean" (over the tokens).
-        """
-        tokens = self.narrow(hidden).tanh()  # (batch, tokens, size)
-        if pooling == "first":
-            pooled = self._attend(tokens[:, :1], tokens, padding)[:, 0]  # only this token's output is used
-        else:
-            pooled = mean_pool(self._attend(tokens, tokens, padding), padding)
-        # Linear, so it gives the same after pooling as before, at a lower cost.
-        return self.classifier(self.dense(self.output(pooled)).tanh())
-
-    def _attend(self, queried: Tensor, tokens: Tensor, padding: Tensor | None) -> Tensor:
-        """Attention with queries (batch, queries, size) over (batch, tokens, size) -> (batch, queries, size)."""
-        query, key, value = (  # (batch, heads, queries or tokens, size / heads)
-            projected.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for projected in (self.query(queried), self.key(tokens), self.value(tokens))
-        )
-        mask = None if padding is None else padding.bool()[:, None, None]
-        rate = self.dropout if self.training else 0.0
-        attended = functional.scaled_dot_product_attention(query, key, value, mask, rate)
-        return attended.transpose(1, 2).flatten(-2)
 
 
 class FastBertForSequenceClassification(EarlyExitForSequenceClassification):
@@ -190,7 +140,6 @@ class FastBertForSequenceClassification(EarlyExitForSequenceClassification):
     config_class = FastBertConfig
     objectives = ("joint", "final", "distillation")
     unlabelled_objectives = ("distillation",)
-    reads_all_tokens = True
     paper: ClassVar[Paper] = Paper(
         title="FastBERT: a Self-distilling BERT with Adaptive Inference Time",
         authors="Weijie Liu, Peng Zhou, Zhiruo Wang, Zhe Zhao, Haotang Deng, Qi Ju",
@@ -206,18 +155,9 @@ class FastBertForSequenceClassification(EarlyExitForSequenceClassification):
 
     def __init__(self, config: FastBertConfig) -> None:
         super().__init__(config)
-        self.exits = nn.ModuleList(BranchClassifier(config) for _ in config.exit_layers)
+        block = {"size": config.classifier_size, "heads": config.classifier_heads}
+        self.exits = nn.ModuleList(exit_head(config, **block) for _ in config.exit_layers)
         self.post_init()
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, BranchLinear):
-            # The encoder's standard deviation is meant for wider layers; with it the output of so many narrow layers
-            # would hardly depend on the input.
-            bound = module.in_features**-0.5
-            init.uniform_(module.weight, -bound, bound)
-            init.uniform_(module.bias, -bound, bound)
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -229,7 +169,7 @@ class FastBertForSequenceClassification(EarlyExitForSequenceClassification):
     def exit_step(
         self, index: int, pooled: Tensor, hidden: Tensor, context: Context, state: State
     ) -> tuple[Exit, State]:
-        return Exit(self.exits[index](hidden, context.padding, self.config.pooling)), ()
+        return Exit(self.exits[index](pooled, hidden, context.padding)), ()
 
     def exit_loss(self, exits: list[Exit], labels: Tensor, objective: str) -> Tensor:
         """Compute the loss of an objective.

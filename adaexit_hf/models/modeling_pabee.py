@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from .configuration_early_exit import EarlyExitConfig
 from .encoder_layers import Context
 from .exit_heads import Exit
-from .exit_heads import ExitFeatures
 from .exit_heads import State
+from .exit_heads import exit_features
 from .exit_heads import output_layer
 from .modeling_early_exit import EarlyExitForSequenceClassification
 from .modeling_early_exit import EarlyExitModel
@@ -103,9 +103,8 @@ class PabeeForSequenceClassification(EarlyExitForSequenceClassification):
 
     def __init__(self, config: PabeeConfig) -> None:
         super().__init__(config)
-        self.pooler = ExitFeatures(config.encoder_config)
-        size = config.encoder_config.hidden_size
-        self.exits = nn.ModuleList(output_layer(size, config.num_labels) for _ in config.exit_layers)
+        self.pooler = exit_features(config)
+        self.exits = nn.ModuleList(output_layer(self.pooler.size, config.num_labels) for _ in config.exit_layers)
         self.post_init()
 
     @property
@@ -119,7 +118,7 @@ class PabeeForSequenceClassification(EarlyExitForSequenceClassification):
     def exit_step(
         self, index: int, pooled: Tensor, hidden: Tensor, context: Context, state: State
     ) -> tuple[Exit, State]:
-        return Exit(self.exits[index](self.pooler.features(pooled))), ()
+        return Exit(self.exits[index](self.pooler.features(pooled, hidden, context.padding))), ()
 
     def exit_loss(self, exits: list[Exit], labels: Tensor, objective: str) -> Tensor:
         """Compute the loss of the only objective, "weighted": sum_i i L_i / sum_i i (section 3.3).

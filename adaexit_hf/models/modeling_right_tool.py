@@ -30,8 +30,8 @@ from .early_exit_loop import sentence_vector
 from .encoder_layers import Context
 from .encoder_layers import family_of
 from .exit_heads import Exit
-from .exit_heads import ExitFeatures
 from .exit_heads import State
+from .exit_heads import exit_features
 from .exit_heads import output_layer
 from .modeling_early_exit import EarlyExitForSequenceClassification
 from .modeling_early_exit import EarlyExitModel
@@ -145,10 +145,9 @@ class RightToolForSequenceClassification(EarlyExitForSequenceClassification):
 
     def __init__(self, config: RightToolConfig) -> None:
         super().__init__(config)
-        encoder = config.encoder_config
-        self.pooler = ExitFeatures(encoder)
+        self.pooler = exit_features(config)
         self.exits = nn.ModuleList(
-            LayerSumClassifier(layer, encoder.hidden_size, config.num_labels) for layer in config.exit_layers
+            LayerSumClassifier(layer, self.pooler.size, config.num_labels) for layer in config.exit_layers
         )
         self.post_init()
 
@@ -172,16 +171,17 @@ class RightToolForSequenceClassification(EarlyExitForSequenceClassification):
     def exit_step(
         self, index: int, pooled: Tensor, hidden: Tensor, context: Context, state: State
     ) -> tuple[Exit, State]:
-        state = self._append_layer(pooled, state)
+        state = self._append_layer(pooled, hidden, context, state)
         return Exit(self.exits[index](state[0])), state
 
     def skip_step(self, hidden: Tensor, context: Context, state: State) -> State:
         finished = family_of(self.encoder.config).finish(self.encoder, hidden)
-        return self._append_layer(sentence_vector(self, finished, context), state)
+        return self._append_layer(sentence_vector(self, finished, context), finished, context, state)
 
-    def _append_layer(self, pooled: Tensor, state: State) -> State:
+    def _append_layer(self, pooled: Tensor, hidden: Tensor, context: Context, state: State) -> State:
         """Append one more layer's pooled vector to those of the layers below, (batch, layers, size)."""
-        return (torch.cat([*state, self.pooler.features(pooled)[:, None]], dim=1),)
+        vector = self.pooler.features(pooled, hidden, context.padding)
+        return (torch.cat([*state, vector[:, None]], dim=1),)
 
     def exit_loss(self, exits: list[Exit], labels: Tensor, objective: str) -> Tensor:
         """Compute the loss of the only objective, "joint": the sum of the cross-entropies of all exits.

@@ -86,7 +86,7 @@ VARIANTS: dict[str, tuple[type[EarlyExitForSequenceClassification], Settings]] =
 CORE_CASES = [(variant, "bert") for variant in VARIANTS] + [(name, other) for name in CLASSES for other in CORE[1:]]
 # Exits that read all tokens meet pads in code of their own. All others are given the sentence vector by code that they
 # share, so that DeeBERT stands for them where only the padding differs.
-READS_TOKENS = tuple(name for name, (model, _) in VARIANTS.items() if model.reads_all_tokens)
+READS_TOKENS = tuple(name for name in VARIANTS if name.startswith(("fastbert", "depth-adaptive")))
 PADDED_CASES = [(variant, encoder, "right") for variant, encoder in CORE_CASES] + [
     (variant, encoder, padding)
     for variant, encoder in CORE_CASES

@@ -1,0 +1,55 @@
+"""The recommended recipe: what to train if no paper is to be reproduced."""
+
+from typing import Any, NamedTuple
+
+from ..models import METHODS
+from ..utils.spelling import did_you_mean
+
+
+class Recipe(NamedTuple):
+    """A method with the settings to train it with.
+
+    Attributes:
+        method: Name of the method, a key of `METHODS`.
+        config: Arguments of the method's config.
+        training: Arguments of `EarlyExitTrainingArguments`.
+    """
+
+    method: str
+    config: dict[str, Any]
+    training: dict[str, Any]
+
+
+def recommended_recipe(num_labels: int, pairs: bool, method: str = "berxit") -> Recipe:
+    """Return the settings that worked best in `benchmarks/RESULTS.md` for this kind of data.
+
+    It is made of parts of several papers, and is in none of them: one stage with the sum of all exits' losses
+    (BERxiT's joint fine-tuning, Eq. 3, as in The Right Tool for the Job); heads that read more than one sentence
+    vector, `AttentionPool` for single texts and `SegmentPair` for pairs; the mean over the tokens as sentence vector;
+    and a learning rate for the exits that suits new layers, not a pretrained encoder. For regression, where no
+    readiness score is better than one layer for all texts, the criterion is "layer".
+
+    Args:
+        num_labels: Number of labels; 1 for regression.
+        pairs: Whether the inputs are pairs of texts.
+        method: Another method, to be trained with the same heads and rates.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        ValueError: If the method is unknown.
+
+    Examples:
+        >>> recipe = recommended_recipe(num_labels=2, pairs=True)
+        >>> recipe.method, recipe.config["exit_head"], recipe.training
+        ('berxit', 'pair', {'exits_learning_rate': 0.001})
+        >>> recommended_recipe(num_labels=6, pairs=False, method="deebert").config
+        {'exit_head': 'attention-pool', 'exit_pooling': 'mean'}
+    """
+    if method not in METHODS:
+        raise ValueError(f"method: got '{method}'; choose one of {', '.join(METHODS)}{did_you_mean(method, METHODS)}")
+    config: dict[str, Any] = {"exit_head": "pair" if pairs else "attention-pool", "exit_pooling": "mean"}
+    if method == "berxit":
+        config["fine_tuning"] = "joint"
+    return Recipe(method, config, {"exits_learning_rate": 1e-3})
