@@ -219,12 +219,12 @@ def build_model(arguments: Arguments, labels: Labels) -> Any:
             f"compare with; pass --method plain --method_config '{layers}', which is the same model (limit-K in "
             "compare_methods.py)"
         )
-    if arguments.method not in METHODS:
+    method = cast(str, arguments.method)  # `follow_recipe` has set it
+    if method not in METHODS:
         raise ValueError(
-            f"method: got '{arguments.method}'; choose one of {', '.join(METHODS)}, plain"
-            f"{did_you_mean(arguments.method, METHODS)}"
+            f"method: got '{method}'; choose one of {', '.join(METHODS)}, plain{did_you_mean(method, METHODS)}"
         )
-    return METHODS[arguments.method].from_encoder_pretrained(arguments.model_name_or_path, **options, **settings)
+    return METHODS[method].from_encoder_pretrained(arguments.model_name_or_path, **options, **settings)
 
 
 def check_flags(arguments: Arguments, model: Any) -> None:

@@ -75,7 +75,33 @@ def dropout_rate(encoder_config: PreTrainedConfig) -> float:
     return next((rate for rate in rates if rate is not None), 0.0)
 
 
-class ExitFeatures(nn.Module):
+class Head(nn.Module):
+    """Base class of exit heads: features of an exit, and the output layer.
+
+    Attributes:
+        size: number of features.
+        classifier: the output layer; None where the features alone are used.
+    """
+
+    size: int
+    classifier: Any
+
+    def features(self, pooled: Tensor, hidden: Tensor, padding: Tensor | None) -> Tensor:
+        """Return the input of the output layer, after dropout, shape `(batch, size)`.
+
+        Args:
+            pooled: sentence vectors, as `sentence_vector` returns them.
+            hidden: states, shape `(batch, tokens, hidden)`; only read by heads that read all tokens.
+            padding: 1 for tokens, 0 for padding, shape `(batch, tokens)`; None without padding.
+        """
+        raise NotImplementedError
+
+    def forward(self, pooled: Tensor, hidden: Tensor, padding: Tensor | None) -> Tensor:
+        """Return logits, shape `(batch, labels)`; arguments as of `features`."""
+        return self.classifier(self.features(pooled, hidden, padding))
+
+
+class ExitFeatures(Head):
     """The encoder family's own classification head without its output layer: dense, activation, (norm,) dropout.
 
     Args:
@@ -94,13 +120,7 @@ class ExitFeatures(nn.Module):
         self.dropout = nn.Dropout(dropout_rate(encoder_config))
 
     def features(self, pooled: Tensor, hidden: Tensor | None = None, padding: Tensor | None = None) -> Tensor:
-        """Return the input of the output layer, after dropout, shape `(batch, size)`.
-
-        Args:
-            pooled: sentence vectors, shape `(batch, hidden)`.
-            hidden: not used.
-            padding: not used.
-        """
+        """Return the features of sentence vectors, shape `(batch, hidden)`; the other arguments are not used."""
         return self.dropout(self.norm(self.activation(self.dense(pooled))))
 
 
@@ -120,17 +140,11 @@ class ExitHead(ExitFeatures):
         self.classifier = output_layer(self.size, num_labels)
 
     def forward(self, pooled: Tensor, hidden: Tensor | None = None, padding: Tensor | None = None) -> Tensor:
-        """Return logits, shape `(batch, labels)`.
-
-        Args:
-            pooled: sentence vectors, shape `(batch, hidden)`.
-            hidden: not used.
-            padding: not used.
-        """
+        """Return logits of sentence vectors, shape `(batch, labels)`; the other arguments are not used."""
         return self.classifier(self.features(pooled))
 
 
-class AttentionPool(nn.Module):
+class AttentionPool(Head):
     """A head that chooses the tokens it reads: f = dropout(tanh(W [s; q])), logits = V f.
 
     s is the sentence vector. q has eight parts: part i is a weighted mean of the i-th eighth of the tokens' states,
@@ -151,13 +165,7 @@ class AttentionPool(nn.Module):
         self.classifier = None if num_labels is None else output_layer(self.size, num_labels)
 
     def features(self, pooled: Tensor, hidden: Tensor, padding: Tensor | None) -> Tensor:
-        """Return f, shape `(batch, hidden)`.
-
-        Args:
-            pooled: sentence vectors, shape `(batch, hidden)`.
-            hidden: states, shape `(batch, tokens, hidden)`.
-            padding: 1 for tokens, 0 for padding, shape `(batch, tokens)`; None without padding.
-        """
+        """Return f, shape `(batch, hidden)`; arguments as in the base class."""
         scores = self.query(hidden).float()  # (batch, tokens, queries)
         if padding is not None:
             scores = scores.masked_fill(padding.unsqueeze(-1) == 0, torch.finfo(scores.dtype).min)
@@ -166,12 +174,8 @@ class AttentionPool(nn.Module):
         queried = torch.einsum("btq,btqs->bqs", weights, parts).flatten(1)
         return self.dropout(self.dense(torch.cat([pooled, queried.to(pooled.dtype)], dim=-1)).tanh())
 
-    def forward(self, pooled: Tensor, hidden: Tensor, padding: Tensor | None) -> Tensor:
-        """Return logits, shape `(batch, labels)`; arguments as of `features`."""
-        return self.classifier(self.features(pooled, hidden, padding))
 
-
-class SegmentPair(nn.Module):
+class SegmentPair(Head):
     """A head for pairs of texts: f = dropout(tanh(W [u; v; |u - v|; u * v])), logits = V f.
 
     u and v are the means of the two texts' states. Not from a paper on early exit; the comparison of two sentence
@@ -190,27 +194,17 @@ class SegmentPair(nn.Module):
         self.classifier = None if num_labels is None else output_layer(self.size, num_labels)
 
     def features(self, pooled: Tensor, hidden: Tensor | None = None, padding: Tensor | None = None) -> Tensor:
-        """Return f, shape `(batch, hidden)`.
-
-        Args:
-            pooled: u and v side by side, shape `(batch, 2 * hidden)`.
-            hidden: not used.
-            padding: not used.
-        """
+        """Return f, shape `(batch, hidden)`, of u and v side by side; the other arguments are not used."""
         first, second = pooled.chunk(2, dim=-1)
         compared = torch.cat([pooled, (first - second).abs(), first * second], dim=-1)
         return self.dropout(self.dense(compared).tanh())
-
-    def forward(self, pooled: Tensor, hidden: Tensor | None = None, padding: Tensor | None = None) -> Tensor:
-        """Return logits, shape `(batch, labels)`; arguments as of `features`."""
-        return self.classifier(self.features(pooled))
 
 
 class BranchLinear(nn.Linear):
     """A linear layer initialized as in the code of FastBERT's authors: uniformly within 1 / sqrt(inputs)."""
 
 
-class AttentionBlock(nn.Module):
+class AttentionBlock(Head):
     """FastBERT's branch classifier (section 3.1): narrow features, self-attention, the sentence vector, two layers.
 
     Args:
@@ -241,13 +235,7 @@ class AttentionBlock(nn.Module):
         self.classifier = None if num_labels is None else BranchLinear(size, num_labels)
 
     def features(self, pooled: Tensor, hidden: Tensor, padding: Tensor | None) -> Tensor:
-        """Return the input of the output layer, shape `(batch, size)`.
-
-        Args:
-            pooled: not used.
-            hidden: states, shape `(batch, tokens, hidden)`.
-            padding: 1 for tokens, 0 for padding, shape `(batch, tokens)`; None without padding.
-        """
+        """Return the input of the output layer, shape `(batch, size)`; arguments as in the base class."""
         tokens = self.narrow(hidden).tanh()  # (batch, tokens, size)
         if self.pooling == "first":
             pooled = self._attend(tokens[:, :1], tokens, padding)[:, 0]  # only this token's output is used
@@ -255,10 +243,6 @@ class AttentionBlock(nn.Module):
             pooled = mean_pool(self._attend(tokens, tokens, padding), padding)
         # Linear, so it gives the same after pooling as before, at a lower cost.
         return self.dense(self.output(pooled)).tanh()
-
-    def forward(self, pooled: Tensor, hidden: Tensor, padding: Tensor | None) -> Tensor:
-        """Return logits, shape `(batch, labels)`; arguments as of `features`."""
-        return self.classifier(self.features(pooled, hidden, padding))
 
     def _attend(self, queried: Tensor, tokens: Tensor, padding: Tensor | None) -> Tensor:
         """Attention with queries (batch, queries, size) over (batch, tokens, size) -> (batch, queries, size)."""
@@ -272,7 +256,7 @@ class AttentionBlock(nn.Module):
         return attended.transpose(1, 2).flatten(-2)
 
 
-def exit_head(config: Any, **options: Any) -> Any:
+def exit_head(config: Any, **options: Any) -> Head:
     """Build one exit's head, of the kind that the config says; `forward` takes sentence vectors, states and padding.
 
     Args:
@@ -282,7 +266,7 @@ def exit_head(config: Any, **options: Any) -> Any:
     return _head(config, config.num_labels, options)
 
 
-def exit_features(config: Any) -> Any:
+def exit_features(config: Any) -> Head:
     """Build an exit's head without its output layer, of the kind that the config says; see its `features`.
 
     Args:
@@ -291,7 +275,7 @@ def exit_features(config: Any) -> Any:
     return _head(config, None, {})
 
 
-def _head(config: Any, num_labels: int | None, options: dict[str, Any]) -> Any:
+def _head(config: Any, num_labels: int | None, options: dict[str, Any]) -> Head:
     encoder = config.encoder_config
     if config.head == "attention-pool":
         return AttentionPool(encoder, num_labels)

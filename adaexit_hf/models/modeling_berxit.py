@@ -37,6 +37,7 @@ from .configuration_early_exit import check_number
 from .encoder_layers import Context
 from .encoder_layers import family_of
 from .exit_heads import Exit
+from .exit_heads import Head
 from .exit_heads import SingleUnit
 from .exit_heads import State
 from .exit_heads import exit_features
@@ -258,7 +259,7 @@ class BerxitForSequenceClassification(EarlyExitForSequenceClassification):
         super().__init__(config)
         self.exits = nn.ModuleList(exit_head(config) for _ in config.exit_layers)
         learned = config.exit_criterion == "learned"
-        self.lte = SingleUnit(self.exits[0].size) if learned else None
+        self.lte = SingleUnit(cast(Head, self.exits[0]).size) if learned else None
         as_authors = learned and config.lte_variant == "authors"
         self.lte_last = exit_features(config) if as_authors else None
         self.post_init()
@@ -288,7 +289,7 @@ class BerxitForSequenceClassification(EarlyExitForSequenceClassification):
     def exit_step(
         self, index: int, pooled: Tensor, hidden: Tensor, context: Context, state: State
     ) -> tuple[Exit, State]:
-        head = cast(Any, self.exits[index])
+        head = cast(Head, self.exits[index])
         features = head.features(pooled, hidden, context.padding)
         logits = head.classifier(features)
         if self.lte is None:

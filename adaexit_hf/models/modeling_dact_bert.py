@@ -48,6 +48,7 @@ from .configuration_early_exit import check_number
 from .configuration_early_exit import check_whole_number
 from .encoder_layers import Context
 from .exit_heads import Exit
+from .exit_heads import Head
 from .exit_heads import SingleUnit
 from .exit_heads import State
 from .exit_heads import exit_head
@@ -282,7 +283,7 @@ class DactBertForSequenceClassification(EarlyExitForSequenceClassification):
         self.exits = nn.ModuleList(exit_head(config) for _ in config.exit_layers)
         units = 1 if config.tied_halting else len(config.exit_layers)
         self.halting = nn.ModuleList(
-            EntropyHalting() if config.halting_input == "entropy" else HaltingUnit(self.exits[0].size)
+            EntropyHalting() if config.halting_input == "entropy" else HaltingUnit(cast(Head, self.exits[0]).size)
             for _ in range(units)
         )
         self.post_init()
@@ -331,7 +332,7 @@ class DactBertForSequenceClassification(EarlyExitForSequenceClassification):
     def exit_step(
         self, index: int, pooled: Tensor, hidden: Tensor, context: Context, state: State
     ) -> tuple[Exit, State]:
-        head = self.exits[index]
+        head = cast(Head, self.exits[index])
         features = head.features(pooled, hidden, context.padding)
         layer_logits = head.classifier(features).float()
         # An infinite logit would become a finite probability; as NaN it keeps the row from leaving.

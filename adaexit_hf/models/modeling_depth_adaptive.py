@@ -26,7 +26,7 @@ This file travels inside checkpoints: see docs/contributing.md, "Files that trav
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,7 @@ from .encoder_layers import Context
 from .encoder_layers import recording
 from .encoder_layers import run_tokens
 from .exit_heads import Exit
+from .exit_heads import Head
 from .exit_heads import State
 from .exit_heads import exit_head
 from .exit_heads import mean_pool
@@ -348,7 +349,8 @@ class DepthAdaptiveForSequenceClassification(EarlyExitForSequenceClassification)
 
     @property
     def classifiers(self) -> list[nn.Module]:
-        return [self.classifier if self.config.head == self.config.paper_head else self.classifier.classifier]
+        own = self.config.head == self.config.paper_head
+        return [self.classifier if own else cast(Head, self.classifier).classifier]
 
     @property
     def objectives(self) -> tuple[str, ...]:  # type: ignore[override]

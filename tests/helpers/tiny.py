@@ -57,6 +57,9 @@ FAMILIES = ("bert", "roberta", "xlm-roberta", "albert", "distilbert", "electra",
 CORE = ("bert", "roberta", "albert")
 EAGER_ONLY = ("mpnet", "deberta-v2")
 
+# Words of pairs of texts, see `pairs_of`.
+PAIRS = [([5, 6], [7]), ([8], [9, 10, 11]), ([12, 13, 14], [15, 16]), ([17], [18]), ([19, 20], [21, 22, 23])]
+
 CLASSES = METHODS
 # Options of a method that change what an exit says; a method without an entry is tested with its defaults.
 OPTIONS: dict[str, dict[str, Settings]] = {
@@ -154,6 +157,29 @@ def batch(config: PreTrainedConfig, padding: str = "right", rows: int = 6, token
 
 def inputs_of(model: EarlyExitForSequenceClassification, padding: str = "right", **kwargs: Any) -> dict[str, Tensor]:
     return batch(model.config.encoder_config, padding, **kwargs)
+
+
+def pairs_of(
+    model: EarlyExitForSequenceClassification, side: str = "right", types: bool | None = None
+) -> dict[str, Tensor]:
+    """Pairs of texts as the family's tokenizer writes them; with `types`, whether token types are given."""
+    config = model.config.encoder_config
+    pad = config.pad_token_id
+    separators = [2, 2] if config.model_type in ("roberta", "xlm-roberta", "mpnet") else [2]
+    rows = [([3, *first, 2], [*separators[1:], *second, 2]) for first, second in PAIRS]
+    width = max(len(first) + len(second) for first, second in rows)
+
+    def padded(values: list[int], filler: int) -> list[int]:
+        rest = [filler] * (width - len(values))
+        return rest + values if side == "left" else values + rest
+
+    inputs = {
+        "input_ids": torch.tensor([padded(first + second, pad) for first, second in rows]),
+        "attention_mask": torch.tensor([padded([1] * len(first + second), 0) for first, second in rows]),
+    }
+    if types if types is not None else family_of(config).takes_token_types and config.type_vocab_size > 1:
+        inputs["token_type_ids"] = torch.tensor([padded([0] * len(a) + [1] * len(b), 0) for a, b in rows])
+    return inputs
 
 
 def labels_of(model: EarlyExitForSequenceClassification, rows: int = 6) -> Tensor:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, BertConfig
 
 from adaexit_hf import FastBertConfig, FastBertForSequenceClassification
+from adaexit_hf.models.exit_heads import AttentionBlock
 from adaexit_hf.models.modeling_early_exit import Stage
-from adaexit_hf.models.modeling_fastbert import BranchClassifier
 
 Model = FastBertForSequenceClassification
 every_pooling = pytest.mark.parametrize("pooling", ["first", "mean"])
@@ -25,7 +25,7 @@ def linear(layer: nn.Linear, vector: Tensor) -> Tensor:
     return layer.weight @ vector + layer.bias
 
 
-def branch(head: BranchClassifier, states: Tensor, pooling: str) -> Tensor:
+def branch(head: AttentionBlock, states: Tensor, pooling: str) -> Tensor:
     """Logits of one text without padding: states (tokens, hidden) -> (labels,)."""
     tokens = [torch.tanh(linear(head.narrow, state)) for state in states]
     size = len(tokens[0]) // head.heads
@@ -103,14 +103,14 @@ def test_a_text_leaves_at_the_first_student_below_the_speed() -> None:
 def test_a_branch_classifier_by_hand(pooling: str) -> None:
     """All matrices are 1, all biases 0: tokens (0.5, 0) and (0, 0.5), and a third one that is padding."""
     encoder = BertConfig(hidden_size=2, num_attention_heads=1, num_hidden_layers=1)
-    head = BranchClassifier(FastBertConfig(encoder_config=encoder, classifier_size=2)).eval()
+    head = AttentionBlock(encoder, 2, pooling, size=2).eval()
     for layer in head.children():
         layer.weight.data, layer.bias.data = torch.eye(2), torch.zeros(2)
     hidden = torch.tensor([[[0.5, 0.0], [0.0, 0.5], [0.9, -0.9]]]).atanh()
     # Each head has one feature. A token that has it asks for itself: e^(1/4) / (e^(1/4) + 1) = 0.562177 of 0.5.
     own, other = 0.281088, 0.25
     pooled = torch.tensor([[own, other]]) if pooling == "first" else torch.full((1, 2), (own + other) / 2)
-    torch.testing.assert_close(head(hidden, torch.tensor([[1, 1, 0]]), pooling), pooled.tanh(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(head(hidden[:, 0], hidden, torch.tensor([[1, 1, 0]])), pooled.tanh(), atol=1e-6, rtol=0)
 
 
 @torch.no_grad()
@@ -122,7 +122,7 @@ def test_the_first_tokens_query_is_enough(padding: str) -> None:
     hidden = torch.randn(6, 9, 32)
     tokens = head.narrow(hidden).tanh()
     full = head.output(head._attend(tokens, tokens, mask))[:, 0]
-    torch.testing.assert_close(head(hidden, mask, "first"), head.classifier(head.dense(full).tanh()))
+    torch.testing.assert_close(head(hidden[:, 0], hidden, mask), head.classifier(head.dense(full).tanh()))
     assert asked == [9, 1]
 
 
@@ -307,7 +307,7 @@ def test_a_fine_tuned_classifier_gives_its_encoder_and_labels_only(
     for name in ("transformers", "adaexit_hf"):
         monkeypatch.setattr(logging.getLogger(name), "propagate", True)
     model = Model.from_encoder_pretrained(str(tmp_path))
-    assert "its classifier is not used, since those of fastbert are built differently" in caplog.text
+    assert "its classifier is not used, since the exits of fastbert with exit_head='paper' are built" in caplog.text
     assert model.config.id2label == names
     kept = stock.bert.state_dict()
     assert all(torch.equal(value, kept[name]) for name, value in model.encoder.state_dict().items())

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.tiny import CLASSES, build, inputs_of, labels_of, thresholds_between, trace_of
+from helpers.tiny import CLASSES, build, inputs_of, labels_of, pairs_of, thresholds_between, trace_of
 from torch import Tensor
+
+from adaexit_hf.models.configuration_early_exit import HEADS
 
 ANSWER = ("logits", "exit_layer")
 # The tracer warns of every number that it records, and it reads attributes of modules that Transformers deprecated.
@@ -67,6 +69,16 @@ def test_a_trace_on_every_kind_of_encoder(encoder: str) -> None:
     threshold, batches = two_batches(model)
     traced = torch.jit.trace(Answer(model, exit_threshold=threshold), batches[0], check_trace=False)
     check(model, traced, threshold, batches)
+
+
+@pytest.mark.parametrize("head", HEADS)
+@torch.no_grad()
+def test_a_trace_with_every_head(head: str) -> None:
+    model = build("deebert", "roberta", exit_head=head)
+    inputs = pairs_of(model, types=False)
+    traced = torch.jit.trace(Answer(model), tuple(value[:2] for value in inputs.values()), check_trace=False)
+    others = [value[2:4] for value in inputs.values()]
+    torch.testing.assert_close(traced(*others)[0], model(*others).logits, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
