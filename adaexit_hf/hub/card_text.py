@@ -98,16 +98,31 @@ def speed_note(speed: MeasuredSpeed | None) -> str:
     return f"Speed-up: time at full depth divided by time with early exit; {speed.how}; on {speed.machine}."
 
 
+# What the exits read, where it is not what the paper of the method describes.
+HEADS = {
+    "dense": "the encoder family's own classification head",
+    "attention-pool": "a head that learns which tokens to read (attention pooling with eight learned queries)",
+    "pair": "a head that compares the two texts of a pair, [u; v; |u - v|; u * v] of their means",
+    "attention-block": "FastBERT's branch classifier",
+}
+
+
+def exit_heads(model: EarlyExitForSequenceClassification) -> str:
+    """What heads the exits have, in one sentence; "" if those of the paper."""
+    head = model.config.exit_head
+    return "" if head == "paper" else f" Every exit is {HEADS[head]}, which is not from the method's paper."
+
+
 def exit_rule(model: EarlyExitForSequenceClassification) -> str:
     """When a text exits, in one sentence, and the saved threshold."""
     config = model.config
     if len(config.exit_layers) == 1:
-        return f"There is only one exit, so every text runs all {config.exit_layers[-1]} layers."
+        return f"There is only one exit, so every text runs all {config.exit_layers[-1]} layers.{exit_heads(model)}"
     unit, bounds = UNITS.get(config.exit_criterion, ""), config.threshold_bounds
     rule = (
         f"A text exits at the first exit layer whose readiness score (`{config.exit_criterion}`) is "
         f"{COMPARISONS[model.ready.__name__]} the threshold, and otherwise at the last layer. The threshold is "
-        f"between {bounds[0]:g} and {bounds[1]:.4g}{unit}."
+        f"between {bounds[0]:g} and {bounds[1]:.4g}{unit}.{exit_heads(model)}"
     )
     if config.exit_threshold is None:
         return f"{rule} No threshold is saved: until you choose one, every text runs all layers."
