@@ -232,7 +232,9 @@ class AttentionBlock(Head):
         self.value = BranchLinear(size, size)
         self.output = BranchLinear(size, size)
         self.dense = BranchLinear(size, size)
-        self.classifier = None if num_labels is None else BranchLinear(size, num_labels)
+        self.classifier = None
+        if num_labels is not None:
+            self.classifier = SingleUnit(size) if num_labels == 1 else BranchLinear(size, num_labels)
 
     def features(self, pooled: Tensor, hidden: Tensor, padding: Tensor | None) -> Tensor:
         """Return the input of the output layer, shape `(batch, size)`; arguments as in the base class."""

@@ -102,6 +102,13 @@ def test_every_exit_and_the_encoder_get_a_gradient(method: str, head: str) -> No
     assert not [name for name in unused if "pooler" not in name]
 
 
+@pytest.mark.parametrize("head", HEADS)
+def test_a_regression_starts_from_the_mean_label(head: str) -> None:
+    model = build("berxit", num_labels=1, exit_head=head)
+    model.prepare([{"input_ids": [3, 5, 2], "label": 1.0}, {"input_ids": [3, 6, 2], "label": 4.0}])
+    assert [classifier.bias.item() for classifier in model.classifiers] == [2.5] * 3
+
+
 # The texts of a pair -------------------------------------------------------------------------------------------------
 
 
