@@ -236,7 +236,7 @@ def test_calibration_minimizes_the_binary_cross_entropy_of_every_exit() -> None:
     model = several("right-tool")
     for exit in model.exits:
         exit.classifier.bias.data = torch.tensor([5.0, -5.0, 5.0])
-    inputs = inputs_of(model, padding="none")
+    inputs = {"input_ids": inputs_of(model, padding="none")["input_ids"]}
     logits = trace_of(model, inputs).exit_logits.double()
     labels = torch.tensor([[1, 0, 1]] * 5 + [[1, 1, 1]])  # the exits are mostly right, but not always
     pairs = zip(inputs["input_ids"].tolist(), labels.tolist(), strict=True)
