@@ -129,7 +129,7 @@ def test_predict_gives_all_labels_above_a_half(capsys, several) -> None:
     assert list(found["scores"].values()) == pytest.approx(output.logits.sigmoid()[0].tolist(), abs=1e-5)
 
 
-def test_several_labels_are_evaluated_calibrated_and_reported(capsys, several, tmp_path) -> None:
+def test_several_labels_are_evaluated_calibrated_and_reported(capsys, several) -> None:
     checkpoint, flags = several
     result = json.loads(called(capsys, "evaluate", checkpoint, *flags))["validation"]
     assert set(result["at_threshold"]) == {"f1_micro", "f1_macro", "accuracy"}
@@ -137,8 +137,11 @@ def test_several_labels_are_evaluated_calibrated_and_reported(capsys, several, t
     assert low <= result["at_threshold"]["f1_micro"] <= high
     chosen = json.loads(called(capsys, "calibrate", checkpoint, *flags, "--temperatures"))
     assert chosen["metric"] == "f1_micro" and len(chosen["exit_temperatures"]) == 3
-    called(capsys, "report", checkpoint, *flags, "--output", str(tmp_path / "report"))
-    assert (tmp_path / "report" / "report.html").exists()
+    called(capsys, "report", checkpoint, *flags)
+    assert (Path(checkpoint) / "report.html").exists()
+    called(capsys, "card", checkpoint)
+    assert "micro F1" in (Path(checkpoint) / "README.md").read_text()
+    assert "explanations are of one class" in refused(capsys, "report", checkpoint, *flags, "--explain", "2")
 
 
 def test_the_threshold_can_be_given(capsys, checkpoint) -> None:
