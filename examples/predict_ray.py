@@ -54,8 +54,12 @@ class Predictor:
             raise ValueError(f"text_columns: '{file}' has rows without a text; drop these rows or fill in a text")
         settings = {name: getattr(self.options, name) for name in ("exit_threshold", "batch_tokens")}
         output = predict(self.model, list(zip(*texts, strict=True)), self.tokenizer, progress=False, **settings)
-        config, labels = self.model.config, predictions(output.logits).tolist()
-        labels = labels if config.num_labels == 1 else [config.id2label[label] for label in labels]
+        config = self.model.config
+        labels = predictions(output.logits, config.multi_label).tolist()
+        if config.multi_label:
+            labels = [[config.id2label[label] for label, given in enumerate(row) if given] for row in labels]
+        elif config.num_labels > 1:
+            labels = [config.id2label[label] for label in labels]
         columns = (output.logits.tolist(), labels, output.exit_layer.tolist(), output.exit_score.tolist())
         for field, values in zip(output_fields(config, self.options.prefix), columns, strict=True):
             table = table.append_column(field, pa.array(values, field.type))
@@ -63,8 +67,8 @@ class Predictor:
 
 
 def output_fields(config: EarlyExitConfig, prefix: str) -> list[pa.Field]:
-    """The added columns; for regression the label is the predicted number."""
-    label = pa.float32() if config.num_labels == 1 else pa.string()
+    """The added columns; for regression the label is the predicted number, for several labels at once their list."""
+    label = pa.list_(pa.string()) if config.multi_label else pa.float32() if config.num_labels == 1 else pa.string()
     types = {"logits": pa.list_(pa.float32()), "label": label, "exit_layer": pa.int32(), "exit_score": pa.float32()}
     return [pa.field(prefix + name, arrow_type) for name, arrow_type in types.items()]
 

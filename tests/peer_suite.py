@@ -36,9 +36,12 @@ BACKBONES: dict[str, PreTrainedConfig] = {
 
 # What the stock classes pass and ours do not run, each with the reason. CONTRIBUTING.md repeats this table.
 CANNOT_APPLY: dict[str, str] = {
-    "test_problem_types": "asks for multi-label classification, which no method defines, and for regression, which "
-    "DeeBERT, DACT-BERT, FastBERT and The Right Tool do not define; both are refused with an error",
+    "test_problem_types": "asks one config for several labels at once, which DACT-BERT does not define, nor does the "
+    "mutual information of the depth-adaptive transformer, and for regression, which DeeBERT, DACT-BERT, FastBERT and "
+    "The Right Tool do not define; these are refused with an error",
 }
+# The methods that run `test_problem_types` all the same, since they define all that it asks for.
+EVERY_PROBLEM = ("berxit", "pabee")
 
 
 def unpacked_tests() -> Path:
@@ -75,12 +78,13 @@ class Tester:
 
     def __init__(self, backbone: str, config_class: type[PreTrainedConfig] | None) -> None:
         self.backbone, self.config_class = backbone, config_class
+        self.settings: dict[str, Any] = {}  # of the method's config
 
     def get_config(self) -> PreTrainedConfig:
         encoder = BACKBONES[self.backbone]
         if self.config_class is None:
             return type(encoder).from_dict(encoder.to_dict() | {"num_labels": self.num_labels})
-        return self.config_class(encoder_config=encoder, num_labels=self.num_labels)
+        return self.config_class(encoder_config=encoder, num_labels=self.num_labels, **self.settings)
 
     def prepare_config_and_inputs_for_common(self) -> tuple[PreTrainedConfig, dict[str, Any]]:
         from tests.test_modeling_common import ids_tensor, random_attention_mask
@@ -110,6 +114,11 @@ def cases() -> dict[str, type[unittest.TestCase]]:
         ):
             mixin.test_retain_grad_hidden_states_attentions(case)
 
+    def problem_types(case: Any) -> None:
+        # It changes the problem of one config; patience is the criterion that classes, label sets and numbers have.
+        case.model_tester.settings = {"exit_criterion": "patience"}
+        mixin.test_problem_types(case)
+
     for backbone in os.environ["PEER_BACKBONES"].split(","):
         stock = transformers.AutoModelForSequenceClassification._model_mapping[type(BACKBONES[backbone])]
         for config_class, model_class in [(None, stock), *((model.config_class, model) for model in METHODS.values())]:
@@ -122,6 +131,8 @@ def cases() -> dict[str, type[unittest.TestCase]]:
                 body["test_sdpa_can_dispatch_non_composite_models"] = dispatch
                 body["test_retain_grad_hidden_states_attentions"] = retain_grad
                 body |= {test: unittest.skip(reason)(getattr(mixin, test)) for test, reason in CANNOT_APPLY.items()}
+                if config_class.model_type in EVERY_PROBLEM:
+                    body["test_problem_types"] = problem_types
             name = f"Test_{backbone}_{'stock' if config_class is None else model_class.__name__}"
             found[name] = type(name, (mixin, unittest.TestCase), body)
     return found

@@ -1,5 +1,6 @@
 """Flags that select labelled texts: GLUE, SICK, data sets of the Hub, folders and files (needs the extra `train`)."""
 
+import math
 import re
 import sys
 from dataclasses import dataclass, field
@@ -44,7 +45,15 @@ class DataArguments:
         default=None, metadata={"help": "One or two columns with texts. Default: those of the task."}
     )
     label_column: str = field(
-        default="label", metadata={"help": "Column with classes (of any type), or with floats for regression."}
+        default="label",
+        metadata={
+            "help": "Column with classes (of any type), with floats for regression, or with lists of classes for "
+            "several labels at once."
+        },
+    )
+    label_columns: list[str] | None = field(
+        default=None,
+        metadata={"help": "Several columns of 0 and 1, one per label, for several labels at once."},
     )
     metrics: list[str] | None = field(
         default=None, metadata={"help": "Main metric first. Default: those of the task, or accuracy."}
@@ -79,6 +88,8 @@ class DataArguments:
         """
         task = TASKS.get(self.task_name or "")
         default = task.metrics if task else ("accuracy",) if labels.names else ("spearmanr", "pearson")
+        if labels.multi_label and not task:
+            default = ("f1_micro", "f1_macro", "accuracy")
         metrics = tuple(self.metrics or default)
         if labels.names and {"pearson", "spearmanr"} & set(metrics):
             raise ValueError(
@@ -86,7 +97,7 @@ class DataArguments:
                 "numbers; pass the column with the scores as --label_column, or --metrics accuracy"
             )
         for metric in metrics:
-            check_classes(metric, labels.num_labels)
+            check_classes(metric, labels.num_labels, labels.multi_label)
         return metrics
 
     def published(self) -> dict[str, Any]:
@@ -120,12 +131,80 @@ def load_splits(arguments: DataArguments, train_file: str | None = None) -> data
         train_file: File with the training split.
 
     Returns:
-        All splits, by name.
+        All splits, by name. The `label_columns`, if there are any, are one column with lists of labels.
 
     Raises:
-        ValueError: Neither a data set nor a file is given, or a file does not exist, has an unknown format, cannot be
-            read or has no rows.
+        ValueError: Neither a data set nor a file is given, a file does not exist, has an unknown format, cannot be
+            read or has no rows; or as in `with_label_sets`.
     """
+    splits = _loaded(arguments, train_file)
+    names, column = arguments.label_columns, arguments.label_column
+    if names is None:
+        return splits
+    return datasets.DatasetDict({split: with_label_sets(rows, names, column, split) for split, rows in splits.items()})
+
+
+def with_label_sets(rows: datasets.Dataset, names: list[str], column: str, split: str) -> datasets.Dataset:
+    """Replace columns of 0 and 1 by one column with the list of the labels that each row has.
+
+    Args:
+        rows: One split.
+        names: The columns, named as the labels.
+        column: Name of the new column.
+        split: Name of the split in error messages.
+
+    Returns:
+        The split. Its lists are None where every column is missing or -1, as in a test split without labels. A test
+        split without any of the columns is returned as it is.
+
+    Raises:
+        ValueError: There are fewer than two columns, one is missing, or has another value than 0 and 1; or there is
+            a column with the name of the new one.
+    """
+    unknown = [name for name in names if name not in rows.column_names]
+    if split == "test" and len(unknown) == len(names):
+        return rows  # `evaluation_splits` leaves it out
+    if len(set(names)) < 2 or unknown:
+        raise ValueError(
+            f"label_columns: got {names}; split '{split}' has {', '.join(rows.column_names)}. Pass two or more of its "
+            f"columns{did_you_mean(unknown, rows.column_names)}"
+        )
+    if column in rows.column_names:
+        raise ValueError(
+            f"label_column: got '{column}', the name of the column that is made of the label_columns, but split "
+            f"'{split}' has such a column; pass another name, e.g. --label_column labels"
+        )
+    numbers = [[_zero_or_one(value, name, row) for row, value in enumerate(rows[name])] for name in names]
+    lists: list[list[int] | None] = []
+    for row, flags in enumerate(zip(*numbers, strict=True)):
+        missing = [name for name, flag in zip(names, flags, strict=True) if flag is None]
+        if missing and len(missing) < len(names):
+            raise ValueError(f"label_columns: '{missing[0]}' has no 0 or 1 in row {row} of split '{split}'; add it")
+        lists.append(None if missing else [index for index, flag in enumerate(flags) if flag])
+    feature = datasets.Features({column: datasets.Sequence(datasets.ClassLabel(names=names))})
+    made = datasets.Dataset.from_dict({column: lists}, features=feature)
+    return datasets.concatenate_datasets([rows.remove_columns(names), made], axis=1)
+
+
+def _zero_or_one(value: Any, name: str, row: int) -> bool | None:
+    """Return whether a row has a label; None if that is missing, or -1.
+
+    >>> [_zero_or_one(value, "rude", 0) for value in (1, "0", True, "1.0", None, -1)]
+    [True, False, True, True, None, None]
+    """
+    try:
+        number = None if value is None else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if number is not None and number not in (-1, 0, 1):
+        raise ValueError(
+            f"label_columns: '{name}' contains {value!r} in row {row}; pass columns of 0 and 1, or a single column "
+            "with classes or lists of classes as --label_column"
+        )
+    return None if number in (None, -1) else bool(number)
+
+
+def _loaded(arguments: DataArguments, train_file: str | None) -> datasets.DatasetDict:
     files = {"train": train_file, "validation": arguments.validation_file}
     if any(files.values()):
         return datasets.DatasetDict(
@@ -238,7 +317,8 @@ def reserve_validation(
     order, kept = np.random.default_rng(0).permutation(len(train)).tolist(), set[int]()
     if not any(isinstance(label, float) for label in labels):
         order.sort(key=lambda row: str(labels[row]))  # stable: shuffled within a class
-        kept = set({labels[row]: row for row in order}.values())  # one row of each class
+        several = [label if isinstance(label, list) else [label] for label in labels]
+        kept = set({label: row for row in order for label in several[row]}.values())  # one row of each class
     rest = [row for row in order if row not in kept]
     count = min(int(len(train) * fraction), len(rest))
     if not count:

@@ -50,7 +50,7 @@ def labelled_splits(
     """
     config, column = model.config, options.label_column
     names = [str(config.id2label[index]) for index in range(config.num_labels)]
-    labels = Labels(None if config.num_labels == 1 else names)
+    labels = Labels(None if config.num_labels == 1 else names, config.multi_label)
     metrics, columns = options.metric_names(labels), options.columns()
     length = min(options.max_seq_length, tokenizer.model_max_length)
     all_splits = load_splits(options)
@@ -60,7 +60,7 @@ def labelled_splits(
         check_columns(rows, columns, column, split)
     if labels.names is not None:
         found = names_in_data(list(splits.values()), column, names)
-        labels = Labels(found)
+        labels = Labels(found, config.multi_label)
         if made_up(names) and not made_up(found):
             config.id2label, config.label2id = (
                 dict(enumerate(found)),
@@ -146,12 +146,15 @@ def results_with_intervals(
         if not logits.isfinite().all():
             print(f"adaexit: {split}: no interval of {metrics[0]}: some predictions are not finite", file=sys.stderr)
             continue
-        at_threshold = ExitTrace(logits, torch.zeros(logits.shape[:2]), trace.labels, (trace.depth,), trace.ready)
+        scores, several = torch.zeros(logits.shape[:2]), trace.multi_label
+        at_threshold = ExitTrace(logits, scores, trace.labels, (trace.depth,), trace.ready, multi_label=several)
         try:
             interval = bootstrap_samples(
                 [at_threshold],
                 lambda sample: compute_score(
-                    metrics[0], predictions=predictions(sample.logits[:, 0]), references=sample.known_labels()
+                    metrics[0],
+                    predictions=predictions(sample.logits[:, 0], sample.multi_label),
+                    references=sample.known_labels(),
                 ),
             )
             results[split]["intervals"] = {metrics[0]: [interval.low, interval.high]}
@@ -185,7 +188,7 @@ def tell_of_choice(command: str, trace: ExitTrace, threshold: float | list[float
     if exits == 1:
         return
     longer = "train for more epochs (--num_train_epochs), or the exits faster (--exits_learning_rate 1e-3)"
-    answers = predictions(trace.logits)
+    answers = predictions(trace.logits, trace.multi_label)
     if len(answers) > 1 and bool((answers == answers[0, 0]).all()):
         problem = f"every exit gives the same answer to all texts; {longer}, or choose by another metric (--metrics)"
     elif bool((chosen == exits - 1).all()):

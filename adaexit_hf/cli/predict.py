@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from ..inference.prediction import predict_stream
 from ..inference.text_files import Text, check_file, encodable, plain_lines, read_texts
+from ..models.exit_criteria import label_sets
 from .options import CHECKPOINT, ModelOptions, Positionals, load
 from .streams import print_json
 
@@ -32,7 +33,8 @@ def predict(options: PredictOptions, positionals: Any) -> None:
     """Classify texts from the command line, from a file, or from stdin (one text per line).
 
     Prints one JSON object per text, in input order: text, label (not for regression), score and exit_layer. Label and
-    score are null where the model's answer is not finite.
+    score are null where the model's answer is not finite. A model for several labels at once gives `labels`, the list
+    of those with a probability above 0.5, and `scores`, the probability of every label.
     """
     source = input_texts(options, positionals.texts)
     model, tokenizer = load(positionals.checkpoint, options, options.exit_threshold)
@@ -47,6 +49,11 @@ def predict(options: PredictOptions, positionals: Any) -> None:
         record: dict[str, Any] = {"text": pending.popleft()}
         if model.config.num_labels == 1:
             record["score"] = prediction.logits.item()
+        elif model.config.multi_label:
+            names, logits = model.config.id2label, prediction.logits
+            chosen = [names[label] for label in label_sets(logits).nonzero().flatten().tolist()]
+            scores = {names[label]: score for label, score in enumerate(logits.sigmoid().tolist())}
+            record |= {"labels": chosen if bool(logits.isfinite().all()) else None, "scores": scores}
         else:
             label = int(prediction.logits.argmax())
             probability = prediction.logits.softmax(dim=-1)[label].item()

@@ -9,7 +9,7 @@ import datasets
 
 from ..evaluation.summary import write_results
 from ..interpretation.attribution import explain
-from ..interpretation.unrolled import NoGradientError
+from ..interpretation.unrolled import NoGradientError, check_one_label
 from ..models.configuration_early_exit import check_whole_number
 from ..utils.files import check_writable, replace_text
 from ..utils.imports import needed
@@ -73,6 +73,8 @@ def report(options: ReportOptions, positionals: Any) -> None:
     if options.explain:
         needed("captum.attr", "interpret")  # fail before the slow steps
     model, tokenizer = load(positionals.checkpoint, options, options.exit_threshold)
+    if options.explain:
+        check_one_label(model.config)
     datasets_by_split, texts, metrics = labelled_splits(model, tokenizer, options)
     traces = trace_splits(model, datasets_by_split, options.batch_size, options.flops)
     threshold = model.config.exit_threshold

@@ -8,7 +8,8 @@
 
 Your own data is a data set on the Hub or a local folder (`--dataset_name`), or .csv, .tsv, .jsonl, .json or .parquet
 files (`--train_file`, `--validation_file`). It has one or two text columns, and a label column with classes, or with
-floats for regression. If there is no validation split, `--validation_fraction 0.1` takes one from train.
+floats for regression. Several labels at once are a column with lists of classes, or columns of 0 and 1, one per label
+(`--label_columns`). If there is no validation split, `--validation_fraction 0.1` takes one from train.
 
 `--method plain` fine-tunes the encoder without exits. Its `--method_config` goes to the encoder's config, e.g.
 '{"num_hidden_layers": 3}'. With `--layer_drop 0.2` its curve has one point for each number of evenly spaced layers
@@ -77,6 +78,7 @@ MAIN_FLAGS = [
     "validation_file",
     "text_columns",
     "label_column",
+    "label_columns",
     "num_train_epochs",
     "learning_rate",
     "exits_learning_rate",
@@ -205,6 +207,8 @@ def build_model(arguments: Arguments, labels: Labels) -> Any:
         ValueError: The method is unknown, or its settings cannot be compared at full depth.
     """
     options: dict[str, Any] = {"num_labels": labels.num_labels}
+    if labels.multi_label:
+        options["problem_type"] = "multi_label_classification"
     if labels.names is not None:
         options["id2label"] = dict(enumerate(labels.names))
         options["label2id"] = {name: index for index, name in enumerate(labels.names)}
@@ -300,7 +304,9 @@ def trace_of(model: Any, rows: datasets.Dataset, tokenizer: Any, batch_size: int
         with only_layers(model, evenly_spaced(depth, layers)) if every_depth else nullcontext():
             logits.append(logits_of(model, rows, tokenizer, batch_size))
     scores = torch.tensor(depths).float().repeat(len(rows), 1)  # (samples, depths)
-    return ExitTrace(torch.stack(logits, dim=1), scores, torch.tensor(rows["labels"]), tuple(depths), "ge")
+    several = model.config.problem_type == "multi_label_classification"
+    labels = torch.tensor(rows["labels"][:])
+    return ExitTrace(torch.stack(logits, dim=1), scores, labels, tuple(depths), "ge", multi_label=several)
 
 
 @torch.inference_mode()

@@ -44,12 +44,14 @@ class Labels(NamedTuple):
 
     Attributes:
         names: names of the classes, in the order of their indices; None for regression.
+        multi_label: whether a text may have several of them at once.
 
     >>> Labels(["negative", "positive"]).num_labels, Labels(None).num_labels
     (2, 1)
     """
 
     names: list[str] | None
+    multi_label: bool = False
 
     @property
     def num_labels(self) -> int:
@@ -74,7 +76,9 @@ def check_columns(dataset: datasets.Dataset, text_columns: Sequence[str], label_
                 f"split '{split}' has no column '{column}'; it has {', '.join(dataset.column_names)}. "
                 f"Pass --text_columns and --label_column{did_you_mean(column, dataset.column_names)}"
             )
-        missing = sum(value is None or value != value for value in dataset[column])
+        missing = sum(
+            value is None or value != value or (isinstance(value, list) and None in value) for value in dataset[column]
+        )
         if missing:
             what = "labels" if column == label_column else "texts"
             raise ValueError(
@@ -91,14 +95,39 @@ def labels_of(dataset: datasets.Dataset, column: str) -> Labels:
 
     Returns:
         The names of the column's `ClassLabel`; no names (regression) for floating-point numbers; otherwise the sorted
-        distinct values.
+        distinct values. If the values are lists, they are those of several labels at once.
+
+    Raises:
+        ValueError: if the values are lists of floating-point numbers.
     """
-    feature = dataset.features[column]
-    if isinstance(feature, datasets.ClassLabel):
-        return Labels(list(feature.names))
-    if feature.dtype.startswith("float"):
+    feature, multi_label = dataset.features[column], has_lists(dataset, column)
+    inner = feature.feature if multi_label else feature
+    if isinstance(inner, datasets.ClassLabel):
+        return Labels(list(inner.names), multi_label)
+    if inner.dtype.startswith("float"):
+        if multi_label:
+            raise ValueError(
+                f"label_column: '{column}' has lists of numbers, {dataset[column][0]!r:.40} in the first row; pass a "
+                "column with lists of the labels that each text has, their names or class indices, or columns of 0 "
+                "and 1 as --label_columns"
+            )
         return Labels(None)
-    return Labels([str(value) for value in sorted(set(dataset[column]))])
+    return Labels([str(value) for value in sorted(set(values_of(dataset, column)))], multi_label)
+
+
+def has_lists(dataset: datasets.Dataset, column: str) -> bool:
+    """Whether the values of a column are lists of labels, those that each text has at once."""
+    return hasattr(dataset.features[column], "feature")
+
+
+def values_of(dataset: datasets.Dataset, column: str) -> list[Any]:
+    """All labels in a column, one after the other if its values are lists.
+
+    >>> values_of(datasets.Dataset.from_dict({"label": [["rude", "short"], [], ["rude"]]}), "label")
+    ['rude', 'short', 'rude']
+    """
+    values = dataset[column]
+    return [label for labels in values for label in labels] if has_lists(dataset, column) else list(values)
 
 
 def check_labels(dataset: datasets.Dataset, column: str, labels: Labels, split: str) -> None:
@@ -111,9 +140,23 @@ def check_labels(dataset: datasets.Dataset, column: str, labels: Labels, split: 
         split: name of the split in error messages.
 
     Raises:
-        ValueError: if a label is none of the classes, or no finite number in regression.
+        ValueError: if a label is none of the classes, or no finite number in regression; if there are lists of labels
+            where there should be single ones, or the other way round; or if a list has a label twice.
     """
     values = dataset[column]
+    if has_lists(dataset, column) != labels.multi_label:
+        kinds = ("one label per text", "lists of labels")
+        raise ValueError(
+            f"split '{split}': column '{column}' has {kinds[not labels.multi_label]}, but the training set or the "
+            f"model {kinds[labels.multi_label]}; pass another --label_column"
+        )
+    if labels.multi_label:
+        twice = next((value for value in values if len(set(value)) < len(value)), None)
+        if twice is not None:
+            raise ValueError(
+                f"split '{split}': column '{column}' contains {twice!r:.80}, with a label twice; pass lists of the "
+                "labels that each text has, not of 0 and 1, or columns of 0 and 1 as --label_columns"
+            )
     if labels.names is None:
         wrong = [value for value in values if isinstance(value, bool | str) or not math.isfinite(value)]
         if wrong:
@@ -138,7 +181,8 @@ def class_names(dataset: datasets.Dataset, column: str) -> list[str]:
     >>> class_names(datasets.Dataset.from_dict({"label": [3, 1, 3]}), "label")
     ['1', '3']
     """
-    feature, values = dataset.features[column], sorted(set(dataset[column]))
+    feature, values = dataset.features[column], sorted(set(values_of(dataset, column)))
+    feature = feature.feature if has_lists(dataset, column) else feature
     if isinstance(feature, datasets.ClassLabel):
         return [feature.names[value] if 0 <= value < len(feature.names) else str(value) for value in values]
     return [str(value) for value in values]
@@ -164,12 +208,14 @@ def tokenize(
         max_length: number of tokens after which a text is truncated.
 
     Returns:
-        A data set with the columns of the tokenizer and `labels`; the other columns are removed.
+        A data set with the columns of the tokenizer and `labels`; the other columns are removed. With several labels
+        at once `labels` is a list with 1.0 for each label that the text has and 0.0 for the others.
 
     Raises:
         ValueError: if a label does not occur in the training set.
     """
     feature = dataset.features[label_column]
+    feature = feature.feature if labels.multi_label else feature
     names = feature.names if isinstance(feature, datasets.ClassLabel) else None
     class_indices = None if labels.names is None else {name: index for index, name in enumerate(labels.names)}
 
@@ -178,11 +224,17 @@ def tokenize(
         encoded = dict(tokenizer(*texts, truncation=True, max_length=max_length))
         values = rows[label_column]
         if class_indices is not None:
-            named = [str(value) if names is None or not 0 <= value < len(names) else names[value] for value in values]
-            unknown = set(named) - set(class_indices)
+            named = [
+                [str(value) if names is None or not 0 <= value < len(names) else names[value] for value in several]
+                for several in (values if labels.multi_label else [[value] for value in values])
+            ]
+            unknown = {name for several in named for name in several} - set(class_indices)
             if unknown:
                 raise ValueError(f"column '{label_column}': labels {sorted(unknown)} do not occur in the training set")
-            values = [class_indices[name] for name in named]
+            if labels.multi_label:
+                values = [[float(name in several) for name in class_indices] for several in named]
+            else:
+                values = [class_indices[name] for (name,) in named]
         return encoded | {"labels": values}
 
     return dataset.map(encode, batched=True, remove_columns=dataset.column_names, desc="Tokenizing")

@@ -91,7 +91,8 @@ def collect_trace(
         while window := list(islice(stream, _WINDOW * batch_size)):
             column = column or label_column(window)
             labelled = labels[0] is not None if labels else None
-            labels.append(row_labels(window, config.num_labels, column, len(lengths), labelled) if column else None)
+            arguments = (config.num_labels, column, len(lengths), labelled, config.multi_label)
+            labels.append(row_labels(window, *arguments) if column else None)
             window_lengths = [len(row["input_ids"]) for row in window]
             lengths += window_lengths
             outputs.append(full_depth(model, window, batch_size, tell=bar.update))
@@ -114,4 +115,5 @@ def collect_trace(
         flops=torch.stack(flops) if flops else None,
         about=dict(about or {}),
         settings=score_settings(config),
+        multi_label=config.multi_label,
     )

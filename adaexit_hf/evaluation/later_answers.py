@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from ..models.configuration_early_exit import Threshold
-from .trace import ExitTrace, predictions
+from .trace import ExitTrace, at_exits, predictions, same_answers
 
 
 class GoneOn(NamedTuple):
     """The predictions of all exits beside the prediction that early exit gave.
 
-    A prediction is a class, or a number if there is one label.
+    A prediction is a class, or a number if there is one label. With several labels at once it is a label set, 0 and 1,
+    with one more dimension, `(..., labels)`.
 
     Attributes:
         layers: Number of layers run at each exit, 1..L.
@@ -69,19 +70,22 @@ def had_they_gone_on(trace: ExitTrace, threshold: Threshold, tolerance: float | 
     chosen = trace.exits_at(threshold)
     layers = torch.tensor(trace.exit_layers, device=chosen.device)
     finite = trace.logits.isfinite().all(dim=-1)
-    answers = predictions(trace.logits)  # (samples, exits)
-    answers = answers if regression else torch.where(finite, answers, -1)
-    answer = answers.gather(1, chosen[:, None])[:, 0]
-    same = (answers - answers[:, -1:]).abs() <= tolerance if regression else answers == answers[:, -1:]
+    sets = trace.multi_label
+    answers = predictions(trace.logits, sets)  # (samples, exits), or (samples, exits, labels)
+    answers = answers if regression else torch.where(finite[..., None] if sets else finite, answers, -1)
+    last = answers[:, -1]
+    same = (answers - last[:, None]).abs() <= tolerance if regression else same_answers(answers, last, sets)
     agrees = same & finite
     agrees[:, -1] = True  # also if it is not finite
     agrees_from_here = agrees.flip(1).long().cumprod(dim=1).flip(1)
     settled = layers[len(layers) - agrees_from_here.sum(dim=1)]
-    right = None if trace.labels is None or regression else answers == trace.labels.to(answers.device)[:, None]
+    right = None
+    if trace.labels is not None and not regression:
+        right = same_answers(answers, trace.labels.to(answers.device), sets)
     return GoneOn(
         tuple(trace.exit_layers),
         layers[chosen],
-        answer,
+        at_exits(answers, chosen),
         answers,
         ~agrees.gather(1, chosen[:, None])[:, 0],
         settled,

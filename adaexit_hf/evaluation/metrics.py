@@ -27,12 +27,15 @@ class Metric:
         score: Function of the true labels `(samples,)` and the predictions `(samples,)`, in this order, that returns a
             number: the order of scikit-learn. Both are tensors on the CPU, which the functions of scikit-learn take as
             well as those of PyTorch; for NumPy call `labels.numpy()`. Predictions are classes, or numbers for
-            regression.
+            regression. With several labels at once both are label sets: 1 for each label that is given, 0 for the
+            others, `(samples, labels)`, int64.
         higher_is_better: Whether a higher score is better. Default: True.
         lowest: Lower end of the range of the score, included. Default: minus infinity.
         highest: Upper end of the range of the score, included. Default: infinity.
         uses_label_order: Whether the score changes when the classes are renumbered. Default: True.
         regression: Whether the metric compares numbers instead of classes. Default: None, both.
+        label_sets: Whether the metric compares label sets, of several labels at once, instead of one class or number
+            per text. Default: None, both.
 
     Raises:
         TypeError: If `score` is not a function, or `higher_is_better` neither True nor False.
@@ -49,6 +52,7 @@ class Metric:
     highest: float = math.inf
     uses_label_order: bool = True
     regression: bool | None = None
+    label_sets: bool | None = None
 
     def __post_init__(self) -> None:
         if not callable(self.score):
@@ -65,7 +69,7 @@ MetricLike = str | Metric | Callable[[Any, Any], Any]
 
 
 def _accuracy(labels: Tensor, predictions: Tensor) -> float:
-    return (labels == predictions).double().mean().item()
+    return (labels == predictions).reshape(len(labels), -1).all(dim=1).double().mean().item()
 
 
 def _undefined(labels: Tensor, metric: str, reason: str) -> ValueError:
@@ -73,6 +77,19 @@ def _undefined(labels: Tensor, metric: str, reason: str) -> ValueError:
         f"references: the {len(labels)} labels {reason}, so {metric} is not defined; pass data with other labels "
         "as well, or choose another metric"
     )
+
+
+def _f1_of_sets(metric: str) -> Callable[[Tensor, Tensor], float]:
+    def score(labels: Tensor, predictions: Tensor) -> float:
+        if not labels.any():
+            raise _undefined(labels, metric, "give no label to any text")
+        dims = None if metric == "f1_micro" else 0
+        right = (labels * predictions).sum(dim=dims).double()
+        total = (labels + predictions).sum(dim=dims)
+        # As in scikit-learn, F1 is 0 of a label that is neither given nor predicted.
+        return (2 * right / total.clamp_min(1)).mean().item()
+
+    return score
 
 
 def _f1(labels: Tensor, predictions: Tensor) -> float:
@@ -108,10 +125,22 @@ def _correlation(metric: str, name: str) -> Callable[[Tensor, Tensor], float]:
 
 METRICS: dict[str, Metric] = {
     "accuracy": Metric(_accuracy, lowest=0.0, highest=1.0, uses_label_order=False, regression=False),
-    "f1": Metric(_f1, lowest=0.0, highest=1.0, regression=False),
-    "matthews_correlation": Metric(_matthews, lowest=-1.0, highest=1.0, uses_label_order=False, regression=False),
-    "pearson": Metric(_correlation("pearson", "pearsonr"), lowest=-1.0, highest=1.0, regression=True),
-    "spearmanr": Metric(_correlation("spearmanr", "spearmanr"), lowest=-1.0, highest=1.0, regression=True),
+    "f1": Metric(_f1, lowest=0.0, highest=1.0, regression=False, label_sets=False),
+    "matthews_correlation": Metric(
+        _matthews, lowest=-1.0, highest=1.0, uses_label_order=False, regression=False, label_sets=False
+    ),
+    "pearson": Metric(
+        _correlation("pearson", "pearsonr"), lowest=-1.0, highest=1.0, regression=True, label_sets=False
+    ),
+    "spearmanr": Metric(
+        _correlation("spearmanr", "spearmanr"), lowest=-1.0, highest=1.0, regression=True, label_sets=False
+    ),
+    "f1_micro": Metric(
+        _f1_of_sets("f1_micro"), lowest=0.0, highest=1.0, uses_label_order=False, regression=False, label_sets=True
+    ),
+    "f1_macro": Metric(
+        _f1_of_sets("f1_macro"), lowest=0.0, highest=1.0, uses_label_order=False, regression=False, label_sets=True
+    ),
 }
 """Every task metric by its name."""
 
@@ -146,9 +175,11 @@ def compute_score(metric: MetricLike, *, predictions: Any, references: Any) -> f
 
     Args:
         metric: Name of the metric, a key of `METRICS`: `"accuracy"`, `"f1"` (of class 1 of two classes),
-            `"matthews_correlation"`, `"pearson"` or `"spearmanr"`; or a `Metric` or function of your own.
-        predictions: Predicted classes, or predicted numbers for `"pearson"` and `"spearmanr"`, `(samples,)`.
-        references: True classes or numbers, `(samples,)`.
+            `"matthews_correlation"`, `"pearson"` or `"spearmanr"`; for several labels at once `"accuracy"` (of whole
+            label sets), `"f1_micro"` or `"f1_macro"`; or a `Metric` or function of your own.
+        predictions: Predicted classes, or predicted numbers for `"pearson"` and `"spearmanr"`, `(samples,)`; for
+            several labels at once 1 for each label that is predicted and 0 for the others, `(samples, labels)`.
+        references: True classes or numbers, `(samples,)`, or 0 and 1, `(samples, labels)`.
 
     Returns:
         The score. Accuracy and F1 are in [0, 1], correlations in [-1, 1]. The correlation of constant predictions
@@ -157,8 +188,8 @@ def compute_score(metric: MetricLike, *, predictions: Any, references: Any) -> f
     Raises:
         ValueError: If the metric is unknown, if predictions and references differ in shape, if predictions are no
             classes where the metric compares classes, if there are no references, if the metric is not defined for
-            them (F1 without class 1; a correlation of references that are all equal), or if F1 gets more than two
-            classes.
+            them (F1 without class 1, or without any label; a correlation of references that are all equal), or if F1
+            gets more than two classes.
         TypeError: If `metric` is neither a name, a `Metric` nor a function.
         ImportError: If the extra `train` is not installed and the metric is not accuracy.
 
@@ -167,6 +198,9 @@ def compute_score(metric: MetricLike, *, predictions: Any, references: Any) -> f
         0.5
         >>> round(compute_score("pearson", predictions=[0.1, 0.4, 0.2], references=[1, 3, 2]), 6)
         0.981981
+        >>> given, predicted = [[1, 0, 1], [0, 0, 1]], [[1, 0, 0], [0, 0, 1]]  # three labels at once
+        >>> [compute_score(name, predictions=predicted, references=given) for name in ("accuracy", "f1_micro")]
+        [0.5, 0.8]
     """
     known = as_metric(metric)
     predicted, labels = _tensor(predictions), _tensor(references)
@@ -175,11 +209,22 @@ def compute_score(metric: MetricLike, *, predictions: Any, references: Any) -> f
     predicted, labels = (
         values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values for values in (predicted, labels)
     )
-    if labels.ndim != 1 or predicted.shape != labels.shape:
-        raise ValueError(
-            f"predictions: got shape {tuple(predicted.shape)} for references of shape {tuple(labels.shape)}; pass one "
-            "number for each sample in both, shape (samples,)"
+    sets = labels.ndim == 2
+    if labels.ndim not in (1, 2) or predicted.shape != labels.shape or known.label_sets not in (None, sets):
+        wanted = ["one number for each sample in both, shape (samples,)"] * (known.label_sets is not True)
+        wanted += ["1 for each label and 0 for the others in both, shape (samples, labels)"] * (
+            known.label_sets is not False
         )
+        raise ValueError(
+            f"predictions: got shape {tuple(predicted.shape)} for references of shape {tuple(labels.shape)}; pass "
+            f"{', or with several labels at once '.join(wanted)}"
+        )
+    for name, values in {"predictions": predicted, "references": labels}.items() if sets else ():
+        if ((values != 0) & (values != 1)).any():
+            wrong = values[(values != 0) & (values != 1)][0].item()
+            raise ValueError(f"{name}: got {wrong:.6g} for a label; pass 0 or 1, e.g. (logits > 0).long()")
+    if sets:
+        predicted, labels = predicted.long(), labels.long()
     if known.regression is False and predicted.is_floating_point() and not (predicted == predicted.round()).all():
         raise ValueError(
             f"predictions: got {predicted[predicted != predicted.round()][0]:.6g}, which is no class; pass class "
@@ -194,17 +239,29 @@ def _tensor(values: Any) -> Tensor:
     return tensor.float() if tensor.dtype == torch.bfloat16 else tensor
 
 
-def check_classes(metric: str, classes: int) -> None:
+def check_classes(metric: str, classes: int, multi_label: bool = False) -> None:
     """Check that a metric exists and is defined for this number of classes.
 
     Args:
         metric: Name of the metric.
         classes: Number of classes of the model; 1 for regression.
+        multi_label: Whether a text may have several labels at once.
 
     Raises:
-        ValueError: If no metric has this name, or if the metric is F1 and there are more than two classes.
+        ValueError: If no metric has this name, if it is not for several labels at once, or only for these, or if the
+            metric is F1 and there are more than two classes.
     """
-    as_metric(metric)
+    if as_metric(metric).label_sets not in (None, multi_label):
+        suitable = [
+            name
+            for name, known in METRICS.items()
+            if known.label_sets in (None, multi_label) and known.regression in (None, classes == 1)
+        ]
+        kind = "compares one class or number per text" if multi_label else "is for several labels at once"
+        raise ValueError(
+            f"metric: {metric} {kind}, but the model predicts {'several' if multi_label else 'one'}; pass "
+            f"{' or '.join(suitable)}"
+        )
     if metric == "f1" and classes > 2:
         raise ValueError(
             f"metric: f1 is defined for two classes, 0 and 1, but there are {classes} classes; pass accuracy or "

@@ -12,7 +12,7 @@ from ..utils.files import replace_text, without_nan
 from ..version import __version__
 from .curves import CurvePoint
 from .metrics import check_classes, compute_score
-from .trace import ExitTrace
+from .trace import ExitTrace, at_exits
 from .tradeoff import exit_histogram, expected_saving, scored_answers
 
 # The settings of a config that make the readiness scores; a trace and its curve hold for these values only.
@@ -80,7 +80,7 @@ def results_at_threshold(
             are more than two classes.
     """
     for name in metrics:
-        check_classes(name, trace.logits.shape[-1])
+        check_classes(name, trace.logits.shape[-1], trace.multi_label)
     labels, answers, chosen = trace.known_labels(), scored_answers(trace), trace.exits_at(threshold)
     exit_layer = torch.tensor(trace.exit_layers, device=chosen.device)[chosen]
 
@@ -90,7 +90,7 @@ def results_at_threshold(
     return {
         "samples": len(trace.logits),
         "full_depth": scores(answers[:, -1]),
-        "at_threshold": scores(answers.gather(1, chosen[:, None])[:, 0]),
+        "at_threshold": scores(at_exits(answers, chosen)),
         "exit_criterion": trace.criterion,
         **trace.settings,
         "exit_threshold": threshold,

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..models.configuration_early_exit import plain
-from ..models.exit_criteria import first_ready
+from ..models.exit_criteria import first_ready, label_sets
 from ..models.padded_batches import wide_labels, wrong_labels
 
 COMPARISONS = {"lt": torch.lt, "le": torch.le, "gt": torch.gt, "ge": torch.ge}
@@ -32,7 +32,8 @@ class ExitTrace:
     Attributes:
         logits: Logits of every exit, `(samples, exits, labels)`.
         scores: Readiness scores, `(samples, exits)`, in the unit of `criterion`.
-        labels: True classes or numbers, `(samples,)`; None for an unlabelled data set.
+        labels: True classes or numbers, `(samples,)`; with several labels at once 1 for each label of a sample and 0
+            for the others, `(samples, labels)`; None for an unlabelled data set.
         exit_layers: Number of layers run at each exit, in 1..L, ascending, one per exit.
         ready: How a readiness score is compared with the threshold: `"lt"`, `"le"`, `"gt"` or `"ge"`. A sample leaves
             at the first exit where `score <ready> threshold` is true.
@@ -45,10 +46,11 @@ class ExitTrace:
             they were not counted, see `collect_trace(..., count_flops=True)`.
         about: Anything else worth keeping that JSON can represent: data set, split, seed. Default: empty.
         settings: The config's settings that made the scores, from `score_settings`. Default: empty, unknown.
+        multi_label: Whether a sample may have several labels at once. Default: False.
 
     Raises:
         ValueError: If there are no samples, if the shapes do not match, if a label is not a class index or not finite,
-            if the exit layers do not ascend, or if `ready` is unknown.
+            or 0 and 1 with several labels at once, if the exit layers do not ascend, or if `ready` is unknown.
 
     Examples:
         >>> logits = torch.tensor([[[0.0, 1.0], [0.0, 2.0]], [[0.5, 0.4], [0.0, 2.0]]])
@@ -76,6 +78,7 @@ class ExitTrace:
     flops: Tensor | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    multi_label: bool = False
 
     def __post_init__(self) -> None:
         if self.logits.dim() != 3 or not self.logits.numel():
@@ -84,7 +87,8 @@ class ExitTrace:
                 "shape (samples, exits, labels)"
             )
         samples, exits, labels = self.logits.shape
-        shapes = {"scores": (samples, exits), "labels": (samples,), "lengths": (samples,), "flops": (samples, exits)}
+        shapes: dict[str, tuple[int, ...]] = {"scores": (samples, exits), "flops": (samples, exits)}
+        shapes |= {"labels": (samples, labels) if self.multi_label else (samples,), "lengths": (samples,)}
         for name, shape in shapes.items():
             value = getattr(self, name)
             if value is not None and tuple(value.shape) != shape:
@@ -93,10 +97,13 @@ class ExitTrace:
                 )
         if self.labels is not None:
             object.__setattr__(self, "labels", wide_labels(self.labels))
-        if self.labels is not None and bool((wrong := wrong_labels(self.labels, labels)).any()):
+        if self.labels is not None and bool((wrong := wrong_labels(self.labels, labels, self.multi_label)).any()):
             sample = int(wrong.nonzero()[0, 0])
             allowed = "finite numbers" if labels == 1 else f"class indices from 0 to {labels - 1}"
-            raise ValueError(f"labels: got {self.labels[sample].item()} for sample {sample}; pass {allowed}")
+            allowed = "0 or 1 for each label" if self.multi_label else allowed
+            raise ValueError(f"labels: got {self.labels[sample].tolist()} for sample {sample}; pass {allowed}")
+        if self.labels is not None and self.multi_label:
+            object.__setattr__(self, "labels", self.labels.long())
         layers = list(self.exit_layers)
         if len(layers) != exits or layers != sorted(set(layers)) or layers[0] < 1:
             raise ValueError(
@@ -116,7 +123,7 @@ class ExitTrace:
         """Return the labels, or refuse a trace without labels.
 
         Returns:
-            The labels, `(samples,)`.
+            The labels, `(samples,)`, or with several labels at once `(samples, labels)`.
 
         Raises:
             ValueError: If the trace has no labels.
@@ -193,7 +200,7 @@ class ExitTrace:
         Returns:
             The logits, `(samples, labels)`.
         """
-        return self.logits[torch.arange(len(chosen), device=chosen.device), chosen]
+        return at_exits(self.logits, chosen)
 
     def take(self, samples: Tensor) -> "ExitTrace":
         """Return the trace of some of the samples.
@@ -265,8 +272,8 @@ def check_same_data(traces: Sequence[ExitTrace], names: Sequence[str] | None = N
         names: Names of the traces for error messages. Default: their indices.
 
     Raises:
-        ValueError: If there are no traces, or if the data sets (`about["dataset"]`), samples, labels or label names
-            differ. Names such as LABEL_0 or 0 say nothing and do not differ from others.
+        ValueError: If there are no traces, or if the data sets (`about["dataset"]`), samples, labels, the kind of
+            labels or label names differ. Names such as LABEL_0 or 0 say nothing and do not differ from others.
     """
     if not traces:
         raise ValueError("traces: got none; pass at least one")
@@ -284,6 +291,9 @@ def check_same_data(traces: Sequence[ExitTrace], names: Sequence[str] | None = N
             difference = f"{len(trace.logits)} samples, {first_title} has {len(first.logits)}"
         elif trace.logits.shape[2] != first.logits.shape[2]:
             difference = f"{trace.logits.shape[2]} labels, {first_title} has {first.logits.shape[2]}"
+        elif trace.multi_label != first.multi_label:
+            kinds = ("one label per sample", "several labels at once")
+            difference = f"{kinds[trace.multi_label]}, {first_title} has {kinds[first.multi_label]}"
         elif (
             trace.label_names != named.label_names
             and not made_up(trace.label_names)
@@ -311,16 +321,53 @@ def made_up(names: Sequence[str] | None) -> bool:
     )
 
 
-def predictions(logits: Tensor) -> Tensor:
-    """Return predicted classes, or predicted numbers if there is one label.
+def at_exits(values: Tensor, chosen: Tensor) -> Tensor:
+    """Return the values of one chosen exit per sample.
+
+    Args:
+        values: `(samples, exits, ...)`.
+        chosen: Index of the exit of each sample, `(samples,)`.
+
+    Returns:
+        `(samples, ...)`.
+    """
+    return values[torch.arange(len(chosen), device=chosen.device), chosen]
+
+
+def predictions(logits: Tensor, multi_label: bool = False) -> Tensor:
+    """Return predicted classes, or predicted numbers if there is one label, or predicted label sets.
 
     Args:
         logits: Logits, `(samples, ..., labels)`.
+        multi_label: Whether a sample may have several labels at once. Default: False.
 
     Returns:
-        Classes or numbers, `(samples, ...)`.
+        Classes or numbers, `(samples, ...)`; with several labels at once 1 for each label whose probability is above
+        0.5 and 0 for the others, `(samples, ..., labels)`.
+
+    Examples:
+        >>> logits = torch.tensor([[2.0, 0.5, -1.0]])
+        >>> predictions(logits).tolist(), predictions(logits, multi_label=True).tolist()
+        ([0], [[1, 1, 0]])
     """
+    if multi_label:
+        return label_sets(logits)
     return logits.squeeze(-1) if logits.shape[-1] == 1 else logits.argmax(dim=-1)
+
+
+def same_answers(answers: Tensor, others: Tensor, multi_label: bool = False) -> Tensor:
+    """Return where predictions of all exits are the same as others, such as the labels.
+
+    Args:
+        answers: Classes, `(samples, exits)`, or label sets, `(samples, exits, labels)`.
+        others: Classes, `(samples,)`, or label sets, `(samples, labels)`.
+        multi_label: Whether these are label sets; two are the same if they agree in all labels.
+
+    Returns:
+        bool, `(samples, exits)`.
+    """
+    same = answers == others[:, None]
+    return same.all(dim=-1) if multi_label else same
 
 
 def scored_predictions(logits: Tensor, labels: Tensor) -> Tensor:
@@ -328,18 +375,25 @@ def scored_predictions(logits: Tensor, labels: Tensor) -> Tensor:
 
     Args:
         logits: Logits, `(samples, ..., labels)`.
-        labels: True classes or numbers, `(samples,)`.
+        labels: True classes or numbers, `(samples,)`, or label sets, `(samples, labels)`.
 
     Returns:
         Classes, `(samples, ...)`, where a class that was predicted from logits that are not finite is replaced by one
-        that differs from the label; or numbers.
+        that differs from the label; or numbers; or label sets, `(samples, ..., labels)`, where one from logits that
+        are not finite is replaced by one that is wrong in every label.
 
     Examples:
         >>> scored_predictions(torch.tensor([[0.0, 1.0], [torch.nan, 0.0]]), torch.tensor([1, 0])).tolist()
         [1, 1]
+        >>> scored_predictions(torch.tensor([[2.0, torch.nan]]), torch.tensor([[1, 0]])).tolist()
+        [[0, 1]]
     """
-    predicted, classes = predictions(logits), logits.shape[-1]
+    classes = logits.shape[-1]
+    multi_label = labels.dim() == 2 and classes > 1
+    predicted = predictions(logits, multi_label)
     if classes == 1:
         return predicted
-    other = (labels.to(logits.device).long() + 1) % classes
-    return torch.where(logits.isfinite().all(dim=-1), predicted, other.view(-1, *[1] * (predicted.dim() - 1)))
+    finite, labels = logits.isfinite().all(dim=-1, keepdim=multi_label), labels.to(logits.device).long()
+    other = 1 - labels if multi_label else (labels + 1) % classes
+    shape = (len(labels), *[1] * (logits.dim() - 2), *other.shape[1:])
+    return torch.where(finite, predicted, other.view(shape))

@@ -12,7 +12,7 @@ from torch import Tensor
 from .curves import CurvePoint
 from .metrics import Metric, MetricLike, as_metric, check_classes, compute_score
 from .thresholds import spread_thresholds
-from .trace import ExitTrace, predictions, scored_predictions
+from .trace import ExitTrace, at_exits, predictions, same_answers, scored_predictions
 
 
 class OracleBound(NamedTuple):
@@ -118,7 +118,8 @@ def scored_answers(trace: ExitTrace, stacklevel: int = 3) -> Tensor:
         stacklevel: Stack level of the warning; 3 is the line that called the caller.
 
     Returns:
-        Classes, or numbers for regression, `(samples, exits)`.
+        Classes, or numbers for regression, `(samples, exits)`; with several labels at once label sets, `(samples,
+        exits, labels)`.
     """
     not_finite, classes = ~trace.logits.isfinite().all(dim=-1), trace.logits.shape[-1]
     if not_finite.any():
@@ -134,13 +135,13 @@ def scored_answers(trace: ExitTrace, stacklevel: int = 3) -> Tensor:
 def _scorer(trace: ExitTrace, metric: MetricLike) -> Callable[[Tensor], float]:
     """Return a function of the exit index of each sample, (samples,), that gives the score of those predictions."""
     if isinstance(metric, str):
-        check_classes(metric, trace.logits.shape[-1])
+        check_classes(metric, trace.logits.shape[-1], trace.multi_label)
     known = as_metric(metric)
     labels = trace.known_labels()
     answers = scored_answers(trace, stacklevel=4)
 
     def score(chosen: Tensor) -> float:
-        return compute_score(known, predictions=answers.gather(1, chosen[:, None])[:, 0], references=labels)
+        return compute_score(known, predictions=at_exits(answers, chosen), references=labels)
 
     return score
 
@@ -208,7 +209,8 @@ def oracle_exits(trace: ExitTrace, tolerance: float | None = None) -> Tensor:
     """Choose the best exit of each sample with knowledge of its label: the earliest exit that is correct.
 
     If no exit is correct, it is the first exit, since deeper ones gain nothing; in regression it is the exit with the
-    smallest error. A prediction that is not finite is never correct.
+    smallest error. A prediction that is not finite is never correct. With several labels at once a prediction is
+    correct if the whole label set is.
 
     Args:
         trace: Trace with labels.
@@ -228,7 +230,7 @@ def oracle_exits(trace: ExitTrace, tolerance: float | None = None) -> Tensor:
         [0, 1]
     """
     labels = trace.known_labels()
-    answers = predictions(trace.logits)  # (samples, exits)
+    answers = predictions(trace.logits, trace.multi_label)  # (samples, exits), or (samples, exits, labels)
     if trace.logits.shape[-1] > 1:
         if tolerance is not None:
             raise ValueError(
@@ -236,7 +238,8 @@ def oracle_exits(trace: ExitTrace, tolerance: float | None = None) -> Tensor:
                 "out"
             )
         finite = trace.logits.isfinite().all(dim=-1)
-        return (finite & (answers == labels[:, None])).long().argmax(dim=1)  # argmax returns the first maximum
+        right = finite & same_answers(answers, labels, trace.multi_label)
+        return right.long().argmax(dim=1)  # argmax returns the first maximum
     if tolerance is None or not tolerance >= 0:
         raise ValueError(
             f"tolerance: got {tolerance}, but the trace is of a regression; pass the largest absolute error that "

@@ -14,7 +14,13 @@ from .card_facts import CardDataset, MeasuredSpeed, SplitMetrics
 
 COMPARISONS = {"lt": "below", "le": "at or below", "gt": "above", "ge": "at or above"}
 UNITS = {"entropy": " nats", "patience": " exits in a row that agree"}  # other criteria have no unit
-NAMES = {"f1": "F1", "pearson": "Pearson correlation", "spearmanr": "Spearman correlation"}
+NAMES = {
+    "f1": "F1",
+    "f1_micro": "micro F1",
+    "f1_macro": "macro F1",
+    "pearson": "Pearson correlation",
+    "spearmanr": "Spearman correlation",
+}
 ROWS = 10  # in the table of thresholds, besides the saved threshold and full depth
 
 
@@ -227,6 +233,12 @@ def limitations(
     else:
         labels = ", ".join(f"`{config.id2label[index]}`" for index in range(config.num_labels))
         output = f"It predicts one of {labels} for every text, also for a text to which none of them applies."
+    if config.multi_label:
+        output = (
+            f"It predicts none, one or several of {labels} for every text: those with a probability above 0.5. The "
+            "paper defines exits for one label per text; for several, a text is as ready as its least sure label, "
+            "which is a rule of adaexit_hf. Accuracy is the share of texts whose whole label set is right."
+        )
     sentences = [
         output,
         "Biases in the texts that the encoder was pretrained on affect the predictions of every exit.",

@@ -27,7 +27,8 @@ TEMPLATE = Path(__file__).with_name("model_card_template.md")
 MARKER = "<!-- Written by adaexit_hf, which may replace this file. Delete this line to keep your own text. -->"
 TASK = "text-classification"
 TRADEOFF, EXITS = "tradeoff.png", "exit_layers.png"
-HUB_METRICS = {"pearson": "pearsonr"}  # metrics that have another name on the Hub
+# Metrics that have another name on the Hub.
+HUB_METRICS = {"pearson": "pearsonr", "f1_micro": "f1", "f1_macro": "f1"}
 TEXTS = {
     False: '["a gripping film", "not the worst, but hardly good"]',
     True: '[("He said so.", "He told them so."), ("It rained.", "The sun shone.")]',
@@ -167,7 +168,7 @@ def build_model_card(
         pipeline_tag=TASK,
         base_model=base_model,
         datasets=[dataset.hub_id] if dataset and dataset.hub_id else None,
-        metrics=[HUB_METRICS.get(metric, metric) for metric in metric_names] or None,
+        metrics=list(dict.fromkeys(HUB_METRICS.get(metric, metric) for metric in metric_names)) or None,
         tags=["early-exit", config.model_type, "adaexit_hf", *tags],
         model_name=title if results else None,  # only part of the results; without them a separate field
         eval_results=results or None,
@@ -191,6 +192,7 @@ def build_model_card(
         texts=TEXTS[pairs],
         pipeline_texts=PIPELINE_TEXTS[pairs],
         regression=config.num_labels == 1,
+        multi_label=config.multi_label,
         pictures=pictures,
         metric=metric,
         measured_on=text.measured_on(splits),

@@ -154,8 +154,9 @@ def explain(
 
     Raises:
         ImportError: If Captum is not installed.
-        ValueError: If there are no rows, if `layers`, `label`, `steps` or `baseline_id` is out of range, or if the
-            readiness score is a count, such as patience, and has no gradient (`NoGradientError`).
+        ValueError: If the model predicts several labels at once, if there are no rows, if `layers`, `label`, `steps`
+            or `baseline_id` is out of range, or if the readiness score is a count, such as patience, and has no
+            gradient (`NoGradientError`).
 
     Warns:
         RuntimeWarning: If attributions differ from the change that they explain by more than 5 %.
@@ -245,8 +246,9 @@ def layer_conductance(
 
     Raises:
         ImportError: If Captum is not installed.
-        ValueError: If there are no rows, if `of`, `label`, `steps` or `baseline_id` is out of range, or if the
-            readiness score is a count, such as patience, and has no gradient (`NoGradientError`).
+        ValueError: If the model predicts several labels at once, if there are no rows, if `of`, `label`, `steps` or
+            `baseline_id` is out of range, or if the readiness score is a count, such as patience, and has no gradient
+            (`NoGradientError`).
 
     Warns:
         RuntimeWarning: If the conductance of a layer differs from the change that it explains by more than 5 %.

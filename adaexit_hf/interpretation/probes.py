@@ -120,7 +120,7 @@ def confidence_bleu_correlation(trace: ExitTrace, first: Sequence[str], second: 
     Raises:
         ImportError: If sacrebleu is not installed.
         ValueError: If the number of sentences is not the number of samples, or if the trace is of a regression, which
-            has no confidence.
+            has no confidence, or of several labels at once, which has no single class.
 
     Examples:
         >>> import torch
@@ -137,6 +137,8 @@ def confidence_bleu_correlation(trace: ExitTrace, first: Sequence[str], second: 
     samples, _, labels = trace.logits.shape
     if labels == 1:
         raise ValueError("trace: got one label, and regression has no confidence; pass the trace of a classifier")
+    if trace.multi_label:
+        raise ValueError("trace: is of several labels at once; pass the trace of a classifier with one label per text")
     for name, sentences in (("first", first), ("second", second)):
         if len(sentences) != samples:
             raise ValueError(f"{name}: got {len(sentences)} sentences for {samples} samples; pass one per sample")

@@ -76,6 +76,19 @@ def readiness(config: Any, exit: Exit, classes: Tensor) -> Tensor:
     )
 
 
+def check_one_label(config: Any) -> None:
+    """Check that a model predicts one label per text, since an explanation is of one class.
+
+    Raises:
+        ValueError: If it predicts several labels at once.
+    """
+    if config.multi_label:
+        raise ValueError(
+            "model: predicts several labels at once (problem_type='multi_label_classification'), and explanations are "
+            "of one class per text; pass a model for one label per text"
+        )
+
+
 Value = Callable[[Any, Exit, Tensor], Tensor]  # config, exit, classes (batch, 1 or labels) -> (batch,)
 
 
@@ -85,6 +98,10 @@ class Unrolled:
     Args:
         model: Model in eval mode.
 
+    Raises:
+        TypeError: If the model has no exits.
+        ValueError: If it predicts several labels at once.
+
     Attributes:
         cuts: One identity module per layer. Everything that later layers and exits use passes through it after that
             layer, as one tensor (batch, tokens * hidden + state): the hidden states of all tokens, then the method's
@@ -93,6 +110,7 @@ class Unrolled:
 
     def __init__(self, model: EarlyExitForSequenceClassification) -> None:
         check_model(model)
+        check_one_label(model.config)
         self.model = model
         self.cuts = [nn.Identity() for _ in range(model.config.exit_layers[-1])]
 

@@ -24,6 +24,12 @@ Threshold = float | list[float] | None
 HEADS = ("dense", "attention-pool", "pair", "attention-block")
 # Arguments that say what the model predicts.
 LABELS = ("num_labels", "id2label", "label2id", "problem_type")
+# Values of `problem_type`, and what they are called in messages.
+_TASKS = {
+    "regression": "regression",
+    "single_label_classification": "classification",
+    "multi_label_classification": "classification with several labels at once",
+}
 # Arguments that Transformers' configs take besides their fields, and what Transformers adds to a saved config.
 OF_TRANSFORMERS = {
     *(field.name for field in dataclasses.fields(PreTrainedConfig)),
@@ -47,6 +53,7 @@ class EarlyExitConfig(PreTrainedConfig):
 
     - `paper_head`: the kind of head that the paper describes, or the one closest to it. Default: "dense".
     - `supports_regression`: whether the method allows `num_labels=1`. Default: False.
+    - `supports_multi_label`: whether it allows `problem_type="multi_label_classification"`. Default: False.
     - `own_criterion`: name of the method's own exit criterion, or of a common one that the method compares in its own
       way (`own_ready` of the model). Default: None.
     - `default_criterion`: the criterion used if none is passed. Default: `own_criterion`, or "entropy".
@@ -75,7 +82,8 @@ class EarlyExitConfig(PreTrainedConfig):
             criterion, or one that all methods allow: "entropy" (in nats, exit below the threshold),
             "normalized_entropy" (in [0, 1], exit below), "confidence" (largest probability, exit above), "margin"
             (difference of the two largest probabilities, exit above) or "patience" (number of exits in a row that
-            agree with the exit before them, exit at or above; 0 is full depth). Default: the method's own.
+            agree with the exit before them, exit at or above; 0 is full depth). With several labels at once it is
+            that of the least sure label, see `of_least_sure_label`. Default: the method's own.
         exit_temperatures: one positive number per exit, by which its logits are divided in inference, but not for the
             loss of an objective; see `calibrate_temperatures`. Default: None, which leaves the logits as they are.
         patience_tolerance: for regression with `exit_criterion="patience"`: two exits agree if their predictions
@@ -85,9 +93,14 @@ class EarlyExitConfig(PreTrainedConfig):
             loss in eval mode, as `weight` of `torch.nn.functional.cross_entropy`. Losses that do not compare logits
             with labels stay as they are: distillation, and those of halting and certainty units. Default: None, the
             same weight for all.
+            With several labels at once, one per label, as `pos_weight` of
+            `torch.nn.functional.binary_cross_entropy_with_logits`: the weight of the texts that have the label, where
+            those that have not weigh 1.
         label_smoothing: for classification, smoothing of the labels in the same losses, in [0, 1), as
-            `label_smoothing` of `torch.nn.functional.cross_entropy`. Default: 0.
-        **kwargs: as in every Transformers config: `num_labels`, `id2label`, `problem_type`, `dtype`, ...
+            `label_smoothing` of `torch.nn.functional.cross_entropy`. With several labels at once the targets are
+            label_smoothing / 2 and 1 - label_smoothing / 2 in place of 0 and 1. Default: 0.
+        **kwargs: as in every Transformers config: `num_labels`, `id2label`, `problem_type`, `dtype`, ... With
+            `problem_type="multi_label_classification"` a text may have none, one or several of the labels at once.
 
     Raises:
         ValueError: an unsupported encoder or task; exit layers or a threshold out of range; names of classes that are
@@ -109,6 +122,7 @@ class EarlyExitConfig(PreTrainedConfig):
     ]  # fmt: skip
     paper_head: ClassVar[str] = "dense"
     supports_regression: ClassVar[bool] = False
+    supports_multi_label: ClassVar[bool] = False
     own_criterion: ClassVar[str | None] = None
     default_threshold: ClassVar[float | None] = None
     has_pipelines: ClassVar[bool] = False  # set by the package once it has registered the pipelines of checkpoints
@@ -295,15 +309,16 @@ class EarlyExitConfig(PreTrainedConfig):
         saved = {name: value for name, value in saved.items() if name != "label2id"}  # follows from id2label
         given = _checked_labels(overrides)
         count = given.get("num_labels", len(given.get("id2label", names)))
-        problem = overrides.get("problem_type")
-        regression = count == 1 if problem is None else problem == "regression"
-        if saved.get("problem_type") and regression != (len(names) == 1):
-            tasks = ["classification", "regression"]
+        trained = saved.get("problem_type")
+        # Without a problem type, one label is a regression, and several are as in the checkpoint.
+        classes = "single_label_classification" if trained == "regression" else trained
+        problem: Any = overrides.get("problem_type") or ("regression" if count == 1 else classes)
+        if trained and problem != trained:
             got = ", ".join(f"{name}={overrides[name]!r}" for name in LABELS if overrides.get(name) is not None)
             raise ValueError(
-                f"num_labels, problem_type: got {got} ({tasks[regression]}), but the checkpoint was trained for "
-                f"{tasks[not regression]} with num_labels={len(names)}; leave it out, or train a new model with the "
-                "model's from_encoder_pretrained(<encoder>, num_labels=...)"
+                f"num_labels, problem_type: got {got} ({_TASKS.get(problem, problem)}), but the checkpoint was "
+                f"trained for {_TASKS[trained]} with num_labels={len(names)}; leave it out, or train a new model with "
+                "the model's from_encoder_pretrained(<encoder>, num_labels=...)"
             )
         if "id2label" in given or count != len(names):
             return {name: value for name, value in saved.items() if name not in ("id2label", "num_labels")}
@@ -390,6 +405,11 @@ class EarlyExitConfig(PreTrainedConfig):
         return self.paper_head if self.exit_head == "paper" else self.exit_head
 
     @property
+    def multi_label(self) -> bool:
+        """Whether a text may have several labels at once: `problem_type` is "multi_label_classification"."""
+        return self.problem_type == "multi_label_classification"
+
+    @property
     def tolerance(self) -> float | None:
         """For regression, `patience_tolerance` or its default 0.1; None for classification."""
         if self.num_labels > 1:
@@ -446,13 +466,20 @@ class EarlyExitConfig(PreTrainedConfig):
             )
         if self.class_weights is not None:
             example = [1.0, *[2.0] * (self.num_labels - 1)]
-            _check_positive("class_weights", self.class_weights, self.num_labels, f"classes; pass {example}, say")
+            what = f"{'labels' if self.multi_label else 'classes'}; pass {example}, say"
+            _check_positive("class_weights", self.class_weights, self.num_labels, what)
 
     def _check_task(self) -> None:
-        if self.problem_type == "multi_label_classification":
+        if self.multi_label and not self.supports_multi_label:
             raise ValueError(
-                "problem_type: 'multi_label_classification' is not supported, since the papers define exits for one "
-                "label per text; use num_labels >= 2 for one of several classes, or train one model per label"
+                f"problem_type: got 'multi_label_classification', which {self.model_type} does not define; use "
+                "num_labels >= 2 without it for one of several classes, or a method that does: deebert, fastbert, "
+                "right-tool, berxit, pabee, depth-adaptive (depth_source='reconstruction' or 'halting')"
+            )
+        if self.multi_label and self.num_labels == 1:
+            raise ValueError(
+                "num_labels: got 1 with problem_type='multi_label_classification'; for a single label that is given "
+                "or not leave out problem_type and pass num_labels=2"
             )
         if self.num_labels == 1 and not self.supports_regression:
             raise ValueError(
@@ -461,10 +488,10 @@ class EarlyExitConfig(PreTrainedConfig):
             )
         if self.num_labels > 1 and self.problem_type == "regression":
             raise ValueError(f"num_labels: got {self.num_labels} with problem_type='regression'; pass num_labels=1")
-        if self.problem_type not in (None, "regression", "single_label_classification"):
+        if self.problem_type not in (None, *_TASKS):
             raise ValueError(
-                f"problem_type: got {self.problem_type!r}; leave it out, or pass 'regression' with num_labels=1 or "
-                "'single_label_classification'"
+                f"problem_type: got {self.problem_type!r}; leave it out, or pass 'regression' with num_labels=1, "
+                "'single_label_classification' or 'multi_label_classification'"
             )
         if self.problem_type is None:  # without it, pipelines apply a sigmoid to the output of regression models
             self.problem_type = "regression" if self.num_labels == 1 else "single_label_classification"
@@ -482,7 +509,8 @@ class EarlyExitConfig(PreTrainedConfig):
         """Lowest and highest `exit_threshold` with the config's exit criterion."""
         if self.exit_criterion == self.own_criterion:
             return self.own_bounds
-        return CRITERIA[self.exit_criterion].bounds(self.num_labels, len(self.exit_layers))
+        classes = 2 if self.multi_label else self.num_labels
+        return CRITERIA[self.exit_criterion].bounds(classes, len(self.exit_layers))
 
     def thresholds(self, value: Threshold) -> list[float] | None:
         """Check a threshold, and return one number per exit.

@@ -86,19 +86,78 @@ def margin(logits: Tensor) -> Tensor:
     return top[..., 0] - top[..., 1]
 
 
-def patience(logits: Tensor, memory: State, tolerance: float | None = None) -> tuple[Tensor, State]:
+def two_classes(logits: Tensor) -> Tensor:
+    """Return the logits of several labels at once as those of two classes per label: not given, given.
+
+    The probability of "given" is softmax([0, z]) = sigmoid(z), so what is defined for classes holds for each label.
+
+    Args:
+        logits: shape `(..., labels)`.
+
+    Returns:
+        Shape `(..., labels, 2)`.
+
+    Examples:
+        >>> two_classes(torch.tensor([2.0, -1.0])).tolist()
+        [[0.0, 2.0], [0.0, -1.0]]
+    """
+    return torch.stack([torch.zeros_like(logits), logits], dim=-1)
+
+
+def label_sets(logits: Tensor) -> Tensor:
+    """Return the predicted label sets of several labels at once: 1 where a label's probability is above 0.5.
+
+    Args:
+        logits: shape `(..., labels)`.
+
+    Returns:
+        0 and 1, int64, shape `(..., labels)`.
+
+    Examples:
+        >>> label_sets(torch.tensor([[2.0, -1.0, 0.0], [0.5, 0.1, 3.0]])).tolist()
+        [[1, 0, 0], [1, 1, 1]]
+    """
+    return (logits > 0).long()
+
+
+def correct(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return which predictions are right: the class, or for several labels at once the whole label set.
+
+    Args:
+        logits: shape `(batch, labels)`.
+        labels: class indices, shape `(batch,)`, or 0 and 1, shape `(batch, labels)`.
+
+    Returns:
+        bool, shape `(batch,)`.
+
+    Examples:
+        >>> logits = torch.tensor([[2.0, 1.0], [2.0, -1.0]])
+        >>> correct(logits, torch.tensor([0, 1])).tolist(), correct(logits, torch.tensor([[1, 1], [1, 1]])).tolist()
+        ([True, False], [True, False])
+    """
+    if labels.dim() == 2:
+        return (label_sets(logits) == labels).all(dim=-1)
+    return logits.argmax(dim=-1) == labels
+
+
+def patience(
+    logits: Tensor, memory: State, tolerance: float | None = None, multi_label: bool = False
+) -> tuple[Tensor, State]:
     """Count how many exits in a row agreed with the exit before them. PABEE, section 3.2.
 
-    Two exits agree if they predict the same class; in regression, if they differ by less than `tolerance`. An exit
-    with NaN or infinite logits agrees with none.
+    Two exits agree if they predict the same class; in regression, if they differ by less than `tolerance`; with
+    several labels at once, which PABEE does not define, if they predict the same label set. An exit with NaN or
+    infinite logits agrees with none.
 
     Args:
         logits: logits of this exit, shape `(batch, labels)`.
         memory: the memory that the call for the previous exit returned; () at the first exit.
         tolerance: for regression, in the unit of the labels; None for classification.
+        multi_label: whether a text may have several labels at once.
 
     Returns:
-        The count, shape `(batch,)`, 0 at the first exit; and the memory: predictions and count, each `(batch,)`.
+        The count, shape `(batch,)`, 0 at the first exit; and the memory: the count, `(batch,)`, and predictions,
+        `(batch, 1)`, or `(batch, labels)` with several labels at once.
 
     Examples:
         >>> memory = ()
@@ -110,13 +169,17 @@ def patience(logits: Tensor, memory: State, tolerance: float | None = None) -> t
         2.0
         0.0
     """
-    predictions = logits.squeeze(-1).float() if logits.shape[-1] == 1 else logits.argmax(dim=-1).float()
-    predictions = predictions.masked_fill(~logits.isfinite().all(dim=-1), torch.nan)
+    if multi_label:
+        predictions = label_sets(logits).float()
+    else:
+        predictions = (logits if logits.shape[-1] == 1 else logits.argmax(dim=-1, keepdim=True)).float()
+    predictions = predictions.masked_fill(~logits.isfinite().all(dim=-1, keepdim=True), torch.nan)
     if not memory:
-        return torch.zeros_like(predictions), (predictions, torch.zeros_like(predictions))
+        count = torch.zeros_like(predictions[:, 0])
+        return count, (predictions, count)
     previous, count = memory
     agree = predictions == previous if tolerance is None else (predictions - previous).abs() < tolerance
-    count = torch.where(agree, count + 1, torch.zeros_like(count))
+    count = torch.where(agree.all(dim=-1), count + 1, torch.zeros_like(count))
     return count, (predictions, count)
 
 
@@ -127,7 +190,8 @@ class Criterion(NamedTuple):
         score: computes the readiness score, logits `(batch, labels)` -> `(batch,)`; None for patience, which also
             needs the previous exits.
         ready: compares score and threshold, -> bool `(batch,)`: True where a row leaves.
-        bounds: number of labels, number of exits -> lowest and highest threshold.
+        bounds: number of classes, number of exits -> lowest and highest threshold. With several labels at once, each
+            of them has 2 classes.
     """
 
     score: Callable[[Tensor], Tensor] | None
@@ -142,6 +206,32 @@ CRITERIA: dict[str, Criterion] = {
     "margin": Criterion(margin, torch.gt, lambda labels, exits: (0.0, 1.0)),
     "patience": Criterion(None, torch.ge, lambda labels, exits: (1.0, float(max(1, exits)))),
 }
+
+
+def of_least_sure_label(criterion: Criterion, logits: Tensor) -> Tensor:
+    """Return the readiness of a text that may have several labels at once: that of its least sure label.
+
+    This is not of the papers, which define exits for one label per text. A label's own readiness is that of a text
+    with two classes: the label is not given, or given with the probability p = sigmoid(logit). So the confidence is
+    the smallest max(p, 1 - p), the margin the smallest |2 p - 1|, and the entropy the largest binary entropy.
+
+    Args:
+        criterion: one of `CRITERIA` with a score.
+        logits: shape `(batch, labels)`.
+
+    Returns:
+        Shape `(batch,)`.
+
+    Examples:
+        >>> logits = torch.tensor([[3.0, -0.5]])  # probabilities 0.953 and 0.378
+        >>> [round(of_least_sure_label(CRITERIA[name], logits).item(), 4) for name in ("confidence", "margin")]
+        [0.6225, 0.2449]
+        >>> round(of_least_sure_label(CRITERIA["normalized_entropy"], logits).item(), 4)
+        0.9564
+    """
+    assert criterion.score is not None
+    scores = criterion.score(two_classes(logits))  # (batch, labels)
+    return scores.amax(dim=-1) if criterion.ready is torch.lt else scores.amin(dim=-1)
 
 
 def readiness(config: Any, exit: Exit, memory: State) -> tuple[Tensor, State]:
@@ -166,7 +256,9 @@ def readiness(config: Any, exit: Exit, memory: State) -> tuple[Tensor, State]:
             f"exit_criterion: got '{name}', which this model was not built for; pass it to the config of a new model"
         )
     logits, score = exit.logits.detach(), CRITERIA[name].score
-    return (score(logits), ()) if score else patience(logits, memory, config.tolerance)
+    if score is None:
+        return patience(logits, memory, config.tolerance, config.multi_label)
+    return of_least_sure_label(CRITERIA[name], logits) if config.multi_label else score(logits), ()
 
 
 def first_ready(ready: Tensor) -> Tensor:
@@ -198,7 +290,8 @@ def best_temperature(logits: Tensor, labels: Tensor) -> float:
     warning: T tends to 0 if all predictions are right, and to infinity if they are no better than chance.
 
     Args:
-        logits: shape `(samples, labels)`; samples with NaN or infinite logits are ignored, since they never exit.
+        logits: shape `(samples, labels)`; samples with NaN or infinite logits are ignored, since they never exit. With
+            several labels at once, `two_classes(logits).flatten(0, 1)`: every label of every text is a sample.
         labels: class indices, shape `(samples,)`.
 
     Returns:

@@ -36,6 +36,7 @@ from .configuration_early_exit import check_choice
 from .configuration_early_exit import check_number
 from .encoder_layers import Context
 from .encoder_layers import family_of
+from .exit_criteria import correct
 from .exit_heads import Exit
 from .exit_heads import Head
 from .exit_heads import SingleUnit
@@ -95,6 +96,7 @@ class BerxitConfig(EarlyExitConfig):
 
     model_type = "berxit"
     supports_regression: ClassVar[bool] = True
+    supports_multi_label: ClassVar[bool] = True
     own_criterion: ClassVar[str | None] = "learned"
 
     def __init__(
@@ -180,11 +182,11 @@ def certainty_target(logits: Tensor, labels: Tensor) -> Tensor:
 
     Args:
         logits: shape `(batch, labels)`.
-        labels: shape `(batch,)`.
+        labels: shape `(batch,)`, or with several labels at once `(batch, labels)`.
 
     Returns:
         Shape `(batch,)`: 1 where the predicted class is right, else 0; for regression 1 - tanh(absolute error), from 0
-        to 1.
+        to 1. With several labels at once, which the paper does not define, 1 where the whole label set is right.
 
     Examples:
         >>> certainty_target(torch.tensor([[2.0, 1.0], [2.0, 1.0]]), torch.tensor([0, 1])).tolist()
@@ -194,16 +196,18 @@ def certainty_target(logits: Tensor, labels: Tensor) -> Tensor:
     """
     if logits.shape[-1] == 1:
         return 1 - (logits.squeeze(-1).float() - labels.float()).abs().tanh()
-    return (logits.argmax(dim=-1) == labels).float()
+    return correct(logits, labels).float()
 
 
-def distillation(logits: list[Tensor]) -> list[Tensor]:
+def distillation(logits: list[Tensor], multi_label: bool = False) -> list[Tensor]:
     """Return D_i for every exit except the last: its cross-entropy with the last exit's probabilities as target.
 
-    BERxiT, Appendix A. The last exit gets no gradient.
+    BERxiT, Appendix A. The last exit gets no gradient. With several labels at once, which the paper does not define,
+    it is the binary cross-entropy, averaged over the labels like the task loss.
 
     Args:
         logits: logits of all exits, each of shape `(batch, labels)`.
+        multi_label: whether a text may have several labels at once.
 
     Returns:
         Scalars in nats, averaged over the batch, one fewer than exits.
@@ -212,7 +216,11 @@ def distillation(logits: list[Tensor]) -> list[Tensor]:
         >>> [round(loss.item(), 6) for loss in distillation([torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0, -1.0]])])]
         [0.693147]
     """
-    teacher = logits[-1].detach().float().softmax(dim=-1)
+    teacher = logits[-1].detach().float()
+    if multi_label:
+        target = teacher.sigmoid()
+        return [functional.binary_cross_entropy_with_logits(student.float(), target) for student in logits[:-1]]
+    teacher = teacher.softmax(dim=-1)
     return [functional.cross_entropy(student.float(), teacher) for student in logits[:-1]]
 
 
@@ -338,6 +346,6 @@ class BerxitForSequenceClassification(EarlyExitForSequenceClassification):
         if objective == "weighted":
             return depth_weighted(losses)
         if objective == "self_distillation":
-            distilled = distillation([exit.logits for exit in exits])
+            distilled = distillation([exit.logits for exit in exits], self.config.multi_label)
             losses = [*losses, *(self.config.distillation_weight * loss for loss in distilled)]
         return total_loss(losses, objective)

@@ -133,6 +133,12 @@ class DactBertConfig(EarlyExitConfig):
         super().__init__(encoder_config, exit_threshold, exit_layers, **kwargs)
 
     def _check_task(self) -> None:
+        if self.multi_label:
+            raise ValueError(
+                "problem_type: got 'multi_label_classification', which dact-bert does not define: it accumulates the "
+                "probabilities of classes, and its halting rule compares the two most likely ones; leave it out for "
+                "one of several classes, or use a method that allows it, e.g. deebert or berxit"
+            )
         super()._check_task()
         check_number("ponder_cost", self.ponder_cost, low=0.0)
         check_number("halting_bias", self.halting_bias)

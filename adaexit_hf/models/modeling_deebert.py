@@ -43,6 +43,7 @@ class DeeBertConfig(EarlyExitConfig):
     """
 
     model_type = "deebert"
+    supports_multi_label: ClassVar[bool] = True
 
 
 class DeeBertModel(EarlyExitModel):

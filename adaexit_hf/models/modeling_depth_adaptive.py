@@ -44,6 +44,7 @@ from .configuration_early_exit import check_number
 from .encoder_layers import Context
 from .encoder_layers import recording
 from .encoder_layers import run_tokens
+from .exit_criteria import correct
 from .exit_heads import Exit
 from .exit_heads import Head
 from .exit_heads import State
@@ -90,6 +91,7 @@ class DepthAdaptiveConfig(EarlyExitConfig):
     model_type = "depth-adaptive"
     paper_head: ClassVar[str] = "maximum-mean"
     supports_regression: ClassVar[bool] = True
+    supports_multi_label: ClassVar[bool] = True
     own_criterion: ClassVar[str | None] = "depth"
     default_threshold: ClassVar[float | None] = 1.0
 
@@ -122,6 +124,11 @@ class DepthAdaptiveConfig(EarlyExitConfig):
             raise ValueError(
                 "exit_pooling: got 'first', but this method reads the maximum and the mean over all tokens (Eq. 6); "
                 "leave it out"
+            )
+        if self.multi_label and self.depth_source == "mutual_information":
+            raise ValueError(
+                "depth_source: got 'mutual_information', which is that of words with one label per text (Eq. 2), not "
+                "with problem_type='multi_label_classification'; pass depth_source='reconstruction' or 'halting'"
             )
         if self.num_labels == 1 and self.depth_source != "reconstruction":
             raise ValueError(
@@ -602,7 +609,7 @@ class DepthAdaptiveForSequenceClassification(EarlyExitForSequenceClassification)
             return self.task_loss(exits[-1].logits, labels)
         task_loss = torch.stack([self.task_loss(exit.logits, labels) for exit in exits]).mean()
         halting, tokens = exits[-1].extras
-        right = torch.stack([exit.logits.detach().argmax(dim=-1) == labels for exit in exits], dim=1)
+        right = torch.stack([correct(exit.logits.detach(), labels) for exit in exits], dim=1)
         target = best_layer(right, self.config.halting_penalty)  # (batch,)
         token_target = target[:, None].expand(tokens.shape)[tokens]
         halting_loss = functional.cross_entropy(halting[tokens].float(), token_target)

@@ -62,6 +62,7 @@ from .exit_heads import State
 from .exit_heads import second_segment
 from .exit_criteria import best_temperature
 from .exit_criteria import first_ready
+from .exit_criteria import two_classes
 
 logger = logging.get_logger(__name__)
 
@@ -178,8 +179,8 @@ def kl_divergence(target: Tensor, prediction: Tensor) -> Tensor:
     """Return KL(softmax(target) || softmax(prediction)) in nats, averaged over the batch.
 
     Args:
-        target: logits of shape `(batch, labels)`.
-        prediction: logits of shape `(batch, labels)`.
+        target: logits of shape `(batch, labels)`, or of several labels at once as `two_classes` returns them.
+        prediction: logits of the same shape.
 
     Returns:
         A scalar, at least 0.
@@ -522,7 +523,8 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
 
         Args:
             exits: what `exit_step` returned for every exit, in order.
-            labels: class indices, or numbers for regression, shape `(batch,)`.
+            labels: class indices, or numbers for regression, shape `(batch,)`; with several labels at once 0 and 1 as
+                floats, shape `(batch, labels)`.
             objective: one of `objectives`.
 
         Returns:
@@ -611,7 +613,8 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
             token_type_ids: as in the encoder, shape `(batch, tokens)`.
             position_ids: as in the encoder, shape `(batch, tokens)` or `(1, tokens)`.
             inputs_embeds: embeddings in place of `input_ids`, shape `(batch, tokens, hidden)`.
-            labels: class indices from 0 to `num_labels` - 1, or numbers for regression, shape `(batch,)`.
+            labels: class indices from 0 to `num_labels` - 1, or numbers for regression, shape `(batch,)`; with several
+                labels at once 0 and 1, shape `(batch, labels)`.
             objective: one of `objectives`: run full depth and return its loss. Default: in training the first of
                 `objectives`; in eval mode the task loss of the prediction.
             exit_threshold: used for this call in place of the config's threshold: one number, or one per exit. Only
@@ -954,7 +957,8 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
         """Calibrate the exits: set `config.exit_temperatures` to the temperatures that fit a validation set best.
 
         For every exit, the temperature T with which softmax(logits / T) gives the labels the largest likelihood; see
-        `best_temperature`. Each row runs once, at full depth.
+        `best_temperature`. With several labels at once it is sigmoid(logits / T), one T for all labels of an exit.
+        Each row runs once, at full depth.
 
         Args:
             dataset: tokenized rows or texts, as for `predict`, with `label` or `labels`, none used in training.
@@ -965,14 +969,14 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
             One temperature per exit; above 1 where the exit was overconfident.
 
         Raises:
-            ValueError: the model is for regression; or `dataset` has no labels, labels that are not class indices, or
+            ValueError: the model is for regression; or `dataset` has no labels, labels that do not fit the model, or
                 fewer rows than there are classes.
         """
         classes = self.config.num_labels
         if classes == 1:
             raise ValueError("calibrate_temperatures: regression, num_labels=1, has no probabilities to calibrate")
         rows = read_rows(dataset, tokenizer, self.config.encoder_config)
-        labels = row_labels(rows, classes)
+        labels = row_labels(rows, classes, multi_label=self.config.multi_label)
         if labels is None or len(rows) < classes:
             raise ValueError(
                 f"dataset: got {len(rows)} samples, {'without' if labels is None else 'with'} labels, for {classes} "
@@ -982,7 +986,10 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
         temperatures, self.config.exit_temperatures = self.config.exit_temperatures, None
         try:
             logits, _ = full_depth(self, rows, batch_size, "Calibrating")
-            temperatures = [best_temperature(exit_logits, labels) for exit_logits in logits.unbind(dim=1)]
+            exits = logits.unbind(dim=1)
+            if self.config.multi_label:
+                exits, labels = tuple(two_classes(each).flatten(0, 1) for each in exits), labels.flatten()
+            temperatures = [best_temperature(exit_logits, labels) for exit_logits in exits]
         finally:
             self.config.exit_temperatures = temperatures
         return list(temperatures)
@@ -990,15 +997,17 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
     def task_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the cross-entropy of a batch or, for regression, the mean squared error.
 
-        The cross-entropy has the config's `class_weights` and `label_smoothing`. Every `exit_loss` computes its losses
-        of logits and labels with this function.
+        With several labels at once it is the binary cross-entropy. The cross-entropies have the config's
+        `class_weights` and `label_smoothing`. Every `exit_loss` computes its losses of logits and labels with this
+        function.
 
         Args:
             logits: shape `(batch, labels)`.
-            labels: as `checked_labels` returns them, shape `(batch,)`.
+            labels: as `checked_labels` returns them, shape `(batch,)` or `(batch, labels)`.
 
         Returns:
-            A scalar, averaged over the batch; with class weights it is divided by the sum of those of the labels.
+            A scalar, averaged over the batch; with class weights it is divided by the sum of those of the labels. With
+            several labels at once it is averaged over batch and labels, whatever their weights.
 
         Raises:
             ValueError: as in `check_loss` of the config.
@@ -1011,21 +1020,41 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
             self.config.check_loss()  # they may have been changed after the config was built
         weight = None if weights is None else torch.tensor(weights, dtype=torch.float32, device=logits.device)
         smoothing = self.config.label_smoothing
+        if self.config.multi_label:
+            target = labels.float() * (1 - smoothing) + smoothing / 2
+            return functional.binary_cross_entropy_with_logits(logits.float(), target, pos_weight=weight)
         return functional.cross_entropy(logits.float(), labels, weight=weight, label_smoothing=smoothing)
 
     def checked_labels(self, labels: Tensor, batch: int) -> Tensor:
         """Check labels, and bring them into the form that the losses take.
 
         Args:
-            labels: class indices of any integer type, or numbers for regression, shape `(batch,)` or `(batch, 1)`.
+            labels: class indices of any integer type, or numbers for regression, shape `(batch,)` or `(batch, 1)`;
+                with several labels at once 0 and 1 of any type, shape `(batch, labels)`.
             batch: number of rows.
 
         Returns:
-            The labels, shape `(batch,)`; class indices as int64.
+            The labels, shape `(batch,)`; class indices as int64. With several labels at once, 0 and 1 as float32,
+            shape `(batch, labels)`.
 
         Raises:
-            ValueError: another shape; floats in place of class indices; a class that does not exist; NaN or infinity.
+            ValueError: another shape; floats in place of class indices; a class that does not exist; NaN or infinity;
+                with several labels at once, a value that is neither 0 nor 1.
         """
+        if self.config.multi_label:
+            count = self.config.num_labels
+            if labels.shape != (batch, count):
+                raise ValueError(
+                    f"labels: got shape {tuple(labels.shape)} with problem_type='multi_label_classification'; pass "
+                    f"{count} numbers per text, 1 for each label that it has and 0 for the others, shape ({batch}, "
+                    f"{count})"
+                )
+            if not recording() and bool((wrong := wrong_labels(labels, count, multi_label=True)).any()):
+                raise ValueError(
+                    f"labels: got {labels[wrong][0].item()} with problem_type='multi_label_classification'; pass 1 "
+                    "for each label that a text has, and 0 for the others"
+                )
+            return labels.float()
         labels = labels.reshape(-1) if labels.dim() == 2 and labels.shape[1] == 1 else labels
         if labels.shape != (batch,):
             raise ValueError(f"labels: got shape {tuple(labels.shape)}; pass one label per text, shape ({batch},)")
@@ -1237,7 +1266,8 @@ def cut_layers(config: PreTrainedConfig, layers: int | None) -> None:
 
 def _label_rows(source: PreTrainedConfig, target: PreTrainedConfig) -> list[int] | None:
     """Return for each label of the new model the row of the source's classifier; None if the labels differ."""
-    if source.num_labels != target.num_labels:
+    multi_label = source.problem_type == "multi_label_classification"
+    if source.num_labels != target.num_labels or multi_label != (target.problem_type == "multi_label_classification"):
         return None
     old_labels, new_labels = (
         [config.id2label[index] for index in range(config.num_labels)] for config in (source, target)

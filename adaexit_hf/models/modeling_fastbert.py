@@ -32,6 +32,7 @@ from .configuration_early_exit import Threshold
 from .configuration_early_exit import check_choice
 from .configuration_early_exit import check_number
 from .encoder_layers import Context
+from .exit_criteria import two_classes
 from .exit_heads import Exit
 from .exit_heads import State
 from .exit_heads import exit_head
@@ -70,6 +71,7 @@ class FastBertConfig(EarlyExitConfig):
 
     model_type = "fastbert"
     paper_head: ClassVar[str] = "attention-block"
+    supports_multi_label: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -186,7 +188,8 @@ class FastBertForSequenceClassification(EarlyExitForSequenceClassification):
     def unlabelled_loss(self, exits: list[Exit], objective: str) -> Tensor:
         """Compute the loss of the objective "distillation": the sum of the students' KL divergences.
 
-        The teacher gets no gradient.
+        The teacher gets no gradient. With several labels at once, which the paper does not define, a divergence is the
+        sum of those of the labels, each of which is given or not.
 
         Args:
             exits: as in the base class.
@@ -195,7 +198,8 @@ class FastBertForSequenceClassification(EarlyExitForSequenceClassification):
         return total_loss(self._divergences(exits), objective)
 
     def _divergences(self, exits: list[Exit]) -> list[Tensor]:
-        teacher = exits[-1].logits.detach()
+        *students, teacher = (two_classes(exit.logits) if self.config.multi_label else exit.logits for exit in exits)
+        teacher = teacher.detach()
         if self.config.distillation_kl == "student_teacher":
-            return [kl_divergence(exit.logits, teacher) for exit in exits[:-1]]
-        return [kl_divergence(teacher, exit.logits) for exit in exits[:-1]]
+            return [kl_divergence(student, teacher) for student in students]
+        return [kl_divergence(teacher, student) for student in students]

@@ -49,6 +49,7 @@ class PabeeConfig(EarlyExitConfig):
 
     model_type = "pabee"
     supports_regression: ClassVar[bool] = True
+    supports_multi_label: ClassVar[bool] = True
 
     @property
     def default_criterion(self) -> str:

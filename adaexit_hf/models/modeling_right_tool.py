@@ -57,6 +57,7 @@ class RightToolConfig(EarlyExitConfig):
     """
 
     model_type = "right-tool"
+    supports_multi_label: ClassVar[bool] = True
     # As the common criterion of this name, but a sample leaves also if its confidence is equal to the threshold.
     own_criterion: ClassVar[str | None] = "confidence"
 

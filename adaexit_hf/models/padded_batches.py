@@ -405,12 +405,13 @@ def wide_labels(labels: Tensor) -> Tensor:
     return labels.long() if whole else labels.to(torch.promote_types(labels.dtype, torch.float32))
 
 
-def wrong_labels(labels: Tensor, num_labels: int) -> Tensor:
+def wrong_labels(labels: Tensor, num_labels: int, multi_label: bool = False) -> Tensor:
     """Return which labels are invalid: not a class index or, for regression, not a finite number.
 
     Args:
         labels: labels of any shape.
         num_labels: number of classes; 1 for regression.
+        multi_label: whether a text may have several labels at once, so that labels are 0 and 1.
 
     Returns:
         True where a label is invalid, in the shape of `labels`.
@@ -420,15 +421,24 @@ def wrong_labels(labels: Tensor, num_labels: int) -> Tensor:
         [False, False, True, True]
         >>> wrong_labels(torch.tensor([0.5, torch.nan]), num_labels=1).tolist()
         [False, True]
+        >>> wrong_labels(torch.tensor([[0, 1, 2]]), num_labels=3, multi_label=True).tolist()
+        [[False, False, True]]
     """
     labels = wide_labels(labels)
+    if multi_label:
+        return (labels != 0) & (labels != 1)
     if num_labels == 1:
         return ~labels.isfinite()
     return (labels < 0) | (labels >= num_labels) | (labels != labels.round())  # the last is True for NaN, too
 
 
 def row_labels(
-    rows: Sequence[Row], num_labels: int, column: str | None = None, start: int = 0, labelled: bool | None = None
+    rows: Sequence[Row],
+    num_labels: int,
+    column: str | None = None,
+    start: int = 0,
+    labelled: bool | None = None,
+    multi_label: bool = False,
 ) -> Tensor | None:
     """Return the labels of rows of a data set.
 
@@ -438,35 +448,61 @@ def row_labels(
         column: name of the column with the labels. Default: see `label_column`.
         start: index of the first row in the data set, for error messages.
         labelled: whether the previous rows of the data set have labels; None for the first part.
+        multi_label: whether a text may have several labels at once; the label of a row is then a list of `num_labels`
+            numbers, 1 for each label that it has and 0 for the others.
 
     Returns:
-        The labels, shape `(rows,)`; None without such a column, or if all labels are missing: None or, for
-        classification, negative, as in GLUE's test sets.
+        The labels, shape `(rows,)`; with several labels at once int64, shape `(rows, num_labels)`. None without such a
+        column, or if all labels are missing: None or, for classification, negative, as in GLUE's test sets.
 
     Raises:
         ValueError: a label is not a single number, not a class index, not finite, or missing though other rows have
-            one.
+            one; or it is not one 0 or 1 per label.
     """
     name = column or label_column(rows)
     if name is None:
         return None
-    values = [_label(row.get(name), name, row_number) for row_number, row in enumerate(rows, start)]
-    labels = wide_labels(torch.tensor([-1 if value is None else value for value in values]))
+    if multi_label:
+        values = [_label_set(row.get(name), name, num_labels, number) for number, row in enumerate(rows, start)]
+        labels = wide_labels(torch.tensor([[-1] * num_labels if value is None else value for value in values]))
+    else:
+        values = [_label(row.get(name), name, row_number) for row_number, row in enumerate(rows, start)]
+        labels = wide_labels(torch.tensor([-1 if value is None else value for value in values]))
     missing = torch.tensor([value is None for value in values])
     if num_labels > 1:
-        missing |= labels < 0
+        missing |= (labels < 0).reshape(len(rows), -1).all(dim=1)
     if not labelled and bool(missing.all()):
         return None
-    wrong = ~missing if labelled is False else missing | wrong_labels(labels, num_labels)
+    invalid = wrong_labels(labels, num_labels, multi_label).reshape(len(rows), -1).any(dim=1)
+    wrong = ~missing if labelled is False else missing | invalid
     if bool(wrong.any()):
         first = int(wrong.nonzero()[0, 0])
         before = ", but the rows before it have no label" if labelled is False else ""
         allowed = "finite numbers" if num_labels == 1 else f"class indices from 0 to {num_labels - 1}"
+        allowed = f"{num_labels} numbers per row, 0 or 1" if multi_label else allowed
         raise ValueError(
             f"{name}: got {values[first]} in row {start + first}{before}; pass {allowed}, and drop rows without a "
             "label, or the column"
         )
-    return labels
+    return labels.long() if multi_label else labels
+
+
+def _label_set(value: Any, name: str, num_labels: int, row_number: int) -> list[Any] | None:
+    """Return the numbers of a row's label set, one per label; None if they are missing.
+
+    Raises:
+        ValueError: they are not one number per label.
+    """
+    values = _plain(value)
+    if values is None:
+        return None
+    numbers = isinstance(values, list | tuple) and all(isinstance(number, Real) for number in values)
+    if numbers and len(values) == num_labels:
+        return list(values)
+    raise ValueError(
+        f"{name}: got {value!r} in row {row_number}; pass one number per label, a list of {num_labels}: 1 for each "
+        "label that the text has, and 0 for the others"
+    )
 
 
 def _label(value: Any, name: str, row_number: int) -> Any:

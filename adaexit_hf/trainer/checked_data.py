@@ -215,8 +215,10 @@ def check_dataset(
             try:
                 model.checked_labels(labels, len(next(iter(batch.values()))))
             except ValueError as error:
-                wrong = wrong_labels(labels, model.config.num_labels).flatten().nonzero()
-                row = f", row {first + int(wrong[0])}" if len(wrong) and labels.dim() == 1 else ""
+                multi_label = model.config.multi_label
+                wrong = wrong_labels(labels, model.config.num_labels, multi_label).nonzero()
+                by_row = labels.dim() == (2 if multi_label else 1)
+                row = f", row {first + int(wrong[0, 0])}" if len(wrong) and by_row else ""
                 raise ValueError(f"{name}{row}: {error}") from None
     return zlib.crc32(repr(checksums).encode())
 

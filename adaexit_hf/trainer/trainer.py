@@ -32,6 +32,7 @@ from transformers.trainer_utils import (
 from transformers.utils import logging
 
 from ..data.collators import DataCollatorWithTokenDepths
+from ..evaluation.trace import predictions
 from ..models.modeling_early_exit import EarlyExitForSequenceClassification, Stage
 from ..models.padded_batches import eval_mode, model_inputs
 from ..utils.files import check_writable
@@ -572,15 +573,18 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
         if not can_be_read_twice(rows) or not self.is_world_process_zero():
             return
         collate = self._get_collator_with_removed_columns(self.data_collator)
-        answers, labels = set(), set()
+        multi_label = self.model.config.multi_label
+        answers, labels = set[tuple[int, ...]](), set[tuple[int, ...]]()
         with eval_mode(self.model), self.accelerator.autocast():
             for _, batch in collated(rows, collate, self.args.eval_batch_size, "eval_dataset", most_rows=256):
                 inputs = {name: value for name, value in model_inputs(self.model, batch).items() if value is not None}
                 logits = self.model(**inputs, early_exit=False).exit_logits  # (batch, exits, labels)
-                answers |= set(logits.argmax(dim=-1).flatten().tolist())
-                labels |= set(batch["labels"].flatten().tolist()) if "labels" in batch else set()
+                answers |= _different(predictions(logits, multi_label).flatten(0, 1))
+                labels |= _different(batch["labels"]) if "labels" in batch else set()
         if len(answers) == 1 and len(labels) > 1:
-            name = self.model.config.id2label[answers.pop()]
+            names, (answer,) = self.model.config.id2label, answers
+            chosen = [label for label, given in enumerate(answer) if given] if multi_label else answer
+            name = ", ".join(names[label] for label in chosen) or "no label"
             logger.warning(
                 f"all exits answer '{name}' to each of the first evaluation texts, whose labels differ: the model has "
                 "not learned to tell them apart. Try a lower learning_rate with warmup_steps=0.1, more epochs, "
@@ -707,7 +711,7 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
 
         Args:
             exit_logits: `(batch, exits, labels)`.
-            labels: `(batch,)`.
+            labels: `(batch,)`, or with several labels at once `(batch, labels)`.
             unlabelled: whether the objective needs no labels; then a batch with negative labels is left out.
         """
         if self._exit_losses is None:
@@ -730,6 +734,11 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
                     logs |= {f"exit_{layer}_loss": total / count for layer, total in zip(layers, sums, strict=True)}
                 self._exit_losses = None
         super().log(logs, *args, **kwargs)
+
+
+def _different(values: Tensor) -> set[tuple[int, ...]]:
+    """The different classes or label sets, (rows,) or (rows, labels), each as a tuple."""
+    return {tuple(row) for row in values.reshape(len(values), -1).tolist()}
 
 
 # Training arguments that a resumed run should not change without notice.

@@ -122,7 +122,8 @@ def build_report(
         traces: One trace with labels, or several of the same data set by the name of the method. A single trace is
             named "model".
         metric: Name of the metric: `"accuracy"` (default), `"f1"` (two classes only), `"matthews_correlation"`, or
-            `"pearson"` or `"spearmanr"` for regression. The page computes it as `compute_score` does, and shows "not
+            `"pearson"` or `"spearmanr"` for regression, or `"accuracy"`, `"f1_micro"` or `"f1_macro"` for several
+            labels at once. The page computes it as `compute_score` does, and shows "not
             defined" where that raises an error.
         thresholds: Thresholds at which the sliders start, by name, e.g. those of the models' configs. For a single
             trace the threshold itself is enough. Default: full depth.
@@ -173,10 +174,12 @@ def build_report(
         }
         for name, trace in named.items()
     ]
+    written = _label_set if first.multi_label else _exact
     data = {
         "metric": metric,
-        "truth": [_exact(value) for value in first.known_labels().tolist()],
+        "truth": [written(value) for value in first.known_labels().tolist()],
         "labels": None if num_labels == 1 else list(map(str, label_names)),
+        "label_sets": first.multi_label,
         "texts": None if texts is None else [text if isinstance(text, str) else list(text) for text in texts],
         "methods": methods,
         "digits": DIGITS,
@@ -197,14 +200,18 @@ def _check(traces: Mapping[str, ExitTrace], metric: str, texts: Any, attribution
     for name, trace in traces.items():
         if trace.labels is None:
             raise ValueError(f"traces: '{name}' has no labels; call collect_trace on a data set with a 'label' column")
-    samples, _, num_labels = next(iter(traces.values())).logits.shape
+    first = next(iter(traces.values()))
+    samples, _, num_labels = first.logits.shape
     suitable = [
         name
         for name, known in METRICS.items()
-        if known.regression == (num_labels == 1) and (name != "f1" or num_labels == 2)
+        if known.regression == (num_labels == 1)
+        and (name != "f1" or num_labels == 2)
+        and known.label_sets in (None, first.multi_label)
     ]
     if metric not in suitable:
-        raise ValueError(f"metric: got '{metric}' for {num_labels} labels; pass {' or '.join(suitable)}")
+        kind = f"{num_labels} labels{' at once' if first.multi_label else ''}"
+        raise ValueError(f"metric: got '{metric}' for {kind}; pass {' or '.join(suitable)}")
     if texts is not None and len(texts) != samples:
         raise ValueError(f"texts: got {len(texts)} for {samples} samples; pass one per sample")
     _check_names("attributions", attributions, traces)
@@ -260,13 +267,23 @@ def _rounded(threshold: Threshold) -> Any:
     return None if threshold is None else _exact(min(max(float(threshold), -largest), largest))
 
 
-def _answers(trace: ExitTrace) -> list[list[float | int | None]]:
-    """Return predicted classes or numbers, [sample][exit]; None where the logits are not finite."""
-    answers, finite = predictions(trace.logits).tolist(), trace.logits.isfinite().all(dim=-1).tolist()
+def _answers(trace: ExitTrace) -> list[list[float | int | str | None]]:
+    """Return predicted classes, numbers or label sets, [sample][exit]; None where the logits are not finite."""
+    answers = predictions(trace.logits, trace.multi_label).tolist()
+    finite, written = trace.logits.isfinite().all(dim=-1).tolist(), _label_set if trace.multi_label else _exact
     return [
-        [_exact(value) if is_finite else None for value, is_finite in zip(*row, strict=True)]
+        [written(value) if is_finite else None for value, is_finite in zip(*row, strict=True)]
         for row in zip(answers, finite, strict=True)
     ]
+
+
+def _label_set(flags: list[int]) -> str:
+    """Return a label set as text, in which the page finds a label at its index, and compares two sets as one value.
+
+    >>> _label_set([1, 0, 1])
+    '101'
+    """
+    return "".join(map(str, flags))
 
 
 def _exact(value: float) -> float | int | None:

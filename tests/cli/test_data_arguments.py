@@ -1,12 +1,13 @@
 """Files of labelled texts that cannot be used."""
 
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pytest
 
 from adaexit_hf.cli.data_arguments import DataArguments, evaluation_splits, load_splits, reserve_validation
-from adaexit_hf.data.tasks import Labels, check_columns
+from adaexit_hf.data.tasks import Labels, check_columns, labels_of
 
 
 @pytest.mark.parametrize(
@@ -169,3 +170,56 @@ def test_scores_are_split_at_random() -> None:
         datasets.DatasetDict({"train": split_of([place / 7 for place in range(20)])}), ("dev",), 0.2, "label"
     )
     assert (len(parts["train"]), len(parts["dev"])) == (16, 4)
+
+
+# Several labels at once ---------------------------------------------------------------------------------------------
+
+
+def columns_of(tmp_path: Path, rows: str, **kwargs: Any) -> datasets.Dataset:
+    (tmp_path / "a.csv").write_text(f"text,rude,short\n{rows}")
+    file = str(tmp_path / "a.csv")
+    return load_splits(DataArguments(validation_file=file, **{"label_columns": ["rude", "short"]} | kwargs))[
+        "validation"
+    ]
+
+
+def test_columns_of_zeros_and_ones_become_lists_of_labels(tmp_path: Path) -> None:
+    rows = columns_of(tmp_path, "a,1,0\nb,0,0\nc,1,1\nd,-1,-1\n")
+    assert rows.to_dict() == {"text": ["a", "b", "c", "d"], "label": [[0], [], [0, 1], None]}
+    assert labels_of(rows.select(range(3)), "label") == Labels(["rude", "short"], multi_label=True)
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        ("a,1,2\n", {}, "label_columns: 'short' contains '2' in row 0; pass columns of 0 and 1, or a single column"),
+        ("a,1,yes\n", {}, "label_columns: 'short' contains 'yes' in row 0"),
+        ("a,1,\n", {}, "label_columns: 'short' has no 0 or 1 in row 0 of split 'validation'; add it"),
+        ("a,1,0\n", {"label_columns": ["rude", "shrt"]}, "split 'validation' has text, rude, short. .*mean 'short'?"),
+        ("a,1,0\n", {"label_columns": ["rude"]}, r"label_columns: got \['rude'\]; .* Pass two or more"),
+        ("a,1,0\n", {"label_column": "text"}, "label_column: got 'text', .* --label_column labels"),
+    ],
+)
+def test_other_label_columns_are_refused(tmp_path: Path, rows: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        columns_of(tmp_path, rows, **options)
+
+
+def test_lists_of_labels_may_be_in_a_json_file(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a", "label": []}\n{"text": "b", "label": ["rude", "short"]}\n')
+    rows = load_splits(DataArguments(validation_file=str(tmp_path / "a.jsonl")))["validation"]
+    assert labels_of(rows, "label") == Labels(["rude", "short"], multi_label=True)
+
+
+def test_every_label_keeps_a_row_in_train() -> None:
+    sets = [["a"], ["a", "b"], []] * 10 + [["c"]]
+    parts = reserve_validation(datasets.DatasetDict({"train": split_of(sets)}), ("dev",), 0.2, "label")
+    assert len(parts["dev"]) == 6
+    assert {label for labels in parts["train"]["label"] for label in labels} == set("abc")
+
+
+def test_the_metrics_of_several_labels_are_those_of_label_sets() -> None:
+    several = Labels(["a", "b"], multi_label=True)
+    assert DataArguments().metric_names(several) == ("f1_micro", "f1_macro", "accuracy")
+    with pytest.raises(ValueError, match="metric: f1 compares one class"):
+        DataArguments(metrics=["f1"]).metric_names(several)

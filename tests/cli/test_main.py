@@ -106,6 +106,44 @@ def test_predict_answers_like_the_model(capsys, checkpoint) -> None:
         assert answer["exit_layer"] == output.exit_layer.item()
 
 
+@pytest.fixture
+def several(start, tmp_path) -> tuple[str, list[str]]:
+    """A checkpoint for several labels at once, and flags of labelled texts."""
+    options = {"id2label": {0: "good", 1: "short", 2: "odd"}, "problem_type": "multi_label_classification"}
+    model = BerxitForSequenceClassification.from_encoder_pretrained(start, **options, exit_threshold=0.51)
+    with torch.no_grad():
+        for exit in model.exits:
+            exit.classifier.bias.copy_(torch.tensor([2.0, 3.0, -2.0]))
+    model.save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(start).save_pretrained(tmp_path / "model")
+    rows = [{"text": text, "label": ["good"] * ("good" in text) + ["short"] * (len(text) < 9)} for text in TEXTS * 3]
+    (tmp_path / "dev.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(tmp_path / "model"), ["--validation_file", str(tmp_path / "dev.jsonl"), "--text_columns", "text"]
+
+
+def test_predict_gives_all_labels_above_a_half(capsys, several) -> None:
+    (found,) = answers(called(capsys, "predict", several[0], "good"))
+    model = AutoModelForSequenceClassification.from_pretrained(several[0]).eval()
+    output = model(**AutoTokenizer.from_pretrained(several[0])("good", return_tensors="pt"))
+    assert found["labels"] == ["good", "short"] and found["exit_layer"] == output.exit_layer.item()
+    assert list(found["scores"].values()) == pytest.approx(output.logits.sigmoid()[0].tolist(), abs=1e-5)
+
+
+def test_several_labels_are_evaluated_calibrated_and_reported(capsys, several) -> None:
+    checkpoint, flags = several
+    result = json.loads(called(capsys, "evaluate", checkpoint, *flags))["validation"]
+    assert set(result["at_threshold"]) == {"f1_micro", "f1_macro", "accuracy"}
+    low, high = result["intervals"]["f1_micro"]
+    assert low <= result["at_threshold"]["f1_micro"] <= high
+    chosen = json.loads(called(capsys, "calibrate", checkpoint, *flags, "--temperatures"))
+    assert chosen["metric"] == "f1_micro" and len(chosen["exit_temperatures"]) == 3
+    called(capsys, "report", checkpoint, *flags)
+    assert (Path(checkpoint) / "report.html").exists()
+    called(capsys, "card", checkpoint)
+    assert "micro F1" in (Path(checkpoint) / "README.md").read_text()
+    assert "explanations are of one class" in refused(capsys, "report", checkpoint, *flags, "--explain", "2")
+
+
 def test_the_threshold_can_be_given(capsys, checkpoint) -> None:
     depth = AutoModelForSequenceClassification.from_pretrained(checkpoint).config.exit_layers[-1]
     found = answers(called(capsys, "predict", checkpoint, "good", "--exit_threshold", "1.0"))

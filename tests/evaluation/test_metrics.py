@@ -1,12 +1,14 @@
 """Task metrics against their definitions, and what the table of metrics says about each."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from adaexit_hf.data.tasks import TASKS
-from adaexit_hf.evaluation.metrics import METRICS, Metric, compute_score
+from adaexit_hf.evaluation.metrics import METRICS, Metric, check_classes, compute_score
 
 
 @pytest.mark.parametrize(
@@ -87,13 +89,18 @@ def test_every_metric_of_a_task_is_known():
     assert {metric for task in TASKS.values() for metric in task.metrics} <= set(METRICS)
 
 
+SETS = [[1, 0, 1], [0, 1, 0]]
 BEST_AND_WORST = [
     ("accuracy", [0, 1, 1, 0], [0, 1, 1, 0], [1, 0, 0, 1]),
     ("f1", [0, 1, 1, 0], [0, 1, 1, 0], [1, 0, 0, 1]),
     ("matthews_correlation", [0, 1, 1, 0], [0, 1, 1, 0], [1, 0, 0, 1]),
     ("pearson", [0.0, 1.0, 3.0], [1.0, 2.0, 4.0], [3.0, 2.0, 0.0]),
     ("spearmanr", [0.0, 1.0, 3.0], [0.1, 0.2, 9.0], [2.0, 0.3, 0.2]),
+    ("f1_micro", SETS, SETS, SETS[::-1]),
+    ("f1_macro", SETS, SETS, SETS[::-1]),
 ]
+# Those of one class or number per text.
+OF_ONE = [name for name, known in METRICS.items() if not known.label_sets]
 
 
 def test_every_metric_has_a_best_and_a_worst_case():
@@ -108,7 +115,7 @@ def test_the_range_of_a_metric_ends_at_its_best_and_worst_scores(metric, referen
     assert known.higher_is_better is (scores[1] > scores[0])
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", OF_ONE)
 def test_random_scores_lie_in_the_range(metric):
     generator = np.random.default_rng(0)
     for _ in range(20):
@@ -123,7 +130,7 @@ def test_random_scores_lie_in_the_range(metric):
         )
 
 
-@pytest.mark.parametrize("metric", [name for name, known in METRICS.items() if not known.regression])
+@pytest.mark.parametrize("metric", [name for name in OF_ONE if not METRICS[name].regression])
 def test_swapping_the_classes_changes_only_metrics_that_use_their_order(metric):
     predictions, references = np.array([0, 1, 1, 1, 1]), np.array([0, 1, 0, 1, 1])
     same = compute_score(metric, predictions=1 - predictions, references=1 - references) == pytest.approx(
@@ -137,8 +144,8 @@ def test_metrics_of_numbers_are_the_correlations(metric):
     assert METRICS[metric].regression is (metric in ("pearson", "spearmanr"))
 
 
-@pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize(("predictions", "references"), [([1], [1, 0]), ([[1, 0]], [1, 0]), ([[1, 0]], [[1, 0]])])
+@pytest.mark.parametrize("metric", OF_ONE)
+@pytest.mark.parametrize(("predictions", "references"), [([1], [1, 0]), ([[1, 0]], [1, 0]), ([[[1]]], [[[1]]])])
 def test_other_shapes_are_refused(metric: str, predictions: list, references: list) -> None:
     with pytest.raises(
         ValueError, match=r"predictions: got shape \(.*\) for references of shape \(.*\); pass one number"
@@ -146,14 +153,14 @@ def test_other_shapes_are_refused(metric: str, predictions: list, references: li
         compute_score(metric, predictions=predictions, references=references)
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", OF_ONE)
 def test_a_column_counts_as_a_row_of_numbers(metric: str) -> None:
     assert compute_score(metric, predictions=[[1], [0], [0]], references=[1, 0, 1]) == compute_score(
         metric, predictions=[1, 0, 0], references=[1, 0, 1]
     )
 
 
-@pytest.mark.parametrize("metric", [name for name, metric in METRICS.items() if not metric.regression])
+@pytest.mark.parametrize("metric", [name for name in OF_ONE if not METRICS[name].regression])
 def test_probabilities_are_no_classes(metric: str) -> None:
     with pytest.raises(ValueError, match="predictions: got 0.6, which is no class; pass class indices"):
         compute_score(metric, predictions=[0.6, 1.0], references=[1, 0])
@@ -200,3 +207,66 @@ def test_predictions_and_references_are_named() -> None:
 def test_a_metric_is_a_function_with_a_direction(fields: dict, message: str) -> None:
     with pytest.raises(TypeError, match=message):
         Metric(**fields)
+
+
+# Several labels at once ---------------------------------------------------------------------------------------------
+
+GIVEN = [[1, 0, 1, 0], [0, 0, 1, 0], [0, 0, 0, 0], [1, 1, 1, 0], [0, 1, 0, 0]]
+PREDICTED = [[1, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 0]]
+
+
+def naive_f1(given: list[int], predicted: list[int]) -> float:
+    right = sum(a and b for a, b in zip(given, predicted, strict=True))
+    return 2 * right / (sum(given) + sum(predicted)) if sum(given) + sum(predicted) else 0.0
+
+
+def test_the_metrics_of_label_sets_are_those_of_their_definitions() -> None:
+    columns = [naive_f1(*pair) for pair in zip(zip(*GIVEN, strict=True), zip(*PREDICTED, strict=True), strict=True)]
+    expected = {
+        "f1_micro": naive_f1(sum(GIVEN, []), sum(PREDICTED, [])),
+        "f1_macro": sum(columns) / 4,  # the last label is neither given nor predicted
+        "accuracy": sum(given == predicted for given, predicted in zip(GIVEN, PREDICTED, strict=True)) / 5,
+    }
+    for name, score in expected.items():
+        assert compute_score(name, predictions=PREDICTED, references=GIVEN) == pytest.approx(score), name
+
+
+def test_the_metrics_of_label_sets_are_those_of_scikit_learn() -> None:
+    sklearn = pytest.importorskip("sklearn.metrics")
+    for average in ("micro", "macro"):
+        theirs = Metric(partial(sklearn.f1_score, average=average, zero_division=0))
+        scores = [compute_score(each, predictions=PREDICTED, references=GIVEN) for each in (f"f1_{average}", theirs)]
+        assert scores[0] == pytest.approx(scores[1])
+    assert compute_score(sklearn.accuracy_score, predictions=PREDICTED, references=GIVEN) == 0.4
+
+
+@pytest.mark.parametrize(
+    ("metric", "predictions", "references", "message"),
+    [
+        ("f1_micro", [1, 0], [1, 0], r"predictions: got shape \(2,\) .*; pass 1 for each label and 0 for the others"),
+        ("f1", [[1, 0]], [[1, 0]], r"predictions: got shape \(1, 2\) .*; pass one number for each sample in both, sh"),
+        (
+            "accuracy",
+            [[1, 0]],
+            [1, 0],
+            "pass one number for each sample .*, or with several labels at once 1 for each",
+        ),
+        ("accuracy", [[0.6, 0.2]], [[1, 0]], r"predictions: got 0.6 for a label; pass 0 or 1, e.g. \(logits > 0\)"),
+        ("f1_macro", [[1, 0]], [[0, 0]], "references: the 1 labels give no label to any text, so f1_macro is not def"),
+    ],
+)
+def test_what_is_no_label_set_is_refused(metric: str, predictions: list, references: list, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        compute_score(metric, predictions=predictions, references=references)
+
+
+def test_a_metric_must_fit_the_kind_of_labels() -> None:
+    check_classes("f1_macro", 3, multi_label=True)
+    with pytest.raises(
+        ValueError, match="metric: f1 compares one class .* several; pass accuracy or f1_micro or f1_m"
+    ):
+        check_classes("f1", 2, multi_label=True)
+    with pytest.raises(
+        ValueError, match="metric: f1_micro is for several labels .* predicts one; pass accuracy or f1 or ma"
+    ):
+        check_classes("f1_micro", 3)

@@ -71,7 +71,7 @@ def test_a_metric_may_be_given_by_name(by_hand: ExitTrace) -> None:
     assert tradeoff_curve(by_hand, "accuracy", [0.7, 0.45]) == tradeoff_curve(by_hand, ACCURACY, [0.7, 0.45])
     assert layer_scores(by_hand, "f1") == {2: 0.0, 3: 0.5, 6: pytest.approx(2 / 3)}
     assert oracle_bound(by_hand, "accuracy") == oracle_bound(by_hand, ACCURACY)
-    with pytest.raises(ValueError, match="metric: got 'acc'; choose accuracy, f1, .* or spearmanr"):
+    with pytest.raises(ValueError, match="metric: got 'acc'; choose accuracy, f1, .* or f1_macro"):
         layer_scores(by_hand, "acc")
 
 

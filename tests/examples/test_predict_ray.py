@@ -222,3 +222,19 @@ def test_without_ray_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ImportError, match=r"ray: not installed; run pip install adaexit_hf\[ray\]"):
         runpy.run_path(str(EXAMPLES / "predict_ray.py"))
+
+
+def test_several_labels_at_once_are_lists(example, checkpoint, start, tmp_path) -> None:
+    model = new_model("deebert", id2label=dict(enumerate(NAMES)), problem_type="multi_label_classification")
+    for exit in model.exits:
+        exit.classifier.bias.data = example.torch.tensor([9.0, -9.0, 9.0])
+    model.save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(start).save_pretrained(tmp_path / "model")
+    example.pq.write_table(example.pa.table(rows_of(0, 3)), tmp_path / "a.parquet")
+    options = Namespace(
+        model_name_or_path=str(tmp_path / "model"), text_columns=["first"], prefix="", exit_threshold=None,
+        batch_tokens=None, cpus_per_worker=1, gpus_per_worker=0,
+    )  # fmt: skip
+    piece = {"file": str(tmp_path / "a.parquet"), "group": 0, "start": 0, "rows": 3}
+    table = example.Predictor(options)({name: np.array(value) for name, value in piece.items()})
+    assert table["label"].to_pylist() == [["low", "high"]] * 3

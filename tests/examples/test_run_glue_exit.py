@@ -127,6 +127,20 @@ def test_floats_make_it_a_regression(flags):
     }
 
 
+@pytest.mark.parametrize("method", ["berxit", "fastbert", "plain"])
+def test_several_labels_at_once_are_trained_and_scored(flags, tmp_path, method):
+    for name, rows in (("train", 16), ("dev", 8)):
+        texts = ("very good film", "bad book", "good")
+        lines = (f"{texts[row % 3]},{row % 2},{row % 3 // 2}\n" for row in range(rows))
+        (tmp_path / f"{name}.csv").write_text("text,good,short\n" + "".join(lines))
+    files = ["--train_file", f"{tmp_path}/train.csv", "--validation_file", f"{tmp_path}/dev.csv"]
+    out = flags(*files, "--text_columns", "text", "--label_columns", "good", "short", "--method", method, data=False)
+    config = AutoModelForSequenceClassification.from_pretrained(out).config
+    assert (config.problem_type, config.id2label) == ("multi_label_classification", {0: "good", 1: "short"})
+    scores = json.loads((out / "metrics.json").read_text())["results"]["validation"]["full_depth"]
+    assert list(scores) == ["f1_micro", "f1_macro", "accuracy"]
+
+
 def test_settings_may_come_from_a_file(start, tmp_path, monkeypatch):
     settings = {
         "model_name_or_path": start, "method": "deebert", "output_dir": str(tmp_path / "out"), "max_steps": 1,

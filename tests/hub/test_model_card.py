@@ -3,6 +3,8 @@
 import math
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -144,6 +146,24 @@ def test_regression_has_no_labels() -> None:
     text = build_model_card(model, NAME, dataset=CardDataset("my texts")).text
     assert "It predicts one number" in text
     assert "LABEL_0" not in text
+
+
+def test_several_labels_at_once_are_named_and_used() -> None:
+    model = build("berxit", problem_type="multi_label_classification", exit_threshold=0.9)
+    metrics = {"validation": {"at_threshold": {"f1_micro": 0.8, "f1_macro": 0.7, "accuracy": 0.5}}}
+    card = build_model_card(model, NAME, metrics=metrics, dataset=CardDataset("my texts"))
+    assert "It predicts none, one or several of `LABEL_0`, `LABEL_1`, `LABEL_2`" in card.text
+    assert "a text is as ready as its least sure label, which is a rule of adaexit_hf" in card.text
+    assert f'pipeline("text-classification", model="{NAME}", top_k=None)' in card.text
+    assert [row[2] for row in table_under(card, "split | texts")] == ["micro F1", "macro F1", "accuracy"]
+    assert card.data.metrics == ["f1", "accuracy"]
+    code = card.text.split("output = model(**batch)\n")[1].split("print(")[0]
+    answers: dict[str, Any] = {
+        "model": model,
+        "output": SimpleNamespace(logits=torch.tensor([[1.0, -1.0, 2.0], [-1.0, -1.0, -1.0]])),
+    }
+    exec(code, answers)
+    assert answers["predictions"] == [["LABEL_0", "LABEL_2"], []]
 
 
 def test_special_characters_keep_the_table_whole() -> None:

@@ -301,3 +301,10 @@ def test_without_captum_the_error_says_what_to_install(monkeypatch: pytest.Monke
     for call in (explain, layer_conductance):
         with pytest.raises(ImportError, match=r"need captum.* pip install adaexit_hf\[interpret\]"):
             call(model, rows_of(model))
+
+
+def test_several_labels_at_once_are_refused() -> None:
+    model = build("deebert", problem_type="multi_label_classification")
+    for function in (explain, layer_conductance):
+        with pytest.raises(ValueError, match="model: predicts several labels at once .*, and explanations are of one"):
+            function(model, [{"input_ids": [1, 5, 2]}])

@@ -52,14 +52,6 @@ def test_regression_is_refused_where_it_is_not_defined(method: str) -> None:
         config_class(method)(num_labels=1)
 
 
-@every_method
-def test_multi_label_is_refused(method: str) -> None:
-    with pytest.raises(
-        ValueError, match="problem_type: 'multi_label_classification' is not supported, since .* num_labels >= 2"
-    ):
-        config_class(method)(num_labels=3, problem_type="multi_label_classification")
-
-
 def test_regression_with_several_labels_is_refused() -> None:
     with pytest.raises(ValueError, match="num_labels: got 3 with problem_type='regression'; pass num_labels=1"):
         BerxitConfig(num_labels=3, problem_type="regression")

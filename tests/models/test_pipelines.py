@@ -97,6 +97,17 @@ def test_a_regression_gives_the_number_and_exits_early(logged: list[str]) -> Non
     assert logged == []
 
 
+def test_several_labels_at_once_give_a_probability_each(logged: list[str]) -> None:
+    model = exiting("deebert", problem_type="multi_label_classification")
+    for task in ("text-classification", OWN):
+        found = pipeline(task, model=model, tokenizer=new_tokenizer())(TEXTS, top_k=None)
+        for text, answer in zip(TEXTS, found, strict=True):
+            logits = model(**new_tokenizer()(text, return_tensors="pt")).logits[0]
+            names = {label["label"]: label["score"] for label in answer}
+            close([[names[f"LABEL_{index}"] for index in range(3)]], [logits.sigmoid().tolist()])
+    assert logged == []
+
+
 @pytest.mark.parametrize("method", CLASSES)
 def test_ours_gives_exit_layers_and_scores(method: str, logged: list[str]) -> None:
     model = exiting(method)

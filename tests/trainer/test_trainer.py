@@ -156,6 +156,51 @@ def test_exits_that_all_answer_the_same_are_reported(
     assert model.training
 
 
+def several(**labels: Any) -> list[dict[str, Any]]:
+    """Rows with three labels at once."""
+    rows = [row | {"label": [float(row["label"] == 0), 1.0, float(row["label"] < 2)]} for row in texts()]
+    return [row | labels for row in rows]
+
+
+@pytest.mark.parametrize("method", ["fastbert", "berxit"])
+def test_several_labels_at_once_are_trained_and_evaluated(method: str, tmp_path: Path) -> None:
+    model = new_model(method, problem_type="multi_label_classification")
+    found = []
+
+    def compute_metrics(result: Any) -> dict[str, float]:
+        found.append((result.predictions.shape, result.label_ids.tolist()))
+        return {}
+
+    options = {"eval_dataset": several(), "compute_metrics": compute_metrics}
+    trainer = new_trainer(model, tmp_path, rows=several(), trainer_options=options, max_steps=2, logging_steps=1)
+    trainer.train()
+    assert {f"exit_{layer}_loss" for layer in model.config.exit_layers} <= trainer.state.log_history[0].keys()
+    trainer.evaluate()
+    assert found == [((24, 3), [row["label"] for row in several()])]
+
+
+def test_a_label_that_is_neither_0_nor_1_is_refused_with_its_row(tmp_path: Path) -> None:
+    rows = several()
+    rows[5] = rows[5] | {"label": [0.0, 0.5, 1.0]}
+    model = new_model("deebert", problem_type="multi_label_classification")
+    with pytest.raises(ValueError, match="train_dataset, row 5: labels: got 0.5 with problem_type"):
+        new_trainer(model, tmp_path, rows=rows, max_steps=1).train()
+
+
+@pytest.mark.parametrize(("bias", "answer"), [([1e3, -1e3, 1e3], "bad, good"), ([-1e3] * 3, "no label")])
+def test_exits_that_all_give_the_same_label_set_are_reported(
+    bias: list[float], answer: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("transformers", "adaexit_hf"):
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
+    names = {0: "bad", 1: "fair", 2: "good"}
+    model = new_model("deebert", id2label=names, problem_type="multi_label_classification")
+    for classifier in model.classifiers:
+        classifier.bias.data = torch.tensor(bias)
+    new_trainer(model, tmp_path, rows=several(), trainer_options={"eval_dataset": several()}, max_steps=1).train()
+    assert f"all exits answer '{answer}' to each of the first evaluation texts" in caplog.text
+
+
 def test_an_output_folder_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="output_dir: got '.*/file/out', but no file can be written"):

@@ -243,6 +243,40 @@ def test_the_slider_computes_what_the_trace_says(browser: Any, tmp_path: Path, l
         assert [int(count) for count in counts] == [int((layers == layer).sum()) for layer in trace.exit_layers]
 
 
+def several(samples: int = 20, **facts: Any) -> ExitTrace:
+    """A trace of three labels at once."""
+    made, generator = made_trace(3, samples), torch.Generator().manual_seed(1)
+    truth = torch.randint(2, (samples, 3), generator=generator)
+    return dataclasses.replace(made, labels=truth, multi_label=True, **facts)
+
+
+def test_label_sets_are_texts_of_zeros_and_ones() -> None:
+    data = embedded(build_report(several(), metric="f1_micro").page)
+    assert data["label_sets"] and len(data["truth"][0]) == len(data["methods"][0]["answers"][0][0]) == 3
+    assert data["truth"] == ["".join(map(str, row)) for row in several().known_labels().tolist()]
+    with pytest.raises(ValueError, match="metric: got 'f1' for 3 labels at once; pass accuracy or f1_micro or f1_mac"):
+        build_report(several(), metric="f1")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("metric", ["accuracy", "f1_micro", "f1_macro"])
+def test_the_page_scores_label_sets_as_the_trace_does(browser: Any, tmp_path: Path, metric: str) -> None:
+    trace = several()
+    trace.logits[3, 1] = NAN
+    path = write_report(trace, tmp_path / "report.html", metric=metric, thresholds=0.5)
+    page = opened(browser, path)
+    with pytest.warns(RuntimeWarning, match="not finite"):
+        expected = list(layer_scores(trace, metric).values())
+    assert page.evaluate("data.methods[0].layer_scores") == pytest.approx(expected)
+    answers, _ = trace.at(0.5)
+    row = page.locator("#table tbody tr").first.locator("td")
+    names = [", ".join(name for name, flag in zip("abc", flags, strict=True) if flag) or "none"
+             for flags in (trace.known_labels()[0].tolist(), (answers[0] > 0).tolist())]  # fmt: skip
+    assert [row.nth(2).inner_text(), row.nth(3).inner_text()[:-2]] == names
+    given = page.locator("#confusion tbody tr td:nth-child(2)").all_inner_texts()
+    assert list(map(int, given)) == trace.known_labels().sum(dim=0).tolist()
+
+
 NAN = float("nan")
 
 

@@ -38,6 +38,17 @@ function ranks(values) {
   return ranked;
 }
 
+// Of label sets, texts such as "101": for each label how often it is both given and predicted, and the sum of how often
+// it is given and how often it is predicted; null if no label is given to any sample.
+function labelCounts(answers, truth) {
+  if (!truth.some((set) => set.includes("1"))) return null;
+  return [...truth[0]].map((_, label) => {
+    let right = 0, total = 0;
+    answers.forEach((answer, i) => { const said = answer[label] === "1", given = truth[i][label] === "1"; right += said && given; total += said + given; });
+    return { right, total };
+  });
+}
+
 // The same as compute_score in Python; null where that raises an error or returns NaN.
 const METRICS = {
   accuracy: (answers, truth) => mean(answers.map((answer, i) => answer === truth[i] ? 1 : 0)),
@@ -57,11 +68,21 @@ const METRICS = {
   }),
   pearson: whereDefined(correlation),
   spearmanr: whereDefined((answers, truth) => correlation(ranks(answers), ranks(truth))),
+  f1_micro: (answers, truth) => {
+    const counts = labelCounts(answers, truth), sum = (name) => counts.reduce((total, count) => total + count[name], 0);
+    return counts && 2 * sum("right") / sum("total");
+  },
+  f1_macro: (answers, truth) => {
+    const counts = labelCounts(answers, truth);
+    return counts && mean(counts.map(({ right, total }) => total ? 2 * right / total : 0));
+  },
 };
 
-// A class predicted from logits that are not finite (null) counts as wrong, as in `scored_answers` in Python.
+// A class predicted from logits that are not finite (null) counts as wrong, and a label set as wrong in every label, as
+// in `scored_answers` in Python.
+const wrongFor = (truth) => data.label_sets ? [...truth].map((flag) => flag === "1" ? "0" : "1").join("") : (truth + 1) % data.labels.length;
 const scoreOf = (answers) => METRICS[data.metric](data.labels === null ? answers : answers.map((answer, i) =>
-  answer === null ? (data.truth[i] + 1) % data.labels.length : answer), data.truth);
+  answer === null ? wrongFor(data.truth[i]) : answer), data.truth);
 
 const meanFlops = (method, exits) => mean(exits.map((exit, sample) => method.flops.costs[method.flops.which[sample]][exit]));
 

@@ -15,7 +15,9 @@ function make(name, attributes = {}, ...children) {
 const percent = (value, digits = 1) => value === null ? "not defined" : (100 * value).toFixed(digits) + " %";
 const number = (value) => value === null ? "none" : Array.isArray(value) ? value.map(number).join(", ") : Number(value.toPrecision(5)).toString();
 const thresholdName = (threshold) => threshold === null ? "full depth" : number(threshold);
-const className = (value) => value === null ? "not finite" : data.labels ? data.labels[value] : Number(value.toFixed(3)).toString();
+const setName = (set) => data.labels.filter((_, label) => set[label] === "1").join(", ") || "none";
+const className = (value) => value === null ? "not finite" : data.label_sets ? setName(value) :
+  data.labels ? data.labels[value] : Number(value.toFixed(3)).toString();
 const id = (index, what) => `m${index}-${what}`;
 
 function drawCurves() {
@@ -171,6 +173,18 @@ function fillConfusion(samples, now) {
   const table = document.getElementById("confusion");
   table.parentElement.hidden = !data.labels || data.labels.length > 20;
   if (table.parentElement.hidden) return;
+  if (data.label_sets) {
+    const has = (set, label) => set !== null && set[label] === "1";
+    const heads = ["label", "given", "predicted", "both"];
+    table.replaceChildren(
+      make("caption", {}, "Labels of the samples below: how often each is given, predicted, and both."),
+      make("thead", {}, make("tr", {}, ...heads.map((name, k) => make("th", { scope: "col", class: k ? "" : "name" }, name)))),
+      make("tbody", {}, ...data.labels.map((name, label) => make("tr", {}, make("th", { scope: "row", class: "name" }, name),
+        make("td", {}, samples.filter((i) => has(data.truth[i], label)).length),
+        make("td", {}, samples.filter((i) => has(now.answers[i], label)).length),
+        make("td", { class: "right" }, samples.filter((i) => has(data.truth[i], label) && has(now.answers[i], label)).length)))));
+    return;
+  }
   const count = (truth, answer) => samples.filter((i) => data.truth[i] === truth && now.answers[i] === answer).length;
   table.replaceChildren(
     make("caption", {}, "Confusion matrix of the samples below: rows are labels, columns are predictions."),
