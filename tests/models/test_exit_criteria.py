@@ -84,7 +84,9 @@ def test_early_exit_is_what_the_trace_predicts(method: str, criterion: str) -> N
     trace = trace_of(model, inputs)
     if criterion in CRITERIA:
         answers = trace.exit_logits.tolist()
-        naive = [COUNTS[criterion](row) if criterion in COUNTS else list(map(NAIVE[criterion], row)) for row in answers]
+        naive = [
+            COUNTS[criterion](row) if criterion in COUNTS else list(map(NAIVE[criterion], row)) for row in answers
+        ]
         torch.testing.assert_close(trace.exit_scores, torch.tensor(naive).float(), atol=1e-5, rtol=1e-5)
     low, high = model.config.threshold_bounds
     between = thresholds_between(trace, 2)
