@@ -119,7 +119,8 @@ def test_one_layer_for_all_is_the_shallowest_that_is_good_enough(max_drop, layer
 
 
 def test_one_layer_for_all_where_full_depth_has_no_score():
-    trace = ExitTrace(torch.full((2, 1, 1), math.nan), torch.zeros(2, 1), torch.zeros(2), (1,), "lt")
+    logits = torch.tensor([[1.0, math.nan], [2.0, math.nan]])[..., None]
+    trace = ExitTrace(logits, torch.zeros(2, 2), torch.tensor([1.0, 2.0]), (1, 2), "lt")
     with (
         pytest.warns(RuntimeWarning, match="not finite"),
         pytest.raises(ValueError, match="trace: the score at full depth is nan"),

@@ -22,7 +22,7 @@ from adaexit_hf.evaluation.curves import mean_curve
 from adaexit_hf.evaluation.summary import results_at_threshold
 from adaexit_hf.evaluation.thresholds import spread_thresholds
 from adaexit_hf.evaluation.trace import predictions
-from adaexit_hf.evaluation.tradeoff import layer_scores, oracle_bound
+from adaexit_hf.evaluation.tradeoff import layer_scores, oracle_bound, oracle_exits
 from adaexit_hf.models import EarlyExitForSequenceClassification
 from adaexit_hf.models.padded_batches import padded_batch
 
