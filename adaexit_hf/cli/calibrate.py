@@ -26,7 +26,7 @@ class CalibrationOptions(DataArguments, LoadOptions):
     exit_criterion: str | None = field(
         default=None,
         metadata={
-            "help": "Change to this exit criterion, e.g. layer: one exit for all texts, the best there is for "
+            "help": "Change to this exit criterion, e.g. layer: one exit for all texts, which is hard to beat for "
             "regression. Default: that of the checkpoint."
         },
     )

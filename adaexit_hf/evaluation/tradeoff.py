@@ -208,8 +208,8 @@ def layer_scores(trace: ExitTrace, metric: MetricLike) -> dict[int, float]:
 def choose_layer(trace: ExitTrace, metric: MetricLike, max_drop: float = 0.01) -> int:
     """Choose one exit layer for all samples: the shallowest one whose score is close enough to that of full depth.
 
-    A model leaves there with `exit_criterion="layer"` and this number as `exit_threshold`. For regression no readiness
-    score that was measured is better than this; see docs/thresholds.md.
+    A model leaves there with `exit_criterion="layer"` and this number as `exit_threshold`. A readiness score is worth
+    using where it is better than this, which for regression is seldom; see docs/thresholds.md.
 
     Args:
         trace: Trace with labels, of any exit criterion.

@@ -71,11 +71,9 @@ def test_the_pages_in_the_repository_are_up_to_date(tmp_path):
     files = [path for name in ("comparison", "results_by_method") if (path := RESULTS / f"{name}.jsonl").exists()]
     texts = []
     for path in files:
-        copies = [Path(shutil.copy(page, tmp_path)) for page in pages]
+        copies, rows = [Path(shutil.copy(page, tmp_path)) for page in pages], list(whole_lines(path))
         for copy in copies:
-            results_page.write_table(
-                copy, by_method(list(results_page.by_encoder(list(whole_lines(path))).values())[0])
-            )
+            results_page.write_table(copy, by_method(next(iter(results_page.by_encoder(rows).values()))))
         texts.append([copy.read_text() for copy in copies])
     for page, possible in zip(pages, zip(*texts, strict=True), strict=True):
         assert page.read_text() in possible, f"{page}: run the command in benchmarks/results_page.py"
