@@ -416,14 +416,18 @@ def commands() -> str:
 
 
 @pytest.mark.slow
-def test_a_real_run(start, tmp_path):
-    columns = {"text": ["a good film", "very bad film"] * 10, "label": [1, 0] * 10}
+def test_a_real_run(start, tmp_path, monkeypatch):
+    monkeypatch.setattr(compare_methods, "PAPER", "")  # the recipe is no part of this test
+    columns = {"text": ["a good film", "very bad film"] * 40, "label": [1, 0] * 40}
     for split in ("train", "test"):
         (tmp_path / "trec").mkdir(exist_ok=True)
         datasets.Dataset.from_dict(columns).to_parquet(tmp_path / "trec" / f"{split}-0.parquet")
-    arguments = flags(tmp_path, names=("trec",), methods=("limit-2",), seeds=1)
+    arguments = flags(tmp_path, names=("trec",), methods=("pabee",), seeds=1)
     arguments[arguments.index("some/encoder")] = start
     assert main([*arguments, "--data_root", str(tmp_path), "--", "--max_steps", "1", "--use_cpu"]) == 0
     (row,) = read_results(tmp_path / "results.jsonl").values()
-    assert {split: result["samples"] for split, result in row["results"].items()} == {"validation": 2, "test": 20}
-    assert row["results"]["test"]["mean_exit_layer"] == 2
+    assert {split: result["samples"] for split, result in row["results"].items()} == {"validation": 8, "test": 80}
+    assert len(row["results"]["validation"]["cross_fitted_thresholds"]) == 2
+    assert row["training"]["optimizer_steps"] == 1 and row["bytes"] > 10_000
+    assert {point["max_layers"] for point in row["points"]["test"] if "max_layers" in point} <= {1, 2, 3}
+    assert row["other_curves"]["test"][-1][0] is None  # full depth
