@@ -1,21 +1,33 @@
 """Train methods on data sets with several seeds, and print tables of their scores and layers saved.
 
     python benchmarks/compare_methods.py --datasets mrpc rte trec stsb \
-        --methods plain limit-3 deebert berxit dact-bert \
+        --methods plain static-3 deebert berxit dact-bert recommended \
         --model_name_or_path sentence-transformers/all-MiniLM-L6-v2 --exit_pooling mean --seeds 3 \
         --results results.jsonl --jobs 2 -- --bf16 --use_cpu
+
+`--grid full` in place of `--datasets`, `--methods` and `--seeds` is everything: nine data sets, all methods with the
+paper's and with the recommended head, models with one exit after several numbers of layers, five seeds. It is meant
+for a GPU.
 
 Every cell (data set, method, seed) is one run of `run_glue_exit.py` in a separate process, and one line in the results
 file. The same command continues a stopped comparison: cells with a line of the same settings are not run again. Flags
 after `--` are passed to every run and replace the settings below. `-` in a table means that the method is not defined
 for the data set.
 
-Besides the methods of the package there are:
+Methods are run as their papers describe them (`--recipe paper`). Besides them there are:
 
+- `recommended`: the recommended recipe, and `METHOD+head`: a paper's method with the recommended head;
 - `plain`: Transformers' classifier without exits;
 - `limit-K`: the same with only the first K layers;
 - `layerdrop`: the same, trained so that any number of layers can be kept;
-- `static-K`: the first K layers with one exit, which pools like the methods (`--exit_pooling`).
+- `static-K`: the first K layers with one exit, trained with the recommended head and learning rates; `static-K+paper`
+  has BERxiT's.
+
+`--exit_head NAME` gives all methods with exits, and `static-K`, the same head.
+
+A line has the results on every split; on validation each half of the rows is answered with a threshold that was chosen
+on the other half. `points` are such results for several losses allowed and numbers of layers (on other splits with
+the threshold chosen on all validation rows), `other_curves` the trade-off curves of those splits.
 
 `'berxit:{"fine_tuning": "joint"}'` is a method with other settings, and `plain@distilbert/distilbert-base-uncased` is
 a method on another encoder. For depths by reconstruction, `'depth-adaptive:{"depth_source": "reconstruction"}'`, first
@@ -25,6 +37,7 @@ train a masked language model on each data set's texts (`depths_by_reconstructio
 """
 
 import argparse
+import functools
 import hashlib
 import itertools
 import json
@@ -45,10 +58,12 @@ from typing import Any, NamedTuple
 
 import torch
 from comparison_tables import figures, is_regression, tables
-from transformers import BertConfig
+from transformers import AutoConfig, BertConfig
 
-from adaexit_hf import METHODS
+from adaexit_hf import METHODS, ExitTrace, choose_threshold, choose_within, cross_fitted, tradeoff_curve
 from adaexit_hf.data.tasks import TASKS
+from adaexit_hf.evaluation.metrics import compute_score
+from adaexit_hf.evaluation.trace import scored_predictions
 
 JOB = Path(__file__).parents[1] / "examples" / "run_glue_exit.py"
 CONFIGS = {name: model.config_class for name, model in METHODS.items()}
@@ -76,6 +91,13 @@ HUB = {
     "trec": "--dataset_name CogComp/trec --dataset_revision refs/convert/parquet --label_column coarse_label",
 }
 DATASETS = sorted({*TASKS, *HUB})
+# What --grid full runs, besides static-K.
+GRID_DATASETS = ["mrpc", "rte", "sst2", "trec", "stsb", "sick", "cola", "mr", "imdb"]
+GRID_SEEDS = 5
+STATIC = {6: (2, 3, 4, 6), 12: (3, 4, 6, 8, 12)}  # by the number of layers of the encoder
+# Losses allowed for which a line has results, relative to full depth.
+MAX_DROPS = (0.005, 0.01, 0.02, 0.05)
+CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")  # what makes one CPU several times as fast as another
 
 
 class Variant(NamedTuple):
@@ -95,16 +117,17 @@ class Variant(NamedTuple):
 
 
 # Methods that are not run with their default settings.
+PAPER, RECOMMENDED = "--recipe paper", "--recipe recommended"
 VARIANTS = {
     "plain": Variant("plain"),
     "layerdrop": Variant("plain", flags="--layer_drop 0.2"),
+    "recommended": Variant("berxit", flags=RECOMMENDED),
     "dact-bert": Variant("dact-bert", {"halting_bias": 0, "ponder_cost": 0.005}),
     "deebert": Variant("deebert", flags='--stage_overrides {"exits":{"learning_rate":1e-3}}'),
     # Ten times the learning rate of the teacher, as in the authors' script.
     "fastbert": Variant("fastbert", flags='--stage_overrides {"distil":{"learning_rate":5e-4}}'),
     "right-tool": Variant("right-tool", flags="--calibrate"),
     "berxit-joint": Variant("berxit", {"fine_tuning": "joint"}),
-    # A possibly better default, which is not from a paper; see benchmarks/RESULTS.md.
     "berxit-exits-1e-3": Variant("berxit", flags="--exits_learning_rate 1e-3"),
 }
 
@@ -156,30 +179,46 @@ def grouped(tokens: Iterable[str]) -> Flags:
     return flags
 
 
-def variant_of(name: str, exit_pooling: str | None = None) -> Variant:
+def variant_of(name: str, exit_pooling: str | None = None, exit_head: str | None = None) -> Variant:
     """How to run a method, from its name in `--methods`.
 
     >>> variant_of("limit-3@some/encoder")
     Variant(method='plain', config={'num_hidden_layers': 3}, flags='', encoder='some/encoder')
     >>> variant_of("static-3", exit_pooling="mean").config
     {'num_hidden_layers': 3, 'exit_layers': [3], 'fine_tuning': 'joint', 'exit_pooling': 'mean'}
-    >>> variant_of('berxit:{"fine_tuning": "joint"}', exit_pooling="mean").config
-    {'exit_pooling': 'mean', 'fine_tuning': 'joint'}
+    >>> [variant_of(name).flags for name in ("static-3", "static-3+paper", "pabee", "pabee+head")]
+    ['--recipe recommended', '--recipe paper', '--recipe paper', '--recipe recommended']
+    >>> variant_of('berxit:{"fine_tuning": "joint"}', exit_pooling="mean", exit_head="dense").config
+    {'exit_pooling': 'mean', 'exit_head': 'dense', 'fine_tuning': 'joint'}
     """
     row, _, config = name.partition(":")
-    base, _, encoder = row.partition("@")
+    full, _, encoder = row.partition("@")
+    base, _, addition = full.partition("+")
     fixed = re.fullmatch(r"(limit|static)-([1-9]\d*)", base)
+    static = fixed is not None and fixed[1] == "static"
     if fixed:
         layers = int(fixed[2])
-        one_exit = {"exit_layers": [layers], "fine_tuning": "joint"} if fixed[1] == "static" else {}
-        variant = Variant("berxit" if one_exit else "plain", {"num_hidden_layers": layers} | one_exit)
+        one_exit = {"exit_layers": [layers], "fine_tuning": "joint"} if static else {}
+        variant = Variant("berxit" if static else "plain", {"num_hidden_layers": layers} | one_exit)
     elif base in {*VARIANTS, *CONFIGS}:
         variant = VARIANTS.get(base, Variant(base))
     else:
         names = ", ".join(sorted({*VARIANTS, *CONFIGS}))
         raise ValueError(f"methods: got '{base}'; choose from {names}, limit-3, static-3")
-    pooling = {"exit_pooling": exit_pooling} if exit_pooling and variant.method != "plain" else {}
-    return variant._replace(config=variant.config | pooling | json.loads(config or "{}"), encoder=encoder or None)
+    if addition and (
+        variant.method == "plain" or "--recipe" in variant.flags or addition != ("paper" if static else "head")
+    ):
+        raise ValueError(
+            f"methods: got '{full}'; write +head after a paper's method with exits, +paper after static-3"
+        )
+    with_exits = {}
+    if variant.method != "plain":
+        if "--recipe" not in variant.flags:
+            recipe = RECOMMENDED if addition == "head" or static and not addition else PAPER
+            variant = variant._replace(flags=f"{recipe} {variant.flags}".strip())
+        with_exits = {"exit_pooling": exit_pooling, "exit_head": exit_head}
+    settings = {key: value for key, value in with_exits.items() if value}
+    return variant._replace(config=variant.config | settings | json.loads(config or "{}"), encoder=encoder or None)
 
 
 def applies(variant: Variant, dataset: str) -> bool:
@@ -191,26 +230,38 @@ def applies(variant: Variant, dataset: str) -> bool:
     Raises:
         ValueError: The settings are invalid for every data set.
     """
-    if variant.method == "plain":
-        return True
-    config = dict(variant.config)
+    return variant.method == "plain" or _defined(variant.method, json.dumps(variant.config), is_regression(dataset))
+
+
+@functools.cache  # a grid asks hundreds of times
+def _defined(method: str, settings: str, regression: bool) -> bool:
+    config = json.loads(settings)
     depths = [config["exit_layers"][-1]] if config.get("exit_layers") else []
     depths += [len(value) for value in config.values() if isinstance(value, list)]  # one number per exit
     encoder = BertConfig(num_hidden_layers=config.pop("num_hidden_layers", None) or (depths or [12])[0])
 
     def config_error(num_labels: int) -> Exception | None:
         try:
-            CONFIGS[variant.method](encoder, num_labels=num_labels, **config)
+            CONFIGS[method](encoder, num_labels=num_labels, **config)
         except (TypeError, ValueError) as error:
             return error
         return None
 
-    if is_regression(dataset) and config_error(1) is None:
+    if regression and config_error(1) is None:
         return True
     error = config_error(2)
     if error is not None:
-        raise ValueError(f"methods: {variant.method} with {json.dumps(variant.config)}: {error}")
-    return not is_regression(dataset)
+        raise ValueError(f"methods: {method} with {settings}: {error}")
+    return not regression
+
+
+def static_depths(depth: int) -> tuple[int, ...]:
+    """The numbers of layers of the models with one exit that a full comparison has.
+
+    >>> static_depths(6), static_depths(3)
+    ((2, 3, 4, 6), (1, 2, 3))
+    """
+    return STATIC.get(depth, tuple(range(1, depth + 1)))
 
 
 def by_reconstruction(variant: Variant) -> bool:
@@ -230,7 +281,7 @@ def cells_of(options: argparse.Namespace, run_flags: Sequence[str] = ()) -> list
     """All runs of the comparison, seed by seed, so that a stopped comparison has results for every method."""
     cells = []
     for seed, dataset, name in itertools.product(range(options.seeds), options.datasets, options.methods):
-        variant = variant_of(name, options.exit_pooling)
+        variant = variant_of(name, options.exit_pooling, options.exit_head)
         if applies(variant, dataset):
             flags = grouped(
                 [*RECIPE.split(), *DATA_RECIPE.get(dataset, "").split(), *variant.flags.split(), *run_flags]
@@ -276,12 +327,46 @@ def append_line(path: Path, row: dict[str, Any]) -> None:
         os.fsync(file.fileno())
 
 
-def machine(threads: str) -> dict[str, str]:
-    """Processor, threads and GPU."""
-    info = Path("/proc/cpuinfo")
-    processor = re.search(r"^model name\s*: (.+)$", info.read_text() if info.exists() else "", flags=re.MULTILINE)
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    return {"processor": processor[1] if processor else platform.processor(), "threads": threads, "gpu": gpu}
+def machine(threads: str) -> dict[str, Any]:
+    """Processor with those of its instructions that matter for speed, threads and GPU."""
+    path = Path("/proc/cpuinfo")
+    info = path.read_text() if path.exists() else ""
+    processor, flags = (re.search(rf"^{name}\s*: (.+)$", info, flags=re.MULTILINE) for name in ("model name", "flags"))
+    return {
+        "processor": processor[1] if processor else platform.processor(),
+        "cpu_flags": [flag for flag in CPU_FLAGS if flags and flag in flags[1].split()],
+        "threads": threads,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+    }
+
+
+def points_of(traces: dict[str, ExitTrace], metric: str) -> dict[str, list[dict[str, Any]]]:
+    """Score and layers by split, for several losses allowed and for every whole number of mean layers.
+
+    On the first split, the thresholds of each half are chosen on its other half; on other splits, on the first split.
+    A point is left out where no threshold runs so few layers, or where the metric is not defined.
+    """
+    (first, validation), *others = traces.items()
+    points: dict[str, list[dict[str, Any]]] = {split: [] for split in traces}
+    curve = tradeoff_curve(validation, metric)
+    budgets = [{"max_layers": layers} for layers in range(1, validation.depth + 1)]
+    for rule in [{"max_drop": drop} for drop in MAX_DROPS] + budgets:
+        try:
+            honest = cross_fitted(validation, [metric], **rule)
+        except ValueError:
+            continue
+        chosen = (choose_within if "max_layers" in rule else choose_threshold)(curve, **rule).threshold
+        points[first].append(
+            rule | {"score": honest.scores[metric], "mean_layers": honest.mean_layers, "thresholds": honest.thresholds}
+        )
+        for split, trace in others:
+            logits, layers = trace.at(chosen)
+            labels = trace.known_labels()
+            score = compute_score(metric, predictions=scored_predictions(logits, labels), references=labels)
+            points[split].append(
+                rule | {"score": score, "mean_layers": layers.double().mean().item(), "thresholds": [chosen]}
+            )
+    return points
 
 
 class Run:
@@ -290,7 +375,10 @@ class Run:
     def __init__(self, cell: Cell, work_dir: Path | None, threads: str) -> None:
         self.cell, self.threads, self.start = cell, threads, time.monotonic()
         self.folder = Path(tempfile.mkdtemp(prefix="cell-", dir=work_dir))
+        places = grouped(cell.places)
+        self.traces = Path(*places.get("--save_traces", [self.folder / "traces"]))
         command = [sys.executable, str(JOB), *cell.settings, *cell.places, "--output_dir", str(self.folder / "out")]
+        command += [] if "--save_traces" in places else ["--save_traces", str(self.traces)]
         environment = os.environ | {"OMP_NUM_THREADS": threads}
         with (self.folder / "log").open("w") as log:
             self.process = subprocess.Popen(
@@ -302,11 +390,23 @@ class Run:
         files = [self.folder / "out" / name for name in ("metrics.json", "curve.json")]
         if self.process.returncode != 0 or not all(path.exists() for path in files):
             return None
-        results, curve = json.loads(files[0].read_text())["results"], json.loads(files[1].read_text())
+        summary, curve = json.loads(files[0].read_text()), json.loads(files[1].read_text())
+        results = summary["results"]
+        metric = next(iter(next(iter(results.values()))["full_depth"]))
+        traces = {split: ExitTrace.load(self.traces / f"{split}.safetensors") for split in results}
+        several = len(next(iter(traces.values())).exit_layers) > 1
         return self.cell._asdict() | {
-            "metric": next(iter(next(iter(results.values()))["full_depth"])),
+            "metric": metric,
             "results": results,
             "curve": curve,
+            "other_curves": {
+                split: [point[:4] for point in tradeoff_curve(trace, metric)]
+                for split, trace in list(traces.items())[1:]
+                if several
+            },
+            "points": points_of(traces, metric) if several else {},
+            "training": summary["training"],
+            "bytes": sum(path.stat().st_size for path in (self.folder / "out").glob("*.safetensors")),
             "seconds": round(time.monotonic() - self.start, 1),
             "versions": {name: version(name) for name in ("torch", "transformers", "adaexit_hf")},
             "machine": machine(self.threads),
@@ -360,6 +460,17 @@ def finish(run: Run, results: Path) -> str:
     return f"{scores}, {row['seconds']:.0f} s"
 
 
+def grid_methods(depth: int) -> list[str]:
+    """All methods of a full comparison on an encoder with this number of layers, those that matter most first.
+
+    >>> grid_methods(6)[:6]
+    ['plain', 'recommended', 'static-2', 'static-3', 'static-4', 'static-6']
+    """
+    static = [f"static-{layers}" for layers in static_depths(depth)]
+    heads = [f"{method}+head" for method in CONFIGS]
+    return ["plain", "recommended", *static, *CONFIGS, *heads]
+
+
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The options of this script, and the flags after `--` for every run."""
     own_arguments, run_flags = list(arguments), []
@@ -367,15 +478,17 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         separator = own_arguments.index("--")
         own_arguments, run_flags = own_arguments[:separator], own_arguments[separator + 1 :]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--datasets", nargs="+", required=True, choices=DATASETS, metavar="NAME", help=str(DATASETS))
-    parser.add_argument("--methods", nargs="+", required=True, help="Methods to compare, the rows of the tables.")
-    parser.add_argument("--seeds", type=int, default=3, help="Number of seeds: 0, 1, 2, ...")
+    parser.add_argument("--grid", choices=["full"], help="Run everything; replaces the next three options.")
+    parser.add_argument("--datasets", nargs="+", choices=DATASETS, metavar="NAME", help=str(DATASETS))
+    parser.add_argument("--methods", nargs="+", help="Methods to compare, the rows of the tables.")
+    parser.add_argument("--seeds", type=int, help="Number of seeds: 0, 1, 2, ... Default: 3.")
     parser.add_argument("--model_name_or_path", required=True, help="Hub name or folder of the encoder.")
     parser.add_argument("--results", type=Path, required=True, help="JSON lines file with one line per finished run.")
     parser.add_argument("--data_root", help="Local data: a folder with glue/ (like nyu-mll/glue) and trec/, mr/, ...")
     parser.add_argument("--token_depths", help="For depths by reconstruction: folder with mrpc/masked-lm/, ...")
     parser.add_argument("--traces", help="Folder to save the traces of all runs.")
     parser.add_argument("--exit_pooling", choices=["first", "mean"], help="Pooling of every method with exits.")
+    parser.add_argument("--exit_head", help="Head of every method with exits, in place of that of its recipe.")
     parser.add_argument("--jobs", type=int, default=1, help="Number of simultaneous runs.")
     parser.add_argument(
         "--work_dir", type=Path, help="Folder for the models of unfinished runs. Default: a temporary folder."
@@ -391,9 +504,20 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "--dataset_name",
         "--save_traces",
     }
+    given = [name for name in ("datasets", "methods", "seeds") if getattr(options, name) is not None]
+    if options.grid and given:
+        parser.error(
+            f"{given[0]}: got {getattr(options, given[0])} with --grid {options.grid}, which sets it; leave it out"
+        )
+    if options.grid:
+        depth = AutoConfig.from_pretrained(options.model_name_or_path).num_hidden_layers
+        options.datasets, options.methods, options.seeds = GRID_DATASETS, grid_methods(depth), GRID_SEEDS
+    if not (options.datasets and options.methods):
+        parser.error("datasets, methods: missing; pass both, or --grid full")
+    options.seeds = 3 if options.seeds is None else options.seeds
     try:
         for name, dataset in itertools.product(options.methods, options.datasets):
-            variant = variant_of(name, options.exit_pooling)
+            variant = variant_of(name, options.exit_pooling, options.exit_head)
             applies(variant, dataset)
             if by_reconstruction(variant) and not options.token_depths:
                 raise ValueError(f"token_depths: missing; '{name}' needs the folder with the masked language models")

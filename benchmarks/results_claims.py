@@ -4,7 +4,7 @@ import itertools
 import statistics
 from collections.abc import Callable, Sequence
 
-from comparison_tables import figures, interval, is_regression, markdown, measured, seeds_if_few
+from comparison_tables import interval, is_regression, markdown, measured, seeds_if_few
 from results_figures import (
     OURS,
     PAPERS,
@@ -12,18 +12,15 @@ from results_figures import (
     Runs,
     above,
     above_at_points,
-    area,
     curve_of,
     datasets_of,
     fixed_layers,
-    full_score,
-    score_after_three_layers,
 )
 
 # How the classifiers of each method are trained.
 TRAINED = {
     "deebert": "two-stage, exits at 1e-3", "fastbert": "two-stage, distilled at 5e-4", "berxit-joint": "joint",
-    "berxit": "alternating", OURS: "alternating, exits at 1e-3", "right-tool": "joint",
+    "berxit": "alternating", OURS: "the recommended recipe", "right-tool": "joint",
     "pabee": "joint, weighted by depth", "layerdrop": "no exits, LayerDrop 0.2, cut here",
 }  # fmt: skip
 
@@ -58,42 +55,6 @@ def compared(values: Sequence[float]) -> str:
     if len(values) < 3:
         return f"{statistics.fmean(values):.2f}{seeds_if_few(values)}" if values else ""
     return f"{measured(values, 2)}, {verdict(values)}"
-
-
-def better_default(runs: Runs) -> list[str]:
-    """Compare the area of our training settings with that of the best method of the papers and with BERxiT."""
-    lines = []
-    for share, share_text in ((1 / 3, "a third"), (1 / 2, "half")):
-        body, gains = [], []
-        for dataset in datasets_of(runs):
-            gains_over = {method: area_gains(runs, dataset, method, share) for method in PAPERS}
-            seeds = max(map(len, gains_over.values()))
-            comparable = [method for method in PAPERS if len(gains_over[method]) == seeds > 0]
-            if comparable:
-                best = min(comparable, key=lambda method: statistics.fmean(gains_over[method]))
-                gains.append(gains_over[best])
-                cells = [compared(gains_over[best]), compared(gains_over["berxit"])]
-                body.append([dataset, str(len(comparable)), best, *cells])
-        best_head = f"best of them, from {share_text} of the layers"
-        head = ["data set", "methods compared", best_head, "ours minus best", "ours minus BERxiT"]
-        verdicts = [verdict(values) for values in gains]
-        higher, lower, neither = (verdicts.count(name) for name in ("higher", "lower", "no difference seen"))
-        higher_mean = sum(statistics.fmean(values) > 0 for values in gains)
-        conclusion = (
-            f"Ours compared with the best of the papers' methods: higher on {higher} data sets, lower on {lower}, no "
-            f"difference seen on {neither}; its mean is higher on {higher_mean} of {len(gains)}."
-        )
-        lines += [*markdown(head, body), "", conclusion, ""] if body else []
-    return lines[:-1]
-
-
-def area_gains(runs: Runs, dataset: str, method: str, share: float) -> list[float]:
-    """By how much our area is larger than that of a method, from a fraction of the layers to all, for every seed."""
-    return differences(
-        runs.get((dataset, OURS), []),
-        runs.get((dataset, method), []),
-        lambda row: area(row, share * figures(row)["validation"].depth),
-    )
 
 
 def fine_tuning(runs: Runs) -> list[str]:
@@ -144,6 +105,12 @@ def regression(runs: Runs) -> list[str]:
     return markdown(["data set", "compared with", "points above"], body)
 
 
+def above_one_exit(runs: Runs, dataset: str, method: str) -> list[float]:
+    """Points by which a method's curve lies above the same model with one exit for all texts, by seed."""
+    compare = above_at_points if method == "pabee" else above
+    return [compare(curve_of(row), fixed_layers(row)) for row in runs.get((dataset, method), []) if curve_of(row)]
+
+
 def against_fixed_layers(runs: Runs) -> list[str]:
     """Compare deciding per text with one exit for all texts of the same model."""
     body = []
@@ -151,31 +118,46 @@ def against_fixed_layers(runs: Runs) -> list[str]:
     for method in [*PAPERS, OURS]:
         cells = []
         for dataset in datasets:
-            compare = above_at_points if method == "pabee" else above
-            values = [
-                compare(curve_of(row), fixed_layers(row)) for row in runs.get((dataset, method), []) if curve_of(row)
-            ]
-            cells.append(compared(values))
+            cells.append(compared(above_one_exit(runs, dataset, method)))
         if any(cells):
             body.append([method, *cells])
     return markdown(["method", *datasets], body)
 
 
-def against_static(runs: Runs) -> list[str]:
-    """Compare early exit with separately trained models with one exit, of three layers and of all layers."""
-    body, datasets = [], datasets_of(runs)
-    for static, depth_text, score in (
-        ("static-3", "after three layers", score_after_three_layers),
-        ("static-6", "full depth", full_score),
-    ):
-        for method in [*PAPERS, OURS]:
-            cells = [
-                compared(differences(runs.get((dataset, method), []), runs.get((dataset, static), []), score))
-                for dataset in datasets
-            ]
-            if any(cells):
-                body.append([f"{method} minus {static}, {depth_text}", *cells])
-    return markdown(["points", *datasets], body)
+def claims(runs: Runs) -> list[str]:
+    """The claims that a difference between two methods decides, and on how many data sets it does."""
+
+    def exit_gains(first: str, second: str, index: int) -> list[Sequence[float]]:
+        return [
+            differences(
+                runs.get((dataset, first), []),
+                runs.get((dataset, second), []),
+                lambda row: 100 * fixed_layers(row)[index].score,
+            )
+            for dataset in datasets_of(runs)
+        ]
+
+    def per_text(method: str) -> list[Sequence[float]]:
+        return [above_one_exit(runs, dataset, method) for dataset in datasets_of(runs)]
+
+    made = [
+        (
+            "two-stage is better than alternating at the last layer (BERxiT, Figs. 2, 3)",
+            exit_gains("deebert", "berxit", -1),
+        ),
+        ("joint is better than alternating in the first layer", exit_gains("berxit-joint", "berxit", 0)),
+        *(
+            (f"{method}: deciding per text is better than one exit for all", per_text(method))
+            for method in (*PAPERS, OURS)
+        ),
+    ]
+    body = []
+    for claim, gains in made:
+        each = [found for values in gains if (found := verdict(values))]
+        if each:
+            counts = [each.count(name) for name in ("higher", "lower", "no difference seen")]
+            body.append([claim, *map(str, counts)])
+    return markdown(["claim", "confirmed on", "the contrary on", "no difference seen on"], body)
 
 
-OF_RUNS = (better_default, fine_tuning, regression, against_fixed_layers, against_static)
+OF_RUNS = (claims, fine_tuning, regression, against_fixed_layers)

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from compare_methods import grouped
+from compare_methods import GRID_DATASETS, grouped
 from comparison_tables import Row, figures
 
 from adaexit_hf.evaluation.curves import CurvePoint, MeanPoint, Point, area_under_curve, areas_between, score_at
@@ -14,16 +14,18 @@ Runs = Mapping[tuple[str, str], Sequence[Row]]  # one line per seed, by (data se
 
 # The order in tables and figures; other methods follow after these.
 METHODS = [
-    "plain", "limit-3", "layerdrop", "static-6", "static-3", "deebert", "berxit", "dact-bert", "pabee", "fastbert",
-    "right-tool", "depth-adaptive", "berxit-joint", "berxit-exits-1e-3",
+    "plain", "limit-3", "layerdrop", "static-12", "static-8", "static-6", "static-4", "static-3", "static-2",
+    "recommended", "deebert", "berxit", "dact-bert", "pabee", "fastbert", "right-tool", "depth-adaptive",
+    "berxit-joint", "berxit-exits-1e-3",
 ]  # fmt: skip
 NAMES = {
     "deebert": "DeeBERT", "berxit": "BERxiT", "dact-bert": "DACT-BERT", "pabee": "PABEE", "fastbert": "FastBERT",
-    "right-tool": "Right Tool", "depth-adaptive": "Depth-Adaptive", "berxit-exits-1e-3": "BERxiT, exits 1e-3",
+    "right-tool": "Right Tool", "depth-adaptive": "Depth-Adaptive", "recommended": "recommended",
 }  # fmt: skip
-OURS = "berxit-exits-1e-3"
+OURS = "recommended"
 PAPERS = [method for method in NAMES if method != OURS]
-DATASETS = ["mrpc", "rte", "sst2", "trec", "stsb", "sick", "cola", "mr", "imdb"]
+# Names in tables, which may have more rows than a figure has lines.
+ROWS = NAMES | {"berxit-exits-1e-3": "BERxiT, exits 1e-3"}
 
 
 def in_order(names: Sequence[str], order: Sequence[str]) -> list[str]:
@@ -38,12 +40,17 @@ def in_order(names: Sequence[str], order: Sequence[str]) -> list[str]:
 def names_of(runs: Runs) -> tuple[list[str], list[str]]:
     """The data sets and the methods of the runs, in order."""
     datasets, methods = (list(dict.fromkeys(names)) for names in zip(*runs, strict=True))
-    return in_order(datasets, DATASETS), in_order(methods, METHODS)
+    return in_order(datasets, GRID_DATASETS), in_order(methods, METHODS)
 
 
 def datasets_of(runs: Runs) -> list[str]:
     """The data sets of the runs, in order."""
     return names_of(runs)[0]
+
+
+def depth_of(runs: Runs) -> int:
+    """The number of layers of the encoder."""
+    return max(figures(row)["validation"].depth for rows in runs.values() for row in rows)
 
 
 def by_method(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
@@ -98,18 +105,6 @@ def area(row: Row, start: float) -> float | None:
 def full_score(row: Row) -> float:
     """The full-depth validation score, in percent."""
     return 100 * figures(row)["validation"].full
-
-
-def score_after_three_layers(row: Row) -> float | None:
-    """The score, in percent, at a mean of three layers; None if the curve has no points near three layers.
-
-    For a model with three layers it is the full-depth score.
-    """
-    curve, run = curve_of(row), figures(row)["validation"]
-    if run.layer == run.depth == 3:
-        return full_score(row)
-    sides = [any(low <= point.mean_layers <= high for point in curve) for low, high in ((2.5, 3), (3, 3.5))]
-    return 100 * score_at(curve, 3) if all(sides) else None
 
 
 def above(first: Sequence[Point], second: Sequence[Point]) -> float:

@@ -1,12 +1,13 @@
 r"""Write benchmarks/RESULTS.md and its figures from the recorded runs of `compare_methods.py`.
 
-    python benchmarks/results_page.py benchmarks/comparison.jsonl --speed benchmarks/inference_speed.jsonl \
+    python benchmarks/results_page.py benchmarks/results_by_method.jsonl --speed benchmarks/inference_speed.jsonl \
         --pages README.md docs/results.md model_cards/[a-z]*.md
 
 Every number and every verdict on the page is computed from the lines of these files, so run the command again when
-there are more lines. The text around the tables is in results_template.md. RESULTS.md and the figures are written to
-the folder of the results file. Methods are compared by seed: they differ if the 95 % interval of their differences
-(Student's t) excludes zero.
+there are more lines; what was not run is empty. The text around the tables is in results_template.md. RESULTS.md and
+the figures are written to the folder of the results file. If there are runs of several encoders, RESULTS.md is that of
+the one with the most lines, and each other encoder has a page named after it. Methods are compared by seed: they
+differ if the 95 % interval of their differences (Student's t) excludes zero.
 """
 
 import argparse
@@ -14,16 +15,19 @@ import json
 import shlex
 import statistics
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from string import Template
 
 import results_claims as claims
+import results_first as first
 import results_savings as savings
 from compare_methods import applies, variant_of, whole_lines
 from comparison_tables import LEGEND, figures, markdown, measured, seeds_if_few, tables
 from matplotlib import rc_context
-from results_figures import NAMES, Row, Runs, area, by_method, curve_of, names_of
+from matplotlib.figure import Figure
+from results_figures import NAMES, ROWS, Row, Runs, area, by_method, curve_of, depth_of, names_of
 
 from adaexit_hf.evaluation.curves import Point, mean_curve
 from adaexit_hf.visualization.figures import comparison_figure
@@ -32,7 +36,7 @@ MARK = "<!-- written by benchmarks/results_page.py -->"
 SHOWN = 0.15  # figures show scores down to this much below the best
 # The part of the summary that README.md shows; docs/results.md shows all of it.
 README_DATASETS = ("trec", "mrpc", "stsb")
-README_METHODS = ("static-6", "static-3", *NAMES)
+README_METHODS = ("static-6", "static-3", *ROWS)
 TEMPLATE = Path(__file__).with_name("results_template.md")
 
 
@@ -40,10 +44,7 @@ def setting(rows: Sequence[Row]) -> list[str]:
     """Lines with encoder, seeds, hours, machines and versions."""
     models = sorted({row["model"] for row in rows})
     versions = sorted({", ".join(f"{name} {number}" for name, number in row["versions"].items()) for row in rows})
-    machines = sorted(
-        {f"{row['machine']['processor']} ({row['machine']['threads']} threads per run), GPU: {row['machine']['gpu']}"
-         for row in rows}
-    )  # fmt: skip
+    machines = sorted({machine_of(row) for row in rows})
     seconds = [row["seconds"] for row in rows if row["seconds"]]  # not recorded in early lines
     return [
         f"- Encoder: {', '.join(models)}.",
@@ -52,6 +53,13 @@ def setting(rows: Sequence[Row]) -> list[str]:
         f"- Machine: {'; '.join(machines)}.",
         f"- Versions: {'; '.join(versions)}.",
     ]
+
+
+def machine_of(row: Row) -> str:
+    """The machine of a run in words."""
+    machine = row["machine"]
+    flags = "".join(f"{flag}, " for flag in machine.get("cpu_flags", []))  # not recorded in early lines
+    return f"{machine['processor']} ({flags}{machine['threads']} threads per run), GPU: {machine['gpu']}"
 
 
 def areas(runs: Runs, share: float) -> list[str]:
@@ -69,7 +77,7 @@ def areas(runs: Runs, share: float) -> list[str]:
             else:
                 cells.append(measured(values, 1) + seeds_if_few(values) if values else "")
         if any(cells):
-            body.append([NAMES.get(method, method), *cells])
+            body.append([ROWS.get(method, method), *cells])
     return markdown(["method", *datasets], body)
 
 
@@ -89,7 +97,7 @@ def summary(runs: Runs, only_datasets: Sequence[str] = (), only_methods: Sequenc
     }
     body = []
     for method in methods:
-        if method not in NAMES and has_exits(method):  # a variant that only one section of the page needs
+        if method not in ROWS and has_exits(method):  # a variant that only one section of the page needs
             continue
         cells = []
         for dataset in datasets:
@@ -104,7 +112,7 @@ def summary(runs: Runs, only_datasets: Sequence[str] = (), only_methods: Sequenc
                 f" -> {100 * exits:.1f}, {layer:.2f}" if has_exits(method) else f", {layer:.0f}"
             )
             cells.append(score + seeds_if_few(validation))
-        body.append([NAMES.get(method, method), *cells])
+        body.append([ROWS.get(method, method), *cells])
     return markdown(["method", *[f"{dataset} ({metrics[dataset]})" for dataset in datasets]], body)
 
 
@@ -165,7 +173,13 @@ def write_table(page: Path, runs: Runs) -> None:
     page.write_text(MARK.join(parts))
 
 
-def draw(runs: Runs, folder: Path) -> list[str]:
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure, the same bytes whenever it is drawn."""
+    with rc_context({"svg.hashsalt": path.name}):  # without it the names inside the file are random
+        figure.savefig(path, metadata={"Date": None})
+
+
+def draw(runs: Runs, folder: Path, prefix: str) -> list[str]:
     """Draw one figure per data set, and return the lines of the page that show them."""
     datasets, methods = names_of(runs)
     lines = []
@@ -183,7 +197,7 @@ def draw(runs: Runs, folder: Path) -> list[str]:
                 fixed[method] = (validation[0].layer, statistics.fmean(run.full for run in validation))
         rows = [row for method in methods for row in runs.get((dataset, method), [])]
         metric, depth = rows[0]["metric"], max(figures(row)["validation"].depth for row in rows)
-        picture = f"results_{dataset}.svg"
+        picture = f"{prefix}_{dataset}.svg"
         scores = [point.score for curve in curves.values() for point in curve]
         lowest = max(scores) - SHOWN
         cut = (
@@ -192,8 +206,7 @@ def draw(runs: Runs, folder: Path) -> list[str]:
         figure = comparison_figure(
             curves, metric, depth, fixed, f"{dataset}, validation, mean of seeds", lowest if cut else None
         )
-        with rc_context({"svg.hashsalt": picture}):  # without it the names inside the file are random
-            figure.savefig(folder / picture, metadata={"Date": None})
+        save(figure, folder / picture)
         lines += [
             f"![{metric} over layers run on {dataset}, one line per method]({picture})",
             "",
@@ -204,8 +217,18 @@ def draw(runs: Runs, folder: Path) -> list[str]:
     return lines
 
 
-def page(runs: Runs, speed: Sequence[Row], folder: Path) -> str:
-    """The text of the page; its figures are written to the folder."""
+def chart(runs: Runs, folder: Path, prefix: str) -> list[str]:
+    """Draw what is lost at half of the layers, and return the line of the page that shows it."""
+    figure = first.chart(runs)
+    if figure is None:
+        return [first.NOTHING]
+    picture = f"{prefix}_half_of_the_layers.svg"
+    save(figure, folder / picture)
+    return [f"![What each method loses at half of the layers, per data set; the numbers are in the table]({picture})"]
+
+
+def page(runs: Runs, speed: Sequence[Row], folder: Path, prefix: str = "results") -> str:
+    """The text of the page; its figures, whose names start with the prefix, are written to the folder."""
     datasets, methods = names_of(runs)
     rows = [row for rows in runs.values() for row in rows]
     seeds = sorted({row["seed"] for row in rows})
@@ -218,27 +241,57 @@ def page(runs: Runs, speed: Sequence[Row], folder: Path) -> str:
     lines = tables(keys, by_key).removeprefix(LEGEND).strip().splitlines()
     # A line that is no table row is the title of a table.
     with_titles = [line if line.startswith("|") or not line else f"### {line[:1].upper()}{line[1:]}" for line in lines]
+    model = next(row["model"] for row in rows if "@" not in row["method"])
     command = [
-        f"python benchmarks/compare_methods.py --datasets {' '.join(datasets)} --seeds 3 --jobs 2 \\",
+        f"python benchmarks/compare_methods.py --datasets {' '.join(datasets)} --seeds {len(seeds)} --jobs 2 \\",
         f"    --methods {shlex.join(methods)} \\",
-        "    --model_name_or_path sentence-transformers/all-MiniLM-L6-v2 --exit_pooling mean \\",
-        "    --results benchmarks/comparison.jsonl -- --bf16 --use_cpu  # runs what is missing",
-        "python benchmarks/results_page.py benchmarks/comparison.jsonl --speed benchmarks/inference_speed.jsonl \\",
-        "    --pages README.md docs/results.md model_cards/[a-z]*.md",
+        f"    --model_name_or_path {model} --exit_pooling mean \\",
+        "    --results benchmarks/results_by_method.jsonl -- --bf16 --use_cpu  # runs what is missing",
+        "# On a GPU: nine data sets, all methods, five seeds; the same command continues what was stopped.",
+        f"python benchmarks/compare_methods.py --grid full --model_name_or_path {model} --exit_pooling mean \\",
+        "    --results benchmarks/results_by_method.jsonl -- --bf16",
+        "python benchmarks/results_page.py benchmarks/results_by_method.jsonl \\",
+        "    --speed benchmarks/inference_speed.jsonl --pages README.md docs/results.md model_cards/[a-z]*.md",
     ]
     parts = {
+        "layers": [str(depth_of(runs))],
+        "chart": chart(runs, folder, prefix),
         "setting": setting(rows),
         "command": command,
         "legend": [f"{LEGEND[:1].upper()}{LEGEND[1:]}"],
         "tables": with_titles,
-        "pictures": draw(runs, folder),
+        "pictures": draw(runs, folder, prefix),
         "areas_from_a_third": areas(runs, 1 / 3),
         "areas_from_half": areas(runs, 1 / 2),
         "saving_on_the_clock": savings.saving_on_the_clock(speed),
         "heads": savings.heads(),
     }
-    parts |= {claim.__name__: claim(runs) for claim in (*claims.OF_RUNS, *savings.OF_RUNS)}
-    return Template(TEMPLATE.read_text()).substitute({name: "\n".join(lines) for name, lines in parts.items()})
+    parts |= {claim.__name__: claim(runs) for claim in (*first.OF_RUNS, *claims.OF_RUNS, *savings.OF_RUNS)}
+    texts = {name: first.NOTHING if is_empty(lines) else "\n".join(lines) for name, lines in parts.items()}
+    return Template(TEMPLATE.read_text()).substitute(texts)
+
+
+def is_empty(lines: Sequence[str]) -> bool:
+    """Whether there is nothing, or nothing but the heads of tables.
+
+    >>> is_empty(markdown(["a"], [])), is_empty(markdown(["a"], [["1"]])), is_empty([])
+    (True, False, True)
+    """
+    tables_of = "\n".join(lines).split("\n\n")
+    return all(not part.strip() or part.startswith("|") and part.count("\n") == 1 for part in tables_of)
+
+
+def by_encoder(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Lines by the encoder that methods are compared on, the one with the most lines first.
+
+    Single rows of other encoders (`plain@distilbert/distilbert-base-uncased`) belong to the first.
+    """
+    compared = Counter(row["model"] for row in rows if "@" not in row["method"])
+    encoders = [model for model, _ in compared.most_common()]
+    return {
+        encoder: [row for row in rows if row["model"] == encoder or (place == 0 and "@" in row["method"])]
+        for place, encoder in enumerate(encoders)
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -263,22 +316,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     speed = [json.loads(line) for line in options.speed.read_text().splitlines()] if options.speed else []
     if not rows:
         parser.error(f"{options.results}: has no results; run compare_methods.py --results {options.results}")
-    encoders = {row["model"] for row in rows if "@" not in row["method"]}
-    if len(encoders) > 1:
-        parser.error(
-            f"{options.results}: has runs of the encoders {', '.join(sorted(encoders))}; pass a file with runs of one "
-            "encoder, since a page compares methods on one encoder"
-        )
     folder = options.output or options.results.parent
     folder.mkdir(parents=True, exist_ok=True)
-    runs = by_method(rows)
-    left_out = len(rows) - sum(map(len, runs.values()))
-    if left_out:
-        print(f"{left_out} lines of earlier training settings left out", file=sys.stderr)
-    (folder / "RESULTS.md").write_text(page(runs, speed, folder).rstrip() + "\n")
-    for path in options.pages:
-        write_table(path, runs)
-    print(folder / "RESULTS.md")
+    for place, (encoder, lines) in enumerate(by_encoder(rows).items()):
+        runs, name = by_method(lines), encoder.split("/")[-1]
+        left_out = len(lines) - sum(map(len, runs.values()))
+        if left_out:
+            print(f"{left_out} lines of earlier training settings left out", file=sys.stderr)
+        file, prefix = (f"RESULTS_{name}.md", f"results_{name}") if place else ("RESULTS.md", "results")
+        (folder / file).write_text(page(runs, speed, folder, prefix).rstrip() + "\n")
+        for path in [] if place else options.pages:
+            write_table(path, runs)
+        print(folder / file)
     return 0
 
 

@@ -5,10 +5,10 @@ import itertools
 import statistics
 from collections.abc import Sequence
 
-from compare_methods import variant_of
+from compare_methods import GRID_DATASETS, variant_of
 from comparison_tables import figures, markdown, measured
 from results_claims import compared, differences
-from results_figures import DATASETS, OURS, PAPERS, Row, Runs, curve_of, datasets_of, full_score, validation_of
+from results_figures import OURS, PAPERS, Row, Runs, curve_of, datasets_of, full_score, validation_of
 from transformers import BertConfig
 
 from adaexit_hf import METHODS
@@ -111,7 +111,7 @@ def ponder_costs(runs: Runs) -> list[str]:
             cells = [measured(values, digits) if values else "" for digits, values in columns]
             body.append([dataset, f"{variant.config['ponder_cost']:g}", str(len(rows)), *cells])
     head = ["data set", "ponder cost", "seeds", "full depth", "layers, threshold 0", "with exits", "layers with exits"]
-    costs = markdown(head, sorted(body, key=lambda cells: (DATASETS.index(cells[0]), float(cells[1]))))
+    costs = markdown(head, sorted(body, key=lambda cells: (GRID_DATASETS.index(cells[0]), float(cells[1]))))
     return [*costs, "", *one_setting(runs)]
 
 

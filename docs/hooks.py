@@ -23,7 +23,7 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).parent.parent
 # README.md is the first page.
 OUTSIDE = (
-    "README.md", "CHANGELOG.md", "model_cards/*.md", "benchmarks/RESULTS.md", "benchmarks/*.svg", "benchmarks/*.png",
+    "README.md", "CHANGELOG.md", "model_cards/*.md", "benchmarks/RESULTS*.md", "benchmarks/*.svg", "benchmarks/*.png",
 )  # fmt: skip
 FENCE = re.compile(r"^( *)(```|~~~).*?^\1\2 *$", flags=re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"(!?)\[((?:[^][]|\[[^][]*\])*)\]\(([^)\s]+)\)")

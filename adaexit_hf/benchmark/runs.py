@@ -17,7 +17,7 @@ from ..data.batches_by_length import groups
 from ..inference.prediction import predict
 from ..models import EarlyExitForSequenceClassification
 from ..models.encoder_layers import family_of
-from ..models.exit_criteria import entropy, first_ready
+from ..models.exit_criteria import counted, entropy, first_ready
 from ..models.exit_heads import ExitFeatures, ExitHead
 from ..models.modeling_early_exit import EarlyExitOutput
 from ..models.padded_batches import full_depth, padded_batch
@@ -122,8 +122,8 @@ def expected_outputs(
     if plan is not None and depths.tolist() != plan:
         raise AnswersDifferError("full depth: texts exit at other layers than planned")
     tolerance = TOLERANCE[model.dtype]
-    # Patience is a whole number, which rounding does not change.
-    slack = 0.0 if model.config.exit_criterion == "patience" else tolerance
+    # A count is a whole number, which rounding does not change.
+    slack = 0.0 if counted(model.config.exit_criterion) else tolerance
     close = ((scores - torch.tensor(thresholds)).abs() < slack)[:, :-1]
     reached = torch.arange(close.shape[1]) <= chosen[:, None]
     tolerance *= max(1.0, logits.abs().max().item())

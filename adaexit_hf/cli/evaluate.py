@@ -11,6 +11,7 @@ import torch
 from ..data.tasks import Labels, check_columns, check_labels, labels_of, tokenize
 from ..evaluation.bootstrap import UndefinedResamplesError, bootstrap_samples
 from ..evaluation.collect import collect_trace
+from ..evaluation.cross_fit import CrossFitted, cross_fitted
 from ..evaluation.curves import CurvePoint
 from ..evaluation.metrics import compute_score
 from ..evaluation.summary import results_at_threshold
@@ -174,6 +175,32 @@ def evaluate(options: EvaluationOptions, positionals: Any) -> None:
     datasets_by_split, _, metrics = labelled_splits(model, tokenizer, options)
     traces = trace_splits(model, datasets_by_split, options.batch_size)
     print_json(results_with_intervals(traces, metrics, model.config.exit_threshold, options.for_card().name))
+
+
+def honest_scores(
+    command: str, trace: ExitTrace, metrics: tuple[str, ...], max_drop: float, also: Sequence[float] = ()
+) -> CrossFitted | None:
+    """The scores on the rows on which the threshold is chosen, of thresholds that were chosen on the other half.
+
+    Args:
+        command: Name of the command, for the message.
+        trace: Trace of the rows on which the threshold is chosen.
+        metrics: Names of the metrics.
+        max_drop: As for `choose_threshold`.
+        also: As for `cross_fitted`.
+
+    Returns:
+        The scores; None, with a message on stderr, if a metric is not defined on a half of the rows.
+    """
+    try:
+        return cross_fitted(trace, metrics, max_drop, also=also)
+    except ValueError as error:
+        print(
+            f"adaexit {command}: scores with exits are those on the rows on which the threshold was chosen, which are "
+            f"better than on other rows, since these rows have no halves to choose and to score on: {error}",
+            file=sys.stderr,
+        )
+        return None
 
 
 def tell_of_choice(command: str, trace: ExitTrace, threshold: float | list[float] | None) -> None:

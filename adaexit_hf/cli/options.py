@@ -37,13 +37,16 @@ class ModelOptions(LoadOptions):
     )
 
 
-def load(checkpoint: str, options: LoadOptions, exit_threshold: float | None = None) -> tuple[Any, Any]:
+def load(
+    checkpoint: str, options: LoadOptions, exit_threshold: float | None = None, exit_criterion: str | None = None
+) -> tuple[Any, Any]:
     """Load a checkpoint for inference.
 
     Args:
         checkpoint: Local folder or Hub name.
         options: Flags for loading it.
         exit_threshold: Exit threshold to use. Default: None, the one saved with the checkpoint.
+        exit_criterion: Exit criterion to use; there is no threshold then. Default: None, the one of the checkpoint.
 
     Returns:
         The model, in eval mode on its device, and its tokenizer.
@@ -69,9 +72,10 @@ def load(checkpoint: str, options: LoadOptions, exit_threshold: float | None = N
         raise ValueError(f"device: got '{device}', but torch finds no GPU; pass cpu")
     if exit_threshold is not None:
         config.thresholds(exit_threshold)  # raises if it is invalid, before the weights are loaded
+    other = {} if exit_criterion is None else {"exit_criterion": exit_criterion, "exit_threshold": None}
     try:
         model, loading_info = AutoModelForSequenceClassification.from_pretrained(
-            checkpoint, dtype=options.dtype, revision=options.revision, output_loading_info=True
+            checkpoint, dtype=options.dtype, revision=options.revision, output_loading_info=True, **other
         )
     except SafetensorError as error:
         raise ValueError(

@@ -27,6 +27,8 @@ def print_results(results: dict[str, Any], metric: str) -> None:
     for split, result in results.items():
         full_depth, with_exits = result["full_depth"], result["at_threshold"]
         print(f"\n{split}, {result['samples']} samples: mean exit layer {result['mean_exit_layer']:.2f}")
+        if "cross_fitted_thresholds" in result:
+            print("  with exits: each half of the rows with a threshold that was chosen on the other half")
         for name in full_depth:
             interval = result.get("intervals", {}).get(name)
             interval_text = (

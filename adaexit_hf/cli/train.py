@@ -15,14 +15,19 @@ floats for regression. Several labels at once are a column with lists of classes
 '{"num_hidden_layers": 3}'. With `--layer_drop 0.2` its curve has one point for each number of evenly spaced layers
 that are kept, and the threshold is this number; the saved model has all layers.
 
+The threshold is chosen on the validation split. The scores with exits that are reported there are cross-fitted: each
+half of the rows is answered with a threshold that was chosen on the other half.
+
 `--calibrate` fits one temperature per exit on half of the validation split, the same half for every seed. The
-threshold is still chosen on the whole validation split, so that all methods choose on the same rows.
+threshold is still chosen on the whole validation split, so that all methods choose on the same rows. The labels of the
+first half then have also been used for the temperatures, which cross-fitting does not undo.
 
 The output folder contains the model with its threshold, `metrics.json` and `curve.json`.
 """
 
 import json
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass, field, fields
@@ -61,7 +66,7 @@ from ..trainer.training_args import EarlyExitTrainingArguments
 from ..utils.files import check_writable
 from ..utils.spelling import did_you_mean
 from .data_arguments import DataArguments, evaluation_splits, first_rows, load_splits, reserve_validation
-from .evaluate import tell_of_choice
+from .evaluate import honest_scores, tell_of_choice
 from .parser import CommandParser
 from .printing import print_curve, print_results
 
@@ -407,7 +412,9 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         resume = get_last_checkpoint(training.output_dir)
     options: dict[str, Any] = {"stage": arguments.stage} if arguments.stage else {}
     with redirect_stdout(sys.stderr):  # for what Transformers logs
-        trainer.train(resume_from_checkpoint=True if resume in ("True", "true") else resume, **options)
+        start = time.monotonic()
+        trained = trainer.train(resume_from_checkpoint=True if resume in ("True", "true") else resume, **options)
+        cost = {"seconds": round(time.monotonic() - start, 1), "optimizer_steps": trained.global_step}
 
     if dropping:
         dropping.remove()
@@ -426,23 +433,31 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
             for name, trace in traces.items():
                 trace.save(Path(arguments.save_traces, f"{name}.safetensors"))
         validation = traces[evaluation[0]]
-        thresholds = validation.scores[0, :-1].tolist() if dropping else spread_thresholds(validation)
+        also = []
         if arguments.method != "plain" and isinstance(trainer.model.config.exit_threshold, float):
-            thresholds.append(trainer.model.config.exit_threshold)  # the method's default, e.g. 0 of DACT-BERT
-        curve = tradeoff_curve(validation, metrics[0], thresholds)
+            also = [trainer.model.config.exit_threshold]  # the method's default, e.g. 0 of DACT-BERT
+        curve = tradeoff_curve(validation, metrics[0], [*spread_thresholds(validation), *also])
         chosen = choose_threshold(curve, arguments.max_drop).threshold
         if arguments.method != "plain":
             trainer.model.config.exit_threshold = chosen
         dataset = arguments.for_card()
+        several = len(validation.exit_layers) > 1
+        honest = honest_scores("train", validation, metrics, arguments.max_drop, also) if several else None
         results = {
-            name: results_at_threshold(trace, metrics, chosen, {"name": dataset.name, "split": name})
+            name: results_at_threshold(
+                trace,
+                metrics,
+                chosen,
+                {"name": dataset.name, "split": name},
+                honest if name == evaluation[0] else None,
+            )
             for name, trace in traces.items()
         }
         tell_of_choice("train", validation, chosen)
         print_curve(curve, f"{evaluation[0]} {metrics[0]}", chosen)
         print_results(results, metrics[0])
         summary = {"settings": arguments.published(), "seed": training.seed, "dataset": dataset._asdict()}
-        summary |= {"results": results}
+        summary |= {"training": cost, "results": results}
         write_results(Path(training.output_dir), summary, curve)
     trainer.accelerator.wait_for_everyone()
     trainer.save_model(_internal_call=True)  # a public call would push the model before its card is written

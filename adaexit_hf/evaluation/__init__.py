@@ -2,14 +2,16 @@
 
 from .bootstrap import Interval, bootstrap_samples, bootstrap_seeds
 from .collect import collect_trace
+from .cross_fit import CrossFitted, cross_fitted
 from .curves import CurvePoint, MeanPoint, PairwiseAreas, area_under_curve, areas_between, mean_curve, score_at
 from .flops import flops_per_exit
 from .later_answers import GoneOn, had_they_gone_on
 from .metrics import METRICS, Metric, compute_score
-from .thresholds import choose_threshold
+from .thresholds import choose_threshold, choose_within
 from .trace import ExitTrace
 from .tradeoff import (
     OracleBound,
+    choose_layer,
     exit_histogram,
     expected_saving,
     layer_scores,
@@ -20,6 +22,7 @@ from .tradeoff import (
 
 __all__ = [
     "METRICS",
+    "CrossFitted",
     "CurvePoint",
     "ExitTrace",
     "GoneOn",
@@ -32,9 +35,12 @@ __all__ = [
     "areas_between",
     "bootstrap_samples",
     "bootstrap_seeds",
+    "choose_layer",
     "choose_threshold",
+    "choose_within",
     "collect_trace",
     "compute_score",
+    "cross_fitted",
     "exit_histogram",
     "expected_saving",
     "flops_per_exit",

@@ -10,10 +10,11 @@ import torch
 
 from ..utils.files import replace_text, without_nan
 from ..version import __version__
+from .cross_fit import CrossFitted
 from .curves import CurvePoint
 from .metrics import check_classes, compute_score
 from .trace import ExitTrace, at_exits
-from .tradeoff import exit_histogram, expected_saving, scored_answers
+from .tradeoff import expected_saving, scored_answers
 
 # The settings of a config that make the readiness scores; a trace and its curve hold for these values only.
 SCORE_SETTINGS = ("exit_criterion", "exit_temperatures", "patience_tolerance")
@@ -62,14 +63,20 @@ def results_at_threshold(
     metrics: tuple[str, ...],
     threshold: float | list[float] | None,
     data: Mapping[str, Any] | None = None,
+    honest: CrossFitted | None = None,
 ) -> dict[str, Any]:
     """Compute all metrics at full depth, at a threshold, and at every exit.
+
+    On the rows on which the threshold was chosen, the results with early exit (scores, mean exit layer, saving and
+    histogram) are those of `cross_fitted`, and `cross_fitted_thresholds` says so.
 
     Args:
         trace: Trace with labels.
         metrics: Names of the metrics.
         threshold: Exit threshold, as for `ExitTrace.exits_at`; None is full depth.
         data: Names of data set and split. Default: none.
+        honest: Result of `cross_fitted` with these metrics, for the rows on which the threshold was chosen. Default:
+            None, for other rows.
 
     Returns:
         A dict that JSON can represent, but for NaN. It says what made it: threshold, criterion, temperatures, data
@@ -81,7 +88,9 @@ def results_at_threshold(
     """
     for name in metrics:
         check_classes(name, trace.logits.shape[-1], trace.multi_label)
-    labels, answers, chosen = trace.known_labels(), scored_answers(trace), trace.exits_at(threshold)
+    labels, answers = trace.known_labels(), scored_answers(trace)
+    chosen = trace.exits_at(threshold) if honest is None else honest.exits.to(answers.device)
+    histogram = torch.bincount(chosen, minlength=len(trace.exit_layers)).tolist()
     exit_layer = torch.tensor(trace.exit_layers, device=chosen.device)[chosen]
 
     def scores(answers: torch.Tensor) -> dict[str, float]:
@@ -99,9 +108,9 @@ def results_at_threshold(
         "mean_exit_layer": exit_layer.double().mean().item(),
         "saving": expected_saving(exit_layer, trace.depth),
         "by_exit": {str(layer): scores(answers[:, k]) for k, layer in enumerate(trace.exit_layers)},
-        "exit_histogram": {str(layer): count for layer, count in exit_histogram(trace, threshold).items()},
+        "exit_histogram": {str(layer): count for layer, count in zip(trace.exit_layers, histogram, strict=True)},
         "not_finite": int((~trace.logits.isfinite()).any(dim=-1).sum()),
-    }
+    } | ({} if honest is None else {"cross_fitted_thresholds": list(honest.thresholds)})
 
 
 def _fingerprint(trace: ExitTrace) -> str:

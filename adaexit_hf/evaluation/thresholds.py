@@ -34,10 +34,7 @@ def choose_threshold(curve: Sequence[CurvePoint], max_drop: float = 0.01) -> Cur
         None
     """
     check_max_drop(max_drop)
-    if any(isinstance(point, MeanPoint) for point in curve):
-        raise ValueError(
-            "curve: is a mean over runs, which has no thresholds; choose on the curve of each run, from tradeoff_curve"
-        )
+    _check_one_run(curve)
     at_full_depth = [point for point in curve if point.threshold is None]
     if len(at_full_depth) != 1:
         raise ValueError(
@@ -49,10 +46,67 @@ def choose_threshold(curve: Sequence[CurvePoint], max_drop: float = 0.01) -> Cur
         raise ValueError(
             "curve: the score at full depth is nan; choose a metric that is defined there, or another model"
         )
-    sign = 1 if check_direction(curve) else -1
-    floor = sign * full.score - max_drop * abs(full.score)
-    good_enough = [point for point in curve if sign * point.score >= floor]
+    higher_is_better = check_direction(curve)
+    good_enough = [point for point in curve if good_as(point.score, full.score, max_drop, higher_is_better)]
+    sign = 1 if higher_is_better else -1
     return max(good_enough, key=lambda point: (point.saving, sign * point.score))
+
+
+def choose_within(curve: Sequence[CurvePoint], max_layers: float) -> CurvePoint:
+    """Choose the point with the best score among those that run few enough layers.
+
+    Args:
+        curve: Curve from `tradeoff_curve` on a validation set.
+        max_layers: Largest mean number of layers per sample.
+
+    Returns:
+        The point with the best score; of equal scores the one with the fewest layers.
+
+    Raises:
+        ValueError: If no point of the curve runs so few layers, if a score is NaN, or if the curve is a mean over
+            runs, which has no thresholds.
+
+    Examples:
+        >>> full, half = CurvePoint(None, 0.80, 12.0, 0.0), CurvePoint(0.3, 0.795, 6.0, 0.5)
+        >>> choose_within([half, full], max_layers=8).threshold
+        0.3
+    """
+    _check_one_run(curve)
+    few_enough = [point for point in curve if point.mean_layers <= max_layers]
+    if not few_enough:
+        fewest = min((point.mean_layers for point in curve), default=math.nan)
+        raise ValueError(
+            f"max_layers: got {max_layers}, but every point of the curve runs at least {fewest:.4g} layers; pass "
+            "more, or give tradeoff_curve thresholds at which more samples leave early"
+        )
+    if any(math.isnan(point.score) for point in few_enough):
+        raise ValueError("curve: has a score that is nan; choose a metric that is defined there, or another model")
+    sign = 1 if check_direction(curve) else -1
+    return max(few_enough, key=lambda point: (sign * point.score, -point.mean_layers))
+
+
+def good_as(score: float, full_depth: float, max_drop: float, higher_is_better: bool) -> bool:
+    """Return whether a score loses at most the fraction `max_drop` of that at full depth; NaN never does.
+
+    Args:
+        score: The score.
+        full_depth: The score at full depth.
+        max_drop: As for `choose_threshold`.
+        higher_is_better: Whether a higher score is better.
+
+    Examples:
+        >>> good_as(0.795, 0.8, 0.01, True), good_as(0.79, 0.8, 0.01, True), good_as(2.1, 2.0, 0.01, False)
+        (True, False, False)
+    """
+    sign = 1 if higher_is_better else -1
+    return sign * score >= sign * full_depth - max_drop * abs(full_depth)
+
+
+def _check_one_run(curve: Sequence[CurvePoint]) -> None:
+    if any(isinstance(point, MeanPoint) for point in curve):
+        raise ValueError(
+            "curve: is a mean over runs, which has no thresholds; choose on the curve of each run, from tradeoff_curve"
+        )
 
 
 def check_max_drop(max_drop: float) -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..models.configuration_early_exit import plain
-from ..models.exit_criteria import first_ready, label_sets
+from ..models.exit_criteria import counted, first_ready, label_sets
 from ..models.padded_batches import wide_labels, wrong_labels
 
 COMPARISONS = {"lt": torch.lt, "le": torch.le, "gt": torch.gt, "ge": torch.ge}
@@ -144,8 +144,8 @@ class ExitTrace:
 
         Raises:
             TypeError: If the threshold is not a number, a list of numbers or None.
-            ValueError: If a number is NaN or outside of `bounds`, if a patience is not a whole number, or if the list
-                does not have one number per exit.
+            ValueError: If a number is NaN or outside of `bounds`, if a patience or a layer is not a whole number, or
+                if the list does not have one number per exit.
         """
         threshold = plain(threshold)
         # A patience of 0 means full depth, as in a config.
@@ -160,7 +160,7 @@ class ExitTrace:
             )
         low, high = self.bounds or (-torch.inf, torch.inf)
         for value in thresholds:
-            whole = "whole " * (self.criterion == "patience")
+            whole = "whole " * bool(counted(self.criterion))
             message = (
                 f"threshold: got {value!r}; {self.criterion or 'this trace'} takes {whole}numbers in [{low:.4g}, "
                 f"{high:.4g}], or None for full depth"

@@ -4,14 +4,15 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from numbers import Real
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..models.configuration_early_exit import check_choice
 from .curves import CurvePoint
 from .metrics import Metric, MetricLike, as_metric, check_classes, compute_score
-from .thresholds import spread_thresholds
+from .thresholds import check_max_drop, good_as, spread_thresholds
 from .trace import ExitTrace, at_exits, predictions, same_answers, scored_predictions
 
 
@@ -205,61 +206,109 @@ def layer_scores(trace: ExitTrace, metric: MetricLike) -> dict[int, float]:
     }
 
 
-def oracle_exits(trace: ExitTrace, tolerance: float | None = None) -> Tensor:
-    """Choose the best exit of each sample with knowledge of its label: the earliest exit that is correct.
+def choose_layer(trace: ExitTrace, metric: MetricLike, max_drop: float = 0.01) -> int:
+    """Choose one exit layer for all samples: the shallowest one whose score is close enough to that of full depth.
 
-    If no exit is correct, it is the first exit, since deeper ones gain nothing; in regression it is the exit with the
-    smallest error. A prediction that is not finite is never correct. With several labels at once a prediction is
+    A model leaves there with `exit_criterion="layer"` and this number as `exit_threshold`. A readiness score is worth
+    using where it is better than this, which for regression is seldom; see docs/thresholds.md.
+
+    Args:
+        trace: Trace with labels, of any exit criterion.
+        metric: Name of a metric, a `Metric`, or a function of true labels and predictions, as for `tradeoff_curve`.
+        max_drop: Largest loss allowed, relative to the absolute score at full depth, as for `choose_threshold`.
+
+    Returns:
+        Number of the layer, 1..L.
+
+    Raises:
+        ValueError: If `max_drop` is not between 0 and 1, if the trace has no labels, if the score at full depth is
+            NaN, or if no metric has this name.
+        TypeError: If `metric` is neither a name, a `Metric` nor a function.
+        ImportError: If the metric needs the extra `train`, which is not installed.
+
+    Examples:
+        >>> logits = torch.tensor([[[0.0, 1.0], [1.0, 0.0], [1.0, 0.0]], [[0.0, 1.0]] * 3])
+        >>> trace = ExitTrace(logits, torch.zeros(2, 3), torch.tensor([0, 1]), (4, 8, 12), "gt")
+        >>> layer_scores(trace, "accuracy"), choose_layer(trace, "accuracy")
+        ({4: 0.5, 8: 1.0, 12: 1.0}, 8)
+    """
+    check_max_drop(max_drop)
+    scores = layer_scores(trace, metric)
+    full_depth, higher_is_better = scores[trace.depth], as_metric(metric).higher_is_better
+    if math.isnan(full_depth):
+        raise ValueError(
+            "trace: the score at full depth is nan; choose a metric that is defined there, or another model"
+        )
+    return next(layer for layer, score in scores.items() if good_as(score, full_depth, max_drop, higher_is_better))
+
+
+Target = Literal["labels", "last_exit"]
+
+
+def oracle_exits(trace: ExitTrace, tolerance: float | None = None, target: Target = "labels") -> Tensor:
+    """Choose the best exit of each sample with knowledge of the target: the earliest exit that gives it.
+
+    If no exit gives the label, it is the first exit, since deeper ones gain nothing; in regression it is the exit with
+    the smallest error. A prediction that is not finite is never correct. With several labels at once a prediction is
     correct if the whole label set is.
 
     Args:
-        trace: Trace with labels.
+        trace: Trace; with labels, unless the target is the last exit.
         tolerance: Only for regression, and needed there: the largest absolute error that counts as correct, 0 or more,
             in the unit of the labels. Default: None, for classification.
+        target: `"labels"` (default), or `"last_exit"`: the prediction of full depth. The latter is the limit of all
+            readiness scores that keep the predictions of full depth.
 
     Returns:
         Index of the exit of each sample, `(samples,)`.
 
     Raises:
-        ValueError: If the trace has no labels, if `tolerance` is missing or negative for regression, or if it is given
-            for classification.
+        ValueError: If the trace has no labels, if `tolerance` is missing or negative for regression, if it is given
+            for classification, or if the target is another one.
 
     Examples:
         >>> logits = torch.tensor([[[0.0, 1.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 1.0]]])
         >>> oracle_exits(ExitTrace(logits, torch.zeros(2, 2), torch.tensor([1, 1]), (3, 12), "gt")).tolist()
         [0, 1]
     """
-    labels = trace.known_labels()
+    check_choice("target", target, ("labels", "last_exit"))
     answers = predictions(trace.logits, trace.multi_label)  # (samples, exits), or (samples, exits, labels)
+    wanted = trace.known_labels() if target == "labels" else answers[:, -1]
     if trace.logits.shape[-1] > 1:
         if tolerance is not None:
             raise ValueError(
                 f"tolerance: got {tolerance}, but the trace is of a classifier; only regression takes one, leave it "
                 "out"
             )
-        finite = trace.logits.isfinite().all(dim=-1)
-        right = finite & same_answers(answers, labels, trace.multi_label)
-        return right.long().argmax(dim=1)  # argmax returns the first maximum
+        correct = trace.logits.isfinite().all(dim=-1) & same_answers(answers, wanted, trace.multi_label)
+        correct[:, -1] |= target == "last_exit"  # also if it is not finite
+        return correct.long().argmax(dim=1)  # argmax returns the first maximum
     if tolerance is None or not tolerance >= 0:
         raise ValueError(
             f"tolerance: got {tolerance}, but the trace is of a regression; pass the largest absolute error that "
             "counts as correct, e.g. tolerance=0.5"
         )
-    errors = (answers - labels[:, None]).abs().nan_to_num(math.inf)
+    errors = (answers - wanted[:, None]).abs().nan_to_num(math.inf)
     correct = errors <= tolerance
+    correct[:, -1] |= target == "last_exit"
     return torch.where(correct.any(dim=1), correct.long().argmax(dim=1), errors.argmin(dim=1))
 
 
-def oracle_bound(trace: ExitTrace, metric: MetricLike, tolerance: float | None = None) -> OracleBound:
+def oracle_bound(
+    trace: ExitTrace, metric: MetricLike, tolerance: float | None = None, target: Target = "labels"
+) -> OracleBound:
     """Compute score and cost if every sample took its best exit, as `oracle_exits` chooses it.
 
     No threshold can be better. This is a bound for metrics that count correct predictions, such as accuracy; for other
-    metrics it is only their score at these exits.
+    metrics it is only their score at these exits. With `target="last_exit"` it is the limit of all readiness scores
+    that keep the predictions of full depth: how few layers suffice if each sample leaves at the first exit that gives
+    its prediction.
 
     Args:
         trace: Trace with labels.
         metric: Name of a metric, a `Metric`, or a function of true labels and predictions, as for `tradeoff_curve`.
         tolerance: Only for regression, as for `oracle_exits`.
+        target: As for `oracle_exits`.
 
     Returns:
         Score, mean layers and saving.
@@ -275,5 +324,5 @@ def oracle_bound(trace: ExitTrace, metric: MetricLike, tolerance: float | None =
         >>> oracle_bound(trace, "accuracy")
         OracleBound(score=1.0, mean_layers=7.5, saving=0.375)
     """
-    chosen = oracle_exits(trace, tolerance)
+    chosen = oracle_exits(trace, tolerance, target)
     return OracleBound(_scorer(trace, metric)(chosen), *_layers(trace, chosen))

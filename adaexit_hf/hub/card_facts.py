@@ -81,6 +81,8 @@ class SplitMetrics(_Measured, total=False):
         mean_exit_layer: mean number of layers that a text runs, from 1 to the number of layers L.
         saving: share of layer executions that are saved, in [0, 1).
         exit_histogram: layer -> number of texts that exit after it.
+        cross_fitted_thresholds: on the split on which the threshold was chosen: the thresholds of the two halves of
+            `cross_fitted`, whose results these are.
     """
 
     full_depth: Mapping[str, float]
@@ -94,6 +96,7 @@ class SplitMetrics(_Measured, total=False):
     mean_exit_layer: float
     saving: float
     exit_histogram: Mapping[str, int]
+    cross_fitted_thresholds: list[float | None]
 
 
 def training_facts(args: TrainingArguments, rows: int | None = None) -> dict[str, Any]:

@@ -14,6 +14,10 @@ from .card_facts import CardDataset, MeasuredSpeed, SplitMetrics
 
 COMPARISONS = {"lt": "below", "le": "at or below", "gt": "above", "ge": "at or above"}
 UNITS = {"entropy": " nats", "patience": " exits in a row that agree"}  # other criteria have no unit
+HONEST = (
+    "cross-fitted: each half of the texts was answered with a threshold that was chosen on the other half, so that no "
+    "score is of texts that chose it"
+)
 NAMES = {
     "f1": "F1",
     "f1_micro": "micro F1",
@@ -124,6 +128,9 @@ def exit_rule(model: EarlyExitForSequenceClassification) -> str:
     config = model.config
     if len(config.exit_layers) == 1:
         return f"There is only one exit, so every text runs all {config.exit_layers[-1]} layers.{exit_heads(model)}"
+    if config.exit_criterion == "layer" and isinstance(config.exit_threshold, float | int):
+        last = next(layer for layer in config.exit_layers if layer >= config.exit_threshold)
+        return f"Every text leaves after layer {last} (exit criterion `layer`).{exit_heads(model)}"
     unit, bounds = UNITS.get(config.exit_criterion, ""), config.threshold_bounds
     rule = (
         f"A text exits at the first exit layer whose readiness score (`{config.exit_criterion}`) is "
@@ -150,11 +157,11 @@ def exits(layers: Sequence[int]) -> str:
     return f"layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))}"
 
 
-def headline(metrics: Mapping[str, SplitMetrics]) -> tuple[str | None, str]:
-    """The first split, None if there is none, and the readable name of its first metric, which is the curve's."""
-    for split, measured in metrics.items():
-        return split, readable(next(iter(measured["at_threshold"]), "score"))
-    return None, "score"
+def headline(metrics: Mapping[str, SplitMetrics]) -> str:
+    """The readable name of the first metric of the first split, which is the curve's."""
+    for measured in metrics.values():
+        return readable(next(iter(measured["at_threshold"]), "score"))
+    return "score"
 
 
 def measured_on(metrics: Mapping[str, SplitMetrics]) -> str:
@@ -179,7 +186,9 @@ def results_table(metrics: Mapping[str, SplitMetrics], dataset: CardDataset | No
             rows.append([split, texts, readable(metric), at_full_depth, f"{value:.4f}", *layers])
     header = ["split", "texts", "metric", "full depth", "as saved", "mean exit layer", "layers saved"]
     introduction = f"Measured on {dataset_link(dataset)}:\n\n" if dataset else ""
-    return introduction + table(header, rows) if rows else ""
+    honest = [f"`{split}`" for split, measured in metrics.items() if "cross_fitted_thresholds" in measured]
+    note = f"\n\nThe results on {', '.join(honest)} as saved are {HONEST}." if honest else ""
+    return introduction + table(header, rows) + note if rows else ""
 
 
 def dataset_link(dataset: CardDataset) -> str:
@@ -224,7 +233,7 @@ def versions() -> str:
 
 
 def limitations(
-    model: EarlyExitForSequenceClassification, split: str | None, speed: MeasuredSpeed | None
+    model: EarlyExitForSequenceClassification, metrics: Mapping[str, SplitMetrics], speed: MeasuredSpeed | None
 ) -> list[str]:
     """The limitations of the model, one or two sentences each."""
     config = model.config
@@ -246,7 +255,8 @@ def limitations(
         "on labelled examples: an exit can be confident and wrong.",
         "`output_hidden_states`, `output_attentions` and compiled or exported models run all layers.",
     ]
-    if split is not None:
+    split = next(iter(metrics), None)
+    if split is not None and "cross_fitted_thresholds" not in metrics[split]:
         sentences.append(
             f"If the threshold was chosen on `{split}`, the results there are slightly better than on new texts."
         )

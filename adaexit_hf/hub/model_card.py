@@ -173,7 +173,7 @@ def build_model_card(
         model_name=title if results else None,  # only part of the results; without them a separate field
         eval_results=results or None,
     )
-    split, metric = text.headline(splits)
+    metric = text.headline(splits)
     pairs, settings = bool(dataset and dataset.pairs), dict(training or {})
     overrides = settings.pop("stage_overrides", None) or {}
     return ModelCard.from_template(
@@ -188,6 +188,7 @@ def build_model_card(
         parameters=f"{model.num_parameters() / 1e6:.1f} M",
         paper=model.paper,
         rule=text.exit_rule(model),
+        one_layer=config.exit_criterion == "layer",
         results=text.results_table(splits, dataset),
         texts=TEXTS[pairs],
         pipeline_texts=PIPELINE_TEXTS[pairs],
@@ -196,13 +197,14 @@ def build_model_card(
         pictures=pictures,
         metric=metric,
         measured_on=text.measured_on(splits),
+        honest=any("cross_fitted_thresholds" in measured for measured in splits.values()),
         table=text.threshold_table(model, curve, metric, speed),
         speed_note=text.speed_note(speed),
         stages=text.stages_table(model.stages, overrides),
         training=text.settings_table("argument", settings),
         settings=text.settings_table("setting", text.method_settings(model)),
         versions=text.versions(),
-        limitations=text.limitations(model, split, speed),
+        limitations=text.limitations(model, splits, speed),
     )
 
 
@@ -239,7 +241,7 @@ def _pictures(
     measured_on = text.measured_on(metrics)
     pictures: dict[str, Callable[[], Figure]] = {}
     if len({point.mean_layers for point in curve}) > 1:
-        pictures[TRADEOFF] = partial(tradeoff_figure, curve, text.headline(metrics)[1], depth, chosen, measured_on)
+        pictures[TRADEOFF] = partial(tradeoff_figure, curve, text.headline(metrics), depth, chosen, measured_on)
     histogram = next((measured.get("exit_histogram") for measured in metrics.values()), None)
     if histogram and len(histogram) > 1 and chosen is not None:
         layers = {int(layer): count for layer, count in histogram.items()}

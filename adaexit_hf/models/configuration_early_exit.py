@@ -17,6 +17,7 @@ from transformers import AutoConfig, BertConfig, PreTrainedConfig
 from .encoder_layers import family_named
 from .encoder_layers import family_of
 from .exit_criteria import CRITERIA
+from .exit_criteria import counted
 
 # One number for all exits, one per exit, or None for full depth.
 Threshold = float | list[float] | None
@@ -81,9 +82,10 @@ class EarlyExitConfig(PreTrainedConfig):
         exit_criterion: how the readiness score is computed, which sets the unit of `exit_threshold`. The method's own
             criterion, or one that all methods allow: "entropy" (in nats, exit below the threshold),
             "normalized_entropy" (in [0, 1], exit below), "confidence" (largest probability, exit above), "margin"
-            (difference of the two largest probabilities, exit above) or "patience" (number of exits in a row that
-            agree with the exit before them, exit at or above; 0 is full depth). With several labels at once it is
-            that of the least sure label, see `of_least_sure_label`. Default: the method's own.
+            (difference of the two largest probabilities, exit above), "patience" (number of exits in a row that
+            agree with the exit before them, exit at or above; 0 is full depth) or "layer" (number of the exit's layer,
+            exit at or above, so that one threshold lets all rows leave after the same layer). With several labels at
+            once it is that of the least sure label, see `of_least_sure_label`. Default: the method's own.
         exit_temperatures: one positive number per exit, by which its logits are divided in inference, but not for the
             loss of an objective; see `calibrate_temperatures`. Default: None, which leaves the logits as they are.
         patience_tolerance: for regression with `exit_criterion="patience"`: two exits agree if their predictions
@@ -426,10 +428,11 @@ class EarlyExitConfig(PreTrainedConfig):
             self.exit_criterion = self.default_criterion
         own = () if self.own_criterion is None else (self.own_criterion,)
         check_choice("exit_criterion", self.exit_criterion, tuple(dict.fromkeys((*own, *CRITERIA))))
-        if self.num_labels == 1 and self.exit_criterion not in (*own, "patience"):
+        without_classes = (*own, *(name for name, criterion in CRITERIA.items() if criterion.score is None))
+        if self.num_labels == 1 and self.exit_criterion not in without_classes:
             raise ValueError(
                 f"exit_criterion: got '{self.exit_criterion}', which needs class probabilities, and num_labels=1 has "
-                f"none; pass exit_criterion={' or '.join(repr(name) for name in (*own, 'patience'))}"
+                f"none; pass exit_criterion={' or '.join(map(repr, without_classes))}"
             )
         uses_tolerance = self.num_labels == 1 and self.exit_criterion == "patience"
         if self.patience_tolerance is not None:
@@ -510,7 +513,7 @@ class EarlyExitConfig(PreTrainedConfig):
         if self.exit_criterion == self.own_criterion:
             return self.own_bounds
         classes = 2 if self.multi_label else self.num_labels
-        return CRITERIA[self.exit_criterion].bounds(classes, len(self.exit_layers))
+        return CRITERIA[self.exit_criterion].bounds(classes, self.exit_layers)
 
     def thresholds(self, value: Threshold) -> list[float] | None:
         """Check a threshold, and return one number per exit.
@@ -550,10 +553,11 @@ class EarlyExitConfig(PreTrainedConfig):
                     f"exit_threshold: got {number}; {self.model_type} with {self.num_labels} labels takes a number in "
                     f"[{low:.4g}, {high:.4g}], or None for full depth"
                 )
-            if self.exit_criterion == "patience" and number != int(number):
+            counts = counted(self.exit_criterion)
+            if counts and number != int(number):
                 raise ValueError(
-                    f"exit_threshold: got {number}; patience counts exits, pass a whole number in [{low:.4g}, "
-                    f"{high:.4g}], or None for full depth"
+                    f"exit_threshold: got {number}; {self.exit_criterion} counts {counts}, pass a whole number in "
+                    f"[{low:.4g}, {high:.4g}], or None for full depth"
                 )
         return [float(number) for number in values]
 

@@ -173,7 +173,7 @@ def exit_from_states(
     exit, state = model.exit_step(index, vector, hidden, flight.context, flight.state)
     if temperatures is not None:
         exit = exit._replace(logits=model.tempered(exit.logits, temperatures[index]))
-    score, memory = readiness(model.config, exit, flight.memory)
+    score, memory = readiness(model.config, exit, flight.memory, model.config.exit_layers[index])
     # Rows with NaN or infinite logits must not leave. There x - x is NaN, elsewhere 0, and a NaN score is never ready.
     logits = exit.logits.detach()
     score = score + (logits - logits).sum(dim=-1)

@@ -5,7 +5,7 @@ This file travels inside checkpoints: see docs/contributing.md, "Files that trav
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -184,27 +184,30 @@ def patience(
 
 
 class Criterion(NamedTuple):
-    """An exit criterion that needs only the logits, so that every method allows it.
+    """An exit criterion that needs nothing of the method but the logits, so that every method allows it.
 
     Attributes:
-        score: computes the readiness score, logits `(batch, labels)` -> `(batch,)`; None for patience, which also
-            needs the previous exits.
+        score: computes the readiness score from the probabilities of classes, logits `(batch, labels)` -> `(batch,)`;
+            None where the score counts something, which regression allows, too.
         ready: compares score and threshold, -> bool `(batch,)`: True where a row leaves.
-        bounds: number of classes, number of exits -> lowest and highest threshold. With several labels at once, each
-            of them has 2 classes.
+        bounds: number of classes, exit layers -> lowest and highest threshold. With several labels at once, each of
+            them has 2 classes.
+        counts: what the score counts, so that thresholds are whole numbers; "" if it is no count.
     """
 
     score: Callable[[Tensor], Tensor] | None
     ready: Callable[[Tensor, float], Tensor]
-    bounds: Callable[[int, int], tuple[float, float]]
+    bounds: Callable[[int, Sequence[int]], tuple[float, float]]
+    counts: str = ""
 
 
 CRITERIA: dict[str, Criterion] = {
-    "entropy": Criterion(entropy, torch.lt, lambda labels, exits: (0.0, math.log(labels))),
-    "normalized_entropy": Criterion(normalized_entropy, torch.lt, lambda labels, exits: (0.0, 1.0)),
-    "confidence": Criterion(confidence, torch.gt, lambda labels, exits: (0.0, 1.0)),
-    "margin": Criterion(margin, torch.gt, lambda labels, exits: (0.0, 1.0)),
-    "patience": Criterion(None, torch.ge, lambda labels, exits: (1.0, float(max(1, exits)))),
+    "entropy": Criterion(entropy, torch.lt, lambda labels, layers: (0.0, math.log(labels))),
+    "normalized_entropy": Criterion(normalized_entropy, torch.lt, lambda labels, layers: (0.0, 1.0)),
+    "confidence": Criterion(confidence, torch.gt, lambda labels, layers: (0.0, 1.0)),
+    "margin": Criterion(margin, torch.gt, lambda labels, layers: (0.0, 1.0)),
+    "patience": Criterion(None, torch.ge, lambda labels, layers: (1.0, float(len(layers))), "exits"),
+    "layer": Criterion(None, torch.ge, lambda labels, layers: (1.0, float(layers[-1])), "layers"),
 }
 
 
@@ -234,13 +237,27 @@ def of_least_sure_label(criterion: Criterion, logits: Tensor) -> Tensor:
     return scores.amax(dim=-1) if criterion.ready is torch.lt else scores.amin(dim=-1)
 
 
-def readiness(config: Any, exit: Exit, memory: State) -> tuple[Tensor, State]:
+def counted(criterion: str | None) -> str:
+    """Return what the scores of a criterion count, so that its thresholds are whole numbers; "" if they do not count.
+
+    Args:
+        criterion: name of any criterion, also a method's own; None if unknown.
+
+    Examples:
+        >>> counted("patience"), counted("layer"), counted("entropy"), counted("dact")
+        ('exits', 'layers', '', '')
+    """
+    return CRITERIA[criterion].counts if criterion in CRITERIA else ""
+
+
+def readiness(config: Any, exit: Exit, memory: State, layer: int) -> tuple[Tensor, State]:
     """Compute the readiness scores of an exit with the config's exit criterion.
 
     Args:
         config: the method's config.
         exit: the output of the exit.
         memory: what the call for the previous exit returned; () at the first exit.
+        layer: number of the exit's layer, from 1, which is the score of the criterion "layer".
 
     Returns:
         The scores, shape `(batch,)`, and the memory for the next exit.
@@ -256,6 +273,8 @@ def readiness(config: Any, exit: Exit, memory: State) -> tuple[Tensor, State]:
             f"exit_criterion: got '{name}', which this model was not built for; pass it to the config of a new model"
         )
     logits, score = exit.logits.detach(), CRITERIA[name].score
+    if name == "layer":
+        return torch.full_like(logits[:, 0], layer, dtype=torch.float32), ()
     if score is None:
         return patience(logits, memory, config.tolerance, config.multi_label)
     return of_least_sure_label(CRITERIA[name], logits) if config.multi_label else score(logits), ()

@@ -124,6 +124,8 @@ class BerxitConfig(EarlyExitConfig):
                 f"exit_criterion: got 'learned', but the checkpoint was trained with '{saved_criterion}' and has no "
                 "weights for it; leave it out, or train a new model with exit_criterion='learned'"
             )
+        if overrides.get("exit_criterion") not in (None, "learned"):  # which alone has variants
+            saved = saved | {"lte_variant": "paper"}
         return super()._with_criterion(saved, overrides)
 
     def _check_task(self) -> None:
@@ -249,6 +251,8 @@ class BerxitForSequenceClassification(EarlyExitForSequenceClassification):
     config_class = BerxitConfig
     objectives = ("joint", "final", "exits", *COMPARED)
     own_ready = torch.gt
+    # Not needed with another criterion than "learned", which may have been chosen after training.
+    _keys_to_ignore_on_load_unexpected = [r"^lte"]
     paper: ClassVar[Paper] = Paper(
         title="BERxiT: Early Exiting for BERT with Better Fine-Tuning and Extension to Regression",
         authors="Ji Xin, Raphael Tang, Yaoliang Yu, Jimmy Lin",

@@ -1,6 +1,7 @@
 """The comparison: what runs, what is skipped, what the tables say. Runs are a script of a few lines, save one."""
 
 import doctest
+import functools
 import itertools
 import json
 import os
@@ -8,17 +9,22 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import compare_methods
 import comparison_tables
 import datasets
 import pytest
+import torch
 from compare_methods import append_line, applies, cells_of, main, parse, read_results, variant_of
+from transformers import BertConfig
+
+from adaexit_hf import ExitTrace, choose_threshold, cross_fitted, tradeoff_curve
 
 # Writes what a run writes; the score is told by the seed. Fails for deebert with seed 1; notes that it ran.
 FAKE = """
-import json, pathlib, sys, time
+import json, pathlib, shutil, sys, time
 flags = dict(zip(sys.argv[1:], sys.argv[2:]))
 method, seed, out = flags["--method"], int(flags["--seed"]), pathlib.Path(flags["--output_dir"])
 open(LOG, "a").write(f"{flags.get('--task_name', 'none')} {method} {seed}\\n")
@@ -34,20 +40,42 @@ result = {
     "by_exit": {str(layer): {} for layer in ([*range(1, depth + 1)] if exits else [depth])},
 }
 out.mkdir()
-(out / "metrics.json").write_text(json.dumps({"results": {"validation": result, "test": result}}))
+training = {"seconds": 2.5, "optimizer_steps": 7}
+(out / "metrics.json").write_text(
+    json.dumps({"training": training, "results": {"validation": result, "test": result}})
+)
+(out / "model.safetensors").write_bytes(bytes(1000))
+traces = pathlib.Path(flags["--save_traces"])
+traces.mkdir(parents=True)
+for split in ("validation", "test"):
+    shutil.copy(TRACES + ("/exits" if exits else "/one"), traces / f"{split}.safetensors")
 (out / "curve.json").write_text(json.dumps([{"threshold": None, "score": 0.7}]))
 """
+
+
+def trace_of_four() -> ExitTrace:
+    """Two exits; the first is wrong for the last text, of which it is not sure."""
+    labels = torch.tensor([0, 1, 0, 1])
+    first = torch.eye(2)[[0, 1, 0, 0]]
+    scores = torch.tensor([[0.9, 0.9], [0.9, 0.9], [0.9, 0.9], [0.2, 0.9]])
+    return ExitTrace(torch.stack([first, torch.eye(2)[labels]], dim=1), scores, labels, (1, 2), "gt")
 
 
 @pytest.fixture
 def ran(tmp_path, monkeypatch):
     """The cells that ran so far, when the job is the script above; `ran.sleep(seconds)` makes it slow."""
+    trace = trace_of_four()
+    trace.save(tmp_path / "traces" / "exits")
+    replace(trace, logits=trace.logits[:, 1:], scores=trace.scores[:, 1:], exit_layers=(2,)).save(
+        tmp_path / "traces" / "one"
+    )
     log = tmp_path / "ran"
     job = tmp_path / "job.py"
     monkeypatch.setattr(compare_methods, "JOB", job)
 
     def write(seconds: float) -> None:
-        job.write_text(FAKE.replace("LOG", repr(str(log))).replace("SLEEP", str(seconds)))
+        names = {"LOG": repr(str(log)), "SLEEP": str(seconds), "TRACES": repr(str(tmp_path / "traces"))}
+        job.write_text(functools.reduce(lambda text, name: text.replace(name, names[name]), names, FAKE))
 
     def seen() -> list[str]:
         return sorted(log.read_text().split("\n")[:-1]) if log.exists() else []
@@ -82,7 +110,52 @@ def test_every_cell_is_one_line_with_all_that_was_measured(ran, tmp_path):
     assert row["curve"] == [{"threshold": None, "score": 0.7}]
     assert set(row["versions"]) == {"torch", "transformers", "adaexit_hf"}
     assert {"--bf16", "--learning_rate", "5e-5", "--seed", "1"} <= set(row["settings"])
-    assert row["seconds"] >= 0 and row["machine"]["threads"]
+    assert row["seconds"] >= 0 and row["machine"]["threads"] and isinstance(row["machine"]["cpu_flags"], list)
+    assert (row["training"], row["bytes"]) == ({"seconds": 2.5, "optimizer_steps": 7}, 1000)
+    assert [point[2] for point in row["other_curves"]["test"]] == [1.0, 1.25, 2.0]
+    plain = next(row for row in rows if row["method"] == "plain")
+    assert (plain["points"], plain["other_curves"]) == ({}, {})
+
+
+def test_points_are_scored_on_rows_that_chose_no_threshold():
+    trace = trace_of_four()
+    eight = trace.take(torch.arange(4).repeat(2))
+    points = compare_methods.points_of({"validation": eight, "test": trace}, "accuracy")
+    assert [{**point, "thresholds": 0} for point in points["validation"]] == [
+        {"max_drop": drop, "score": honest.scores["accuracy"], "mean_layers": honest.mean_layers, "thresholds": 0}
+        for drop in compare_methods.MAX_DROPS
+        for honest in [cross_fitted(eight, ["accuracy"], drop)]
+    ] + [
+        {"max_layers": layers, "score": honest.scores["accuracy"], "mean_layers": honest.mean_layers, "thresholds": 0}
+        for layers in (1, 2)
+        for honest in [cross_fitted(eight, ["accuracy"], max_layers=layers)]
+    ]
+    chosen = choose_threshold(tradeoff_curve(eight, "accuracy"), 0.01).threshold
+    (point,) = (point for point in points["test"] if point.get("max_drop") == 0.01)
+    assert point == {"max_drop": 0.01, "score": 1.0, "mean_layers": 1.25, "thresholds": [chosen]}
+
+
+def test_depths_that_no_threshold_reaches_have_no_point():
+    trace = trace_of_four()
+    late = replace(trace, scores=torch.zeros(4, 2), bounds=(0.0, 1.0))  # nobody leaves early
+    points = compare_methods.points_of({"validation": late}, "accuracy")["validation"]
+    assert [point["max_layers"] for point in points if "max_layers" in point] == [2]
+
+
+@pytest.mark.parametrize(("layers", "static"), [(6, [2, 3, 4, 6]), (12, [3, 4, 6, 8, 12])])
+def test_the_full_grid(tmp_path, layers, static, capsys):
+    BertConfig(num_hidden_layers=layers).save_pretrained(tmp_path / "encoder")
+    base = ["--model_name_or_path", str(tmp_path / "encoder"), "--results", "r", "--grid", "full"]
+    options, rest = parse(base)
+    cells = cells_of(options, rest)
+    assert (len(options.datasets), options.seeds) == (9, 5)
+    assert [name for name in options.methods if name.startswith("static")] == [f"static-{k}" for k in static]
+    recipes = {cell.method: compare_methods.grouped(cell.settings).get("--recipe") for cell in cells}
+    assert (recipes["plain"], recipes["fastbert"], recipes["fastbert+head"]) == (None, ["paper"], ["recommended"])
+    assert cells[0].seed == 0 and cells[-1].seed == 4  # a stopped grid has all methods
+    with pytest.raises(SystemExit):
+        parse([*base, "--seeds", "2"])
+    assert "seeds: got 2 with --grid full, which sets it; leave it out" in capsys.readouterr().err
 
 
 def test_finished_cells_are_skipped(ran, tmp_path, capsys):
@@ -268,12 +341,24 @@ def test_depths_by_reconstruction_come_from_a_masked_language_model_per_data_set
 
 def test_every_run_keeps_its_traces_in_a_folder_of_its_own(ran, tmp_path):
     methods = ("berxit", 'berxit:{"fine_tuning": "joint"}')
-    assert main([*flags(tmp_path, methods=methods), "--traces", "kept"]) == 0
+    assert main([*flags(tmp_path, methods=methods), "--traces", str(tmp_path / "kept")]) == 0
     rows = read_results(tmp_path / "results.jsonl").values()
     folders = {row["places"][row["places"].index("--save_traces") + 1] for row in rows}
-    assert len(folders) == len(rows) and any(folder.startswith("kept/mrpc-berxit-0-") for folder in folders)
+    assert len(folders) == len(rows) and any("/kept/mrpc-berxit-0-" in folder for folder in folders)
     assert main([*flags(tmp_path, methods=methods)]) == 0  # where traces are kept is no setting
     assert len(read_results(tmp_path / "results.jsonl")) == len(rows)
+
+
+def test_one_head_for_all_methods_with_exits():
+    assert variant_of("static-3", exit_head="pair").config["exit_head"] == "pair"
+    assert variant_of("deebert", exit_head="pair").config == {"exit_head": "pair"}
+    assert variant_of("plain", exit_head="pair").config == {}
+
+
+@pytest.mark.parametrize("name", ["plain+head", "limit-3+paper", "static-3+head", "deebert+paper", "recommended+head"])
+def test_an_addition_that_a_method_does_not_have_is_refused(name):
+    with pytest.raises(ValueError, match=r"methods: got '.*'; write \+head after a paper's method with exits"):
+        variant_of(name)
 
 
 def test_folders_in_place_of_the_hub():
@@ -331,14 +416,18 @@ def commands() -> str:
 
 
 @pytest.mark.slow
-def test_a_real_run(start, tmp_path):
-    columns = {"text": ["a good film", "very bad film"] * 10, "label": [1, 0] * 10}
+def test_a_real_run(start, tmp_path, monkeypatch):
+    monkeypatch.setattr(compare_methods, "PAPER", "")  # the recipe is no part of this test
+    columns = {"text": ["a good film", "very bad film"] * 40, "label": [1, 0] * 40}
     for split in ("train", "test"):
         (tmp_path / "trec").mkdir(exist_ok=True)
         datasets.Dataset.from_dict(columns).to_parquet(tmp_path / "trec" / f"{split}-0.parquet")
-    arguments = flags(tmp_path, names=("trec",), methods=("limit-2",), seeds=1)
+    arguments = flags(tmp_path, names=("trec",), methods=("pabee",), seeds=1)
     arguments[arguments.index("some/encoder")] = start
     assert main([*arguments, "--data_root", str(tmp_path), "--", "--max_steps", "1", "--use_cpu"]) == 0
     (row,) = read_results(tmp_path / "results.jsonl").values()
-    assert {split: result["samples"] for split, result in row["results"].items()} == {"validation": 2, "test": 20}
-    assert row["results"]["test"]["mean_exit_layer"] == 2
+    assert {split: result["samples"] for split, result in row["results"].items()} == {"validation": 8, "test": 80}
+    assert len(row["results"]["validation"]["cross_fitted_thresholds"]) == 2
+    assert row["training"]["optimizer_steps"] == 1 and row["bytes"] > 10_000
+    assert {point["max_layers"] for point in row["points"]["test"] if "max_layers" in point} <= {1, 2, 3}
+    assert row["other_curves"]["test"][-1][0] is None  # full depth

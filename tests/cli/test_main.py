@@ -22,6 +22,8 @@ from adaexit_hf import (
     ExitTrace,
     __version__,
     bootstrap_samples,
+    collect_trace,
+    cross_fitted,
     explain,
     tradeoff_curve,
 )
@@ -560,9 +562,52 @@ def test_calibrate_changes_nothing_but_the_threshold(capsys, checkpoint, labelle
     after = json.loads(path.read_text())
     assert chosen["threshold"] != before["exit_threshold"]
     assert after == before | {"exit_threshold": chosen["threshold"]}
+
+
+def test_calibrate_scores_each_half_with_the_threshold_of_the_other(capsys, checkpoint, labelled, tmp_path) -> None:
+    (chosen,) = answers(called(capsys, "calibrate", checkpoint, *labelled, "--max_drop", "0.3"))
+    model, words = (kind.from_pretrained(checkpoint) for kind in (AutoModelForSequenceClassification, AutoTokenizer))
+    rows = [{"label": int("good" in text), **words(text)} for text in TEXTS * 3]
+    trace = collect_trace(model, rows, progress=False)
+    honest = cross_fitted(trace, ["accuracy"], 0.3, also=[0.5])
+    assert (chosen["score"], chosen["mean_layers"]) == pytest.approx((honest.scores["accuracy"], honest.mean_layers))
+    assert chosen["cross_fitted_thresholds"] == pytest.approx(list(honest.thresholds))
+
+
+def test_calibrate_chooses_one_layer_for_all(capsys, checkpoint, labelled) -> None:
+    path = Path(checkpoint, "config.json")
+    before = json.loads(path.read_text())
+    (chosen,) = answers(
+        called(capsys, "calibrate", checkpoint, *labelled, "--max_drop", "1", "--exit_criterion", "layer")
+    )
+    assert (chosen["threshold"], chosen["mean_layers"]) == (1.0, 1.0)
+    assert json.loads(path.read_text()) == before | {"exit_threshold": 1.0, "exit_criterion": "layer"}
     (found,) = answers(called(capsys, "evaluate", checkpoint, *labelled))
-    assert found["validation"]["at_threshold"]["accuracy"] == pytest.approx(chosen["score"])
-    assert found["validation"]["mean_exit_layer"] == pytest.approx(chosen["mean_layers"])
+    assert found["validation"]["exit_histogram"] == {"1": 12, "2": 0, "3": 0}
+
+
+def test_a_regression_that_learned_to_exit_may_leave_at_one_layer(capsys, start, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    settings = {"num_labels": 1, "lte_variant": "authors", "exit_threshold": 0.5}
+    BerxitForSequenceClassification.from_encoder_pretrained(start, **settings).save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(start).save_pretrained(tmp_path / "model")
+    (tmp_path / "dev.csv").write_text(
+        "text,label\n" + "".join(f"{text},{index / 4}\n" for index, text in enumerate(TEXTS * 3))
+    )
+    data = ["--validation_file", str(tmp_path / "dev.csv"), "--text_columns", "text"]
+    called(
+        capsys, "calibrate", str(tmp_path / "model"), *data, "--exit_criterion", "layer", "--max_drop", "1",
+        "--metrics", "pearson",
+    )  # fmt: skip
+    config = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").config
+    assert (config.exit_criterion, config.lte_variant) == ("layer", "paper")
+
+
+def test_calibrate_refuses_a_criterion_that_the_checkpoint_does_not_have(capsys, checkpoint, labelled) -> None:
+    before = Path(checkpoint, "config.json").read_text()
+    said = refused(capsys, "calibrate", checkpoint, *labelled, "--exit_criterion", "learned")
+    assert "exit_criterion: got 'learned', but the checkpoint was trained with 'confidence'" in said
+    assert Path(checkpoint, "config.json").read_text() == before
 
 
 def test_calibrate_with_temperatures_saves_them(capsys, checkpoint, labelled) -> None:

@@ -22,7 +22,7 @@ from adaexit_hf.evaluation.curves import mean_curve
 from adaexit_hf.evaluation.summary import results_at_threshold
 from adaexit_hf.evaluation.thresholds import spread_thresholds
 from adaexit_hf.evaluation.trace import predictions
-from adaexit_hf.evaluation.tradeoff import layer_scores, oracle_bound
+from adaexit_hf.evaluation.tradeoff import layer_scores, oracle_bound, oracle_exits
 from adaexit_hf.models import EarlyExitForSequenceClassification
 from adaexit_hf.models.padded_batches import padded_batch
 
@@ -418,3 +418,23 @@ def test_labels_that_are_no_numbers_are_refused(value: Any, advice: str) -> None
     rows = [{**row, "label": value if place == 2 else row["label"]} for place, row in enumerate(texts(4))]
     with pytest.raises(ValueError, match=f"label: got {value!r} in row 2; pass class indices,? {advice}"):
         collect_trace(variant("deebert"), rows, progress=False)
+
+
+def test_the_oracle_of_the_last_exit_needs_no_labels() -> None:
+    answers = torch.tensor([[0, 1, 1], [1, 0, 1], [0, 0, 0]])
+    trace = ExitTrace(torch.eye(2)[answers], torch.zeros(3, 3), None, (2, 4, 6), "lt")
+    naive = [next(k for k in range(3) if row[k] == row[-1]) for row in answers.tolist()]
+    assert oracle_exits(trace, target="last_exit").tolist() == naive == [1, 0, 0]
+
+
+def test_the_oracle_of_the_last_exit_keeps_its_score() -> None:
+    answers = torch.tensor([[0, 1, 1], [1, 0, 1], [0, 0, 0]])
+    trace = ExitTrace(torch.eye(2)[answers], torch.zeros(3, 3), torch.tensor([1, 0, 0]), (2, 4, 6), "lt")
+    bound = oracle_bound(trace, "accuracy", target="last_exit")
+    assert (bound.score, bound.mean_layers) == (pytest.approx(2 / 3), pytest.approx(8 / 3))
+
+
+def test_the_oracle_of_the_last_exit_in_regression_takes_what_is_near() -> None:
+    logits = torch.tensor([[1.0, 1.4, 1.5], [0.0, 3.0, 1.0], [math.nan, 1.0, math.nan]])[..., None]
+    trace = ExitTrace(logits, torch.zeros(3, 3), None, (1, 2, 3), "lt")
+    assert oracle_exits(trace, tolerance=0.2, target="last_exit").tolist() == [1, 2, 2]

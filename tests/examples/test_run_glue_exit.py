@@ -12,7 +12,7 @@ from helpers.reviews import write_csv
 from helpers.tiny import encoder, encoder_config
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
-from adaexit_hf import ExitTrace, RightToolForSequenceClassification
+from adaexit_hf import ExitTrace, RightToolForSequenceClassification, cross_fitted
 from adaexit_hf.cli import train as train_command
 from adaexit_hf.data.tasks import tokenize
 from adaexit_hf.pruning.layerdrop import keep_layers
@@ -95,20 +95,46 @@ def test_the_saved_model_answers_as_the_table_says(flags, start):
     words = PreTrainedTokenizerFast.from_pretrained(start)
     rows = datasets.load_dataset("csv", data_files=str(out.parent / "dev.csv"))["train"]
     with torch.inference_mode():
-        output = model(**words(list(rows["text"]), return_tensors="pt", padding=True, return_token_type_ids=False))
+        batch = words(list(rows["text"]), return_tensors="pt", padding=True, return_token_type_ids=False)
+        output = model(**batch, early_exit=False)
     result = json.loads((out / "metrics.json").read_text())["results"]["validation"]
-    assert output.exit_layer.double().mean().item() == pytest.approx(result["mean_exit_layer"])
     right = (
         (output.logits.argmax(dim=-1) == torch.tensor([label == "good" for label in rows["label"]])).double().mean()
     )
-    assert right.item() == pytest.approx(result["at_threshold"]["accuracy"])
+    assert right.item() == pytest.approx(result["full_depth"]["accuracy"])
 
 
 def test_traces_are_kept_on_request(flags, tmp_path):
     out = flags("--method", "berxit", "--save_traces", str(tmp_path / "traces"))
     trace = ExitTrace.load(tmp_path / "traces" / "validation.safetensors")
     result = json.loads((out / "metrics.json").read_text())["results"]["validation"]
-    assert trace.at(result["exit_threshold"])[1].double().mean().item() == pytest.approx(result["mean_exit_layer"])
+    honest = cross_fitted(trace, ["accuracy"])
+    assert honest.mean_layers == pytest.approx(result["mean_exit_layer"])
+
+
+def test_rows_that_choose_the_threshold_are_scored_with_that_of_the_other_half(flags, tmp_path, capsys):
+    out = flags("--method", "deebert", "--learning_rate", "1e-2", "--save_traces", str(tmp_path / "traces"))
+    metrics = json.loads((out / "metrics.json").read_text())
+    result, honest = (
+        metrics["results"]["validation"],
+        cross_fitted(ExitTrace.load(tmp_path / "traces" / "validation.safetensors"), ["accuracy"]),
+    )
+    assert result["at_threshold"] == honest.scores and result["saving"] == pytest.approx(honest.saving)
+    assert result["cross_fitted_thresholds"] == list(honest.thresholds)
+    assert list(result["exit_histogram"].values()) == torch.bincount(honest.exits, minlength=3).tolist()
+    assert "each half of the rows with a threshold that was chosen on the other half" in capsys.readouterr().out
+    assert "as saved are cross-fitted: each half" in (out / "README.md").read_text()
+    assert metrics["training"]["optimizer_steps"] == 4 and metrics["training"]["seconds"] > 0  # two stages
+
+
+def test_too_few_rows_to_choose_and_to_score_on_are_told(flags, capsys):
+    labels = (0.5, 2.5)
+    out = flags("--method", "berxit", "--max_eval_samples", "3", labels=labels)
+    assert "adaexit train: scores with exits are those on the rows on which the threshold was chosen" in (
+        capsys.readouterr().err
+    )
+    result = json.loads((out / "metrics.json").read_text())["results"]["validation"]
+    assert "cross_fitted_thresholds" not in result
 
 
 def test_settings_of_the_method_come_as_json(flags):

@@ -244,3 +244,18 @@ def test_a_curve_of_other_settings_is_refused(change: Settings, message: str) ->
 def test_an_unknown_fact_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="licence"):
         write_model_card(two_labels(), tmp_path, licence="mit")
+
+
+def test_scores_of_a_threshold_from_the_other_half_are_said_to_be_that() -> None:
+    measured = facts()["metrics"]["validation"] | {"cross_fitted_thresholds": [0.8, 0.9]}
+    text = card_of(metrics={"validation": measured}).text
+    assert "The results on `validation` as saved are cross-fitted: each half of the texts was answered with" in text
+    assert "The saved threshold was chosen from these rows, so that its own row is slightly better" in text
+    assert "results there are slightly better than on new texts" not in text
+    assert "results there are slightly better than on new texts" in card_of().text
+
+
+def test_one_layer_for_all_is_no_decision_for_each_text() -> None:
+    text = build_model_card(two_labels(threshold=2, exit_criterion="layer"), NAME).text
+    assert "**Every text leaves after layer 2 (exit criterion `layer`).**" in text
+    assert "answers all texts at one of them. The model is an encoder" in text and "Easy texts" not in text

@@ -65,6 +65,10 @@ def agreements(exits: list[list[float]]) -> list[int]:
     return counts
 
 
+COUNTS: dict[str, Callable[[list[list[float]]], list[int]]] = {
+    "patience": agreements,
+    "layer": lambda exits: list(range(1, len(exits) + 1)),  # one exit per layer
+}
 NAIVE: dict[str, Callable[[list[float]], float]] = {
     "entropy": entropy,
     "normalized_entropy": lambda logits: entropy(logits) / math.log(len(logits)),
@@ -80,7 +84,9 @@ def test_early_exit_is_what_the_trace_predicts(method: str, criterion: str) -> N
     trace = trace_of(model, inputs)
     if criterion in CRITERIA:
         answers = trace.exit_logits.tolist()
-        naive = [agreements(row) if criterion == "patience" else list(map(NAIVE[criterion], row)) for row in answers]
+        naive = [
+            COUNTS[criterion](row) if criterion in COUNTS else list(map(NAIVE[criterion], row)) for row in answers
+        ]
         torch.testing.assert_close(trace.exit_scores, torch.tensor(naive).float(), atol=1e-5, rtol=1e-5)
     low, high = model.config.threshold_bounds
     between = thresholds_between(trace, 2)
@@ -113,6 +119,7 @@ def test_the_ends_of_the_threshold(method: str, criterion: str) -> None:
         ("confidence", (0, 1)),
         ("margin", (0, 1)),
         ("patience", (1, 3)),
+        ("layer", (1, 12)),
     ],
 )
 def test_the_range_of_the_threshold(criterion: str, bounds: tuple[float, float]) -> None:
@@ -132,6 +139,7 @@ def test_the_range_of_the_threshold(criterion: str, bounds: tuple[float, float])
         ("confidence", [False, False, True]),
         ("margin", [False, False, True]),
         ("patience", [False, True, True]),
+        ("layer", [False, True, True]),
     ],
 )
 def test_comparisons(criterion: str, expected: list[bool]) -> None:
@@ -205,6 +213,54 @@ def test_only_regression_by_patience_has_a_tolerance() -> None:
     assert PabeeConfig(num_labels=2).tolerance is None  # classes are the same or not
 
 
+# One layer for all ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", CLASSES)
+@torch.no_grad()
+def test_all_rows_leave_after_the_layer_of_the_threshold(method: str) -> None:
+    answers = naming([[0, 1, 0, 0, 0], [2, 2, 0, 1, 1]])
+    model = scripted(method, answers, exit_criterion="layer", exit_threshold=2)
+    assert model(**texts(2)).exit_layer.tolist() == [2, 2]
+    assert model(**texts(2), exit_threshold=5).exit_layer.tolist() == [5, 5]
+    assert model(**texts(2), early_exit=False).exit_layer.tolist() == [5, 5]
+
+
+@torch.no_grad()
+def test_without_an_exit_after_the_layer_the_next_one_answers() -> None:
+    model = build("deebert", exit_criterion="layer", exit_layers=[1, 3], exit_threshold=2)
+    assert model(**inputs_of(model)).exit_layer.tolist() == [3] * 6
+    assert trace_of(model, inputs_of(model)).exit_scores[0].tolist() == [1.0, 3.0]
+
+
+@torch.no_grad()
+def test_regression_may_leave_by_layer() -> None:
+    model = build("berxit", num_labels=1, exit_criterion="layer", exit_threshold=2)
+    assert model(**inputs_of(model)).exit_layer.tolist() == [2] * 6
+
+
+@torch.no_grad()
+def test_a_regression_that_learned_to_exit_is_loaded_to_leave_by_layer(tmp_path: Path) -> None:
+    build("berxit", num_labels=1, exit_threshold=0.5, lte_variant="authors").save_pretrained(tmp_path)
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path, exit_criterion="layer", exit_threshold=2)
+    assert model.eval()(**inputs_of(model)).exit_layer.tolist() == [2] * 6
+
+
+@torch.no_grad()
+def test_an_exit_that_is_not_finite_does_not_answer_for_its_layer() -> None:
+    answers = naming([[1, 1, 1], [1, 1, 1]])
+    answers[1, 1] = math.nan
+    model = scripted("pabee", answers, exit_criterion="layer", exit_threshold=2)
+    with pytest.warns(RuntimeWarning, match="NaN or infinite"):
+        assert model(**texts(2)).exit_layer.tolist() == [2, 3]
+
+
+@pytest.mark.parametrize("value", [0, 4, 2.5, math.nan])
+def test_a_layer_that_does_not_exist_is_refused(value: float) -> None:
+    with pytest.raises(ValueError, match=r"exit_threshold: got .* number in \[1, 3\], or None for full depth"):
+        config("deebert", exit_criterion="layer", exit_threshold=value)
+
+
 # Bad input -----------------------------------------------------------------------------------------------------------
 
 
@@ -217,9 +273,9 @@ def test_an_unknown_criterion_is_refused(value: Any) -> None:
 @pytest.mark.parametrize("criterion", NAIVE)
 def test_regression_has_no_distribution(criterion: str) -> None:
     refusal = f"got '{criterion}', which needs class probabilities, and num_labels=1 has none; pass exit_criterion="
-    with pytest.raises(ValueError, match=f"{refusal}'learned' or 'patience'$"):
+    with pytest.raises(ValueError, match=f"{refusal}'learned' or 'patience' or 'layer'$"):
         BerxitConfig(num_labels=1, exit_criterion=criterion)
-    with pytest.raises(ValueError, match=f"{refusal}'patience'$"):
+    with pytest.raises(ValueError, match=f"{refusal}'patience' or 'layer'$"):
         PabeeConfig(num_labels=1, exit_criterion=criterion)
 
 

@@ -1,0 +1,121 @@
+"""Honest scores: thresholds are chosen on one half of the rows, and the other half is scored with them."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .metrics import check_classes, compute_score
+from .thresholds import choose_threshold, choose_within, spread_thresholds
+from .trace import ExitTrace
+from .tradeoff import expected_saving, scored_answers, tradeoff_curve
+
+
+class CrossFitted(NamedTuple):
+    """Scores of early exit at thresholds that were chosen on other rows.
+
+    Attributes:
+        scores: Metric -> value over all rows, in its own unit.
+        mean_layers: Mean number of layers run per sample, in [1, L].
+        saving: Share of layer executions saved, in [0, 1).
+        thresholds: The threshold chosen on the first half, which answers the second, and that chosen on the second;
+            None is full depth.
+        exits: Index of the exit of each sample, `(samples,)`.
+    """
+
+    scores: dict[str, float]
+    mean_layers: float
+    saving: float
+    thresholds: tuple[float | None, float | None]
+    exits: Tensor
+
+
+def cross_fitted(
+    trace: ExitTrace,
+    metrics: Sequence[str],
+    max_drop: float = 0.01,
+    seed: int = 0,
+    *,
+    max_layers: float | None = None,
+    also: Sequence[float] = (),
+) -> CrossFitted:
+    """Score early exit on the rows on which its threshold is chosen, but no row with a threshold chosen on that row.
+
+    The rows are split into two halves. A threshold is chosen on each half, and each half is answered with the
+    threshold of the other one. The metrics are computed over the answers to all rows. The score is that of choosing on
+    half of the rows; a threshold for use is chosen on all of them.
+
+    Args:
+        trace: Trace with labels, of at least two rows.
+        metrics: Names of the metrics; the threshold is chosen by the first.
+        max_drop: As for `choose_threshold`.
+        seed: Seed of the split. The halves depend on it and on the labels alone, so that all methods and training runs
+            have the same ones. Default: 0.
+        max_layers: If given, choose by `choose_within` instead: the best score at this mean number of layers or fewer.
+            Default: None.
+        also: Thresholds to try besides those that are spread over the scores of each half. Default: none.
+
+    Returns:
+        Scores and cost over all rows, and the two thresholds.
+
+    Raises:
+        ValueError: As `choose_threshold` or `choose_within`, for each half; if the trace has no labels or only one
+            row; or if a metric is unknown or not defined for these labels.
+
+    Examples:
+        >>> labels = torch.tensor([0, 1] * 4)
+        >>> logits = torch.stack([torch.eye(2)[0].expand(8, 2), torch.eye(2)[labels]], dim=1)  # exit 1 answers 0
+        >>> trace = ExitTrace(logits, torch.stack([1.0 - labels, torch.zeros(8)], dim=1), labels, (3, 12), "gt")
+        >>> honest = cross_fitted(trace, ["accuracy"])
+        >>> honest.scores, honest.mean_layers, honest.thresholds
+        ({'accuracy': 1.0}, 7.5, (0.5, 0.5))
+    """
+    for name in metrics:
+        check_classes(name, trace.logits.shape[-1])
+    labels, answers = trace.known_labels(), scored_answers(trace)
+    halves = split_in_halves(labels, seed, classes=trace.logits.shape[-1] > 1 and labels.dim() == 1)
+    exits = torch.empty(len(labels), dtype=torch.long)
+    chosen = []
+    for half, other in (halves, halves[::-1]):
+        part = trace.take(half)
+        curve = tradeoff_curve(part, metrics[0], [*spread_thresholds(part), *also])
+        point = choose_threshold(curve, max_drop) if max_layers is None else choose_within(curve, max_layers)
+        exits[other] = trace.take(other).exits_at(point.threshold)
+        chosen.append(point.threshold)
+    answered = answers[torch.arange(len(exits)), exits]
+    layers = torch.tensor(trace.exit_layers)[exits]
+    return CrossFitted(
+        {name: compute_score(name, predictions=answered, references=labels) for name in metrics},
+        layers.double().mean().item(),
+        expected_saving(layers, trace.depth),
+        (chosen[0], chosen[1]),
+        exits,
+    )
+
+
+def split_in_halves(labels: Tensor, seed: int = 0, classes: bool = True) -> tuple[Tensor, Tensor]:
+    """Split rows at random into two halves, in which every class has the same number of rows, or one more in one half.
+
+    Args:
+        labels: Class of each row, `(rows,)`; or anything with one entry per row if there are no classes.
+        seed: Seed of the split.
+        classes: Whether labels are classes.
+
+    Returns:
+        Indices of the rows of both halves, ascending. If the number of rows is odd, the first half has one more.
+
+    Raises:
+        ValueError: If there are fewer than two rows.
+
+    Examples:
+        >>> first, second = split_in_halves(torch.tensor([0] * 6 + [1] * 2))
+        >>> len(first), len(second), int((first > 5).sum()), int((second > 5).sum())
+        (4, 4, 1, 1)
+    """
+    if len(labels) < 2:
+        raise ValueError(f"trace: got {len(labels)} row, which cannot be split into halves; collect at least two rows")
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    if classes:
+        order = order[labels[order].argsort(stable=True)]
+    return order[::2].sort().values, order[1::2].sort().values

@@ -1,0 +1,294 @@
+"""The first sections of the results page: what is lost at half of the layers, the goals, and what exits cost."""
+
+import statistics
+from collections.abc import Callable, Sequence
+
+from compare_methods import static_depths
+from comparison_tables import figures, interval, markdown, seeds_if_few
+from matplotlib.figure import Figure
+from results_claims import compared, differences, verdict
+from results_figures import OURS, PAPERS, Row, Runs, area, curve_of, datasets_of, depth_of, full_score, validation_of
+
+Score = Callable[[Row], float | None]
+CHART = {
+    "static": ("one exit after half of the layers", "D", "#7f7f7f"),
+    "paper": ("best paper's method", "s", "#0072b2"),
+    OURS: ("recommended", "o", "#d55e00"),
+}
+
+
+def score_within(layers: int) -> Score:
+    """A run's score in percent at this mean number of layers or fewer, at thresholds that its rows did not choose.
+
+    For a model with one exit it is the score of its last layer, if it has no more layers. None if there is none.
+    """
+
+    def score(row: Row) -> float | None:
+        if len(validation_of(row)["by_exit"]) == 1:
+            return full_score(row) if figures(row)["validation"].depth <= layers else None
+        points = next(iter(row.get("points", {}).values()), [])
+        return next((100 * point["score"] for point in points if point.get("max_layers") == layers), None)
+
+    return score
+
+
+def third_area(row: Row) -> float | None:
+    """Mean score in percent from a third of the layers to all of them."""
+    return area(row, figures(row)["validation"].depth / 3)
+
+
+def best_paper(runs: Runs, dataset: str, score: Score) -> str | None:
+    """The paper's method with the best mean score; only those with as many seeds as most are compared."""
+    scores = {
+        method: [value for row in runs.get((dataset, method), []) if (value := score(row)) is not None]
+        for method in PAPERS
+    }
+    seeds = max(map(len, scores.values()))
+    comparable = [method for method in PAPERS if len(scores[method]) == seeds > 0]
+    return max(comparable, key=lambda method: statistics.fmean(scores[method]), default=None)
+
+
+def rivals(runs: Runs, dataset: str) -> dict[str, str | None]:
+    """The methods that are compared at half of the layers of a data set, by their role."""
+    half = depth_of(runs) // 2
+    return {
+        "static": f"static-{half}",
+        "paper": best_paper(runs, dataset, score_within(half)),
+        OURS: OURS,
+    }
+
+
+def at_half_and_plain(runs: Runs, dataset: str, method: str | None) -> list[tuple[float, float]]:
+    """Score of a method at half of the layers, and of plain fine-tuning with all layers, for every seed of both."""
+    half = score_within(depth_of(runs) // 2)
+    plain = {row["seed"]: full_score(row) for row in runs.get((dataset, "plain"), [])}
+    scores = {row["seed"]: half(row) for row in runs.get((dataset, method or ""), [])}
+    return [(score, plain[seed]) for seed, score in scores.items() if score is not None and seed in plain]
+
+
+def lost(runs: Runs, dataset: str, method: str | None) -> list[float]:
+    """By how many points a method at half of the layers is above plain fine-tuning with all layers, by seed."""
+    return [score - plain for score, plain in at_half_and_plain(runs, dataset, method)]
+
+
+def at_half(runs: Runs) -> list[str]:
+    """What each method loses at half of the layers."""
+    half = depth_of(runs) // 2
+    body = []
+    for dataset in datasets_of(runs):
+        plain = [full_score(row) for row in runs.get((dataset, "plain"), [])]
+        if not plain:
+            continue
+        cells = [f"{statistics.fmean(plain):.1f}{seeds_if_few(plain)}"]
+        for role, method in rivals(runs, dataset).items():
+            pairs, values = at_half_and_plain(runs, dataset, method), lost(runs, dataset, method)
+            if not values:
+                cells.append("")
+                continue
+            name = f", {method}" if role == "paper" else ""
+            score = statistics.fmean(score for score, _ in pairs)
+            cells.append(f"{score:.1f} ({statistics.fmean(values):+.1f}{name}){seeds_if_few(values)}")
+        body.append([dataset, *cells])
+    head = ["data set", "plain, all layers", f"static-{half}", "best paper's method", "recommended"]
+    return markdown(head, body)
+
+
+def chart(runs: Runs) -> Figure | None:
+    """Points lost at half of the layers, one column per data set; None if there is nothing to draw."""
+    datasets = [
+        name for name in datasets_of(runs) if any(lost(runs, name, each) for each in rivals(runs, name).values())
+    ]
+    if not datasets:
+        return None
+    figure = Figure(figsize=(7.8, 3.4), layout="constrained")
+    axes = figure.subplots()
+    axes.axhline(0, color="#24292f", linewidth=1)
+    for offset, (role, (name, marker, color)) in zip((-0.15, 0, 0.15), CHART.items(), strict=True):
+        places, means, halves = [], [], []
+        for place, dataset in enumerate(datasets):
+            values = lost(runs, dataset, rivals(runs, dataset)[role])
+            if values:
+                places.append(place + offset)
+                means.append(statistics.fmean(values))
+                halves.append(interval(values)[1] if len(values) > 2 else 0.0)
+        if places:
+            axes.errorbar(places, means, halves, fmt=marker, color=color, label=name, markersize=7, elinewidth=1)
+    axes.set_xticks(range(len(datasets)), datasets)
+    axes.set_title("Points above plain fine-tuning with all layers, at half of the layers", loc="left", fontsize=11)
+    axes.grid(axis="y", color="#d8dee4", linewidth=0.8)
+    axes.spines[["top", "right", "left", "bottom"]].set_visible(False)
+    axes.tick_params(length=0)
+    axes.legend(frameon=False, fontsize=9.5)
+    return figure
+
+
+def table_of(runs: Runs, gains: Callable[[str, str], Sequence[float]], names: Sequence[str], head: str) -> list[str]:
+    """A table of differences, with one row per name and one column per data set; empty rows are left out."""
+    datasets = datasets_of(runs)
+    body = [[name, *(compared(gains(dataset, name)) for dataset in datasets)] for name in names]
+    return markdown([head, *datasets], [row for row in body if any(row[1:])])
+
+
+def between(runs: Runs, first: str, second: str, dataset: str, score: Score) -> list[float]:
+    """Differences of a score between two methods on a data set, for every seed for which both have it."""
+    return differences(runs.get((dataset, first), []), runs.get((dataset, second), []), score)
+
+
+def recommended_against_papers(runs: Runs) -> list[str]:
+    """The recommended recipe's area minus that of every paper's method as in its paper."""
+    return table_of(runs, lambda dataset, method: between(runs, OURS, method, dataset, third_area), PAPERS, "minus")
+
+
+def gain_of_the_head(runs: Runs) -> list[str]:
+    """What the recommended head adds to each paper's method."""
+
+    def gains(dataset: str, method: str) -> list[float]:
+        return between(runs, f"{method}+head", method, dataset, third_area)
+
+    return table_of(runs, gains, PAPERS, "with the recommended head minus as in its paper")
+
+
+def gain_of_the_method(runs: Runs) -> list[str]:
+    """What is left between the recommended recipe and the papers' methods with the same head."""
+    names = [f"{method}+head" for method in PAPERS]
+    return table_of(runs, lambda dataset, name: between(runs, OURS, name, dataset, third_area), names, "minus")
+
+
+def against_static(runs: Runs) -> list[str]:
+    """Every method at a mean of K layers minus the model with K layers and one exit, and at full depth."""
+    lines = []
+    for layers in static_depths(depth_of(runs)):
+        static, score = f"static-{layers}", score_within(layers)
+
+        def gains(dataset: str, method: str, static: str = static, score: Score = score) -> list[float]:
+            return between(runs, method, static, dataset, score)
+
+        names = [OURS, *PAPERS, *(f"{method}+head" for method in PAPERS)]
+        lines += [*table_of(runs, gains, names, f"minus {static}, at {layers} layers"), ""]
+    return lines[:-1]
+
+
+def middle_depths(runs: Runs) -> list[int]:
+    """A third, half, and two thirds of the layers."""
+    depth = depth_of(runs)
+    return [depth // 3, depth // 2, 2 * depth // 3]
+
+
+def verdicts(runs: Runs, gains: Callable[[str], Sequence[float]]) -> list[str]:
+    """The verdict for each data set for which there is one."""
+    return [found for dataset in datasets_of(runs) if (found := verdict(gains(dataset)))]
+
+
+def goals(runs: Runs) -> list[str]:
+    """What the recommended recipe should reach, and on how many of the data sets that were measured it does."""
+
+    def lowest_over_papers(dataset: str) -> str:
+        every = [verdict(between(runs, OURS, method, dataset, third_area)) for method in PAPERS]
+        known = [each for each in every if each]
+        return ("higher" if set(known) == {"higher"} else "not higher") if known else ""
+
+    found = [each for dataset in datasets_of(runs) if (each := lowest_over_papers(dataset))]
+    body = [
+        [
+            "area from a third of the layers above every paper's method",
+            "5 of 6",
+            f"{found.count('higher')} of {len(found)}",
+        ]
+    ]
+    for layers in middle_depths(runs):
+        score = score_within(layers)
+        each = verdicts(runs, lambda dataset: between(runs, OURS, f"static-{layers}", dataset, score))  # noqa: B023
+        body.append([f"above static-{layers}, at {layers} layers", "4 of 6", f"{each.count('higher')} of {len(each)}"])
+    full = verdicts(runs, lambda dataset: between(runs, OURS, "plain", dataset, full_score))
+    body.append(["full depth not below plain fine-tuning", "all", f"{len(full) - full.count('lower')} of {len(full)}"])
+    sound = [met for dataset in datasets_of(runs) if (met := sound_saving(runs, dataset)) is not None]
+    body.append(
+        [
+            "DACT-BERT saves 25 % of the layers at threshold 0 within 1 % of its full depth",
+            "2",
+            f"{sum(sound)} of {len(sound)}",
+        ]
+    )
+    return markdown(["goal", "wanted, data sets", "reached, of those measured with three seeds"], body)
+
+
+def sound_saving(runs: Runs, dataset: str) -> bool | None:
+    """Whether DACT-BERT saves a quarter of the layers at threshold 0 and loses at most 1 %; None if not measured."""
+    savings, losses = [], []
+    for row in runs.get((dataset, "dact-bert"), []):
+        full = figures(row)["validation"].full
+        for point in curve_of(row):
+            if point.threshold == 0:
+                savings.append(point.saving)
+                losses.append(1 - point.score / full)
+    if len(savings) < 3:
+        return None
+    return statistics.fmean(savings) >= 0.25 and statistics.fmean(losses) <= 0.01
+
+
+def in_short(runs: Runs) -> list[str]:
+    """The main results in sentences, all of them computed."""
+    depth = depth_of(runs)
+    lines = []
+    for role, (name, *_) in CHART.items():
+        means = [
+            statistics.fmean(values)
+            for dataset in datasets_of(runs)
+            if (values := lost(runs, dataset, rivals(runs, dataset)[role]))
+        ]
+        if means:
+            lines.append(
+                f"- At {depth // 2} of {depth} layers, *{name}* is {statistics.fmean(means):+.1f} points from plain "
+                f"fine-tuning with all layers, mean of {len(means)} data set{'s' * (len(means) > 1)} (from "
+                f"{min(means):+.1f} to {max(means):+.1f})."
+            )
+    for second, what in [(f"static-{layers}", f"at {layers} layers") for layers in middle_depths(runs)]:
+        score = score_within(int(second.split("-")[1]))
+        each = verdicts(runs, lambda dataset: between(runs, OURS, second, dataset, score))  # noqa: B023
+        if each:
+            lines.append(f"- The recommended recipe {counted(each)} than `{second}` {what}.")
+    return lines or [NOTHING]
+
+
+def counted(each: Sequence[str]) -> str:
+    """Verdicts in words.
+
+    >>> counted(["higher", "no difference seen", "higher"])
+    'is better on 2, worse on 0, and not seen to differ on 1 of 3 data sets'
+    """
+    higher, lower, neither = (each.count(name) for name in ("higher", "lower", "no difference seen"))
+    return f"is better on {higher}, worse on {lower}, and not seen to differ on {neither} of {len(each)} data sets"
+
+
+NOTHING = "Not measured yet with this version; see [the results of version 0.1.0](RESULTS_0.1.0.md)."
+
+
+def prices(runs: Runs) -> list[str]:
+    """Training cost and size of one model with exits, beside those of models with one exit for each depth."""
+    depths, body = static_depths(depth_of(runs)), []
+
+    def mean(dataset: str, method: str, figure: Callable[[Row], float]) -> float | None:
+        values = [figure(row) for row in runs.get((dataset, method), []) if "training" in row]
+        return statistics.fmean(values) if values else None
+
+    for dataset in datasets_of(runs):
+        cells = []
+        for figure, digits in (
+            (lambda row: row["training"]["seconds"], 0),
+            (lambda row: row["training"]["optimizer_steps"], 0),
+            (lambda row: row["bytes"] / 1e6, 1),
+        ):
+            plain, exits = (mean(dataset, method, figure) for method in ("plain", OURS))
+            static = [mean(dataset, f"static-{layers}", figure) for layers in depths]
+            together = None if None in static else sum(value for value in static if value is not None)
+            cells += ["" if value is None else f"{value:.{digits}f}" for value in (plain, exits, together)]
+        if any(cells):
+            body.append([dataset, *cells])
+    names = ["plain", "recommended", f"static-{', '.join(map(str, depths))} together"]
+    head = [f"{what}: {name}" for what in ("seconds of training", "optimizer steps", "MB") for name in names]
+    return markdown(["data set", *head], body)
+
+
+OF_RUNS = (
+    in_short, at_half, goals, recommended_against_papers, gain_of_the_head, gain_of_the_method, against_static, prices,
+)  # fmt: skip

@@ -1,0 +1,128 @@
+"""Scores at thresholds that were chosen on other rows, compared with a reference that handles one row at a time."""
+
+import math
+
+import pytest
+import torch
+
+from adaexit_hf import ExitTrace, choose_layer, choose_threshold, choose_within, cross_fitted, tradeoff_curve
+from adaexit_hf.evaluation.cross_fit import split_in_halves
+from adaexit_hf.evaluation.thresholds import spread_thresholds
+
+
+def random_trace(rows: int = 60, labels: int = 3, seed: int = 0) -> ExitTrace:
+    """Deeper exits are right more often, and confidence says how often."""
+    source = torch.Generator().manual_seed(seed)
+    truth = torch.randint(max(labels, 2), (rows,), generator=source)
+    logits = torch.randn(rows, 3, labels, generator=source)
+    if labels == 1:
+        logits += truth[:, None, None] * torch.tensor([0.5, 1.0, 2.0])[:, None]
+        return ExitTrace(logits, torch.rand(rows, 3, generator=source), truth.double(), (1, 2, 3), "gt")
+    logits += torch.eye(labels)[truth][:, None] * torch.tensor([1.0, 2.0, 3.0])[:, None]
+    return ExitTrace(logits, logits.softmax(-1).amax(-1), truth, (1, 2, 3), "gt", bounds=(0.0, 1.0))
+
+
+def right_at(trace: ExitTrace, row: int, threshold: float | None) -> tuple[bool, int]:
+    """Whether a row is right, and after how many layers, one exit after the other."""
+    for exit, layer in enumerate(trace.exit_layers):
+        last = exit == len(trace.exit_layers) - 1
+        if last or (threshold is not None and trace.scores[row, exit].item() > threshold):
+            values = trace.logits[row, exit].tolist()
+            return values.index(max(values)) == trace.labels[row].item(), layer
+    raise AssertionError
+
+
+def test_each_row_is_scored_with_the_threshold_of_the_other_half():
+    trace = random_trace()
+    found = cross_fitted(trace, ["accuracy"], max_drop=0.05)
+    first, second = split_in_halves(trace.labels)
+    rights, layers = [], []
+    for half, other, threshold in zip((first, second), (second, first), found.thresholds, strict=True):
+        part = trace.take(half)
+        assert choose_threshold(tradeoff_curve(part, "accuracy", spread_thresholds(part)), 0.05).threshold == threshold
+        for row in other.tolist():
+            right, layer = right_at(trace, row, threshold)
+            rights.append(right)
+            layers.append(layer)
+    assert found.scores == {"accuracy": pytest.approx(sum(rights) / 60)}
+    assert found.mean_layers == pytest.approx(sum(layers) / 60)
+    assert found.saving == pytest.approx(1 - sum(layers) / 180)
+
+
+def test_a_score_that_only_fits_its_own_rows_is_not_reported():
+    """The scores are noise, so what the threshold gains on its own rows is chance."""
+    gains = []
+    for seed in range(20):
+        trace = random_trace(rows=40, labels=2, seed=seed)
+        noise = torch.rand(40, 3, generator=torch.Generator().manual_seed(seed))
+        trace = ExitTrace(trace.logits, noise, trace.labels, (1, 2, 3), "gt")
+        same_rows = choose_within(tradeoff_curve(trace, "accuracy"), 2).score
+        gains.append(same_rows - cross_fitted(trace, ["accuracy"], max_layers=2).scores["accuracy"])
+    assert sum(gains) / 20 > 0.02
+
+
+def test_every_class_is_in_both_halves_alike():
+    labels = torch.tensor([0] * 31 + [1] * 8 + [2] * 2)
+    halves = split_in_halves(labels[torch.randperm(41, generator=torch.Generator().manual_seed(1))])
+    assert sorted(torch.cat(halves).tolist()) == list(range(41))
+    shuffled = labels[torch.randperm(41, generator=torch.Generator().manual_seed(1))]
+    counts = [torch.bincount(shuffled[half], minlength=3) for half in halves]
+    assert (counts[0] - counts[1]).abs().max() <= 1
+    assert [len(half) for half in halves] == [21, 20]
+
+
+def test_halves_depend_on_labels_and_seed_alone():
+    first, second = (random_trace(seed=seed) for seed in (0, 1))
+    other = ExitTrace(second.logits, second.scores, first.labels, (1, 2, 3), "gt")
+    a, b = cross_fitted(first, ["accuracy"]), cross_fitted(other, ["accuracy"])
+    assert a.thresholds != b.thresholds
+    assert torch.equal(split_in_halves(first.labels)[0], split_in_halves(other.labels)[0])
+    assert not torch.equal(split_in_halves(first.labels)[0], split_in_halves(first.labels, seed=1)[0])
+
+
+def test_regression_is_split_at_random():
+    found = cross_fitted(random_trace(labels=1), ["spearmanr", "pearson"], max_layers=2)
+    assert list(found.scores) == ["spearmanr", "pearson"] and found.mean_layers < 2.5
+
+
+def test_one_exit_has_nothing_to_choose():
+    trace = random_trace()
+    one = ExitTrace(trace.logits[:, -1:], trace.scores[:, -1:], trace.labels, (3,), "gt")
+    found = cross_fitted(one, ["accuracy"])
+    assert found.thresholds == (None, None) and found.mean_layers == 3
+    assert found.scores["accuracy"] == pytest.approx(
+        (one.logits[:, 0].argmax(-1) == one.labels).double().mean().item()
+    )
+
+
+def test_one_row_has_no_halves():
+    with pytest.raises(ValueError, match="trace: got 1 row, which cannot be split into halves"):
+        cross_fitted(random_trace(rows=1), ["accuracy"])
+
+
+def test_within_a_budget_the_best_score_counts():
+    curve = tradeoff_curve(random_trace(), "accuracy")
+    chosen = choose_within(curve, 2)
+    assert chosen.score == max(point.score for point in curve if point.mean_layers <= 2)
+    assert choose_within(curve, 3).score == max(point.score for point in curve)
+    with pytest.raises(ValueError, match=r"max_layers: got 0.5, but every point of the curve runs at least 1 layers"):
+        choose_within(curve, 0.5)
+
+
+@pytest.mark.parametrize(("max_drop", "layer"), [(0.0, 12), (0.15, 9), (0.35, 3), (1.0, 3)])
+def test_one_layer_for_all_is_the_shallowest_that_is_good_enough(max_drop, layer):
+    # Accuracies 0.7, 0.6, 0.9, 1: the second exit is worse than the first.
+    right = torch.tensor([[index < count for count in (7, 6, 9, 10)] for index in range(10)])
+    logits = torch.eye(2)[right.long()]
+    trace = ExitTrace(logits, torch.zeros(10, 4), torch.ones(10, dtype=torch.long), (3, 6, 9, 12), "lt")
+    assert choose_layer(trace, "accuracy", max_drop) == layer
+
+
+def test_one_layer_for_all_where_full_depth_has_no_score():
+    logits = torch.tensor([[1.0, math.nan], [2.0, math.nan]])[..., None]
+    trace = ExitTrace(logits, torch.zeros(2, 2), torch.tensor([1.0, 2.0]), (1, 2), "lt")
+    with (
+        pytest.warns(RuntimeWarning, match="not finite"),
+        pytest.raises(ValueError, match="trace: the score at full depth is nan"),
+    ):
+        choose_layer(trace, "pearson")
