@@ -72,9 +72,9 @@ def cross_fitted(
         ({'accuracy': 1.0}, 7.5, (0.5, 0.5))
     """
     for name in metrics:
-        check_classes(name, trace.logits.shape[-1])
+        check_classes(name, trace.logits.shape[-1], trace.multi_label)
     labels, answers = trace.known_labels(), scored_answers(trace)
-    halves = split_in_halves(labels, seed, classes=trace.logits.shape[-1] > 1 and labels.dim() == 1)
+    halves = split_in_halves(labels, seed, classes=trace.logits.shape[-1] > 1 and not trace.multi_label)
     exits = torch.empty(len(labels), dtype=torch.long)
     chosen = []
     for half, other in (halves, halves[::-1]):
