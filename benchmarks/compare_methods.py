@@ -60,8 +60,9 @@ import torch
 from comparison_tables import figures, is_regression, tables
 from transformers import AutoConfig, BertConfig
 
-from adaexit_hf import METHODS, ExitTrace, choose_threshold, choose_within, cross_fitted, tradeoff_curve
+from adaexit_hf import METHODS, ExitTrace, choose_threshold, choose_within, tradeoff_curve
 from adaexit_hf.data.tasks import TASKS
+from adaexit_hf.evaluation.cross_fit import half_curves, with_thresholds_of_other_half
 from adaexit_hf.evaluation.metrics import compute_score
 from adaexit_hf.evaluation.trace import scored_predictions
 
@@ -348,14 +349,18 @@ def points_of(traces: dict[str, ExitTrace], metric: str) -> dict[str, list[dict[
     """
     (first, validation), *others = traces.items()
     points: dict[str, list[dict[str, Any]]] = {split: [] for split in traces}
-    curve = tradeoff_curve(validation, metric)
+    try:
+        curve, halves = tradeoff_curve(validation, metric), half_curves(validation, metric)
+    except ValueError:
+        return points
     budgets = [{"max_layers": layers} for layers in range(1, validation.depth + 1)]
     for rule in [{"max_drop": drop} for drop in MAX_DROPS] + budgets:
+        choose = functools.partial(choose_within if "max_layers" in rule else choose_threshold, **rule)
         try:
-            honest = cross_fitted(validation, [metric], **rule)
+            honest = with_thresholds_of_other_half(validation, halves, [metric], choose)
         except ValueError:
             continue
-        chosen = (choose_within if "max_layers" in rule else choose_threshold)(curve, **rule).threshold
+        chosen = choose(curve).threshold
         points[first].append(
             rule | {"score": honest.scores[metric], "mean_layers": honest.mean_layers, "thresholds": honest.thresholds}
         )

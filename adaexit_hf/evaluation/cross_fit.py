@@ -1,11 +1,12 @@
 """Honest scores: thresholds are chosen on one half of the rows, and the other half is scored with them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from .curves import CurvePoint
 from .metrics import check_classes, compute_score
 from .thresholds import choose_threshold, choose_within, spread_thresholds
 from .trace import ExitTrace
@@ -72,21 +73,67 @@ def cross_fitted(
         ({'accuracy': 1.0}, 7.5, (0.5, 0.5))
     """
     for name in metrics:
-        check_classes(name, trace.logits.shape[-1])
-    labels, answers = trace.known_labels(), scored_answers(trace)
-    halves = split_in_halves(labels, seed, classes=trace.logits.shape[-1] > 1 and labels.dim() == 1)
-    exits = torch.empty(len(labels), dtype=torch.long)
-    chosen = []
-    for half, other in (halves, halves[::-1]):
-        part = trace.take(half)
-        curve = tradeoff_curve(part, metrics[0], [*spread_thresholds(part), *also])
-        point = choose_threshold(curve, max_drop) if max_layers is None else choose_within(curve, max_layers)
-        exits[other] = trace.take(other).exits_at(point.threshold)
-        chosen.append(point.threshold)
-    answered = answers[torch.arange(len(exits)), exits]
+        check_classes(name, trace.logits.shape[-1], trace.multi_label)
+
+    def choose(curve: Sequence[CurvePoint]) -> CurvePoint:
+        return choose_threshold(curve, max_drop) if max_layers is None else choose_within(curve, max_layers)
+
+    return with_thresholds_of_other_half(trace, half_curves(trace, metrics[0], seed, also), metrics, choose)
+
+
+class HalfCurve(NamedTuple):
+    """The trade-off curve of one half of the rows.
+
+    Attributes:
+        curve: The curve.
+        other: Indices of the rows of the other half, which are answered with a threshold of this curve.
+    """
+
+    curve: list[CurvePoint]
+    other: Tensor
+
+
+def half_curves(trace: ExitTrace, metric: str, seed: int = 0, also: Sequence[float] = ()) -> list[HalfCurve]:
+    """Compute the curves of both halves, from which thresholds may be chosen in several ways.
+
+    Args:
+        trace: Trace with labels, of at least two rows.
+        metric: Name of the metric.
+        seed: As for `cross_fitted`.
+        also: As for `cross_fitted`.
+
+    Raises:
+        ValueError: If the trace has no labels or only one row, or if the metric is not defined on a half.
+    """
+    classes = trace.logits.shape[-1] > 1 and not trace.multi_label
+    first, second = split_in_halves(trace.known_labels(), seed, classes)
+    parts = [(trace.take(half), other) for half, other in ((first, second), (second, first))]
+    return [HalfCurve(tradeoff_curve(part, metric, [*spread_thresholds(part), *also]), other) for part, other in parts]
+
+
+def with_thresholds_of_other_half(
+    trace: ExitTrace,
+    halves: Sequence[HalfCurve],
+    metrics: Sequence[str],
+    choose: Callable[[Sequence[CurvePoint]], CurvePoint],
+) -> CrossFitted:
+    """Answer each half of the rows with the threshold that is chosen from the curve of the other one.
+
+    Args:
+        trace: The trace.
+        halves: Its `half_curves`.
+        metrics: Names of the metrics to compute over all rows.
+        choose: Chooses a point of a curve.
+    """
+    exits, chosen = torch.empty(len(trace.logits), dtype=torch.long), []
+    for curve, other in halves:
+        threshold = choose(curve).threshold
+        exits[other] = trace.take(other).exits_at(threshold)
+        chosen.append(threshold)
+    answered = scored_answers(trace)[torch.arange(len(exits)), exits]
     layers = torch.tensor(trace.exit_layers)[exits]
     return CrossFitted(
-        {name: compute_score(name, predictions=answered, references=labels) for name in metrics},
+        {name: compute_score(name, predictions=answered, references=trace.known_labels()) for name in metrics},
         layers.double().mean().item(),
         expected_saving(layers, trace.depth),
         (chosen[0], chosen[1]),

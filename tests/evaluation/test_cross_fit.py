@@ -126,3 +126,16 @@ def test_one_layer_for_all_where_full_depth_has_no_score():
         pytest.raises(ValueError, match="trace: the score at full depth is nan"),
     ):
         choose_layer(trace, "pearson")
+
+
+def test_several_labels_at_once_are_scored_and_one_layer_chosen_for_them():
+    source = torch.Generator().manual_seed(0)
+    truth = torch.randint(2, (30, 3), generator=source)
+    weights = torch.tensor([1.0, 3.0, 30.0])[:, None]  # the last exit gives every label
+    logits = torch.randn(30, 3, 3, generator=source) + weights * (2 * truth[:, None] - 1)
+    trace = ExitTrace(logits, logits.abs().amin(-1), truth.double(), (1, 2, 3), "gt", multi_label=True)
+    found = cross_fitted(trace, ["f1_micro", "accuracy"], max_drop=0.2)
+    answered = logits[torch.arange(30), found.exits] > 0
+    assert found.scores["accuracy"] == pytest.approx((answered == truth).all(-1).double().mean().item())
+    assert found.scores["f1_micro"] > 0.75
+    assert choose_layer(trace, "accuracy", 0.0) == 3 and choose_layer(trace, "accuracy", 1.0) == 1
