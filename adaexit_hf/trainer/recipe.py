@@ -52,4 +52,6 @@ def recommended_recipe(num_labels: int, pairs: bool, method: str = "berxit") -> 
     config: dict[str, Any] = {"exit_head": "pair" if pairs else "attention-pool", "exit_pooling": "mean"}
     if method == "berxit":
         config["fine_tuning"] = "joint"
+        if num_labels == 1:
+            config["exit_criterion"] = "layer"
     return Recipe(method, config, {"exits_learning_rate": 1e-3})

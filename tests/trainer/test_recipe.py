@@ -25,6 +25,10 @@ def test_without_a_method_the_recipe_suits_the_data() -> None:
     assert pair.method_config["exit_head"] == "pair"
 
 
+def test_a_regression_leaves_after_one_layer_for_all_texts() -> None:
+    assert recommended_recipe(num_labels=1, pairs=True).config["exit_criterion"] == "layer"
+
+
 def test_a_method_alone_is_that_of_its_paper() -> None:
     arguments, training = followed("--task_name", "mrpc", "--method", "deebert", names=["no", "yes"])
     assert (arguments.method, arguments.method_config, training.exits_learning_rate) == ("deebert", {}, None)
