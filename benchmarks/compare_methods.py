@@ -123,7 +123,8 @@ VARIANTS = {
     "plain": Variant("plain"),
     "layerdrop": Variant("plain", flags="--layer_drop 0.2"),
     "recommended": Variant("berxit", flags=RECOMMENDED),
-    "dact-bert": Variant("dact-bert", {"halting_bias": 0, "ponder_cost": 0.005}),
+    # At the encoder's learning rate the halting units hardly move, and all layers run.
+    "dact-bert": Variant("dact-bert", {"halting_bias": 0, "ponder_cost": 0.1}, flags="--exits_learning_rate 1e-3"),
     "deebert": Variant("deebert", flags='--stage_overrides {"exits":{"learning_rate":1e-3}}'),
     # Ten times the learning rate of the teacher, as in the authors' script.
     "fastbert": Variant("fastbert", flags='--stage_overrides {"distil":{"learning_rate":5e-4}}'),

@@ -1,7 +1,7 @@
 r"""Write benchmarks/RESULTS.md and its figures from the recorded runs of `compare_methods.py`.
 
     python benchmarks/results_page.py benchmarks/results_by_method.jsonl --speed benchmarks/inference_speed.jsonl \
-        --pages README.md docs/results.md model_cards/[a-z]*.md
+        --ponder_costs benchmarks/dact_ponder_costs.jsonl --pages README.md docs/results.md model_cards/[a-z]*.md
 
 Every number and every verdict on the page is computed from the lines of these files, so run the command again when
 there are more lines; what was not run is empty. The text around the tables is in results_template.md. RESULTS.md and
@@ -227,7 +227,9 @@ def chart(runs: Runs, folder: Path, prefix: str) -> list[str]:
     return [f"![What each method loses at half of the layers, per data set; the numbers are in the table]({picture})"]
 
 
-def page(runs: Runs, speed: Sequence[Row], folder: Path, prefix: str = "results") -> str:
+def page(
+    runs: Runs, speed: Sequence[Row], folder: Path, prefix: str = "results", ponder_costs: Sequence[Row] = ()
+) -> str:
     """The text of the page; its figures, whose names start with the prefix, are written to the folder."""
     datasets, methods = names_of(runs)
     rows = [row for rows in runs.values() for row in rows]
@@ -251,7 +253,8 @@ def page(runs: Runs, speed: Sequence[Row], folder: Path, prefix: str = "results"
         f"python benchmarks/compare_methods.py --grid full --model_name_or_path {model} --exit_pooling mean \\",
         "    --results benchmarks/results_by_method.jsonl -- --bf16",
         "python benchmarks/results_page.py benchmarks/results_by_method.jsonl \\",
-        "    --speed benchmarks/inference_speed.jsonl --pages README.md docs/results.md model_cards/[a-z]*.md",
+        "    --speed benchmarks/inference_speed.jsonl --ponder_costs benchmarks/dact_ponder_costs.jsonl \\",
+        "    --pages README.md docs/results.md model_cards/[a-z]*.md",
     ]
     parts = {
         "layers": [str(depth_of(runs))],
@@ -265,6 +268,7 @@ def page(runs: Runs, speed: Sequence[Row], folder: Path, prefix: str = "results"
         "areas_from_half": areas(runs, 1 / 2),
         "saving_on_the_clock": savings.saving_on_the_clock(speed),
         "heads": savings.heads(),
+        "depth_by_ponder_cost": savings.depth_by_ponder_cost(ponder_costs),
     }
     parts |= {claim.__name__: claim(runs) for claim in (*first.OF_RUNS, *claims.OF_RUNS, *savings.OF_RUNS)}
     texts = {name: first.NOTHING if is_empty(lines) else "\n".join(lines) for name, lines in parts.items()}
@@ -299,6 +303,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, help="Results file of compare_methods.py, JSON lines.")
     parser.add_argument("--speed", type=Path, help="Output of inference.py, JSON lines.")
+    parser.add_argument("--ponder_costs", type=Path, help="Output of dact_ponder_costs.py, JSON lines.")
     parser.add_argument("--output", type=Path, help="Folder to write to. Default: that of the results file.")
     parser.add_argument(
         "--pages",
@@ -308,12 +313,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="Pages in which to replace the table: README.md, docs/results.md and the method cards.",
     )
     options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
-    for path in filter(None, (options.results, options.speed)):
-        if not path.is_file():
-            maker = "compare_methods.py --results" if path == options.results else "inference.py --output"
+    makers = {
+        options.results: "compare_methods.py --results",
+        options.speed: "inference.py --output",
+        options.ponder_costs: "dact_ponder_costs.py --results",
+    }
+    for path, maker in makers.items():
+        if path is not None and not path.is_file():
             parser.error(f"{path}: there is no such file; run {maker} {path}")
     rows = list(whole_lines(options.results))
     speed = [json.loads(line) for line in options.speed.read_text().splitlines()] if options.speed else []
+    ponder_costs = list(whole_lines(options.ponder_costs)) if options.ponder_costs else []
     if not rows:
         parser.error(f"{options.results}: has no results; run compare_methods.py --results {options.results}")
     folder = options.output or options.results.parent
@@ -324,7 +334,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if left_out:
             print(f"{left_out} lines of earlier training settings left out", file=sys.stderr)
         file, prefix = (f"RESULTS_{name}.md", f"results_{name}") if place else ("RESULTS.md", "results")
-        (folder / file).write_text(page(runs, speed, folder, prefix).rstrip() + "\n")
+        (folder / file).write_text(page(runs, speed, folder, prefix, ponder_costs).rstrip() + "\n")
         for path in [] if place else options.pages:
             write_table(path, runs)
         print(folder / file)

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import json
 import statistics
 from collections.abc import Sequence
 
@@ -113,6 +114,24 @@ def ponder_costs(runs: Runs) -> list[str]:
     head = ["data set", "ponder cost", "seeds", "full depth", "layers, threshold 0", "with exits", "layers with exits"]
     costs = markdown(head, sorted(body, key=lambda cells: (GRID_DATASETS.index(cells[0]), float(cells[1]))))
     return [*costs, "", *one_setting(runs)]
+
+
+def depth_by_ponder_cost(lines: Sequence[Row]) -> list[str]:
+    """Table of the runs of dact_ponder_costs.py: quality and depth at the exact rule, and where texts leave."""
+    body = []
+    for line in sorted(lines, key=lambda line: (json.dumps(line["settings"], sort_keys=True), line["ponder_cost"])):
+        validation, settings = next(iter(line["results"].values())), line["settings"]
+        metric, full = next(iter(validation["full_depth"].items()))
+        shares = [f"{count / validation['samples']:.0%}" for count in validation["exit_histogram"].values()]
+        config = {name: value for name, value in settings["method_config"].items() if name != "exit_pooling"}
+        data, encoder = settings["task_name"] or settings["dataset_name"], settings["model_name_or_path"]
+        body.append(
+            [f"{data.split('/')[-1]}, {encoder.split('/')[-1]}", json.dumps(config)[1:-1] or "-",
+             f"{line['ponder_cost']:g}", str(settings["seed"]), f"{100 * full:.1f} ({metric})",
+             f"{validation['mean_exit_layer']:.2f}", f"{validation['saving']:.0%}", " ".join(shares)]
+        )  # fmt: skip
+    head = ["data, encoder", "settings", "ponder cost", "seed", "score", "mean layers", "saved", "texts by exit"]
+    return markdown(head, body)
 
 
 def one_setting(runs: Runs) -> list[str]:

@@ -314,7 +314,7 @@ def test_settings_of_methods_and_data_sets():
         return compare_methods.grouped([*cell.settings, *cell.places])
 
     dact = settings("dact-bert", "sst2")
-    assert json.loads(*dact["--method_config"]) == {"exit_pooling": "mean", "halting_bias": 0, "ponder_cost": 0.005}
+    assert json.loads(*dact["--method_config"]) == {"exit_pooling": "mean", "halting_bias": 0, "ponder_cost": 0.1}
     assert (dact["--max_train_samples"], dact["--task_name"]) == (["10000"], ["sst2"])
     assert json.loads(*settings("deebert", "mrpc")["--stage_overrides"]) == {"exits": {"learning_rate": 1e-3}}
     assert json.loads(*settings("fastbert", "mrpc")["--stage_overrides"]) == {"distil": {"learning_rate": 5e-4}}

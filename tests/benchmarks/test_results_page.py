@@ -83,8 +83,10 @@ def test_the_pages_in_the_repository_are_up_to_date(tmp_path):
     not (RESULTS / "results_by_method.jsonl").exists(), reason="nothing was measured with this version"
 )
 def test_the_page_of_results_is_up_to_date(tmp_path):
-    results, speed = (str(RESULTS / f"{name}.jsonl") for name in ("results_by_method", "inference_speed"))
-    assert results_page.main([results, "--speed", speed, "--output", str(tmp_path)]) == 0
+    names = ("results_by_method", "inference_speed", "dact_ponder_costs")
+    results, speed, costs = (str(RESULTS / f"{name}.jsonl") for name in names)
+    given = ["--speed", speed, "--ponder_costs", costs, "--output", str(tmp_path)]
+    assert results_page.main([results, *given]) == 0
     for path in tmp_path.iterdir():
         kept = RESULTS / path.name
         assert kept.exists() and (path.suffix == ".svg" or path.read_text() == kept.read_text()), (
@@ -253,6 +255,18 @@ def test_a_section_without_runs_says_where_older_numbers_are(tmp_path):
     page = written(tmp_path, exits("deebert"))
     _, _, prices = page.partition("### What both cost")
     assert results_first.NOTHING in prices.partition("## How to read")[0]
+
+
+def test_the_depth_of_dact_bert_by_ponder_cost():
+    results = {"validation": {"samples": 4, "full_depth": {"accuracy": 0.75}, "mean_exit_layer": 1.25, "saving": 0.375,
+                              "exit_histogram": {"1": 3, "2": 1}}}  # fmt: skip
+    settings = {"task_name": "mrpc", "dataset_name": None, "model_name_or_path": "some/encoder", "seed": 3,
+                "method_config": {"exit_pooling": "mean", "halting_bias": 2}}  # fmt: skip
+    lines = [{"ponder_cost": cost, "settings": settings, "results": results} for cost in (0.2, 0.05)]
+    assert results_savings.depth_by_ponder_cost(lines)[2:] == [
+        f'| mrpc, encoder | "halting_bias": 2 | {cost} | 3 | 75.0 (accuracy) | 1.25 | 38% | 75% 25% |'
+        for cost in (0.05, 0.2)
+    ]
 
 
 def test_each_encoder_has_a_page(tmp_path, capsys):
