@@ -282,8 +282,8 @@ def test_ponder_costs_in_their_order():
     curve = [(0.0, 0.7, 1.5), (None, 0.8, 2.0)]
     runs = by_method([line(other, 0, curve), line("dact-bert", 0, curve)])
     assert results_savings.ponder_costs(runs)[2:4] == [
-        "| trec | 0.005 | 1 | 80.0 | 1.50 | 70.0 | 1.50 |",
         "| trec | 0.05 | 1 | 80.0 | 1.50 | 70.0 | 1.50 |",
+        "| trec | 0.1 | 1 | 80.0 | 1.50 | 70.0 | 1.50 |",
     ]
 
 
