@@ -29,6 +29,8 @@ from adaexit_hf import DactBertForSequenceClassification, EarlyExitTrainer, Earl
 from adaexit_hf.cli.data_arguments import DataArguments, evaluation_splits, first_rows, load_splits, reserve_validation
 from adaexit_hf.data.tasks import labels_of, tokenize
 from adaexit_hf.evaluation.summary import results_at_threshold
+from adaexit_hf.models.early_exit_loop import InFlight, LayerLoop
+from adaexit_hf.models.padded_batches import model_inputs, padded_batch
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -54,6 +56,23 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--work_dir", type=Path, default=Path("out/dact_ponder_costs"), help="For the stages before the last."
     )
     return parser.parse_args(argv)
+
+
+@torch.inference_mode()
+def by_layer(model: Any, rows: Any, batch_size: int) -> dict[str, list[float]]:
+    """Mean halting value h_n of every exit, and accuracy of its own output y_n, which the accumulated answer mixes."""
+    model.eval()
+    halting, right = [], []
+    for start in range(0, len(rows), batch_size):
+        batch = padded_batch([rows[place] for place in range(start, min(start + batch_size, len(rows)))],
+                             model.config.encoder_config)  # fmt: skip
+        labels = torch.tensor(rows[start : start + batch_size]["labels"])
+        flight = InFlight.of(*model.embed(model_inputs(model, batch)))
+        extras = [step.exit.extras for _, (step,) in LayerLoop(model, [flight]) if step.exit is not None]
+        halting.append(torch.stack([value.cpu() for _, value in extras], dim=1))
+        right.append(torch.stack([logits.cpu().argmax(dim=-1) == labels for logits, _ in extras], dim=1))
+    return {name: torch.cat(values).double().mean(dim=0).tolist()
+            for name, values in {"halting": halting, "own_accuracy": right}.items()}  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -141,6 +160,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 "ponder_cost": cost,
                 "settings": settings,
                 "results": results,
+                "by_layer": by_layer(model, rows[names[0]], 64),
                 "seconds": seconds,
                 "versions": {package: version(package) for package in ("torch", "transformers", "adaexit_hf")},
                 "machine": machine(os.environ.get("OMP_NUM_THREADS", str(torch.get_num_threads()))),
