@@ -212,8 +212,11 @@ def build_model(arguments: Arguments, labels: Labels) -> Any:
         ValueError: The method is unknown, or its settings cannot be compared at full depth.
     """
     options: dict[str, Any] = {"num_labels": labels.num_labels}
+    # Said in every case: `plain` would take over that of a fine-tuned classifier.
     if labels.multi_label:
         options["problem_type"] = "multi_label_classification"
+    else:
+        options["problem_type"] = "regression" if labels.names is None else "single_label_classification"
     if labels.names is not None:
         options["id2label"] = dict(enumerate(labels.names))
         options["label2id"] = {name: index for index, name in enumerate(labels.names)}

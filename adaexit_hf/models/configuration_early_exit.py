@@ -319,8 +319,8 @@ class EarlyExitConfig(PreTrainedConfig):
             got = ", ".join(f"{name}={overrides[name]!r}" for name in LABELS if overrides.get(name) is not None)
             raise ValueError(
                 f"num_labels, problem_type: got {got} ({_TASKS.get(problem, problem)}), but the checkpoint was "
-                f"trained for {_TASKS[trained]} with num_labels={len(names)}; leave it out, or train a new model with "
-                "the model's from_encoder_pretrained(<encoder>, num_labels=...)"
+                f"trained for {_TASKS.get(trained, trained)} with num_labels={len(names)}; leave it out, or train a "
+                "new model with the model's from_encoder_pretrained(<encoder>, num_labels=...)"
             )
         if "id2label" in given or count != len(names):
             return {name: value for name, value in saved.items() if name not in ("id2label", "num_labels")}
