@@ -105,13 +105,13 @@ class Variant(NamedTuple):
     """How to run a method with `run_glue_exit.py`.
 
     Attributes:
-        method: Value of `--method`.
+        method: Value of `--method`; None for the recommended recipe.
         config: Value of `--method_config`.
         flags: Other flags.
         encoder: Another encoder than that of the comparison.
     """
 
-    method: str
+    method: str | None
     config: dict[str, Any] = {}
     flags: str = ""
     encoder: str | None = None
@@ -122,7 +122,7 @@ PAPER, RECOMMENDED = "--recipe paper", "--recipe recommended"
 VARIANTS = {
     "plain": Variant("plain"),
     "layerdrop": Variant("plain", flags="--layer_drop 0.2"),
-    "recommended": Variant("berxit", flags=RECOMMENDED),
+    "recommended": Variant(None),
     # At the encoder's learning rate the halting units hardly move, and all layers run.
     "dact-bert": Variant("dact-bert", {"halting_bias": 0, "ponder_cost": 0.1}, flags="--exits_learning_rate 1e-3"),
     "deebert": Variant("deebert", flags='--stage_overrides {"exits":{"learning_rate":1e-3}}'),
@@ -187,7 +187,7 @@ def variant_of(name: str, exit_pooling: str | None = None, exit_head: str | None
     >>> variant_of("limit-3@some/encoder")
     Variant(method='plain', config={'num_hidden_layers': 3}, flags='', encoder='some/encoder')
     >>> variant_of("static-3", exit_pooling="mean").config
-    {'num_hidden_layers': 3, 'exit_layers': [3], 'fine_tuning': 'joint', 'exit_pooling': 'mean'}
+    {'num_hidden_layers': 3, 'exit_layers': [3], 'exit_pooling': 'mean'}
     >>> [variant_of(name).flags for name in ("static-3", "static-3+paper", "pabee", "pabee+head")]
     ['--recipe recommended', '--recipe paper', '--recipe paper', '--recipe recommended']
     >>> variant_of('berxit:{"fine_tuning": "joint"}', exit_pooling="mean", exit_head="dense").config
@@ -200,24 +200,27 @@ def variant_of(name: str, exit_pooling: str | None = None, exit_head: str | None
     static = fixed is not None and fixed[1] == "static"
     if fixed:
         layers = int(fixed[2])
-        one_exit = {"exit_layers": [layers], "fine_tuning": "joint"} if static else {}
-        variant = Variant("berxit" if static else "plain", {"num_hidden_layers": layers} | one_exit)
+        first = {"num_hidden_layers": layers}
+        variant = Variant("plain", first)
+        if static:
+            first |= {"exit_layers": [layers]}
+            variant = Variant("berxit", first | {"fine_tuning": "joint"}) if addition else Variant(None, first)
     elif base in {*VARIANTS, *CONFIGS}:
         variant = VARIANTS.get(base, Variant(base))
     else:
         names = ", ".join(sorted({*VARIANTS, *CONFIGS}))
         raise ValueError(f"methods: got '{base}'; choose from {names}, limit-3, static-3")
-    if addition and (
-        variant.method == "plain" or "--recipe" in variant.flags or addition != ("paper" if static else "head")
-    ):
+    if addition and (variant.method in (None, "plain") and not static or addition != ("paper" if static else "head")):
         raise ValueError(
             f"methods: got '{full}'; write +head after a paper's method with exits, +paper after static-3"
         )
     with_exits = {}
     if variant.method != "plain":
-        if "--recipe" not in variant.flags:
-            recipe = RECOMMENDED if addition == "head" or static and not addition else PAPER
-            variant = variant._replace(flags=f"{recipe} {variant.flags}".strip())
+        flags = variant.flags
+        if addition == "head":  # the rates of the exits are then those of the recipe, in all stages
+            flags = re.sub(r"--stage_overrides \S+", "", flags)
+        recipe = RECOMMENDED if addition == "head" or variant.method is None else PAPER
+        variant = variant._replace(flags=f"{recipe} {flags}".strip())
         with_exits = {"exit_pooling": exit_pooling, "exit_head": exit_head}
     settings = {key: value for key, value in with_exits.items() if value}
     return variant._replace(config=variant.config | settings | json.loads(config or "{}"), encoder=encoder or None)
@@ -232,7 +235,9 @@ def applies(variant: Variant, dataset: str) -> bool:
     Raises:
         ValueError: The settings are invalid for every data set.
     """
-    return variant.method == "plain" or _defined(variant.method, json.dumps(variant.config), is_regression(dataset))
+    return variant.method == "plain" or _defined(
+        variant.method or "berxit", json.dumps(variant.config), is_regression(dataset)
+    )
 
 
 @functools.cache  # a grid asks hundreds of times
@@ -288,7 +293,7 @@ def cells_of(options: argparse.Namespace, run_flags: Sequence[str] = ()) -> list
             flags = grouped(
                 [*RECIPE.split(), *DATA_RECIPE.get(dataset, "").split(), *variant.flags.split(), *run_flags]
             )
-            flags |= {"--method": [variant.method], "--seed": [str(seed)]}
+            flags |= {"--seed": [str(seed)]} | ({"--method": [variant.method]} if variant.method else {})
             if variant.config:
                 flags["--method_config"] = [json.dumps(variant.config, sort_keys=True)]
             settings = tuple(token for flag in sorted(flags) for token in (flag, *flags[flag]))
@@ -359,9 +364,9 @@ def points_of(traces: dict[str, ExitTrace], metric: str) -> dict[str, list[dict[
         choose = functools.partial(choose_within if "max_layers" in rule else choose_threshold, **rule)
         try:
             honest = with_thresholds_of_other_half(validation, halves, [metric], choose)
-        except ValueError:
+            chosen = choose(curve).threshold
+        except ValueError:  # no threshold runs so few layers
             continue
-        chosen = choose(curve).threshold
         points[first].append(
             rule | {"score": honest.scores[metric], "mean_layers": honest.mean_layers, "thresholds": honest.thresholds}
         )

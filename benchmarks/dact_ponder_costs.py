@@ -12,6 +12,7 @@ chosen in training; no threshold is chosen on the data that is scored.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import sys
@@ -139,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         trainer.train(stage=stage)
         return round(time.monotonic() - start, 1)
 
-    first = options.work_dir / json.dumps(settings, sort_keys=True).replace("/", "-").replace('"', "")[:180]
+    first = options.work_dir / hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     if not (first / "config.json").exists():
         set_seed(options.seed)
         config = {"num_labels": labels.num_labels, **options.method_config}

@@ -76,10 +76,11 @@ def calibrate(options: CalibrationOptions, positionals: Any) -> None:
         new_settings["exit_temperatures"] = model.config.exit_temperatures
     replace_text(config_file, json.dumps(saved | new_settings, indent=2, sort_keys=True) + "\n")
     full_depth = next(point for point in curve if point.threshold is None)
-    score, layers, saving = chosen[1:4] if honest is None else (honest.scores[metrics[0]], *honest[1:3])
+    found = chosen if honest is None else honest
+    score = chosen.score if honest is None else honest.scores[metrics[0]]
     print_json(
         {"split": split, "metric": metrics[0], "full_depth": full_depth.score, "threshold": chosen.threshold}
-        | {"score": score, "mean_layers": layers, "saving": saving}
+        | {"score": score, "mean_layers": found.mean_layers, "saving": found.saving}
         | {"cross_fitted_thresholds": None if honest is None else list(honest.thresholds)}
         | new_settings
     )

@@ -113,7 +113,7 @@ class Arguments(DataArguments):
     recipe: str | None = field(
         default=None,
         metadata={
-            "help": "'recommended': heads and rates that worked best; 'paper': those of the paper. Default: "
+            "help": "'recommended': our heads and rates; 'paper': those of the paper. Default: "
             "recommended, or paper with --method."
         },
     )
@@ -197,7 +197,7 @@ def follow_recipe(arguments: Arguments, training: EarlyExitTrainingArguments, la
     """Add the settings of the recommended recipe, if it is chosen, to those that were passed, which have priority."""
     if arguments.recipe == "recommended":
         pairs = len(arguments.columns()) == 2
-        recipe = recommended_recipe(labels.num_labels, pairs, arguments.method or "berxit")
+        recipe = recommended_recipe(labels.num_labels, pairs, arguments.method)
         arguments.method = recipe.method
         arguments.method_config = recipe.config | cast(dict[str, Any], arguments.method_config)
         for name, value in recipe.training.items():

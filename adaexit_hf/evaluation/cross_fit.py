@@ -9,7 +9,7 @@ from torch import Tensor
 from .curves import CurvePoint
 from .metrics import check_classes, compute_score
 from .thresholds import choose_threshold, choose_within, spread_thresholds
-from .trace import ExitTrace
+from .trace import ExitTrace, at_exits
 from .tradeoff import expected_saving, scored_answers, tradeoff_curve
 
 
@@ -35,7 +35,7 @@ class CrossFitted(NamedTuple):
 def cross_fitted(
     trace: ExitTrace,
     metrics: Sequence[str],
-    max_drop: float = 0.01,
+    max_drop: float | None = None,
     seed: int = 0,
     *,
     max_layers: float | None = None,
@@ -50,7 +50,7 @@ def cross_fitted(
     Args:
         trace: Trace with labels, of at least two rows.
         metrics: Names of the metrics; the threshold is chosen by the first.
-        max_drop: As for `choose_threshold`.
+        max_drop: As for `choose_threshold`. Default: 0.01, unless `max_layers` is given.
         seed: Seed of the split. The halves depend on it and on the labels alone, so that all methods and training runs
             have the same ones. Default: 0.
         max_layers: If given, choose by `choose_within` instead: the best score at this mean number of layers or fewer.
@@ -72,11 +72,17 @@ def cross_fitted(
         >>> honest.scores, honest.mean_layers, honest.thresholds
         ({'accuracy': 1.0}, 7.5, (0.5, 0.5))
     """
+    if not metrics:
+        raise ValueError("metrics: got none; pass at least one, e.g. ['accuracy']")
+    if max_drop is not None and max_layers is not None:
+        raise ValueError(f"max_drop, max_layers: got {max_drop}, {max_layers}; pass one of them")
     for name in metrics:
         check_classes(name, trace.logits.shape[-1], trace.multi_label)
 
     def choose(curve: Sequence[CurvePoint]) -> CurvePoint:
-        return choose_threshold(curve, max_drop) if max_layers is None else choose_within(curve, max_layers)
+        if max_layers is not None:
+            return choose_within(curve, max_layers)
+        return choose_threshold(curve, 0.01 if max_drop is None else max_drop)
 
     return with_thresholds_of_other_half(trace, half_curves(trace, metrics[0], seed, also), metrics, choose)
 
@@ -130,7 +136,7 @@ def with_thresholds_of_other_half(
         threshold = choose(curve).threshold
         exits[other] = trace.take(other).exits_at(threshold)
         chosen.append(threshold)
-    answered = scored_answers(trace)[torch.arange(len(exits)), exits]
+    answered = at_exits(scored_answers(trace), exits)
     layers = torch.tensor(trace.exit_layers)[exits]
     return CrossFitted(
         {name: compute_score(name, predictions=answered, references=trace.known_labels()) for name in metrics},

@@ -48,7 +48,10 @@ def flops_per_exit(model: EarlyExitForSequenceClassification, tokens: int) -> Te
             f"model: in '{model.config.model_type}' tokens skip layers, so the cost of a text depends on its words, "
             "not only on its length; call collect_trace(model, dataset, count_flops=True)"
         )
-    return _count(model, {"input_ids": [0] * tokens})
+    row = {"input_ids": [0] * tokens}
+    if model.config.head == "pair":  # which tokens belong to which text does not change the cost
+        row["token_type_ids"] = [0] * (tokens - 1) + [1]
+    return _count(model, row)
 
 
 class RowFlops:

@@ -111,7 +111,7 @@ def speed_note(speed: MeasuredSpeed | None) -> str:
 # What the exits read, where it is not what the paper of the method describes.
 HEADS = {
     "dense": "the encoder family's own classification head",
-    "attention-pool": "a head that learns which tokens to read (attention pooling with eight learned queries)",
+    "attention-pool": "a head that learns which tokens to read (attention pooling with learned queries)",
     "pair": "a head that compares the two texts of a pair, [u; v; |u - v|; u * v] of their means",
     "attention-block": "FastBERT's branch classifier",
 }
@@ -119,8 +119,10 @@ HEADS = {
 
 def exit_heads(model: EarlyExitForSequenceClassification) -> str:
     """What heads the exits have, in one sentence; "" if those of the paper."""
-    head = model.config.exit_head
-    return "" if head == "paper" else f" Every exit is {HEADS[head]}, which is not from the method's paper."
+    config = model.config
+    if config.head == config.paper_head:
+        return ""
+    return f" Every exit is {HEADS[config.head]}, which is not from the method's paper."
 
 
 def exit_rule(model: EarlyExitForSequenceClassification) -> str:

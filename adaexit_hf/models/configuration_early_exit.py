@@ -294,9 +294,10 @@ class EarlyExitConfig(PreTrainedConfig):
                 "or train a model with other exits"
             )
         saved_head = saved.get("exit_head", "paper")
-        if overrides.get("exit_head", saved_head) != saved_head:
+        head = overrides.get("exit_head", saved_head)
+        if head != saved_head and {head, saved_head} != {"paper", cls.paper_head}:
             raise ValueError(
-                f"exit_head: got '{overrides['exit_head']}', but the checkpoint was trained with '{saved_head}', "
+                f"exit_head: got '{head}', but the checkpoint was trained with '{saved_head}', "
                 "whose weights differ; leave it out, or train a new model"
             )
         encoder = overrides.get("encoder_config")
@@ -311,6 +312,8 @@ class EarlyExitConfig(PreTrainedConfig):
         saved = {name: value for name, value in saved.items() if name != "label2id"}  # follows from id2label
         given = _checked_labels(overrides)
         count = given.get("num_labels", len(given.get("id2label", names)))
+        if overrides.get("problem_type", "") is None:  # as if it were not passed
+            del overrides["problem_type"]
         trained = saved.get("problem_type")
         # Without a problem type, one label is a regression, and several are as in the checkpoint.
         classes = "single_label_classification" if trained == "regression" else trained

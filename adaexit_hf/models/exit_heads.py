@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
 from .encoder_layers import family_of
+from .encoder_layers import recording
 
 # What a method, or an exit criterion, passes from one exit to the next: tensors whose first dimension is the batch.
 State = tuple[Tensor, ...]
@@ -80,7 +81,7 @@ class Head(nn.Module):
 
     Attributes:
         size: number of features.
-        classifier: the output layer; None where the features alone are used.
+        classifier: the output layer; missing or None where the features alone are used.
     """
 
     size: int
@@ -147,9 +148,10 @@ class ExitHead(ExitFeatures):
 class AttentionPool(Head):
     """A head that chooses the tokens it reads: f = dropout(tanh(W [s; q])), logits = V f.
 
-    s is the sentence vector. q has eight parts: part i is a weighted mean of the i-th eighth of the tokens' states,
-    with weights softmax(w_i h + b_i) over the tokens, so that every exit learns eight queries of its own. Not from a
-    paper on early exit; attention pooling with learned queries is that of Yang et al., NAACL 2016.
+    s is the sentence vector. q has eight parts, or fewer if 8 does not divide the hidden size: part i is a weighted
+    mean of the i-th eighth of the tokens' states, with weights softmax(w_i h + b_i) over the tokens. Every exit learns
+    queries of its own. Not from a paper on early exit; attention pooling with learned queries is that of Yang et al.,
+    NAACL 2016.
 
     Args:
         encoder_config: config of the encoder.
@@ -292,7 +294,8 @@ def second_segment(input_ids: Tensor | None, token_type_ids: Tensor | None, padd
     """Return which tokens belong to the second text of a pair.
 
     A row with token types has those; otherwise, as for RoBERTa, MPNet and DistilBERT, the second text begins after the
-    first separator. The separator is the id of the row's last token: [SEP] and </s> end both texts.
+    first separator. The separator is the id of the row's last token: [SEP] and </s> end both texts. Rows must have
+    their special tokens: without them, a last word that occurs twice would be taken for the separator.
 
     Args:
         input_ids: token ids with special tokens, padding on the right, shape `(batch, tokens)`; None if unknown.
@@ -319,12 +322,30 @@ def second_segment(input_ids: Tensor | None, token_type_ids: Tensor | None, padd
     real = torch.ones_like(known) if padding is None else (padding != 0).long()
     types = None if token_type_ids is None else (token_type_ids != 0).long() * real
     if input_ids is None:
-        return types if types is not None else torch.zeros_like(real)
+        return types  # type: ignore[return-value]  # one of the two is known
     places = torch.arange(real.shape[1], device=real.device)[None]
     last = (real * places).argmax(dim=1, keepdim=True)  # (batch, 1)
     first_separator = ((input_ids == input_ids.gather(1, last)) * real).argmax(dim=1, keepdim=True)
     separated = (places > first_separator).long() * real
     return separated if types is None else torch.where(types.any(dim=1, keepdim=True), types, separated)
+
+
+def check_pairs(second: Tensor, first_row: int = 0) -> None:
+    """Check that every row is a pair of texts; nothing is checked while a graph is recorded.
+
+    Args:
+        second: as `second_segment` returns it, shape `(batch, tokens)`.
+        first_row: number of the first row, for the error message.
+
+    Raises:
+        ValueError: a row is a single text.
+    """
+    if not recording() and not bool(second.any(dim=1).all()):
+        row = first_row + int((~second.any(dim=1)).nonzero()[0, 0])
+        raise ValueError(
+            f"input_ids: row {row} is a single text, but exit_head='pair' compares two; pass pairs, "
+            "tokenizer(first_texts, second_texts), or train with another exit_head, e.g. 'attention-pool'"
+        )
 
 
 def mean_pool(hidden: Tensor, padding: Tensor | None) -> Tensor:

@@ -124,7 +124,7 @@ class BerxitConfig(EarlyExitConfig):
                 f"exit_criterion: got 'learned', but the checkpoint was trained with '{saved_criterion}' and has no "
                 "weights for it; leave it out, or train a new model with exit_criterion='learned'"
             )
-        if overrides.get("exit_criterion") not in (None, "learned"):  # which alone has variants
+        if overrides.get("exit_criterion", saved_criterion) not in (None, "learned"):  # which alone has variants
             saved = saved | {"lte_variant": "paper"}
         return super()._with_criterion(saved, overrides)
 

@@ -79,8 +79,8 @@ class DactBertConfig(EarlyExitConfig):
             is 0, and None with another `exit_criterion` than "dact".
         exit_layers: as in `EarlyExitConfig`.
         ponder_cost: tau of Eq. 1, >= 0: the larger, the earlier samples leave. The trade-off between quality and depth
-            is chosen with it, before training. It works only if the halting units learn fast enough: with
-            `EarlyExitTrainingArguments(exits_learning_rate=1e-3)`, not at the encoder's learning rate. Default: 0.1.
+            is chosen with it, before training. Train with `EarlyExitTrainingArguments(exits_learning_rate=1e-3)`, so
+            that the halting units learn fast enough to follow it. Default: 0.1.
         halting_bias: initial bias b of every halting unit, so that h starts near sigmoid(b), with
             `halting_input="entropy"` in the middle of the range of the entropy. With large values training starts near
             full depth, with 0 the last layers start with almost no weight. Default: 0, as in all DACT configs of the

@@ -59,6 +59,7 @@ from .exit_heads import ExitFeatures
 from .exit_heads import ExitHead
 from .exit_heads import SingleUnit
 from .exit_heads import State
+from .exit_heads import check_pairs
 from .exit_heads import second_segment
 from .exit_criteria import best_temperature
 from .exit_criteria import first_ready
@@ -437,12 +438,7 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
         if self.config.head != "pair":
             return hidden, context
         second = second_segment(inputs["input_ids"], inputs["token_type_ids"], mask)
-        if not recording() and not bool(second.any(dim=1).all()):
-            row = int((~second.any(dim=1)).nonzero()[0, 0])
-            raise ValueError(
-                f"input_ids: row {row} is a single text, but exit_head='pair' compares two; pass pairs, "
-                "tokenizer(first_texts, second_texts), or train with another exit_head, e.g. 'attention-pool'"
-            )
+        check_pairs(second)
         return hidden, context._replace(per_token=context.per_token | {"second": second})
 
     def layer_step(

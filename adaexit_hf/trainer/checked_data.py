@@ -10,7 +10,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from transformers.trainer_utils import has_length
 
 from ..data.batches_by_length import chunks, fetch_rows
+from ..models.early_exit_loop import right_padded
 from ..models.encoder_layers import family_of
+from ..models.exit_heads import check_pairs, second_segment
 from ..models.padded_batches import COLUMNS, LABEL_COLUMNS, wrong_labels
 from .frozen_states import token_mask
 
@@ -205,6 +207,15 @@ def check_dataset(
             mask = token_mask(batch)
             if batch.get("attention_mask") is None and encoder_config.pad_token_id is not None:
                 mask = tokens != encoder_config.pad_token_id
+            if model.config.head == "pair":
+                given, _ = right_padded(
+                    {"input_ids": tokens, "token_type_ids": batch.get("token_type_ids"), "attention_mask": mask.long()}
+                )
+                second = second_segment(given["input_ids"], given["token_type_ids"], given["attention_mask"])
+                try:
+                    check_pairs(second, first)
+                except ValueError as error:
+                    raise ValueError(f"{name}: {error}") from None
             add("lengths", mask.sum(dim=1))
             add("input_ids", tokens[mask].long())
         if "labels" not in batch:

@@ -20,19 +20,20 @@ class Recipe(NamedTuple):
     training: dict[str, Any]
 
 
-def recommended_recipe(num_labels: int, pairs: bool, method: str = "berxit") -> Recipe:
-    """Return the settings that worked best in `benchmarks/RESULTS.md` for this kind of data.
+def recommended_recipe(num_labels: int, pairs: bool, method: str | None = None) -> Recipe:
+    """Return the recommended settings for this kind of data.
 
-    It is made of parts of several papers, and is in none of them: one stage with the sum of all exits' losses
+    They are parts of several papers, and in none of them together: one stage with the sum of all exits' losses
     (BERxiT's joint fine-tuning, Eq. 3, as in The Right Tool for the Job); heads that read more than one sentence
     vector, `AttentionPool` for single texts and `SegmentPair` for pairs; the mean over the tokens as sentence vector;
-    and a learning rate for the exits that suits new layers, not a pretrained encoder. For regression, where no
-    readiness score is better than one layer for all texts, the criterion is "layer".
+    and a learning rate for the exits that suits new layers, not a pretrained encoder. For regression, where one layer
+    for all texts is hard to beat, the criterion is "layer".
 
     Args:
         num_labels: Number of labels; 1 for regression.
         pairs: Whether the inputs are pairs of texts.
-        method: Another method, to be trained with the same heads and rates.
+        method: A method to be trained as in its paper, but with these heads and rates. Default: None, BERxiT with
+            joint fine-tuning.
 
     Returns:
         The recipe.
@@ -47,11 +48,11 @@ def recommended_recipe(num_labels: int, pairs: bool, method: str = "berxit") -> 
         >>> recommended_recipe(num_labels=6, pairs=False, method="deebert").config
         {'exit_head': 'attention-pool', 'exit_pooling': 'mean'}
     """
-    if method not in METHODS:
+    if method is not None and method not in METHODS:
         raise ValueError(f"method: got '{method}'; choose one of {', '.join(METHODS)}{did_you_mean(method, METHODS)}")
     config: dict[str, Any] = {"exit_head": "pair" if pairs else "attention-pool", "exit_pooling": "mean"}
-    if method == "berxit":
+    if num_labels == 1:
+        config["exit_criterion"] = "layer"
+    if method is None:
         config["fine_tuning"] = "joint"
-        if num_labels == 1:
-            config["exit_criterion"] = "layer"
-    return Recipe(method, config, {"exits_learning_rate": 1e-3})
+    return Recipe(method or "berxit", config, {"exits_learning_rate": 1e-3})

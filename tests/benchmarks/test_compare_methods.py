@@ -17,10 +17,14 @@ import comparison_tables
 import datasets
 import pytest
 import torch
-from compare_methods import append_line, applies, cells_of, main, parse, read_results, variant_of
+from compare_methods import CONFIGS, append_line, applies, cells_of, main, parse, read_results, variant_of
+from comparison_tables import is_regression
 from transformers import BertConfig
 
-from adaexit_hf import ExitTrace, choose_threshold, cross_fitted, tradeoff_curve
+from adaexit_hf import METHODS, ExitTrace, choose_threshold, cross_fitted, tradeoff_curve
+from adaexit_hf.cli import train
+from adaexit_hf.data.tasks import Labels
+from adaexit_hf.trainer.training_args import checked_overrides
 
 # Writes what a run writes; the score is told by the seed. Fails for deebert with seed 1; notes that it ran.
 FAKE = """
@@ -152,6 +156,16 @@ def test_the_full_grid(tmp_path, layers, static, capsys):
     assert [name for name in options.methods if name.startswith("static")] == [f"static-{k}" for k in static]
     recipes = {cell.method: compare_methods.grouped(cell.settings).get("--recipe") for cell in cells}
     assert (recipes["plain"], recipes["fastbert"], recipes["fastbert+head"]) == (None, ["paper"], ["recommended"])
+    assert len({(cell.dataset, cell.settings) for cell in cells}) == len(cells)  # none is the same as another
+    for cell in {cell.method: cell for cell in cells}.values():  # every method's flags fit each other
+        arguments, training = train.parse([*cell.settings, *cell.places, "--output_dir", "out", "--use_cpu", "true"])
+        train.follow_recipe(arguments, training, Labels(None if is_regression(cell.dataset) else ["no", "yes"]))
+        if cell.method != "plain":
+            sizes = {"vocab_size": 9, "hidden_size": 8, "num_attention_heads": 1, "intermediate_size": 8}
+            depth = arguments.method_config.pop("num_hidden_layers", layers)
+            config = CONFIGS[arguments.method](BertConfig(num_hidden_layers=depth, **sizes), **arguments.method_config)
+            model = METHODS[arguments.method](config)
+            checked_overrides(training, [stage.name for stage in model.stages])
     assert cells[0].seed == 0 and cells[-1].seed == 4  # a stopped grid has all methods
     with pytest.raises(SystemExit):
         parse([*base, "--seeds", "2"])

@@ -91,6 +91,11 @@ def test_lists_of_labels_become_zeros_and_ones():
             Labels(["rude", "short"], True),
             "column 'label' has one label per text, but the .* lists of labels",
         ),
+        (
+            [[0, 1], [1, 0]],
+            Labels(["0", "1"], True),
+            "two numbers for every text, each 0 or 1; pass lists of the labels",
+        ),
         ([[0, 1, 1]], Labels(["0", "1"], True), r"contains \[0, 1, 1\], with a label twice; pass lists of the labels"),
     ],
 )

@@ -95,6 +95,20 @@ def test_one_exit_has_nothing_to_choose():
     )
 
 
+@pytest.mark.parametrize(
+    ("metrics", "options", "message"),
+    [
+        ([], {}, "metrics: got none; pass at least one"),
+        (["accuracy"], {"max_drop": 0.1, "max_layers": 2}, "max_drop, max_layers: got 0.1, 2; pass one of them"),
+    ],
+)
+def test_what_cannot_be_chosen_by_is_refused(metrics, options, message):
+    labels = torch.tensor([0, 1] * 2)
+    trace = ExitTrace(torch.zeros(4, 2, 2), torch.zeros(4, 2), labels, (1, 2), "gt")
+    with pytest.raises(ValueError, match=message):
+        cross_fitted(trace, metrics, **options)
+
+
 def test_one_row_has_no_halves():
     with pytest.raises(ValueError, match="trace: got 1 row, which cannot be split into halves"):
         cross_fitted(random_trace(rows=1), ["accuracy"])

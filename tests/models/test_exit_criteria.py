@@ -247,6 +247,15 @@ def test_a_regression_that_learned_to_exit_is_loaded_to_leave_by_layer(tmp_path:
 
 
 @torch.no_grad()
+def test_a_criterion_that_was_changed_in_place_is_saved(tmp_path: Path) -> None:
+    model = build("berxit", num_labels=1, lte_variant="authors")
+    model.config.exit_criterion, model.config.exit_threshold = "layer", 2
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    assert loaded(**inputs_of(loaded)).exit_layer.tolist() == [2] * 6
+
+
+@torch.no_grad()
 def test_an_exit_that_is_not_finite_does_not_answer_for_its_layer() -> None:
     answers = naming([[1, 1, 1], [1, 1, 1]])
     answers[1, 1] = math.nan

@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, BertModel
 
 from adaexit_hf import DeeBertConfig, DeeBertForSequenceClassification, flops_per_exit
+from adaexit_hf.hub.card_text import exit_heads
 from adaexit_hf.models import EarlyExitForSequenceClassification
 from adaexit_hf.models.configuration_early_exit import HEADS
 from adaexit_hf.models.exit_heads import AttentionPool, SegmentPair, second_segment
@@ -171,6 +172,16 @@ def test_another_head_is_not_loaded(tmp_path: Path) -> None:
         AutoModelForSequenceClassification.from_pretrained(tmp_path, exit_head="dense")
 
 
+@pytest.mark.parametrize(("method", "head"), [("deebert", "dense"), ("fastbert", "attention-block")])
+def test_the_papers_head_by_its_name_is_the_same(method: str, head: str, tmp_path: Path) -> None:
+    model = build(method)
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path, exit_head=head)
+    inputs = pairs_of(model)
+    assert torch.equal(trace_of(model, inputs).exit_logits, trace_of(loaded, inputs).exit_logits)
+    assert not exit_heads(loaded)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -203,6 +214,14 @@ def test_states_of_a_frozen_encoder_give_the_same_exits(head: str) -> None:
     states = model.states_for_exits({"position_ids": None, "inputs_embeds": None, **inputs})
     output = model(**inputs, exit_states=states, early_exit=False)
     torch.testing.assert_close(output.exit_logits, trace_of(model, inputs).exit_logits)
+
+
+@pytest.mark.parametrize("tokens", [1, 7])
+def test_flops_of_a_pair_are_counted(tokens: int) -> None:
+    pair, dense = (
+        flops_per_exit(build("deebert", exit_head=head, exit_pooling="mean"), tokens)[0] for head in ("pair", "dense")
+    )
+    assert pair - dense == 2 * 3 * 32 * 32
 
 
 def test_flops_of_the_heads_are_counted() -> None:

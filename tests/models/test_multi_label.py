@@ -287,6 +287,8 @@ def test_a_checkpoint_keeps_its_kind_of_labels(method: str, tmp_path: Path) -> N
     several(method).save_pretrained(tmp_path)
     again = AutoModelForSequenceClassification.from_pretrained(tmp_path)
     assert again.config.multi_label
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path, problem_type=None)  # as if not passed
+    assert again.config.multi_label
     with pytest.raises(ValueError, match=r"got problem_type=.* \(classification\), but the"):
         AutoModelForSequenceClassification.from_pretrained(tmp_path, problem_type="single_label_classification")
 

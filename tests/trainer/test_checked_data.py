@@ -184,6 +184,13 @@ def test_a_token_that_is_not_in_the_vocabulary(tmp_path: Path) -> None:
     )
 
 
+def test_a_single_text_among_pairs(tmp_path: Path) -> None:
+    rows = [{"input_ids": [1, 5, 2, 6, 2], "label": 0}] * 9
+    rows[7] = {"input_ids": [1, 5, 6, 2], "label": 1}
+    with pytest.raises(ValueError, match="train_dataset: input_ids: row 7 is a single text, but exit_head='pair'"):
+        new_trainer(new_model("deebert", exit_head="pair"), tmp_path, rows=rows).train()
+
+
 def test_added_tokens_are_in_the_vocabulary_of_a_resized_model(tmp_path: Path) -> None:
     model = new_model("deebert")
     model.resize_token_embeddings(65)

@@ -41,6 +41,10 @@ def test_a_method_with_the_recommended_heads() -> None:
     assert training.exits_learning_rate == 1e-3
 
 
+def test_berxit_by_name_keeps_its_own_training() -> None:
+    assert recommended_recipe(2, pairs=True, method="berxit").config == {"exit_head": "pair", "exit_pooling": "mean"}
+
+
 def test_what_is_passed_has_priority() -> None:
     flags = ("--task_name", "sst2", "--exits_learning_rate", "1e-4", "--method_config", '{"exit_head": "dense"}')
     arguments, training = followed(*flags, names=["no", "yes"])
