@@ -428,7 +428,7 @@ def test_the_help_of_train_begins_with_the_main_flags(capsys) -> None:
         printed[flag] = capsys.readouterr().out
     assert "--adam_beta2" not in printed["--help"] and "--adam_beta2" in printed["--help_all"]
     options = [line.split()[0] for line in printed["--help"].splitlines() if line.startswith("  -")]
-    assert options[2:6] == ["--model_name_or_path", "--method", "--task_name", "--output_dir"]
+    assert options[2:7] == ["--model_name_or_path", "--method", "--recipe", "--task_name", "--output_dir"]
     assert "--exits_learning_rate" in options
 
 
