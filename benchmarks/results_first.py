@@ -267,8 +267,10 @@ def prices(runs: Runs) -> list[str]:
     """Training cost and size of one model with exits, beside those of models with one exit for each depth."""
     depths, body = static_depths(depth_of(runs)), []
 
-    def mean(dataset: str, method: str, figure: Callable[[Row], float]) -> float | None:
-        values = [figure(row) for row in runs.get((dataset, method), []) if "training" in row]
+    def mean(dataset: str, method: str, figure: Callable[[Row], float | None]) -> float | None:
+        # Seconds are null where other programs ran beside the training.
+        found = [figure(row) for row in runs.get((dataset, method), []) if "training" in row]
+        values = [value for value in found if value is not None]
         return statistics.fmean(values) if values else None
 
     for dataset in datasets_of(runs):

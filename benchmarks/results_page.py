@@ -244,11 +244,12 @@ def page(
     # A line that is no table row is the title of a table.
     with_titles = [line if line.startswith("|") or not line else f"### {line[:1].upper()}{line[1:]}" for line in lines]
     model = next(row["model"] for row in rows if "@" not in row["method"])
+    flags = " ".join(flag for flag in ("--bf16", "--use_cpu") if all(flag in row["settings"] for row in rows))
     command = [
         f"python benchmarks/compare_methods.py --datasets {' '.join(datasets)} --seeds {len(seeds)} --jobs 2 \\",
         f"    --methods {shlex.join(methods)} \\",
         f"    --model_name_or_path {model} --exit_pooling mean \\",
-        "    --results benchmarks/results_by_method.jsonl -- --bf16 --use_cpu  # runs what is missing",
+        f"    --results benchmarks/results_by_method.jsonl -- {flags}  # runs what is missing",
         "# On a GPU: nine data sets, all methods, five seeds; the same command continues what was stopped.",
         f"python benchmarks/compare_methods.py --grid full --model_name_or_path {model} --exit_pooling mean \\",
         "    --results benchmarks/results_by_method.jsonl -- --bf16",

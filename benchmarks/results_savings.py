@@ -123,15 +123,26 @@ def depth_by_ponder_cost(lines: Sequence[Row]) -> list[str]:
         validation, settings = next(iter(line["results"].values())), line["settings"]
         metric, full = next(iter(validation["full_depth"].items()))
         shares = [f"{count / validation['samples']:.0%}" for count in validation["exit_histogram"].values()]
+        by_layer = line.get("by_layer", {})  # not recorded in early lines
+        halting = [f"{value:.2f}" for value in by_layer.get("halting", [])]
+        own = [f"{100 * value:.0f}" for value in by_layer.get("own_accuracy", [])]
         config = {name: value for name, value in settings["method_config"].items() if name != "exit_pooling"}
         data, encoder = settings["task_name"] or settings["dataset_name"], settings["model_name_or_path"]
         body.append(
-            [f"{data.split('/')[-1]}, {encoder.split('/')[-1]}", json.dumps(config)[1:-1] or "-",
-             f"{line['ponder_cost']:g}", str(settings["seed"]), f"{100 * full:.1f} ({metric})",
-             f"{validation['mean_exit_layer']:.2f}", f"{validation['saving']:.0%}", " ".join(shares)]
-        )  # fmt: skip
-    head = ["data, encoder", "settings", "ponder cost", "seed", "score", "mean layers", "saved", "texts by exit"]
-    return markdown(head, body)
+            [
+                f"{data.split('/')[-1]}, {encoder.split('/')[-1]}",
+                json.dumps(config)[1:-1] or "-",
+                f"{line['ponder_cost']:g}",
+                f"{settings['exits_learning_rate']:g}",
+                str(settings["seed"]),
+                f"{100 * full:.1f} ({metric})",
+                f"{validation['mean_exit_layer']:.2f}",
+                f"{validation['saving']:.0%}",
+                *(" ".join(values) for values in (shares, halting, own)),
+            ]
+        )
+    head = ["data, encoder", "settings", "ponder cost", "rate of exits", "seed", "score", "mean layers", "saved"]
+    return markdown([*head, "texts by exit", "halting values", "accuracy of own outputs"], body)
 
 
 def one_setting(runs: Runs) -> list[str]:

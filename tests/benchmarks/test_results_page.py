@@ -79,9 +79,6 @@ def test_the_pages_in_the_repository_are_up_to_date(tmp_path):
         assert page.read_text() in possible, f"{page}: run the command in benchmarks/results_page.py"
 
 
-@pytest.mark.skipif(
-    not (RESULTS / "results_by_method.jsonl").exists(), reason="nothing was measured with this version"
-)
 def test_the_page_of_results_is_up_to_date(tmp_path):
     names = ("results_by_method", "inference_speed", "dact_ponder_costs")
     results, speed, costs = (str(RESULTS / f"{name}.jsonl") for name in names)
@@ -258,13 +255,18 @@ def test_a_section_without_runs_says_where_older_numbers_are(tmp_path):
 
 
 def test_the_depth_of_dact_bert_by_ponder_cost():
-    results = {"validation": {"samples": 4, "full_depth": {"accuracy": 0.75}, "mean_exit_layer": 1.25, "saving": 0.375,
-                              "exit_histogram": {"1": 3, "2": 1}}}  # fmt: skip
-    settings = {"task_name": "mrpc", "dataset_name": None, "model_name_or_path": "some/encoder", "seed": 3,
-                "method_config": {"exit_pooling": "mean", "halting_bias": 2}}  # fmt: skip
-    lines = [{"ponder_cost": cost, "settings": settings, "results": results} for cost in (0.2, 0.05)]
+    validation = {"samples": 4, "full_depth": {"accuracy": 0.75}, "mean_exit_layer": 1.25, "saving": 0.375}
+    settings = {"task_name": "mrpc", "dataset_name": None, "model_name_or_path": "some/encoder", "seed": 3}
+    config = {"exit_pooling": "mean", "halting_bias": 2}
+    line = {
+        "settings": settings | {"method_config": config, "exits_learning_rate": 1e-3},
+        "results": {"validation": validation | {"exit_histogram": {"1": 3, "2": 1}}},
+        "by_layer": {"halting": [0.5, 0.012], "own_accuracy": [0.5, 0.75]},
+    }
+    lines = [line | {"ponder_cost": cost} for cost in (0.2, 0.05)]
     assert results_savings.depth_by_ponder_cost(lines)[2:] == [
-        f'| mrpc, encoder | "halting_bias": 2 | {cost} | 3 | 75.0 (accuracy) | 1.25 | 38% | 75% 25% |'
+        f'| mrpc, encoder | "halting_bias": 2 | {cost} | 0.001 | 3 | 75.0 (accuracy) | 1.25 | 38% | 75% 25% '
+        "| 0.50 0.01 | 50 75 |"
         for cost in (0.05, 0.2)
     ]
 
