@@ -194,7 +194,10 @@ class Arguments(DataArguments):
 
 
 def follow_recipe(arguments: Arguments, training: EarlyExitTrainingArguments, labels: Labels) -> None:
-    """Add the settings of the recommended recipe, if it is chosen, to those that were passed, which have priority."""
+    """Add the settings of the recommended recipe, if it is chosen, to those that were passed, which have priority.
+
+    They are printed to stderr.
+    """
     if arguments.recipe == "recommended":
         pairs = len(arguments.columns()) == 2
         recipe = recommended_recipe(labels.num_labels, pairs, arguments.method)
@@ -203,6 +206,10 @@ def follow_recipe(arguments: Arguments, training: EarlyExitTrainingArguments, la
         for name, value in recipe.training.items():
             if getattr(training, name) is None:
                 setattr(training, name, value)
+        if training.should_log:
+            settings = ", ".join(f"{name}={value!r}" for name, value in cast(Any, arguments.method_config).items())
+            rates = ", ".join(f"{name}={getattr(training, name)}" for name in recipe.training)
+            print(f"adaexit train: recommended recipe, {arguments.method} with {settings}; {rates}", file=sys.stderr)
 
 
 def build_model(arguments: Arguments, labels: Labels) -> Any:

@@ -25,6 +25,14 @@ def test_without_a_method_the_recipe_suits_the_data() -> None:
     assert pair.method_config["exit_head"] == "pair"
 
 
+def test_the_settings_of_the_recipe_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    followed("--task_name", "mrpc", names=["no", "yes"])
+    assert capsys.readouterr().err == (
+        "adaexit train: recommended recipe, berxit with exit_head='pair', exit_pooling='mean', fine_tuning='joint'; "
+        "exits_learning_rate=0.001\n"
+    )
+
+
 def test_a_regression_leaves_after_one_layer_for_all_texts() -> None:
     assert recommended_recipe(num_labels=1, pairs=True).config["exit_criterion"] == "layer"
 
