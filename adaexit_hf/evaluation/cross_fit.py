@@ -72,8 +72,8 @@ def cross_fitted(
         >>> honest.scores, honest.mean_layers, honest.thresholds
         ({'accuracy': 1.0}, 7.5, (0.5, 0.5))
     """
-    if not metrics:
-        raise ValueError("metrics: got none; pass at least one, e.g. ['accuracy']")
+    if not metrics or isinstance(metrics, str):
+        raise ValueError(f"metrics: got {metrics!r}; pass a list of one name or more, e.g. ['accuracy']")
     if max_drop is not None and max_layers is not None:
         raise ValueError(f"max_drop, max_layers: got {max_drop}, {max_layers}; pass one of them")
     for name in metrics:

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 from ..models import METHODS
+from ..models.configuration_early_exit import check_whole_number
 from ..utils.spelling import did_you_mean
 
 
@@ -39,7 +40,8 @@ def recommended_recipe(num_labels: int, pairs: bool, method: str | None = None) 
         The recipe.
 
     Raises:
-        ValueError: If the method is unknown.
+        ValueError: If the method is unknown, or `num_labels` is no whole number from 1.
+        TypeError: If `pairs` is not True or False.
 
     Examples:
         >>> recipe = recommended_recipe(num_labels=2, pairs=True)
@@ -48,6 +50,9 @@ def recommended_recipe(num_labels: int, pairs: bool, method: str | None = None) 
         >>> recommended_recipe(num_labels=6, pairs=False, method="deebert").config
         {'exit_head': 'attention-pool', 'exit_pooling': 'mean'}
     """
+    check_whole_number("num_labels", num_labels, low=1, advice="1 for regression")
+    if not isinstance(pairs, bool):
+        raise TypeError(f"pairs: got {pairs!r}; pass True for pairs of texts, False for single texts")
     if method is not None and method not in METHODS:
         raise ValueError(f"method: got '{method}'; choose one of {', '.join(METHODS)}{did_you_mean(method, METHODS)}")
     config: dict[str, Any] = {"exit_head": "pair" if pairs else "attention-pool", "exit_pooling": "mean"}

@@ -98,7 +98,8 @@ def test_one_exit_has_nothing_to_choose():
 @pytest.mark.parametrize(
     ("metrics", "options", "message"),
     [
-        ([], {}, "metrics: got none; pass at least one"),
+        ([], {}, r"metrics: got \[\]; pass a list of one name or more"),
+        ("accuracy", {}, "metrics: got 'accuracy'; pass a list of one name or more"),
         (["accuracy"], {"max_drop": 0.1, "max_layers": 2}, "max_drop, max_layers: got 0.1, 2; pass one of them"),
     ],
 )

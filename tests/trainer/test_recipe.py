@@ -81,6 +81,19 @@ def test_every_method_takes_the_recommended_settings(method: str, pairs: bool) -
     )
 
 
+@pytest.mark.parametrize(
+    ("num_labels", "pairs", "error", "message"),
+    [
+        (0, True, ValueError, "num_labels: got 0; pass a whole number from 1"),
+        (True, True, ValueError, "num_labels: got True"),
+        (2, "no", TypeError, "pairs: got 'no'; pass True for pairs of texts"),
+    ],
+)
+def test_what_describes_no_data_is_refused(num_labels: Any, pairs: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        recommended_recipe(num_labels, pairs)
+
+
 def test_an_unknown_method_is_refused() -> None:
     with pytest.raises(ValueError, match="method: got 'dact'; choose one of .* Did you mean 'dact-bert'"):
         recommended_recipe(2, pairs=False, method="dact")
