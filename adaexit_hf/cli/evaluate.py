@@ -47,11 +47,18 @@ def labelled_splits(
         Tokenized rows with the model's label indices, by split; their texts, by split; and the names of the metrics.
 
     Raises:
-        ValueError: A column or a value is missing, or the data has labels that the model does not have.
+        ValueError: A column or a value is missing, also one of the model's labels among `label_columns`; or the data
+            has labels that the model does not have.
     """
     config, column = model.config, options.label_column
     names = [str(config.id2label[index]) for index in range(config.num_labels)]
     labels = Labels(None if config.num_labels == 1 else names, config.multi_label)
+    without = [name for name in names if name not in (options.label_columns or names)]
+    if without and config.multi_label and not made_up(names):
+        raise ValueError(
+            f"label_columns: got {options.label_columns}, but the model also predicts {without}; pass a column for "
+            "each of its labels"
+        )
     metrics, columns = options.metric_names(labels), options.columns()
     length = min(options.max_seq_length, tokenizer.model_max_length)
     all_splits = load_splits(options)

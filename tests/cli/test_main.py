@@ -146,6 +146,13 @@ def test_several_labels_are_evaluated_calibrated_and_reported(capsys, several) -
     assert "explanations are of one class" in refused(capsys, "report", checkpoint, *flags, "--explain", "2")
 
 
+def test_a_label_without_a_column_is_not_taken_for_absent(capsys, several, tmp_path) -> None:
+    (tmp_path / "dev.csv").write_text("text,short,good\n" + "".join(f"{text},1,0\n" for text in TEXTS))
+    flags = ["--validation_file", str(tmp_path / "dev.csv"), "--text_columns", "text"]
+    message = refused(capsys, "evaluate", several[0], *flags, "--label_columns", "short", "good")
+    assert "label_columns: got ['short', 'good'], but the model also predicts ['odd']" in message
+
+
 def test_the_threshold_can_be_given(capsys, checkpoint) -> None:
     depth = AutoModelForSequenceClassification.from_pretrained(checkpoint).config.exit_layers[-1]
     found = answers(called(capsys, "predict", checkpoint, "good", "--exit_threshold", "1.0"))
