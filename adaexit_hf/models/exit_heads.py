@@ -145,7 +145,28 @@ class ExitHead(ExitFeatures):
         return self.classifier(self.features(pooled))
 
 
-class AttentionPool(Head):
+class TanhHead(Head):
+    """Base class of heads with f = dropout(tanh(W x)), where x is what a subclass reads, and logits V f."""
+
+    def add_layers(self, encoder_config: PreTrainedConfig, inputs: int, num_labels: int | None) -> None:
+        """Add W, V and the dropout.
+
+        Args:
+            encoder_config: config of the encoder.
+            inputs: size of x.
+            num_labels: number of logits; None without V.
+        """
+        self.size = encoder_config.hidden_size
+        self.dense = nn.Linear(inputs, self.size)
+        self.dropout = nn.Dropout(dropout_rate(encoder_config))
+        self.classifier = None if num_labels is None else output_layer(self.size, num_labels)
+
+    def features_of(self, read: Tensor) -> Tensor:
+        """Return f, shape `(batch, hidden)`, for x of shape `(batch, inputs)`."""
+        return self.dropout(self.dense(read).tanh())
+
+
+class AttentionPool(TanhHead):
     """A head that chooses the tokens it reads: f = dropout(tanh(W [s; q])), logits = V f.
 
     s is the sentence vector. q has eight parts, or fewer if 8 does not divide the hidden size: part i is a weighted
@@ -160,11 +181,9 @@ class AttentionPool(Head):
 
     def __init__(self, encoder_config: PreTrainedConfig, num_labels: int | None = None) -> None:
         super().__init__()
-        self.size = encoder_config.hidden_size
-        self.query = nn.Linear(self.size, math.gcd(8, self.size))
-        self.dense = nn.Linear(2 * self.size, self.size)
-        self.dropout = nn.Dropout(dropout_rate(encoder_config))
-        self.classifier = None if num_labels is None else output_layer(self.size, num_labels)
+        size = encoder_config.hidden_size
+        self.query = nn.Linear(size, math.gcd(8, size))
+        self.add_layers(encoder_config, 2 * size, num_labels)
 
     def features(self, pooled: Tensor, hidden: Tensor, padding: Tensor | None) -> Tensor:
         """Return f, shape `(batch, hidden)`; arguments as in the base class."""
@@ -174,10 +193,10 @@ class AttentionPool(Head):
         weights = scores.softmax(dim=1).to(hidden.dtype)
         parts = hidden.unflatten(-1, (weights.shape[-1], -1))  # (batch, tokens, queries, hidden / queries)
         queried = torch.einsum("btq,btqs->bqs", weights, parts).flatten(1)
-        return self.dropout(self.dense(torch.cat([pooled, queried.to(pooled.dtype)], dim=-1)).tanh())
+        return self.features_of(torch.cat([pooled, queried.to(pooled.dtype)], dim=-1))
 
 
-class SegmentPair(Head):
+class SegmentPair(TanhHead):
     """A head for pairs of texts: f = dropout(tanh(W [u; v; |u - v|; u * v])), logits = V f.
 
     u and v are the means of the two texts' states. Not from a paper on early exit; the comparison of two sentence
@@ -190,16 +209,12 @@ class SegmentPair(Head):
 
     def __init__(self, encoder_config: PreTrainedConfig, num_labels: int | None = None) -> None:
         super().__init__()
-        self.size = encoder_config.hidden_size
-        self.dense = nn.Linear(4 * self.size, self.size)
-        self.dropout = nn.Dropout(dropout_rate(encoder_config))
-        self.classifier = None if num_labels is None else output_layer(self.size, num_labels)
+        self.add_layers(encoder_config, 4 * encoder_config.hidden_size, num_labels)
 
     def features(self, pooled: Tensor, hidden: Tensor | None = None, padding: Tensor | None = None) -> Tensor:
         """Return f, shape `(batch, hidden)`, of u and v side by side; the other arguments are not used."""
         first, second = pooled.chunk(2, dim=-1)
-        compared = torch.cat([pooled, (first - second).abs(), first * second], dim=-1)
-        return self.dropout(self.dense(compared).tanh())
+        return self.features_of(torch.cat([pooled, (first - second).abs(), first * second], dim=-1))
 
 
 class BranchLinear(nn.Linear):

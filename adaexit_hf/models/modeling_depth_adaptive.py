@@ -334,7 +334,7 @@ class DepthAdaptiveForSequenceClassification(EarlyExitForSequenceClassification)
         super().__init__(config)
         encoder = config.encoder_config
         # One classifier for all exits.
-        own = config.head == config.paper_head
+        own = self._has_papers_head
         self.classifier = output_layer(2 * encoder.hidden_size, config.num_labels) if own else exit_head(config)
         source = config.depth_source
         has_table = source == "mutual_information"
@@ -355,8 +355,12 @@ class DepthAdaptiveForSequenceClassification(EarlyExitForSequenceClassification)
         return True
 
     @property
+    def _has_papers_head(self) -> bool:
+        return self.config.head == self.config.paper_head
+
+    @property
     def classifiers(self) -> list[nn.Module]:
-        own = self.config.head == self.config.paper_head
+        own = self._has_papers_head
         return [self.classifier if own else cast(Head, self.classifier).classifier]
 
     @property
@@ -584,7 +588,7 @@ class DepthAdaptiveForSequenceClassification(EarlyExitForSequenceClassification)
         depths = context.per_token["depths"]
         tokens = depths > 0
         tokens = tokens | ~tokens.any(dim=1, keepdim=True)  # a text of nothing but padding
-        if self.config.head == self.config.paper_head:
+        if self._has_papers_head:
             highest = hidden.masked_fill(~tokens.unsqueeze(-1), torch.finfo(hidden.dtype).min).amax(dim=1)
             logits = self.classifier(torch.cat([highest, mean_pool(hidden, tokens)], dim=-1).relu())
         else:
