@@ -151,7 +151,7 @@ def check_labels(dataset: datasets.Dataset, column: str, labels: Labels, split: 
             f"model {kinds[labels.multi_label]}; pass another --label_column"
         )
     if labels.multi_label:
-        if all(len(value) == 2 and set(value) <= {0, 1} for value in values):
+        if len(values) and all(len(value) == 2 and set(value) <= {0, 1} for value in values):
             raise ValueError(
                 f"split '{split}': column '{column}' has two numbers for every text, each 0 or 1; "
                 "pass lists of the labels that each text has, as names, or columns of 0 and 1 as --label_columns"

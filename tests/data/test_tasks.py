@@ -104,6 +104,11 @@ def test_lists_that_do_not_fit_are_refused(values, labels, message):
         check_labels(datasets.Dataset.from_dict({"label": values}), "label", labels, "validation")
 
 
+def test_a_split_without_rows_has_no_wrong_lists():
+    rows = datasets.Dataset.from_dict({"label": [["rude"]]}).select([])
+    check_labels(rows, "label", Labels(["rude", "short"], True), "test")
+
+
 @pytest.mark.parametrize("value", [None, ["rude", None]])
 def test_a_list_with_a_missing_label_is_missing(value):
     rows = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [["rude"], value]})
