@@ -58,8 +58,10 @@ from ..evaluation.summary import results_at_threshold, write_results
 from ..evaluation.thresholds import check_max_drop, choose_threshold, spread_thresholds
 from ..evaluation.trace import ExitTrace, scored_predictions
 from ..evaluation.tradeoff import tradeoff_curve
+from ..hub.card_facts import training_facts
 from ..models import METHODS
 from ..pruning.layerdrop import evenly_spaced, layer_drop, only_layers
+from ..trainer.model_card_mixin import hub_name
 from ..trainer.recipe import recommended_recipe
 from ..trainer.trainer import EarlyExitTrainer
 from ..trainer.training_args import EarlyExitTrainingArguments
@@ -466,13 +468,15 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         tell_of_choice("train", validation, chosen)
         print_curve(curve, f"{evaluation[0]} {metrics[0]}", chosen)
         print_results(results, metrics[0])
-        summary = {"settings": arguments.published(), "seed": training.seed, "dataset": dataset._asdict()}
-        summary |= {"training": cost, "results": results}
+        facts = {"recipe": arguments.recipe, **training_facts(training, len(train_set))}
+        run = {"settings": arguments.published(), "seed": training.seed, "dataset": dataset._asdict()}
+        run |= {"base_model": hub_name(arguments.model_name_or_path), "arguments": facts, **cost}
+        summary = {"training": run, "dataset": dataset._asdict(), "results": results}
         write_results(Path(training.output_dir), summary, curve)
     trainer.accelerator.wait_for_everyone()
     trainer.save_model(_internal_call=True)  # a public call would push the model before its card is written
     if trainer.is_world_process_zero() and arguments.method != "plain":
-        trainer.create_model_card(curve=curve, metrics=results, dataset=dataset)
+        trainer.create_model_card(curve=curve, metrics=results, dataset=dataset, training=facts)
     if trainer.is_world_process_zero():
         print(f"\nsaved in {training.output_dir}")
     if training.push_to_hub:

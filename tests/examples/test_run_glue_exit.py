@@ -14,6 +14,7 @@ from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassificatio
 
 from adaexit_hf import ExitTrace, RightToolForSequenceClassification, cross_fitted
 from adaexit_hf.cli import train as train_command
+from adaexit_hf.cli.main import main
 from adaexit_hf.data.tasks import tokenize
 from adaexit_hf.pruning.layerdrop import keep_layers
 
@@ -123,8 +124,24 @@ def test_rows_that_choose_the_threshold_are_scored_with_that_of_the_other_half(f
     assert result["cross_fitted_thresholds"] == list(honest.thresholds)
     assert list(result["exit_histogram"].values()) == torch.bincount(honest.exits, minlength=3).tolist()
     assert "each half of the rows with a threshold that was chosen on the other half" in capsys.readouterr().out
-    assert "as saved are cross-fitted: each half" in (out / "README.md").read_text()
+    assert "with exits are cross-fitted: each half" in (out / "README.md").read_text()
     assert metrics["training"]["optimizer_steps"] == 4 and metrics["training"]["seconds"] > 0  # two stages
+
+
+def test_measuring_again_keeps_what_is_known_of_the_training(flags, tmp_path, capsys):
+    out = flags("--exits_learning_rate", "1e-2")
+    trained = json.loads((out / "metrics.json").read_text())
+    assert trained["training"]["arguments"]["recipe"] == "recommended"
+    data = ["--validation_file", str(tmp_path / "dev.csv"), "--text_columns", "text"]
+    assert main(["report", str(out), *data]) == 0
+    again = json.loads((out / "metrics.json").read_text())
+    assert again["training"] == trained["training"]
+    assert again["results"] == trained["results"]  # cross-fitted; those of the same rows would be better
+    assert "metrics.json keeps the cross-fitted results of validation" in capsys.readouterr().err
+    written = (out / "README.md").read_text()
+    assert "`exits_learning_rate` | `0.01`" in written and "`recipe` | `recommended`" in written
+    assert main(["card", str(out)]) == 0
+    assert (out / "README.md").read_text() == written
 
 
 def test_too_few_rows_to_choose_and_to_score_on_are_told(flags, capsys):
