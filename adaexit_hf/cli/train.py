@@ -1,10 +1,11 @@
 """Fine-tune an early-exit model on GLUE, SICK, or your own labelled texts, and choose its exit threshold.
 
-    accelerate launch examples/run_glue_exit.py --method berxit --model_name_or_path google-bert/bert-base-uncased \
-        --task_name mrpc --output_dir out
+    adaexit train --model_name_or_path microsoft/mpnet-base --task_name sst2 --output_dir out
+    adaexit train --model_name_or_path ENCODER --train_file train.csv --validation_file dev.csv
+    adaexit train settings.yaml
 
-`adaexit train` takes the same flags. All flags can also be given in one JSON or YAML file:
-`python examples/run_glue_exit.py settings.yaml`.
+`examples/run_glue_exit.py` takes the same flags, also under `accelerate launch`. All flags can also be given in one
+JSON or YAML file.
 
 Your own data is a data set on the Hub or a local folder (`--dataset_name`), or .csv, .tsv, .jsonl, .json or .parquet
 files (`--train_file`, `--validation_file`). It has one or two text columns, and a label column with classes, or with
@@ -30,7 +31,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -43,7 +44,6 @@ from transformers import (
     AutoTokenizer,
     DataCollatorWithPadding,
     Trainer,
-    TrainingArguments,
     set_seed,
 )
 from transformers.trainer_utils import HubStrategy, get_last_checkpoint
@@ -69,33 +69,22 @@ from ..utils.files import check_writable
 from ..utils.spelling import did_you_mean
 from .data_arguments import DataArguments, evaluation_splits, first_rows, load_splits, reserve_validation
 from .evaluate import honest_scores, tell_of_choice
-from .parser import CommandParser
+from .parser import CommandParser, HelpAll
 from .printing import print_curve, print_results
 
-# The flags that the help text shows first.
-MAIN_FLAGS = [
-    "help",
-    "help_all",
-    "model_name_or_path",
-    "method",
-    "recipe",
-    "task_name",
-    "output_dir",
-    "train_file",
-    "validation_file",
-    "text_columns",
-    "label_column",
-    "label_columns",
-    "num_train_epochs",
-    "learning_rate",
-    "exits_learning_rate",
-    "per_device_train_batch_size",
-    "max_drop",
-    "metrics",
-    "seed",
-    "resume_from_checkpoint",
-    "push_to_hub",
-]
+# What flags of Transformers do here, where that is more or less than Transformers says.
+TRANSFORMERS_FLAGS = {
+    "output_dir": "Folder for the model, metrics.json, curve.json and the model card.",
+    "num_train_epochs": "Epochs of each stage.",
+    "learning_rate": "Learning rate of the encoder.",
+    "per_device_train_batch_size": "Texts per training step and device.",
+    "bf16": "Train in bfloat16, if the machine has units for it.",
+    "use_cpu": "Do not use a GPU.",
+    "seed": "Seed of the training.",
+    "resume_from_checkpoint": "True or auto: continue the run in output_dir where it was stopped; auto starts one if "
+    "there is none.",
+    "push_to_hub": "Push the model to the Hub when it is finished.",
+}
 
 
 @dataclass(kw_only=True)
@@ -108,8 +97,8 @@ class Arguments(DataArguments):
     method: str | None = field(
         default=None,
         metadata={
-            "help": "berxit, dact-bert, deebert, ...: a method as in its paper; or plain, without exits. "
-            "Default: the recommended recipe."
+            "help": "deebert, berxit, dact-bert, pabee, fastbert, right-tool or depth-adaptive, as in its paper; or "
+            "plain, without exits. Default: the recommended recipe."
         },
     )
     recipe: str | None = field(
@@ -334,15 +323,20 @@ def logits_of(model: Any, rows: datasets.Dataset, tokenizer: Any, batch_size: in
     return torch.cat([model(**batch.to(model.device)).logits.float().cpu() for batch in batches])
 
 
+def command_parser(prog: str | None = None, everything: bool = False) -> CommandParser:
+    """The parser of the flags; `everything` describes them at full length."""
+    description = cast(str, __doc__) if everything else "\n\n".join(cast(str, __doc__).split("\n\n")[:2])
+    parser = CommandParser((Arguments, EarlyExitTrainingArguments), prog=prog, description=description)
+    parser.describe(TRANSFORMERS_FLAGS)
+    parser.add_argument(
+        "--help_all", action=HelpAll, help="Show all flags, those of Transformers' Trainer too, over 100."
+    )
+    return parser
+
+
 def parse(argv: Sequence[str], prog: str | None = None) -> tuple[Arguments, EarlyExitTrainingArguments]:
     """Parse flags, or the one JSON or YAML file that contains them."""
-    parser = CommandParser((Arguments, EarlyExitTrainingArguments), prog=prog, description=__doc__)
-    parser.add_argument("--help_all", action="help", help="Also show the flags of Transformers' Trainer, over 100.")
-    own = {field.name for kind in (Arguments, EarlyExitTrainingArguments) for field in fields(kind)} - {
-        field.name for field in fields(TrainingArguments)
-    }
-    of_trainer = set() if "--help_all" in argv else {field.name for field in fields(TrainingArguments)} - own
-    parser.show_first(MAIN_FLAGS, hide=sorted(of_trainer - set(MAIN_FLAGS)))
+    parser = command_parser(prog, everything="--help_all" in argv)
     if len(argv) == 1 and argv[0].endswith((".json", ".yaml", ".yml")):
         read = parser.parse_json_file if argv[0].endswith(".json") else parser.parse_yaml_file
         return read(argv[0])

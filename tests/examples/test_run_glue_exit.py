@@ -6,7 +6,6 @@ from pathlib import Path
 
 import datasets
 import pytest
-import run_glue_exit
 import torch
 from helpers.reviews import write_csv
 from helpers.tiny import encoder, encoder_config
@@ -38,8 +37,8 @@ def flags(start, tmp_path, monkeypatch):
             train = write_csv(tmp_path, "train", 16, list(labels))
             dev = write_csv(tmp_path, "dev", 8, list(validation or labels))
             arguments += ["--train_file", train, "--validation_file", dev, "--text_columns", "text"]
-        monkeypatch.setattr(sys, "argv", ["run_glue_exit.py", *arguments, *more])
-        run_glue_exit.main()
+        monkeypatch.setattr(sys, "argv", ["adaexit train", *arguments, *more])
+        train_command.main()
         return tmp_path / folder
 
     return run
@@ -193,8 +192,8 @@ def test_settings_may_come_from_a_file(start, tmp_path, monkeypatch):
         "stage_overrides": {"exits": {"max_steps": 3}},
     }  # fmt: skip
     (tmp_path / "settings.yaml").write_text(json.dumps(settings))
-    monkeypatch.setattr(sys, "argv", ["run_glue_exit.py", str(tmp_path / "settings.yaml")])
-    run_glue_exit.main()
+    monkeypatch.setattr(sys, "argv", ["adaexit train", str(tmp_path / "settings.yaml")])
+    train_command.main()
     assert json.loads((tmp_path / "out" / "stages.json").read_text())["done"] == ["backbone", "exits"]
 
 
@@ -346,7 +345,7 @@ def test_missing_text_columns_are_refused(start, tmp_path, monkeypatch):
     files = ["--train_file", "x.csv", "--validation_file", "y.csv"]
     monkeypatch.setattr(sys, "argv", ["run", "--model_name_or_path", start, *files, "--output_dir", str(tmp_path)])
     with pytest.raises(ValueError, match="text_columns: got None; pass one or two column names"):
-        run_glue_exit.main()
+        train_command.main()
 
 
 def test_a_missing_validation_file_is_refused(start, tmp_path, monkeypatch):
@@ -362,7 +361,7 @@ def test_a_missing_validation_file_is_refused(start, tmp_path, monkeypatch):
     ]
     monkeypatch.setattr(sys, "argv", ["run", *flags])
     with pytest.raises(ValueError, match="validation_file: missing"):
-        run_glue_exit.main()
+        train_command.main()
 
 
 def test_a_missing_label_column_is_named(flags):
