@@ -62,7 +62,7 @@ from ..hub.card_facts import training_facts
 from ..models import METHODS
 from ..pruning.layerdrop import evenly_spaced, layer_drop, only_layers
 from ..trainer.model_card_mixin import hub_name
-from ..trainer.recipe import recommended_recipe
+from ..trainer.recipe import recommended_recipe, sentence_pooling
 from ..trainer.trainer import EarlyExitTrainer
 from ..trainer.training_args import EarlyExitTrainingArguments
 from ..utils.files import check_writable
@@ -191,7 +191,8 @@ def follow_recipe(arguments: Arguments, training: EarlyExitTrainingArguments, la
     """
     if arguments.recipe == "recommended":
         pairs = len(arguments.columns()) == 2
-        recipe = recommended_recipe(labels.num_labels, pairs, arguments.method)
+        pooling = sentence_pooling(arguments.model_name_or_path)
+        recipe = recommended_recipe(labels.num_labels, pairs, arguments.method, pooling)
         arguments.method = recipe.method
         arguments.method_config = recipe.config | cast(dict[str, Any], arguments.method_config)
         for name, value in recipe.training.items():
@@ -235,6 +236,18 @@ def build_model(arguments: Arguments, labels: Labels) -> Any:
             f"method: got '{method}'; choose one of {', '.join(METHODS)}, plain{did_you_mean(method, METHODS)}"
         )
     return METHODS[method].from_encoder_pretrained(arguments.model_name_or_path, **options, **settings)
+
+
+def tell_of_pooling(arguments: Arguments, model: Any) -> None:
+    """Say on stderr if exits read the first token, but the encoder was trained to make the mean over the tokens."""
+    reads = getattr(model.config, "pooling", None)  # not defined without exits
+    if reads == "first" and sentence_pooling(arguments.model_name_or_path) == "mean":
+        print(
+            f"adaexit train: the exits read the first token, but {arguments.model_name_or_path} was trained to make "
+            'the mean over the tokens; --method_config \'{"exit_pooling": "mean"}\' or --recipe recommended may '
+            "save many more layers",
+            file=sys.stderr,
+        )
 
 
 def check_flags(arguments: Arguments, model: Any) -> None:
@@ -325,7 +338,8 @@ def logits_of(model: Any, rows: datasets.Dataset, tokenizer: Any, batch_size: in
 
 def command_parser(prog: str | None = None, everything: bool = False) -> CommandParser:
     """The parser of the flags; `everything` describes them at full length."""
-    description = cast(str, __doc__) if everything else "\n\n".join(cast(str, __doc__).split("\n\n")[:2])
+    paragraphs = (__doc__ or "").split("\n\n")
+    description = "\n\n".join(paragraphs if everything else paragraphs[:2])
     parser = CommandParser((Arguments, EarlyExitTrainingArguments), prog=prog, description=description)
     parser.describe(TRANSFORMERS_FLAGS)
     parser.add_argument(
@@ -385,6 +399,8 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     follow_recipe(arguments, training, labels)
     model = build_model(arguments, labels)
     check_flags(arguments, model)
+    if training.should_log:
+        tell_of_pooling(arguments, model)
     dropping = layer_drop(model, arguments.layer_drop) if arguments.layer_drop else None
     length = min(arguments.max_seq_length, tokenizer.model_max_length)
 
