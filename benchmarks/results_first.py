@@ -76,20 +76,30 @@ def at_half(runs: Runs) -> list[str]:
     half = depth_of(runs) // 2
     body = []
     for dataset in datasets_of(runs):
-        plain = [full_score(row) for row in runs.get((dataset, "plain"), [])]
-        if not plain:
-            continue
-        cells = [f"{statistics.fmean(plain):.1f}{seeds_if_few(plain)}"]
+        cells = []
+        for name in ("plain", OURS):
+            full = [full_score(row) for row in runs.get((dataset, name), [])]
+            cells.append(f"{statistics.fmean(full):.1f}{seeds_if_few(full)}" if full else "")
         for role, method in rivals(runs, dataset).items():
-            pairs, values = at_half_and_plain(runs, dataset, method), lost(runs, dataset, method)
-            if not values:
+            found = [score_within(half)(row) for row in runs.get((dataset, method or ""), [])]
+            scores = [score for score in found if score is not None]
+            if not scores:
                 cells.append("")
                 continue
-            name = f", {method}" if role == "paper" else ""
-            score = statistics.fmean(score for score, _ in pairs)
-            cells.append(f"{score:.1f} ({statistics.fmean(values):+.1f}{name}){seeds_if_few(values)}")
+            values = lost(runs, dataset, method)
+            against = [f"{statistics.fmean(values):+.1f}"] if values else []
+            against += [str(method)] if role == "paper" else []
+            added = f" ({', '.join(against)})" if against else ""
+            cells.append(f"{statistics.fmean(scores):.1f}{added}{seeds_if_few(scores)}")
         body.append([dataset, *cells])
-    head = ["data set", "plain, all layers", f"static-{half}", "best paper's method", "recommended"]
+    head = [
+        "data set",
+        "plain, all layers",
+        "recommended, all layers",
+        f"static-{half}",
+        "best paper's method",
+        "recommended",
+    ]
     return markdown(head, body)
 
 
@@ -244,9 +254,16 @@ def in_short(runs: Runs) -> list[str]:
             )
     for second, what in [(f"static-{layers}", f"at {layers} layers") for layers in middle_depths(runs)]:
         score = score_within(int(second.split("-")[1]))
+        gains = [found for dataset in datasets_of(runs) if (found := between(runs, OURS, second, dataset, score))]
+        if gains:
+            means = [statistics.fmean(found) for found in gains]
+            lines.append(
+                f"- Recommended recipe minus `{second}`, {what}: {statistics.fmean(means):+.1f} points, mean of "
+                f"{len(means)} data set{'s' * (len(means) > 1)} (from {min(means):+.1f} to {max(means):+.1f})."
+            )
         each = verdicts(runs, lambda dataset: between(runs, OURS, second, dataset, score))  # noqa: B023
         if each:
-            lines.append(f"- The recommended recipe {counted(each)} than `{second}` {what}.")
+            lines[-1] += f" With three seeds, it {counted(each)}."
     return lines or [NOTHING]
 
 
