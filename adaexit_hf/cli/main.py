@@ -10,6 +10,7 @@ from typing import get_type_hints
 from ..utils.progress_bars import write_seldom_to_files
 from ..utils.spelling import did_you_mean
 from ..version import __version__
+from .errors import UsageError, wrong_usage
 from .streams import escape_what_cannot_be_printed
 
 # Command: (module, which is imported only when the command is used; one line for `adaexit --help`).
@@ -56,7 +57,8 @@ def check_files(argv: Sequence[str]) -> None:
 
 def run(command: str, argv: Sequence[str]) -> None:
     """Parse the arguments of a command and run it."""
-    check_files(argv)
+    with wrong_usage():
+        check_files(argv)
     module = importlib.import_module(f".{COMMANDS[command][0]}", __package__)
     if command == "train":
         module.main(argv, prog="adaexit train")
@@ -68,9 +70,10 @@ def run(command: str, argv: Sequence[str]) -> None:
     parser = CommandParser(options_type, prog=f"adaexit {command}", description=function.__doc__)
     for name, settings in options_type.positionals.items():
         parser.add_argument(name, **settings)
-    options, positionals, unknown = parser.parse_args_into_dataclasses(
-        list(argv), look_for_args_file=False, return_remaining_strings=True
-    )
+    with wrong_usage():
+        options, positionals, unknown = parser.parse_args_into_dataclasses(
+            list(argv), look_for_args_file=False, return_remaining_strings=True
+        )
     if "texts" in options_type.positionals and not any(argument.startswith("-") for argument in unknown):
         positionals.texts, unknown = [*positionals.texts, *unknown], []  # argparse ignores texts after a flag
     if unknown:
@@ -113,6 +116,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = f"needs '{error.name}', which is not installed; run pip install 'adaexit_hf[train]'"
         print(f"adaexit {command}: {message}", file=sys.stderr)
         return 1
+    except UsageError as error:
+        if os.environ.get("ADAEXIT_TRACEBACK"):
+            raise
+        print(f"adaexit {command}: {error}", file=sys.stderr)
+        return 2
     except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
         if os.environ.get("ADAEXIT_TRACEBACK"):
             raise

@@ -21,7 +21,9 @@ class Recipe(NamedTuple):
     training: dict[str, Any]
 
 
-def recommended_recipe(num_labels: int, pairs: bool, method: str | None = None) -> Recipe:
+def recommended_recipe(
+    num_labels: int, pairs: bool, method: str | None = None, keeps_classifier: bool = False
+) -> Recipe:
     """Return the recommended settings for this kind of data.
 
     They are parts of several papers, and in none of them together: one stage with the sum of all exits' losses
@@ -35,6 +37,9 @@ def recommended_recipe(num_labels: int, pairs: bool, method: str | None = None) 
         pairs: Whether the inputs are pairs of texts.
         method: A method to be trained as in its paper, but with these heads and rates. Default: None, BERxiT with
             joint fine-tuning.
+        keeps_classifier: Whether to add exits to a fine-tuned classifier that stays as it is: its head is the last
+            exit, and BERxiT is trained in two stages, of which only the second one, "exits", is to be run. Default:
+            False.
 
     Returns:
         The recipe.
@@ -49,6 +54,8 @@ def recommended_recipe(num_labels: int, pairs: bool, method: str | None = None) 
         ('berxit', 'pair', {'exits_learning_rate': 0.001})
         >>> recommended_recipe(num_labels=6, pairs=False, method="deebert").config
         {'exit_head': 'attention-pool', 'exit_pooling': 'mean'}
+        >>> recommended_recipe(num_labels=2, pairs=True, keeps_classifier=True).config["last_exit_head"]
+        'dense'
     """
     check_whole_number("num_labels", num_labels, low=1, advice="1 for regression")
     if not isinstance(pairs, bool):
@@ -58,6 +65,26 @@ def recommended_recipe(num_labels: int, pairs: bool, method: str | None = None) 
     config: dict[str, Any] = {"exit_head": "pair" if pairs else "attention-pool", "exit_pooling": "mean"}
     if num_labels == 1:
         config["exit_criterion"] = "layer"
-    if method is None:
+    if keeps_classifier:
+        config |= settings_that_keep_a_classifier(method or "berxit")
+    elif method is None:
         config["fine_tuning"] = "joint"
     return Recipe(method or "berxit", config, {"exits_learning_rate": 1e-3})
+
+
+def settings_that_keep_a_classifier(method: str) -> dict[str, Any]:
+    """Return the settings with which a method has a stage that trains exits before a fine-tuned classifier.
+
+    Args:
+        method: Name of the method.
+
+    Raises:
+        ValueError: The method trains the encoder with its exits.
+    """
+    keeping = [name for name, model in METHODS.items() if model.config_class.has_separate_heads]
+    if method not in keeping:
+        raise ValueError(
+            f"method: got '{method}', which cannot leave a fine-tuned classifier as it is; pass one of "
+            f"{', '.join(keeping)}, or leave it out"
+        )
+    return {"last_exit_head": "dense"} | ({"fine_tuning": "two_stage"} if method == "berxit" else {})
