@@ -428,7 +428,8 @@ def train(arguments: Arguments, training: EarlyExitTrainingArguments) -> None:
     if training.hub_strategy == HubStrategy.EVERY_SAVE:  # models pushed during training have no threshold yet
         training.hub_strategy = HubStrategy.END
 
-    classifier = classifier_config(arguments.add_exits) if arguments.add_exits else None
+    with wrong_usage():
+        classifier = classifier_config(arguments.add_exits) if arguments.add_exits else None
     text_columns = arguments.columns()
     splits, column = load_splits(arguments, arguments.train_file), arguments.label_column
     splits = reserve_validation(splits, arguments.evaluation_names(), arguments.validation_fraction, column)
