@@ -57,8 +57,7 @@ def check_files(argv: Sequence[str]) -> None:
 
 def run(command: str, argv: Sequence[str]) -> None:
     """Parse the arguments of a command and run it."""
-    with wrong_usage():
-        check_files(argv)
+    check_files(argv)
     module = importlib.import_module(f".{COMMANDS[command][0]}", __package__)
     if command == "train":
         module.main(argv, prog="adaexit train")

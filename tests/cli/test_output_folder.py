@@ -204,7 +204,7 @@ def test_a_run_with_a_file_of_settings_is_continued_in_the_file(folder: Folder) 
         (["--method", "berxit", "--layer_drop", "0.5"], 2, "layer_drop: got 0.5 with --method berxit"),
         (["--max_drop", "-1"], 2, "max_drop: got -1"),
         (["--recipe", "mine"], 2, "recipe: got 'mine'"),
-        (["--method", "berxit", "--train_file", "missing.csv"], 2, "train_file: there is no 'missing.csv'"),
+        (["--method", "berxit", "--train_file", "missing.csv"], 1, "train_file: there is no 'missing.csv'"),
         (["--method", "berxit", "--label_column", "text2"], 1, "has no column 'text2'"),
     ],
 )  # fmt: skip
