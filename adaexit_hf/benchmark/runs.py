@@ -292,6 +292,7 @@ def _authors(work: Workload) -> Classify:
     heads = [module for module in model.modules() if isinstance(module, ExitHead)]
     layers = config.exit_layers
     supported = config.encoder_config.model_type in ("bert", "roberta", "xlm-roberta") and not config.exit_temperatures
+    supported &= config.last_pooling == config.pooling
     if not supported or len(heads) != len(layers) or (work.plan is None and config.exit_criterion != "entropy"):
         raise ValueError(
             "run: 'authors' is the loop of DeeBERT's code; it needs a BERT or RoBERTa with one classification head "

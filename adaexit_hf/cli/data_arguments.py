@@ -12,7 +12,7 @@ import numpy as np
 from datasets.exceptions import DatasetGenerationError
 
 from ..data.tasks import TASKS, Labels
-from ..evaluation.metrics import check_classes
+from ..evaluation.metrics import check_classes, task_metrics
 from ..hub.card_facts import CardDataset
 from ..inference.text_files import ROW_KINDS, read_rows
 from ..utils.spelling import did_you_mean
@@ -87,9 +87,7 @@ class DataArguments:
             ValueError: A metric does not fit the labels.
         """
         task = TASKS.get(self.task_name or "")
-        default = task.metrics if task else ("accuracy",) if labels.names else ("spearmanr", "pearson")
-        if labels.multi_label and not task:
-            default = ("f1_micro", "f1_macro", "accuracy")
+        default = task.metrics if task else task_metrics(labels.num_labels, labels.multi_label)
         metrics = tuple(self.metrics or default)
         if labels.names and {"pearson", "spearmanr"} & set(metrics):
             raise ValueError(

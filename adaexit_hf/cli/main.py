@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 from ..utils.progress_bars import write_seldom_to_files
 from ..utils.spelling import did_you_mean
 from ..version import __version__
+from .errors import UsageError, wrong_usage
 from .help import help_text
 from .streams import escape_what_cannot_be_printed
 
@@ -87,9 +88,10 @@ def run(command: str, argv: Sequence[str]) -> None:
         return
     parser, function = parser_of(command), getattr(module_of(command), command)
     options_type = get_type_hints(function)["options"]
-    options, positionals, unknown = parser.parse_args_into_dataclasses(
-        list(argv), look_for_args_file=False, return_remaining_strings=True
-    )
+    with wrong_usage():
+        options, positionals, unknown = parser.parse_args_into_dataclasses(
+            list(argv), look_for_args_file=False, return_remaining_strings=True
+        )
     if "texts" in options_type.positionals and not any(argument.startswith("-") for argument in unknown):
         positionals.texts, unknown = [*positionals.texts, *unknown], []  # argparse ignores texts after a flag
     if unknown:
@@ -132,6 +134,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = f"needs '{error.name}', which is not installed; run pip install 'adaexit_hf[train]'"
         print(f"adaexit {command}: {message}", file=sys.stderr)
         return 1
+    except UsageError as error:
+        if os.environ.get("ADAEXIT_TRACEBACK"):
+            raise
+        print(f"adaexit {command}: {error}", file=sys.stderr)
+        return 2
     except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
         if os.environ.get("ADAEXIT_TRACEBACK"):
             raise

@@ -20,16 +20,16 @@ GROUPS = {
         max_texts pairs metrics
     """,
     "Model": """
-        model_name_or_path method recipe method_config exit_threshold exit_criterion temperatures max_drop batch_size
-        rounds dtype device revision
+        model_name_or_path add_exits method recipe method_config exit_threshold exit_criterion temperatures max_drop
+        batch_size rounds dtype device revision
     """,
     "Training": """
         num_train_epochs learning_rate exits_learning_rate per_device_train_batch_size bf16 use_cpu seed
         resume_from_checkpoint
     """,
     "Output": """
-        output_dir output explain explain_steps flops save_traces push_to_hub name base_model language license speed
-        labels private message overwrite help help_all
+        output_dir overwrite_output_dir output explain explain_steps flops save_traces push_to_hub name base_model
+        language license speed labels private message overwrite help help_all
     """,
 }
 

@@ -2,10 +2,15 @@
 
     adaexit train --model_name_or_path microsoft/mpnet-base --task_name sst2 --output_dir out
     adaexit train --model_name_or_path ENCODER --train_file train.csv --validation_file dev.csv
+    adaexit train --add_exits CLASSIFIER --train_file train.csv --validation_file dev.csv
     adaexit train settings.yaml
 
 `examples/run_glue_exit.py` takes the same flags, also under `accelerate launch`. All flags can also be given in one
 JSON or YAML file.
+
+`--add_exits FOLDER_OR_HUB_NAME`, in place of `--model_name_or_path`, adds exits to a fine-tuned classifier that stays
+as it is: encoder and head are frozen, the head is the last exit, and the exits before it are trained. At the end the
+logits at full depth are compared with the classifier's.
 
 Your own data is a data set on the Hub or a local folder (`--dataset_name`), or .csv, .tsv, .jsonl, .json or .parquet
 files (`--train_file`, `--validation_file`). It has one or two text columns, and a label column with classes, or with
@@ -37,17 +42,14 @@ from typing import Any, cast
 
 import datasets
 import torch
-from torch.utils.data import DataLoader
 from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    DataCollatorWithPadding,
     Trainer,
     set_seed,
 )
 from transformers.trainer_utils import HubStrategy, get_last_checkpoint
-from transformers.utils import CONFIG_NAME
 
 from ..data.collators import DataCollatorWithTokenDepths
 from ..data.reconstruction import estimate_depths_by_reconstruction
@@ -62,13 +64,16 @@ from ..hub.card_facts import training_facts
 from ..models import METHODS
 from ..pruning.layerdrop import evenly_spaced, layer_drop, only_layers
 from ..trainer.model_card_mixin import hub_name
-from ..trainer.recipe import recommended_recipe, sentence_pooling
+from ..trainer.recipe import recommended_recipe, sentence_pooling, settings_that_keep_a_classifier
 from ..trainer.trainer import EarlyExitTrainer
 from ..trainer.training_args import EarlyExitTrainingArguments
 from ..utils.files import check_writable
 from ..utils.spelling import did_you_mean
+from .classifier import KeptClassifier, classifier_config, logits_of, match_labels, stage_before
 from .data_arguments import DataArguments, evaluation_splits, first_rows, load_splits, reserve_validation
+from .errors import wrong_usage
 from .evaluate import honest_scores, tell_of_choice
+from .output_folder import check_output_dir, how_to_continue, no_empty_folder, remove_model
 from .parser import CommandParser, HelpAll
 from .printing import print_curve, print_results
 
@@ -92,7 +97,14 @@ class Arguments(DataArguments):
     """Flags of `adaexit train`, besides those of `EarlyExitTrainingArguments`."""
 
     model_name_or_path: str = field(
-        metadata={"help": "Hub name or folder of a supported encoder or of a fine-tuned classifier."}
+        default="", metadata={"help": "Hub name or folder of a supported encoder or of a fine-tuned classifier."}
+    )
+    add_exits: str | None = field(
+        default=None,
+        metadata={
+            "help": "In place of --model_name_or_path: Hub name or folder of a fine-tuned classifier that stays as it "
+            "is; only exits before it are trained."
+        },
     )
     method: str | None = field(
         default=None,
@@ -119,7 +131,7 @@ class Arguments(DataArguments):
     )
     stage: str | None = field(
         default=None,
-        metadata={"help": "Train only this stage, e.g. exits if you start from a fine-tuned classifier."},
+        metadata={"help": "Train only this stage. To add exits to a fine-tuned classifier, pass --add_exits."},
     )
     calibrate: bool = field(
         default=False, metadata={"help": "Fit one temperature per exit on half of the validation split."}
@@ -154,6 +166,10 @@ class Arguments(DataArguments):
     max_train_samples: int | None = field(
         default=None, metadata={"help": "Train on this many rows, chosen with the training seed."}
     )
+    overwrite_output_dir: bool = field(
+        default=False,
+        metadata={"help": "Remove the model that output_dir contains, and all files of its run, before training."},
+    )
     save_traces: str | None = field(
         default=None,
         metadata={
@@ -167,6 +183,15 @@ class Arguments(DataArguments):
                 self.method_config = json.loads(self.method_config or "{}")
             except json.JSONDecodeError as error:
                 raise ValueError(f"method_config: got {self.method_config!r}, which is not JSON ({error})") from None
+        if bool(self.add_exits) == bool(self.model_name_or_path):
+            raise ValueError(
+                f"model_name_or_path, add_exits: got '{self.model_name_or_path}' and {self.add_exits!r}; pass one of "
+                "them: --model_name_or_path ENCODER to train an encoder with exits, or --add_exits CLASSIFIER to add "
+                "exits to a fine-tuned classifier that stays as it is"
+            )
+        if self.add_exits and self.method == "plain":
+            raise ValueError("add_exits: got it with --method plain, which has no exits; leave out one of them")
+        self.model_name_or_path = self.add_exits or self.model_name_or_path
         if self.recipe is None:
             self.recipe = "recommended" if self.method is None else "paper"
         if self.recipe not in ("recommended", "paper"):
@@ -192,7 +217,8 @@ def follow_recipe(arguments: Arguments, training: EarlyExitTrainingArguments, la
     if arguments.recipe == "recommended":
         pairs = len(arguments.columns()) == 2
         pooling = sentence_pooling(arguments.model_name_or_path)
-        recipe = recommended_recipe(labels.num_labels, pairs, arguments.method, pooling)
+        keeps = arguments.add_exits is not None
+        recipe = recommended_recipe(labels.num_labels, pairs, arguments.method, pooling, keeps)
         arguments.method = recipe.method
         arguments.method_config = recipe.config | cast(dict[str, Any], arguments.method_config)
         for name, value in recipe.training.items():
@@ -202,6 +228,9 @@ def follow_recipe(arguments: Arguments, training: EarlyExitTrainingArguments, la
             settings = ", ".join(f"{name}={value!r}" for name, value in cast(Any, arguments.method_config).items())
             rates = ", ".join(f"{name}={getattr(training, name)}" for name in recipe.training)
             print(f"adaexit train: recommended recipe, {arguments.method} with {settings}; {rates}", file=sys.stderr)
+    elif arguments.add_exits:
+        kept = settings_that_keep_a_classifier(cast(str, arguments.method))
+        arguments.method_config = kept | cast(dict[str, Any], arguments.method_config)
 
 
 def build_model(arguments: Arguments, labels: Labels) -> Any:
@@ -210,6 +239,8 @@ def build_model(arguments: Arguments, labels: Labels) -> Any:
     Raises:
         ValueError: The method is unknown, or its settings cannot be compared at full depth.
     """
+    if arguments.add_exits:  # its labels and its kind of task are kept
+        return _with_exits(arguments, {})
     options: dict[str, Any] = {"num_labels": labels.num_labels}
     # Said in every case: `plain` would take over that of a fine-tuned classifier.
     if labels.multi_label:
@@ -219,10 +250,14 @@ def build_model(arguments: Arguments, labels: Labels) -> Any:
     if labels.names is not None:
         options["id2label"] = dict(enumerate(labels.names))
         options["label2id"] = {name: index for index, name in enumerate(labels.names)}
-    settings = cast(dict[str, Any], arguments.method_config)
     if arguments.method == "plain":
-        options |= settings
+        options |= cast(dict[str, Any], arguments.method_config)
         return AutoModelForSequenceClassification.from_pretrained(arguments.model_name_or_path, **options)
+    return _with_exits(arguments, options)
+
+
+def _with_exits(arguments: Arguments, options: dict[str, Any]) -> Any:
+    settings = cast(dict[str, Any], arguments.method_config)
     if settings.get("fine_tuning") == "limit":
         layers = json.dumps({"num_hidden_layers": settings.get("limit_layer", 3)})
         raise ValueError(
@@ -264,6 +299,20 @@ def check_flags(arguments: Arguments, model: Any) -> None:
     if arguments.layer_drop and arguments.method != "plain":
         raise ValueError(
             f"layer_drop: got {arguments.layer_drop} with --method {arguments.method}; pass --method plain"
+        )
+    stages = () if arguments.method == "plain" else model.stages
+    chosen = next((stage for stage in stages if stage.name == arguments.stage), None)
+    if arguments.stage and chosen is None:
+        raise ValueError(
+            f"stage: got '{arguments.stage}'; --method {arguments.method} has "
+            f"{', '.join(stage.name for stage in stages) or 'no stages, leave it out'}"
+        )
+    if chosen is not None and "encoder" in chosen.frozen and not model.took_over_classifier:
+        raise ValueError(
+            f"stage: got '{arguments.stage}', which freezes the last exit, but its weights are random: the head of "
+            f"'{arguments.model_name_or_path}' was not taken over. If that is a fine-tuned classifier, pass "
+            f"--add_exits {arguments.model_name_or_path} in place of --model_name_or_path and --stage; if not, leave "
+            "out --stage"
         )
     needs_depths = getattr(model.config, "depth_source", None) == "reconstruction"
     if needs_depths and not arguments.token_depths_model:
@@ -328,14 +377,6 @@ def trace_of(model: Any, rows: datasets.Dataset, tokenizer: Any, batch_size: int
     return ExitTrace(torch.stack(logits, dim=1), scores, labels, tuple(depths), "ge", multi_label=several)
 
 
-@torch.inference_mode()
-def logits_of(model: Any, rows: datasets.Dataset, tokenizer: Any, batch_size: int) -> torch.Tensor:
-    """Logits of a classifier without exits, (samples, labels)."""
-    model.eval()
-    batches = DataLoader(rows, batch_size, collate_fn=DataCollatorWithPadding(tokenizer))
-    return torch.cat([model(**batch.to(model.device)).logits.float().cpu() for batch in batches])
-
-
 def command_parser(prog: str | None = None, everything: bool = False) -> CommandParser:
     """The parser of the flags; `everything` describes them at full length."""
     paragraphs = (__doc__ or "").split("\n\n")
@@ -367,22 +408,40 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         argv: Flags. Default: those of the process.
         prog: Name of the program in help texts. Default: that of the process.
     """
-    arguments, training = parse(sys.argv[1:] if argv is None else argv, prog)
-    check_max_drop(arguments.max_drop)
-    if training.should_save:
-        check_writable("output_dir", training.output_dir)
+    argv = sys.argv[1:] if argv is None else argv
+    with wrong_usage():
+        arguments, training = parse(argv, prog)
+    folder = Path(training.output_dir)
+    try:
+        with no_empty_folder(folder):
+            train(arguments, training)
+    except KeyboardInterrupt:
+        if training.should_log:
+            program = prog or f"python {sys.argv[0]}"
+            print(f"\nadaexit train: {how_to_continue(folder, program, argv)}", file=sys.stderr)
+        raise
+
+
+def train(arguments: Arguments, training: EarlyExitTrainingArguments) -> None:
+    """Do what `main` does, with flags that were parsed."""
+    resume: Any = training.resume_from_checkpoint
+    with wrong_usage():
+        check_max_drop(arguments.max_drop)
+        check_output_dir(
+            Path(training.output_dir),
+            resume=bool(resume),
+            overwrite=arguments.overwrite_output_dir,
+            plain=arguments.method == "plain",
+            source=arguments.model_name_or_path,
+        )
         if arguments.save_traces:
             check_writable("save_traces", arguments.save_traces)
-    resume: Any = training.resume_from_checkpoint
-    if not resume and Path(training.output_dir, CONFIG_NAME).exists():
-        raise ValueError(
-            f"output_dir: '{training.output_dir}' already contains a model; pass another folder, or "
-            "--resume_from_checkpoint True or auto to continue that run"
-        )
     set_seed(training.seed)
     if training.hub_strategy == HubStrategy.EVERY_SAVE:  # models pushed during training have no threshold yet
         training.hub_strategy = HubStrategy.END
 
+    with wrong_usage():
+        classifier = classifier_config(arguments.add_exits) if arguments.add_exits else None
     text_columns = arguments.columns()
     splits, column = load_splits(arguments, arguments.train_file), arguments.label_column
     splits = reserve_validation(splits, arguments.evaluation_names(), arguments.validation_fraction, column)
@@ -390,15 +449,21 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     evaluation = evaluation_splits(arguments, splits, ("train",), has_minus_one)
     for name in ("train", *evaluation):
         check_columns(splits[name], text_columns, column, name)
-    labels = labels_of(splits["train"], column)
+    if classifier is None:
+        labels = labels_of(splits["train"], column)
+    else:
+        labels, by_name = match_labels(arguments.model_name_or_path, classifier, splits["train"], column)
     for name in ("train", *evaluation):
         check_labels(splits[name], column, labels, name)
     metrics = arguments.metric_names(labels)
 
     tokenizer = AutoTokenizer.from_pretrained(arguments.model_name_or_path)
-    follow_recipe(arguments, training, labels)
-    model = build_model(arguments, labels)
-    check_flags(arguments, model)
+    with wrong_usage():
+        follow_recipe(arguments, training, labels)
+        model = build_model(arguments, labels)
+        check_flags(arguments, model)
+        if arguments.add_exits:
+            arguments.stage = stage_before(arguments.stage, model)
     if training.should_log:
         tell_of_pooling(arguments, model)
     dropping = layer_drop(model, arguments.layer_drop) if arguments.layer_drop else None
@@ -408,6 +473,10 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         return tokenize(rows, tokenizer, text_columns, arguments.label_column, labels, length)
 
     with training.main_process_first(desc="tokenizing"):
+        if arguments.overwrite_output_dir and training.should_save:  # all was checked that could refuse the run
+            removed = remove_model(Path(training.output_dir))
+            if removed:
+                print(f"adaexit train: removed from {training.output_dir}: {', '.join(removed)}", file=sys.stderr)
         datasets_by_split = {"train": encode(first_rows(splits["train"], arguments.max_train_samples, training.seed))}
         datasets_by_split |= {
             name: encode(first_rows(splits[name], arguments.max_eval_samples)) for name in evaluation
@@ -415,6 +484,14 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         if arguments.token_depths_model:
             datasets_by_split = with_token_depths(arguments, training, model, tokenizer, datasets_by_split)
         train_set = datasets_by_split.pop("train")
+
+    kept = None
+    if arguments.add_exits and training.should_save:
+        held_out = datasets_by_split[evaluation[0]]
+        batch_size = training.per_device_eval_batch_size
+        kept = KeptClassifier(arguments.add_exits, held_out, evaluation[0], tokenizer, batch_size, training.device)
+        kept.tell_score(metrics[0], by_name)
+        kept.check(model.to(training.device))
 
     def compute_metrics(result: Any) -> dict[str, float]:
         references = torch.as_tensor(result.label_ids)
@@ -442,6 +519,15 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         dropping.remove()
     if trainer.is_world_process_zero():
         batch_size = training.per_device_eval_batch_size
+        if kept is not None:
+            # Without the autocast of the training.
+            kept.check(trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False))
+            same = "are equal bit for bit" if labels.names is not None else "are equal up to rounding"
+            print(
+                f"adaexit train: full depth is '{kept.name}': its logits on the {len(kept.rows)} rows of "
+                f"{kept.split} {same}",
+                file=sys.stderr,
+            )
         if arguments.calibrate:
             half = datasets_by_split[evaluation[0]].train_test_split(test_size=0.5, seed=0)[
                 "test"

@@ -145,6 +145,22 @@ METRICS: dict[str, Metric] = {
 """Every task metric by its name."""
 
 
+def task_metrics(num_labels: int, multi_label: bool = False) -> tuple[str, ...]:
+    """Return the names of the metrics that are reported if none are chosen, the main one first.
+
+    Args:
+        num_labels: Number of labels; 1 for regression.
+        multi_label: Whether a text may have several labels at once. Default: False.
+
+    Examples:
+        >>> task_metrics(3), task_metrics(1)
+        (('accuracy',), ('spearmanr', 'pearson'))
+    """
+    if multi_label:
+        return ("f1_micro", "f1_macro", "accuracy")
+    return ("accuracy",) if num_labels > 1 else ("spearmanr", "pearson")
+
+
 def as_metric(metric: MetricLike) -> Metric:
     """Return the metric of a name or of a function, for which higher is better; a `Metric` is returned as it is.
 

@@ -120,9 +120,12 @@ HEADS = {
 def exit_heads(model: EarlyExitForSequenceClassification) -> str:
     """What heads the exits have, in one sentence; "" if those of the paper."""
     config = model.config
+    last = config.last_exit_head
+    kept = "" if last is None else f" The last exit is {HEADS[last]}, on the sentence vector that the family reads."
     if config.head == config.paper_head:
-        return ""
-    return f" Every exit is {HEADS[config.head]}, which is not from the method's paper."
+        return kept
+    every = "Every exit" if last is None else "Every exit but the last"
+    return f" {every} is {HEADS[config.head]}, which is not from the method's paper.{kept}"
 
 
 def exit_rule(model: EarlyExitForSequenceClassification) -> str:

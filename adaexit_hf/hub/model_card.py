@@ -26,7 +26,7 @@ logger = logging.get_logger(__name__)
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 MARKER = "<!-- Written by adaexit_hf, which may replace this file. Delete this line to keep your own text. -->"
 TASK = "text-classification"
-TRADEOFF, EXITS = "tradeoff.png", "exit_layers.png"
+PICTURES = TRADEOFF, EXITS = "tradeoff.png", "exit_layers.png"
 # Metrics that have another name on the Hub.
 HUB_METRICS = {"pearson": "pearsonr", "f1_micro": "f1", "f1_macro": "f1"}
 TEXTS = {

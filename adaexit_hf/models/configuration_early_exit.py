@@ -53,6 +53,8 @@ class EarlyExitConfig(PreTrainedConfig):
     A method's config sets `model_type`, and may define the following hooks; all have a default:
 
     - `paper_head`: the kind of head that the paper describes, or the one closest to it. Default: "dense".
+    - `has_separate_heads`: whether every exit has a head of its own, so that the last one may be of another kind.
+      Default: False.
     - `supports_regression`: whether the method allows `num_labels=1`. Default: False.
     - `supports_multi_label`: whether it allows `problem_type="multi_label_classification"`. Default: False.
     - `own_criterion`: name of the method's own exit criterion, or of a common one that the method compares in its own
@@ -79,6 +81,9 @@ class EarlyExitConfig(PreTrainedConfig):
             to read (`AttentionPool`); "pair", which compares the two texts of a pair (`SegmentPair`; every row must be
             a pair, and `exit_pooling` must be left out or "mean"); or "attention-block", FastBERT's
             (`AttentionBlock`). Default: "paper".
+        last_exit_head: "dense": the last exit is the encoder family's own classification head on the sentence vector
+            that the family reads, whatever the other exits are; so a fine-tuned classifier stays as it is, and only
+            the exits before it are new. Default: None, a head like the others.
         exit_criterion: how the readiness score is computed, which sets the unit of `exit_threshold`. The method's own
             criterion, or one that all methods allow: "entropy" (in nats, exit below the threshold),
             "normalized_entropy" (in [0, 1], exit below), "confidence" (largest probability, exit above), "margin"
@@ -123,6 +128,7 @@ class EarlyExitConfig(PreTrainedConfig):
         "exit_layer", "exit_logits", "exit_scores", "hidden_states", "attentions",
     ]  # fmt: skip
     paper_head: ClassVar[str] = "dense"
+    has_separate_heads: ClassVar[bool] = False
     supports_regression: ClassVar[bool] = False
     supports_multi_label: ClassVar[bool] = False
     own_criterion: ClassVar[str | None] = None
@@ -147,6 +153,7 @@ class EarlyExitConfig(PreTrainedConfig):
         class_weights: list[float] | None = None,
         label_smoothing: float = 0.0,
         exit_head: str = "paper",
+        last_exit_head: str | None = None,
         **kwargs: Any,
     ) -> None:
         saved = kwargs.pop("_saved", {})  # passed by `from_dict`
@@ -174,6 +181,7 @@ class EarlyExitConfig(PreTrainedConfig):
         self.exit_layers: Any = list(range(1, encoder.num_hidden_layers + 1)) if exit_layers is None else exit_layers
         self.exit_pooling = exit_pooling
         self.exit_head = exit_head
+        self.last_exit_head = last_exit_head
         self.exit_criterion: Any = exit_criterion  # if None, set in `check`, since it can depend on `num_labels`
         self.exit_temperatures = exit_temperatures
         self.patience_tolerance = patience_tolerance
@@ -300,6 +308,12 @@ class EarlyExitConfig(PreTrainedConfig):
                 f"exit_head: got '{head}', but the checkpoint was trained with '{saved_head}', "
                 "whose weights differ; leave it out, or train a new model"
             )
+        last = overrides.get("last_exit_head", saved.get("last_exit_head"))
+        if last != saved.get("last_exit_head"):
+            raise ValueError(
+                f"last_exit_head: got {last!r}, but the checkpoint was trained with {saved.get('last_exit_head')!r}; "
+                "leave it out, or train a new model"
+            )
         encoder = overrides.get("encoder_config")
         if isinstance(encoder, dict) and "encoder_config" in saved:  # as in Transformers, it changes single arguments
             overrides["encoder_config"] = saved["encoder_config"] | encoder
@@ -393,6 +407,13 @@ class EarlyExitConfig(PreTrainedConfig):
             raise ValueError(
                 "exit_pooling: got 'first', but exit_head='pair' reads the means of the two texts; leave it out"
             )
+        if self.last_exit_head is not None:
+            check_choice("last_exit_head", self.last_exit_head, ("dense",))
+            if not self.has_separate_heads:
+                raise ValueError(
+                    f"last_exit_head: got {self.last_exit_head!r}, but the exits of {self.model_type} share layers, "
+                    "or read the exits before them; leave it out, or use deebert, berxit or fastbert"
+                )
         self.exit_layers = _checked_exit_layers(self.exit_layers, self.encoder_config.num_hidden_layers)
         _checked_labels({"id2label": self.id2label, "label2id": self.label2id})
         self._check_task()
@@ -403,6 +424,12 @@ class EarlyExitConfig(PreTrainedConfig):
     def pooling(self) -> str:
         """The sentence vector that exits read, "first" or "mean": `exit_pooling`, or the encoder family's default."""
         return self.exit_pooling or family_of(self.encoder_config).pooling(self.encoder_config)
+
+    @property
+    def last_pooling(self) -> str:
+        """The sentence vector that the last exit reads: `pooling`, or with `last_exit_head` the family's default."""
+        family = family_of(self.encoder_config)
+        return self.pooling if self.last_exit_head is None else family.pooling(self.encoder_config)
 
     @property
     def head(self) -> str:

@@ -151,7 +151,8 @@ def read_exit(model: Any, number: int, flight: InFlight, temperatures: Sequence[
         return Step(flight._replace(state=model.skip_step(flight.hidden, flight.context, flight.state)))
     hidden = family_of(model.encoder.config).finish(model.encoder, flight.hidden)
     index = model.config.exit_layers.index(number)
-    return exit_from_states(model, index, sentence_vector(model, hidden, flight.context), hidden, flight, temperatures)
+    vector = sentence_vector(model, hidden, flight.context, index)
+    return exit_from_states(model, index, vector, hidden, flight, temperatures)
 
 
 def exit_from_states(
@@ -180,23 +181,28 @@ def exit_from_states(
     return Step(flight._replace(state=state, memory=memory), exit, score)
 
 
-def sentence_vector(model: Any, hidden: Tensor, context: Context) -> Tensor:
-    """Return the sentence vectors that exits read.
+def sentence_vector(model: Any, hidden: Tensor, context: Context, index: int | None = None) -> Tensor:
+    """Return the sentence vectors that an exit reads.
 
     Args:
         model: an early-exit model.
         hidden: states, shape `(batch, tokens, hidden)`.
         context: the batch's context, for its padding.
+        index: number of the exit, from 0. Default: None, after a layer without exit.
 
     Returns:
         The first token's state or the mean over the tokens, see `exit_pooling`, shape `(batch, hidden)`; with
-        `exit_head="pair"` the means over the first and the second text, shape `(batch, 2 * hidden)`.
+        `exit_head="pair"` the means over the first and the second text, shape `(batch, 2 * hidden)`. At the last exit
+        with `last_exit_head` what the family's own classifier reads.
     """
-    if model.config.head == "pair":
+    config = model.config
+    last = index == len(config.exit_layers) - 1
+    if config.head == "pair" and not (last and config.last_exit_head):
         second = context.per_token["second"]
         first = 1 - second if context.padding is None else (context.padding != 0).long() * (1 - second)
         return torch.cat([mean_pool(hidden, first), mean_pool(hidden, second)], dim=-1)
-    return hidden[:, 0] if model.config.pooling == "first" else mean_pool(hidden, context.padding)
+    pooling = config.last_pooling if last else config.pooling
+    return hidden[:, 0] if pooling == "first" else mean_pool(hidden, context.padding)
 
 
 class Answers(NamedTuple):

@@ -285,6 +285,19 @@ def exit_head(config: Any, **options: Any) -> Head:
     return _head(config, config.num_labels, options)
 
 
+def exit_heads(config: Any, **options: Any) -> nn.ModuleList:
+    """Build the heads of all exits, each of its own, the last one as `last_exit_head` says.
+
+    Args:
+        config: the method's config.
+        **options: as in `exit_head`.
+    """
+    heads = [exit_head(config, **options) for _ in config.exit_layers]
+    if config.last_exit_head is not None:
+        heads[-1] = ExitHead(config.encoder_config, config.num_labels)
+    return nn.ModuleList(heads)
+
+
 def exit_features(config: Any) -> Head:
     """Build an exit's head without its output layer, of the kind that the config says; see its `features`.
 

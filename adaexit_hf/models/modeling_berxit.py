@@ -26,7 +26,7 @@ This file travels inside checkpoints: see docs/contributing.md, "Files that trav
 from typing import Any, ClassVar, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedConfig
 
@@ -42,7 +42,7 @@ from .exit_heads import Head
 from .exit_heads import SingleUnit
 from .exit_heads import State
 from .exit_heads import exit_features
-from .exit_heads import exit_head
+from .exit_heads import exit_heads
 from .modeling_early_exit import EarlyExitForSequenceClassification
 from .modeling_early_exit import EarlyExitModel
 from .modeling_early_exit import Paper
@@ -95,6 +95,7 @@ class BerxitConfig(EarlyExitConfig):
     """
 
     model_type = "berxit"
+    has_separate_heads: ClassVar[bool] = True
     supports_regression: ClassVar[bool] = True
     supports_multi_label: ClassVar[bool] = True
     own_criterion: ClassVar[str | None] = "learned"
@@ -132,6 +133,12 @@ class BerxitConfig(EarlyExitConfig):
         super()._check_task()
         check_choice("fine_tuning", self.fine_tuning, ("alternating", "joint", "two_stage", *COMPARED))
         self._check_fine_tuning()
+        if self.last_exit_head is not None and self.exit_criterion == "learned" and self.head != "dense":
+            raise ValueError(
+                f"last_exit_head: got {self.last_exit_head!r} with exit_criterion='learned' and exit_head="
+                f"'{self.exit_head}'; the learned certainty reads the features of all heads, which then differ: pass "
+                "another exit_criterion, 'confidence' or for regression 'layer', or exit_head='dense'"
+            )
         check_choice("lte_variant", self.lte_variant, ("paper", "authors"))
         if self.lte_variant != "paper" and self.exit_criterion != "learned":
             raise ValueError(
@@ -269,7 +276,7 @@ class BerxitForSequenceClassification(EarlyExitForSequenceClassification):
 
     def __init__(self, config: BerxitConfig) -> None:
         super().__init__(config)
-        self.exits = nn.ModuleList(exit_head(config) for _ in config.exit_layers)
+        self.exits = exit_heads(config)
         learned = config.exit_criterion == "learned"
         self.lte = SingleUnit(cast(Head, self.exits[0]).size) if learned else None
         as_authors = learned and config.lte_variant == "authors"

@@ -14,13 +14,13 @@ This file travels inside checkpoints: see docs/contributing.md, "Files that trav
 
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from .configuration_early_exit import EarlyExitConfig
 from .encoder_layers import Context
 from .exit_heads import Exit
 from .exit_heads import State
-from .exit_heads import exit_head
+from .exit_heads import exit_heads
 from .modeling_early_exit import EarlyExitForSequenceClassification
 from .modeling_early_exit import EarlyExitModel
 from .modeling_early_exit import Paper
@@ -43,6 +43,7 @@ class DeeBertConfig(EarlyExitConfig):
     """
 
     model_type = "deebert"
+    has_separate_heads: ClassVar[bool] = True
     supports_multi_label: ClassVar[bool] = True
 
 
@@ -90,7 +91,7 @@ class DeeBertForSequenceClassification(EarlyExitForSequenceClassification):
 
     def __init__(self, config: DeeBertConfig) -> None:
         super().__init__(config)
-        self.exits = nn.ModuleList(exit_head(config) for _ in config.exit_layers)
+        self.exits = exit_heads(config)
         self.post_init()
 
     @property

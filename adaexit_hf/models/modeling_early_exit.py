@@ -358,6 +358,9 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
 
     # 2. Before training
 
+    # Whether `from_encoder_pretrained` has made the head of a fine-tuned classifier the last exit.
+    took_over_classifier: bool = False
+
     @property
     def classifiers(self) -> list[nn.Module]:
         """The output layer of every exit, in order; its outputs are logits.
@@ -839,12 +842,16 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
             The sentence vectors, shape `(batch, exits, hidden)`, twice as wide with `exit_head="pair"`; if the exits
             read all tokens (`reads_all_tokens`) the states of all tokens, shape `(batch, tokens, exits, hidden)`.
         """
-        family, states = family_of(self.encoder.config), []
+        family, layers, states = family_of(self.encoder.config), self.config.exit_layers, list[Tensor]()
         inputs, shift = right_padded(inputs)
         for number, (step,) in LayerLoop(self, [InFlight.of(*self.embed(inputs))], read_exits=False):
-            if number in self.config.exit_layers:
+            if number in layers:
                 hidden = family.finish(self.encoder, step.flight.hidden)
-                states.append(hidden if self.reads_all_tokens else sentence_vector(self, hidden, step.flight.context))
+                if not self.reads_all_tokens:
+                    hidden = sentence_vector(self, hidden, step.flight.context, layers.index(number))
+                    # With `exit_head="pair"` the vector of a last exit of another kind is half as wide.
+                    hidden = functional.pad(hidden, (0, self._state_size - hidden.shape[-1]))
+                states.append(hidden)
         stacked = torch.stack(states, dim=-2)
         return rotated_back(stacked, shift) if self.reads_all_tokens else stacked
 
@@ -859,12 +866,21 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
         flight = InFlight(rows, exit_states, Context(padding, None, {}))
         run: dict[str, Any] = {"exits": [], "scores": [], "states": []}
         for index, hidden in enumerate(exit_states.unbind(dim=-2)):
-            vector = sentence_vector(self, hidden, flight.context) if self.reads_all_tokens else hidden
+            if self.reads_all_tokens:
+                vector = sentence_vector(self, hidden, flight.context, index)
+            else:
+                own = index == len(self.config.exit_layers) - 1 and self.config.last_exit_head is not None
+                vector = hidden[..., : self.config.encoder_config.hidden_size] if own else hidden
             step = exit_from_states(self, index, vector, hidden, flight, temperatures)
             flight = step.flight
             run["exits"].append(step.exit)
             run["scores"].append(step.score)
         return run
+
+    @property
+    def _state_size(self) -> int:
+        """Size of the states, or of the sentence vectors, of which `exit_states` are made."""
+        return int(self.config.encoder_config.hidden_size) * (2 if self.config.head == "pair" else 1)
 
     def _check_exit_states(self, exit_states: Tensor, needs_encoder: Any) -> None:
         if needs_encoder:
@@ -873,8 +889,7 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
                 "not run; leave out either these or exit_states"
             )
         names = ("batch", "tokens", "exits", "hidden") if self.reads_all_tokens else ("batch", "exits", "hidden")
-        size = self.config.encoder_config.hidden_size * (2 if self.config.head == "pair" else 1)
-        ends = (len(self.config.exit_layers), size)
+        ends = (len(self.config.exit_layers), self._state_size)
         if exit_states.dim() != len(names) or exit_states.shape[-2:] != ends or not len(exit_states):
             raise ValueError(
                 f"exit_states: got shape {tuple(exit_states.shape)}; pass ({', '.join(names)}) with {ends[0]} exits "
@@ -923,7 +938,8 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
 
     @property
     def _reads_all_tokens(self) -> bool:
-        return self.reads_all_tokens or self.config.pooling == "mean" or self.config.head == "pair"
+        poolings = (self.config.pooling, self.config.last_pooling)
+        return self.reads_all_tokens or "mean" in poolings or self.config.head == "pair"
 
     # Labels, losses, and what is estimated from data
 
@@ -1212,7 +1228,7 @@ def load_encoder(model_class: Any, name_or_path: str, options: dict[str, Any]) -
                 f"'{name_or_path}': its classifier is not used, since the exits of {method} with "
                 f"exit_head='{model.config.exit_head}' are built differently"
             )
-        elif rows is None or model.config.pooling != family.pooling(encoder_config):
+        elif rows is None or model.config.last_pooling != family.pooling(encoder_config):
             logger.warning(
                 f"'{name_or_path}': its classifier is not used, since its labels or its pooling are not those of the "
                 "new model"
@@ -1223,6 +1239,7 @@ def load_encoder(model_class: Any, name_or_path: str, options: dict[str, Any]) -
                 _copy(source.get_submodule(paths["norm"]), last_head.norm)
             _copy(source.get_submodule(paths["classifier"]), model.classifiers[-1], rows)
             model.adopt_classifier()
+            model.took_over_classifier = True
     elif family.pooler is None or any("pooler" in name for name in report["missing_keys"]):
         return model
     else:

@@ -24,7 +24,7 @@ This file travels inside checkpoints: see docs/contributing.md, "Files that trav
 
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedConfig
 
 from .configuration_early_exit import EarlyExitConfig
@@ -35,7 +35,7 @@ from .encoder_layers import Context
 from .exit_criteria import two_classes
 from .exit_heads import Exit
 from .exit_heads import State
-from .exit_heads import exit_head
+from .exit_heads import exit_heads
 from .modeling_early_exit import EarlyExitForSequenceClassification
 from .modeling_early_exit import EarlyExitModel
 from .modeling_early_exit import Paper
@@ -70,6 +70,7 @@ class FastBertConfig(EarlyExitConfig):
     """
 
     model_type = "fastbert"
+    has_separate_heads: ClassVar[bool] = True
     paper_head: ClassVar[str] = "attention-block"
     supports_multi_label: ClassVar[bool] = True
 
@@ -158,7 +159,7 @@ class FastBertForSequenceClassification(EarlyExitForSequenceClassification):
     def __init__(self, config: FastBertConfig) -> None:
         super().__init__(config)
         block = {"size": config.classifier_size, "heads": config.classifier_heads}
-        self.exits = nn.ModuleList(exit_head(config, **block) for _ in config.exit_layers)
+        self.exits = exit_heads(config, **block)
         self.post_init()
 
     @property

@@ -134,6 +134,7 @@ def _cut(config: Any, exits: int, threshold: Threshold) -> None:
     for name, value in unchanged.items():
         setattr(config, name, value)
     config.exit_layers = config.exit_layers[:exits]
+    config.last_exit_head = None  # the exit that becomes the last one has a head like the others
     if config.exit_temperatures is not None:
         config.exit_temperatures = list(config.exit_temperatures[:exits])
     config.exit_threshold = list(threshold[:exits]) if isinstance(threshold, list | tuple) else threshold

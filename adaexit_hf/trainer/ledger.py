@@ -21,7 +21,8 @@ class Ledger:
         root: `output_dir` of the run.
         plan: all stages of the model.
         overrides: stage name -> training arguments of this stage.
-        run: what the run was started with, for `check_same_run`: `rows`, `data` (a checksum) and training arguments.
+        run: what the run was started with, for `check_same_run`: `method`, `rows`, `data` (a checksum) and training
+            arguments.
     """
 
     def __init__(
@@ -145,9 +146,10 @@ class Ledger:
             source: as in `resume`.
 
         Raises:
-            ValueError: if `source` is True, and the training set has another number of rows, other texts or other
-                labels. Other training arguments are only reported: a run may be prolonged, but finished stages keep
-                what they were trained with. The same holds for a checkpoint that was named.
+            ValueError: if the model is of another method; or if `source` is True, and the training set has another
+                number of rows, other texts or other labels. Other training arguments are only reported: a run may be
+                prolonged, but finished stages keep what they were trained with. The same holds for a checkpoint that
+                was named.
         """
         began: dict[str, Any] = self._read().get("run", {})  # ledgers of older versions have none
         changed = {
@@ -155,6 +157,12 @@ class Ledger:
             for name, value in self.run.items()
             if began.get(name) is not None and value is not None and began[name] != value
         }
+        if "method" in changed:  # whose stages may have the same names
+            old, new = changed["method"]
+            raise ValueError(
+                f"resume_from_checkpoint: the run in '{self.root}' is of method '{old}', but the model of '{new}'; "
+                "pass a model of that method, or another output_dir"
+            )
         for name in ("rows", "data"):
             if name in changed and source is True:
                 old, new = changed[name]

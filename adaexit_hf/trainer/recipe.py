@@ -53,7 +53,11 @@ def sentence_pooling(model_name_or_path: str) -> Literal["first", "mean"] | None
 
 
 def recommended_recipe(
-    num_labels: int, pairs: bool, method: str | None = None, pooling: Literal["first", "mean"] | None = None
+    num_labels: int,
+    pairs: bool,
+    method: str | None = None,
+    pooling: Literal["first", "mean"] | None = None,
+    keeps_classifier: bool = False,
 ) -> Recipe:
     """Return the recommended settings for this kind of data.
 
@@ -70,6 +74,9 @@ def recommended_recipe(
             joint fine-tuning.
         pooling: How the encoder was trained to make one vector of a text, from `sentence_pooling`. Default: None, not
             known. For pairs it is "mean" in any case, since `SegmentPair` compares the means of the two texts.
+        keeps_classifier: Whether to add exits to a fine-tuned classifier that stays as it is: its head is the last
+            exit, and BERxiT is trained in two stages, of which only the second one, "exits", is to be run. Default:
+            False.
 
     Returns:
         The recipe.
@@ -84,6 +91,8 @@ def recommended_recipe(
         ('berxit', 'pair', {'exits_learning_rate': 0.001})
         >>> recommended_recipe(num_labels=6, pairs=False, method="deebert").config
         {'exit_head': 'attention-pool', 'exit_pooling': 'mean'}
+        >>> recommended_recipe(num_labels=2, pairs=True, keeps_classifier=True).config["last_exit_head"]
+        'dense'
     """
     check_whole_number("num_labels", num_labels, low=1, advice="1 for regression")
     if not isinstance(pairs, bool):
@@ -94,6 +103,26 @@ def recommended_recipe(
     config["exit_pooling"] = "mean" if pairs else pooling or "mean"
     if num_labels == 1:
         config["exit_criterion"] = "layer"
-    if method is None:
+    if keeps_classifier:
+        config |= settings_that_keep_a_classifier(method or "berxit")
+    elif method is None:
         config["fine_tuning"] = "joint"
     return Recipe(method or "berxit", config, {"exits_learning_rate": 1e-3})
+
+
+def settings_that_keep_a_classifier(method: str) -> dict[str, Any]:
+    """Return the settings with which a method has a stage that trains exits before a fine-tuned classifier.
+
+    Args:
+        method: Name of the method.
+
+    Raises:
+        ValueError: The method trains the encoder with its exits.
+    """
+    keeping = [name for name, model in METHODS.items() if model.config_class.has_separate_heads]
+    if method not in keeping:
+        raise ValueError(
+            f"method: got '{method}', which cannot leave a fine-tuned classifier as it is; pass one of "
+            f"{', '.join(keeping)}, or leave it out"
+        )
+    return {"last_exit_head": "dense"} | ({"fine_tuning": "two_stage"} if method == "berxit" else {})

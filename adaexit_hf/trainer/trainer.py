@@ -32,7 +32,8 @@ from transformers.trainer_utils import (
 from transformers.utils import logging
 
 from ..data.collators import DataCollatorWithTokenDepths
-from ..evaluation.trace import predictions
+from ..evaluation.metrics import compute_score, task_metrics
+from ..evaluation.trace import predictions, scored_predictions
 from ..models.modeling_early_exit import EarlyExitForSequenceClassification, Stage
 from ..models.padded_batches import eval_mode, model_inputs
 from ..utils.files import check_writable
@@ -66,7 +67,9 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
         args: the training arguments, those of single stages included.
         *trainer_args: further positional arguments of Transformers' `Trainer`.
         **trainer_kwargs: keyword arguments of Transformers' `Trainer`: `train_dataset`, `eval_dataset`,
-            `processing_class`, `data_collator`, `compute_metrics`, `callbacks`, ... With `model_init` every call of
+            `processing_class`, `data_collator`, `compute_metrics`, `callbacks`, ... `compute_metrics` is by default
+            the accuracy; for regression Spearman's and Pearson's correlation, and for several labels at once micro
+            and macro F1, too. With `model_init` every call of
             `train` starts from a new model, and `hyperparameter_search` can be called.
 
     Raises:
@@ -128,6 +131,10 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
             # Transformers' own cannot pad this column.
             self.data_collator = DataCollatorWithTokenDepths(**vars(self.data_collator))
         self.add_callback(_ObjectiveCheck(self))
+        # `batch_eval_metrics` calls the function for every batch, with another argument.
+        self._default_metrics = self.compute_metrics is None and not self.args.batch_eval_metrics
+        if self._default_metrics:
+            self.compute_metrics = self._task_metrics
         # The optimizer and scheduler that were passed; None for those that every stage creates.
         self._passed_optimizers: tuple[Any, Any] = (self.optimizer, self.lr_scheduler)
 
@@ -220,7 +227,7 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
             raise ValueError(
                 "optimizers: one optimizer cannot serve several stages; leave it out, or call train(stage=...)"
             )
-        settings = {name: getattr(base, name) for name in _COMPARED}
+        settings = {"method": self.model.config.model_type} | {name: getattr(base, name) for name in _COMPARED}
         ledger = Ledger(Path(base.output_dir), plan, overrides, settings)
         chosen = names if stage is None else [stage]
         _check_stages(self.model, plan, chosen)
@@ -316,7 +323,8 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
             )
         if self.eval_dataset is None:
             raise ValueError("eval_dataset: missing; trials are compared by their evaluation, pass eval_dataset=rows")
-        return super().hyperparameter_search(hp_space, compute_objective or _metrics_or_loss, *args, **kwargs)
+        by_default = _loss if self._default_metrics else _metrics_or_loss
+        return super().hyperparameter_search(hp_space, compute_objective or by_default, *args, **kwargs)
 
     def _hp_search_setup(self, trial: Any) -> None:
         """As in Transformers; once for all stages, whose own arguments then win over those of the trial."""
@@ -423,6 +431,22 @@ class EarlyExitTrainer(WritesModelCard, PushesFinishedModel):
         if not isinstance(eval_dataset, str):
             check_kinds(None, eval_dataset)
         return super().evaluate(eval_dataset, *args, **kwargs)
+
+    def _task_metrics(self, result: Any) -> dict[str, float]:
+        """The metrics of `task_metrics`, without those that are not defined for these labels, which are logged."""
+        references = torch.as_tensor(result.label_ids)
+        logits = torch.as_tensor(result.predictions)
+        if references.dim() == 1 and logits.shape[-1] > 1:  # rows with label -1 have none
+            logits, references = logits[references >= 0], references[references >= 0]
+        if not len(references):
+            return {}
+        predicted, scores = scored_predictions(logits, references), dict[str, float]()
+        for name in task_metrics(logits.shape[-1], self.model.config.multi_label):
+            try:
+                scores[name] = compute_score(name, predictions=predicted, references=references)
+            except ValueError as error:
+                logger.warning(f"evaluate: no {name}: {error}")
+        return scores
 
     def predict(self, test_dataset: Any, *args: Any, **kwargs: Any) -> PredictionOutput:
         """As in Transformers.
@@ -771,6 +795,11 @@ _OWN_LOSS = (
     "set class_weights or label_smoothing in the model's config; for another loss override exit_loss in a subclass of "
     "the model"
 )
+
+
+def _loss(metrics: dict[str, float]) -> float:
+    """The value of a trial without `compute_metrics`, as in Transformers."""
+    return metrics["eval_loss"]
 
 
 def _metrics_or_loss(metrics: dict[str, float]) -> float:

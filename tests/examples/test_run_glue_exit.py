@@ -55,7 +55,8 @@ def test_a_folder_with_a_model_is_not_overwritten(flags, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "config.json").write_text("{}")
     with pytest.raises(
-        ValueError, match="output_dir: '.*/out' already contains a model; pass another folder, or --res"
+        ValueError,
+        match=r"output_dir: '.*/out' already contains a model \(config.json\); pass another folder, or --over",
     ):
         flags("--model_name_or_path", "missing")  # before anything is loaded
 

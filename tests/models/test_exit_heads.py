@@ -216,6 +216,54 @@ def test_states_of_a_frozen_encoder_give_the_same_exits(head: str) -> None:
     torch.testing.assert_close(output.exit_logits, trace_of(model, inputs).exit_logits)
 
 
+# A last exit of another kind -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("method", ["deebert", "berxit", "fastbert"])
+@torch.no_grad()
+def test_the_last_exit_may_read_something_else(method: str, head: str) -> None:
+    model = build(method, exit_head=head, exit_pooling="mean", last_exit_head="dense")
+    inputs = pairs_of(model)
+    found = trace_of(model, inputs)
+    for row, text in enumerate(one_by_one(inputs)):
+        expected = model.exits[-1](states_of(model, text)[-1][:1])  # BERT's classifier reads the first token
+        torch.testing.assert_close(found.logits[row], expected[0])
+    assert len(check_early_exit(model, inputs, thresholds_between(found))) > 1
+    states = model.states_for_exits({"position_ids": None, "inputs_embeds": None, **inputs})
+    output = model(**inputs, exit_states=states, early_exit=False)
+    torch.testing.assert_close(output.exit_logits, found.exit_logits)
+
+
+def test_a_last_exit_of_another_kind_is_saved_and_cannot_be_changed(tmp_path: Path) -> None:
+    model = build("berxit", exit_head="pair", last_exit_head="dense")
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    inputs = pairs_of(model)
+    assert torch.equal(trace_of(model, inputs).exit_logits, trace_of(loaded, inputs).exit_logits)
+    assert "Every exit but the last is a head that compares the two texts" in exit_heads(loaded)
+    assert "The last exit is the encoder family's own classification head" in exit_heads(loaded)
+    with pytest.raises(ValueError, match="last_exit_head: got None, but the checkpoint was trained with 'dense'"):
+        AutoModelForSequenceClassification.from_pretrained(tmp_path, last_exit_head=None)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("deebert", {"last_exit_head": "pair"}, "last_exit_head: got 'pair'; choose one of 'dense'"),
+        ("pabee", {"last_exit_head": "dense"}, "last_exit_head: got 'dense', but the exits of pabee share layers"),
+        (
+            "berxit",
+            {"last_exit_head": "dense", "exit_head": "attention-block", "exit_criterion": "learned"},
+            "last_exit_head: got 'dense' with exit_criterion='learned' and exit_head='attention-block'",
+        ),
+    ],
+)
+def test_a_last_exit_that_cannot_be_is_refused(method: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(method, **options)
+
+
 @pytest.mark.parametrize("tokens", [1, 7])
 def test_flops_of_a_pair_are_counted(tokens: int) -> None:
     pair, dense = (

@@ -69,6 +69,17 @@ def test_a_fine_tuned_regressor(name: str, save: Save) -> None:
     torch.testing.assert_close(trace_of(model, inputs).logits, expected, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("options", [{"exit_head": "attention-pool"}, {"exit_pooling": "mean"}], ids=str)
+@every_encoder
+def test_a_classifier_beside_other_heads_is_kept_bit_for_bit(name: str, options: dict[str, Any], save: Save) -> None:
+    folder, stock = save(name, num_labels=3)
+    model = DeeBertForSequenceClassification.from_encoder_pretrained(folder, last_exit_head="dense", **options).eval()
+    inputs, expected = stock_logits(stock)
+    assert model.took_over_classifier
+    with torch.no_grad():  # with the states, since otherwise the last layer may run for the first token only
+        assert torch.equal(model(**inputs, output_hidden_states=[0]).logits, expected)
+
+
 @every_encoder
 @torch.no_grad()
 def test_a_bare_encoder_keeps_its_weights(name: str, save: Save) -> None:
@@ -299,7 +310,7 @@ def test_a_classifier_of_other_labels_or_pooling_is_left_behind_with_a_warning(
     monkeypatch.setattr(logging.getLogger("adaexit_hf"), "propagate", True)
     model = DeeBertForSequenceClassification.from_encoder_pretrained(folder, **options)
     assert "its classifier is not used, since" in caplog.text
-    assert not model.exits[-1].classifier.bias.any()
+    assert not model.exits[-1].classifier.bias.any() and not model.took_over_classifier
 
 
 def test_unknown_arguments_are_refused(save: Save) -> None:

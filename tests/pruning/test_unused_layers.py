@@ -95,6 +95,12 @@ def test_not_every_layer_has_an_exit(name: str) -> None:
     check(model, prune_unused_layers(model, trace, threshold), rows, trace)
 
 
+def test_a_last_exit_of_another_kind_is_cut_off() -> None:
+    model = variant("deebert", exit_head="attention-pool", last_exit_head="dense")
+    rows, trace, threshold = that_leave(model)
+    check(model, prune_unused_layers(model, trace, threshold), rows, trace)
+
+
 @pytest.mark.parametrize("layer", [1, 2, 3])
 def test_all_at_one_exit_with_thresholds_and_temperatures_of_their_own(layer: int) -> None:
     thresholds = [1.0 if each < layer else 0.0 for each in (1, 2, 3, 4)]

@@ -1,5 +1,6 @@
 """`evaluate()` and `predict()` of the trainer work as everywhere: plain logits, and the loss of the answer."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,45 @@ def test_metrics_are_computed_in_the_usual_way(method: str, tmp_path: Path) -> N
     answers = trace.at(model.config.exit_threshold)[0].argmax(dim=-1)
     expected = (answers == trace.labels).double().mean().item()
     assert trainer.evaluate(texts())["eval_accuracy"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_without_compute_metrics_the_accuracy_is_given(method: str, tmp_path: Path) -> None:
+    model, logits = early(method)
+    right = [int(answer) == row["label"] for answer, row in zip(logits.argmax(dim=-1), texts(), strict=True)]
+    found = new_trainer(model, tmp_path, per_device_eval_batch_size=7).evaluate(texts())
+    assert found["eval_accuracy"] == pytest.approx(sum(right) / len(right))
+
+
+def test_a_regression_is_given_correlations_and_several_labels_f1(tmp_path: Path) -> None:
+    rows = [{**row, "label": float(index % 5)} for index, row in enumerate(texts(labels=False))]
+    number = new_trainer(new_model("berxit", num_labels=1), tmp_path).evaluate(rows)
+    assert {"eval_spearmanr", "eval_pearson"} <= number.keys()
+    rows = [{**row, "label": [1.0, 0.0, float(index % 2)]} for index, row in enumerate(texts(labels=False))]
+    several = new_model("berxit", problem_type="multi_label_classification")
+    assert {"eval_f1_micro", "eval_f1_macro", "eval_accuracy"} <= new_trainer(several, tmp_path).evaluate(rows).keys()
+
+
+def test_rows_without_a_label_have_no_metrics(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trainer = new_trainer(new_model("fastbert"), tmp_path, trainer_options={"eval_dataset": texts()})
+    trainer.stage = trainer.model.stages[-1]  # needs no labels
+    unlabelled = [{**row, "label": -1} for row in texts(8)]
+    assert "eval_accuracy" not in trainer.evaluate(unlabelled)
+    labels = [row["label"] for row in texts(16)]
+    mixed = trainer.predict([*unlabelled, *texts(16)])
+    answers = mixed.predictions[8:].argmax(axis=-1)
+    assert mixed.metrics["test_accuracy"] == pytest.approx(float((answers == np.array(labels)).mean()))
+
+
+def test_a_metric_that_is_not_defined_is_left_out_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("adaexit_hf"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    rows = [{**row, "label": 2.0} for row in texts(labels=False)]
+    found = new_trainer(new_model("berxit", num_labels=1), tmp_path).evaluate(rows)
+    assert "eval_pearson" not in found and "eval_loss" in found
+    assert "evaluate: no pearson: references: the 24 labels are all equal" in caplog.text
 
 
 @pytest.mark.parametrize("method", METHODS)

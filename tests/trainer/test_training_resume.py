@@ -276,6 +276,14 @@ def test_auto_returns_the_model_of_a_finished_run(finished: Any) -> None:
     assert largest_difference(weights(trainer.model), expected) == 0.0
 
 
+def test_the_run_of_a_method_with_the_same_stages_is_refused(finished: Any, tmp_path: Path) -> None:
+    shutil.copytree(finished("deebert")[1], tmp_path / "run")
+    model = new_model("berxit", fine_tuning="two_stage")
+    trainer = new_trainer(model, tmp_path / "run", **SETTINGS)
+    with pytest.raises(ValueError, match="is of method 'deebert', but the model of 'berxit'; pass a model of that me"):
+        trainer.train(resume_from_checkpoint=True)
+
+
 def test_auto_refuses_another_plan(finished: Any) -> None:
     with pytest.raises(ValueError, match="was made with another stage plan"):
         resume("dact-bert", finished("deebert")[1], "auto")
