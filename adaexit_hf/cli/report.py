@@ -81,7 +81,7 @@ def report(options: ReportOptions, positionals: Any) -> None:
     split, trace = next(iter(traces.items()))
     curve = curve_with_threshold(trace, metrics[0], threshold)
     results = results_with_intervals(traces, metrics, threshold, options.for_card().name)
-    tell_of_choice("report", trace, threshold)
+    tell_of_choice("report", trace, threshold, metrics[0])
     print_curve(curve, f"{split} {metrics[0]}", threshold)
     print_results(results, metrics[0])
     summary = {"settings": options.published(), "dataset": options.for_card()._asdict(), "results": results}

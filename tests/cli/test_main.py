@@ -30,6 +30,7 @@ from adaexit_hf import (
 from adaexit_hf.cli import evaluate as evaluate_command
 from adaexit_hf.cli import main as cli
 from adaexit_hf.cli.printing import print_curve, print_results
+from adaexit_hf.evaluation.summary import results_at_threshold
 
 TEXTS = ["very good film", "bad book", "good", "very very bad film"]
 
@@ -450,13 +451,16 @@ def choice_of(answers_: list[list[int]], scores: list[list[float]]) -> ExitTrace
         ([[0, 0], [0, 1]], None, "the threshold saves nothing, all texts run through all layers; allow a larger"),
         ([[0, 0], [0, 1]], 0.95, "the threshold saves nothing"),
         ([[0, 0], [0, 1]], 0.1, "all texts leave at the first exit; if later exits should matter"),
-        ([[0, 0], [0, 1]], 0.5, ""),
+        ([[0, 0], [0, 1]], 0.5, "the exit after layer 1, where 50% of the texts leave, gives the same answer to all"),
+        ([[0, 1], [1, 0]], None, "the threshold saves nothing"),
+        ([[1, 1], [0, 1]], 0.5, "accuracy at the threshold is 0.5000, no better than 0.5000 of always giving the mo"),
+        ([[0, 0], [1, 1]], 0.5, ""),
     ],
 )
 def test_a_choice_without_use_is_told(capsys, answers_: list, threshold: float | None, message: str) -> None:
-    evaluate_command.tell_of_choice("train", choice_of(answers_, [[0.9, 0.9], [0.3, 0.9]]), threshold)
+    evaluate_command.tell_of_choice("train", choice_of(answers_, [[0.9, 0.9], [0.3, 0.9]]), threshold, "accuracy")
     err = capsys.readouterr().err
-    assert err.startswith(f"adaexit train: {message}") if message else not err
+    assert f"adaexit train: {message}" in err if message else not err
 
 
 def test_thresholds_per_exit_are_said_to_be_no_point_of_the_curve(capsys, checkpoint, labelled) -> None:
@@ -472,13 +476,27 @@ def test_thresholds_of_equal_depth_are_printed_in_order(capsys) -> None:
     assert [point.threshold for point in curve] == [0.4, 0.5, 0.6, 0.8, None]
     print_curve(curve, "accuracy", 0.6)
     rows = [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]]
-    assert rows == ["0.4", "0.5", "0.6", "0.8", "full"]
+    assert rows == ["0.4000", "0.5000", "0.6000", "0.8000", "full", "majority"]
+
+
+def test_points_and_exits_no_better_than_the_majority_are_marked(capsys) -> None:
+    scores = torch.tensor([[0.9, 0.9], [0.3, 0.9], [0.2, 0.9]])
+    answers_ = torch.eye(2)[torch.tensor([[0, 0], [0, 1], [0, 1]])]
+    trace = ExitTrace(answers_, scores, torch.tensor([0, 1, 1]), (1, 2), "gt")
+    print_curve(tradeoff_curve(trace, "accuracy", [0.1, 0.5]), "accuracy", 0.1)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].endswith("50.0% * <- chosen") and lines[3].endswith("16.7%") and lines[2].split()[0] == "0.1000"
+    assert lines[-1].split()[:2] == ["majority", "0.6667"] and lines[-1].endswith("* no better than that")
+    print_results({"dev": results_at_threshold(trace, ("accuracy",), 0.5)}, "accuracy")
+    printed = capsys.readouterr().out
+    assert "1.0000 with exits, 0.6667 of always the most frequent answer" in printed
+    assert "1: 0.3333*  2: 1.0000  (* no better than the majority)" in printed
 
 
 def test_evaluate_says_what_the_exits_cost(capsys, checkpoint, labelled) -> None:
     (found,) = answers(called(capsys, "evaluate", checkpoint, *labelled))
     result = found["validation"]
-    assert result["samples"] == 12
+    assert (result["samples"], result["majority"]) == (12, {"accuracy": 0.75})
     predicted = answers(called(capsys, "predict", checkpoint, *(TEXTS * 3)))
     right = [answer["label"] == ("good" if "good" in answer["text"] else "bad") for answer in predicted]
     assert result["at_threshold"]["accuracy"] == pytest.approx(sum(right) / 12)
