@@ -8,16 +8,21 @@ from ..evaluation.curves import CurvePoint
 
 
 def aligned(numbers: Sequence[float]) -> list[str]:
-    """Write numbers with equally many decimals: enough for four digits of the smallest, at most eight.
+    """Write numbers with equally many decimals: four digits of the smallest, or up to eight to tell them apart.
 
+    >>> aligned([0.69311, 0.69312])
+    ['0.69311', '0.69312']
     >>> aligned([0.5, 0.0123456]), aligned([1.0, 2.0]), aligned([])
     (['0.50000', '0.01235'], ['1', '2'], [])
     """
     sizes = [abs(number) for number in numbers if number]
     if all(float(number).is_integer() for number in numbers):
         return [f"{number:.0f}" for number in numbers]
-    decimals = min(8, max(2, 3 - math.floor(math.log10(min(sizes)))))
-    return [f"{number:.{decimals}f}" for number in numbers]
+    for decimals in range(min(8, max(2, 3 - math.floor(math.log10(min(sizes))))), 9):
+        names = [f"{number:.{decimals}f}" for number in numbers]
+        if len(set(names)) == len(set(numbers)):
+            break
+    return names
 
 
 def print_curve(points: list[CurvePoint], metric: str, chosen: float | list[float] | None) -> None:
