@@ -416,7 +416,7 @@ class Run:
                 if several
             },
             "points": points_of(traces, metric) if several else {},
-            "training": summary["training"],
+            "training": {name: summary["training"][name] for name in ("seconds", "optimizer_steps")},
             "bytes": sum(path.stat().st_size for path in (self.folder / "out").glob("*.safetensors")),
             "seconds": round(time.monotonic() - self.start, 1),
             "versions": {name: version(name) for name in ("torch", "transformers", "adaexit_hf")},

@@ -8,6 +8,8 @@ existing files are not computed again, so the same command continues a stopped r
 another folder. On a cluster all machines must see the same files.
 """
 
+from __future__ import annotations
+
 import argparse
 import glob
 import itertools
@@ -27,8 +29,8 @@ try:
     import pyarrow as pa
     import pyarrow.parquet as pq
     import ray.data
-except ImportError as error:
-    raise ImportError("ray: not installed; run pip install adaexit_hf[ray]") from error
+except ImportError:  # said by `main`, after --help
+    ray = None
 
 # Rows per call of `predict`. A worker reads the whole row group that contains them, which takes little time compared
 # with the model.
@@ -140,6 +142,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch_tokens", type=int, help="tokens per batch, as for predict")
     parser.add_argument("--prefix", default="", help="prefix of the names of the added columns")
     options = parser.parse_args(argv)
+    if ray is None:
+        parser.error("ray: not installed; run pip install adaexit_hf[ray]")
     config = AutoConfig.from_pretrained(options.model_name_or_path)
     if options.exit_threshold is not None:
         config.thresholds(options.exit_threshold)  # an invalid threshold fails here, not in a worker

@@ -7,7 +7,9 @@ This is the command `adaexit train` as a script, for `accelerate launch`. `--hel
 given in one JSON or YAML file: `python examples/run_glue_exit.py settings.yaml`.
 """
 
-from adaexit_hf.cli.train import main
+import sys
+
+from adaexit_hf.cli.main import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(["train", *sys.argv[1:]]))

@@ -8,18 +8,6 @@ texts, other metrics, several devices, or resuming use `run_glue_exit.py`.
 
 import argparse
 
-from datasets import load_dataset
-from transformers import AutoTokenizer
-
-from adaexit_hf import (
-    BerxitForSequenceClassification,
-    EarlyExitTrainer,
-    EarlyExitTrainingArguments,
-    choose_threshold,
-    collect_trace,
-    tradeoff_curve,
-)
-
 
 def main() -> None:
     """Train, choose the threshold, save the model and its card."""
@@ -31,6 +19,19 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=3, help="passes over the training texts")
     parser.add_argument("--output", default="out", help="folder of the finished model")
     options = parser.parse_args()
+
+    # Here, so that --help works without the extra `train`, and at once.
+    from datasets import load_dataset
+    from transformers import AutoTokenizer
+
+    from adaexit_hf import (
+        BerxitForSequenceClassification,
+        EarlyExitTrainer,
+        EarlyExitTrainingArguments,
+        choose_threshold,
+        collect_trace,
+        tradeoff_curve,
+    )
 
     # Only an empty field is missing: "None" and "NA" are labels and texts.
     missing = {"keep_default_na": False, "na_values": [""]}

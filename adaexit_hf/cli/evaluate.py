@@ -11,7 +11,7 @@ import torch
 from ..data.tasks import Labels, check_columns, check_labels, labels_of, tokenize
 from ..evaluation.bootstrap import UndefinedResamplesError, bootstrap_samples
 from ..evaluation.collect import collect_trace
-from ..evaluation.cross_fit import CrossFitted, cross_fitted
+from ..evaluation.cross_fit import CrossFitted, NoHalvesError, cross_fitted
 from ..evaluation.curves import CurvePoint, not_above
 from ..evaluation.metrics import as_metric, compute_score
 from ..evaluation.summary import results_at_threshold
@@ -202,7 +202,7 @@ def honest_scores(
     """
     try:
         return cross_fitted(trace, metrics, max_drop, also=also)
-    except ValueError as error:
+    except NoHalvesError as error:
         print(
             f"adaexit {command}: scores with exits are those on the rows on which the threshold was chosen, which are "
             f"better than on other rows, since these rows have no halves to choose and to score on: {error}",

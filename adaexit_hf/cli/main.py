@@ -4,12 +4,14 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from inspect import cleandoc
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 from ..utils.progress_bars import write_seldom_to_files
 from ..utils.spelling import did_you_mean
 from ..version import __version__
+from .help import help_text
 from .streams import escape_what_cannot_be_printed
 
 # Command: (module, which is imported only when the command is used; one line for `adaexit --help`).
@@ -54,20 +56,37 @@ def check_files(argv: Sequence[str]) -> None:
             raise ValueError(f"{flag.removeprefix('--')}: there is no '{value}'; pass an existing file")
 
 
-def run(command: str, argv: Sequence[str]) -> None:
-    """Parse the arguments of a command and run it."""
-    check_files(argv)
-    module = importlib.import_module(f".{COMMANDS[command][0]}", __package__)
+def parser_of(command: str) -> Any:
+    """The parser of a command."""
+    module, prog = module_of(command), f"adaexit {command}"
     if command == "train":
-        module.main(argv, prog="adaexit train")
-        return
+        return module.command_parser(prog)
     from .parser import CommandParser
 
     function = getattr(module, command)
     options_type = get_type_hints(function)["options"]
-    parser = CommandParser(options_type, prog=f"adaexit {command}", description=function.__doc__)
+    parser = CommandParser(options_type, prog=prog, description=cleandoc(function.__doc__))
     for name, settings in options_type.positionals.items():
         parser.add_argument(name, **settings)
+    return parser
+
+
+def module_of(command: str) -> Any:
+    """The module of a command."""
+    return importlib.import_module(f".{COMMANDS[command][0]}", __package__)
+
+
+def run(command: str, argv: Sequence[str]) -> None:
+    """Parse the arguments of a command and run it."""
+    if "--help" in argv or "-h" in argv:
+        print(help_text(command), end="")
+        return
+    check_files(argv)
+    if command == "train":
+        module_of(command).main(argv, prog="adaexit train")
+        return
+    parser, function = parser_of(command), getattr(module_of(command), command)
+    options_type = get_type_hints(function)["options"]
     options, positionals, unknown = parser.parse_args_into_dataclasses(
         list(argv), look_for_args_file=False, return_remaining_strings=True
     )

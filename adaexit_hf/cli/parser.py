@@ -1,23 +1,71 @@
-"""The argument parser of the commands: helpful messages for flags that do not exist, and help texts."""
+"""The argument parser of the commands: help texts in groups, and helpful messages for flags that do not exist."""
 
-from argparse import SUPPRESS, ArgumentDefaultsHelpFormatter
-from collections.abc import Sequence
+import textwrap
+from argparse import SUPPRESS, Action, ArgumentDefaultsHelpFormatter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import HfArgumentParser
 
 from ..utils.spelling import did_you_mean
 
+WIDTH, INDENT = 100, 32
+
+# The flags that `--help` shows, by their names, for all commands; a command has some of them. Others are behind
+# `--help_all`.
+GROUPS = {
+    "Data": """
+        task_name train_file validation_file dataset_name dataset_config dataset_revision file text_columns
+        label_column label_columns validation_fraction max_seq_length max_train_samples max_eval_samples
+        max_texts pairs metrics
+    """,
+    "Model": """
+        model_name_or_path method recipe method_config exit_threshold exit_criterion temperatures max_drop batch_size
+        rounds dtype device revision
+    """,
+    "Training": """
+        num_train_epochs learning_rate exits_learning_rate per_device_train_batch_size bf16 use_cpu seed
+        resume_from_checkpoint
+    """,
+    "Output": """
+        output_dir output explain explain_steps flops save_traces push_to_hub name base_model language license speed
+        labels private message overwrite help help_all
+    """,
+}
+
 
 class HelpFormatter(ArgumentDefaultsHelpFormatter):
-    """Shows the default of a flag only if it has one."""
+    """Shows the default of a flag only if it has one, and each flag once, with a short name of its value."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=INDENT, width=WIDTH)
 
     def _get_help_string(self, action: Any) -> str | None:
-        return action.help if action.default in (None, [], {}, "") else super()._get_help_string(action)
+        # A flag without a value is off by default.
+        hidden = action.default in (None, [], {}, "", SUPPRESS) or action.default is False
+        return action.help if hidden else super()._get_help_string(action)
+
+    def _format_action_invocation(self, action: Action) -> str:
+        if not action.option_strings:
+            return super()._format_action_invocation(action)
+        return " ".join((action.option_strings[-1 if action.dest == "help" else 0], *_value(action)))
+
+
+def _value(action: Action) -> list[str]:
+    """How the value of a flag is shown: [] for one without a value, otherwise the last word of its name.
+
+    >>> from argparse import ArgumentParser
+    >>> _value(ArgumentParser().add_argument("--train_file")), _value(ArgumentParser().add_argument("--x", nargs="+"))
+    (['FILE'], ['X ...'])
+    """
+    if action.nargs in (0, "?"):
+        return []
+    name = str(action.metavar or action.dest.rsplit("_", 1)[-1].upper())
+    return [f"{name} ..." if action.nargs in ("+", "*") else name]
 
 
 class CommandParser(HfArgumentParser):
-    """A parser of dataclasses that suggests the flag that was probably meant.
+    """A parser of dataclasses that suggests the flag that was probably meant. Flags cannot be abbreviated.
 
     Args:
         dataclass_types: As in Transformers.
@@ -25,7 +73,7 @@ class CommandParser(HfArgumentParser):
     """
 
     def __init__(self, dataclass_types: Any, **kwargs: Any) -> None:
-        super().__init__(dataclass_types, formatter_class=HelpFormatter, **kwargs)
+        super().__init__(dataclass_types, formatter_class=HelpFormatter, allow_abbrev=False, **kwargs)
 
     def refuse(self, unknown: Sequence[str]) -> None:
         """Exit with an error that names arguments that do not exist, and what was probably meant."""
@@ -33,17 +81,62 @@ class CommandParser(HfArgumentParser):
         known = [flag for action in self._actions for flag in action.option_strings]
         self.error(f"unrecognized arguments: {' '.join(unknown)}{did_you_mean(flags, known)}")
 
-    def show_first(self, names: Sequence[str], hide: Sequence[str] = ()) -> None:
-        """Order the flags in the help text.
+    def describe(self, texts: Mapping[str, str]) -> None:
+        """Replace help texts, by the names of their flags."""
+        for action in self._actions:
+            action.help = texts.get(action.dest, action.help)
+
+    def format_usage(self) -> str:
+        """The required arguments in one line."""
+        positionals = [action.dest if action.nargs != "*" else f"[{action.dest} ...]" for action in self._positional()]
+        required = [
+            " ".join((action.option_strings[0], *_value(action)))
+            for action in self._actions
+            if action.option_strings and action.required
+        ]
+        return f"usage: {' '.join([self.prog, *positionals, *required])} [--FLAG VALUE ...]\n"
+
+    def format_help(self, everything: bool = False) -> str:
+        """The help text.
 
         Args:
-            names: Names of the flags to show first, in this order.
-            hide: Names of flags to leave out of the help text.
+            everything: Also show the flags that are in none of the `GROUPS`. Default: False.
         """
-        rank = {name: place for place, name in enumerate(names)}
-        for group in self._action_groups:
-            group._group_actions.sort(key=lambda action: rank.get(action.dest, len(rank)))
-        self._actions.sort(key=lambda action: rank.get(action.dest, len(rank)))
+        actions: dict[str, list[Action]] = {}
         for action in self._actions:
-            if action.dest in hide:
-                action.help = SUPPRESS
+            if action.option_strings:
+                actions.setdefault(action.dest, []).append(action)
+        sections = {"Arguments": self._positional()}
+        for title, names in GROUPS.items():
+            sections[title] = [action for name in names.split() for action in actions.pop(name, [])[:1]]
+        if everything:
+            sections["Other flags"] = [action for several in actions.values() for action in several]
+        formatter = self._get_formatter()
+        for title, shown in sections.items():
+            formatter.start_section(title)
+            formatter.add_arguments(shown)
+            formatter.end_section()
+        paragraphs = map(_filled, (self.description or "").strip().split("\n\n"))
+        return "\n\n".join([self.format_usage().rstrip(), *paragraphs, formatter.format_help()])
+
+    def _positional(self) -> list[Action]:
+        return [action for action in self._actions if not action.option_strings]
+
+
+class HelpAll(Action):
+    """The flag `--help_all`: prints the help text with all flags."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs, nargs=0, default=SUPPRESS)
+
+    def __call__(self, parser: Any, *args: Any) -> None:
+        """Print and exit."""
+        print(parser.format_help(everything=True), end="")
+        parser.exit()
+
+
+def _filled(paragraph: str) -> str:
+    """A paragraph in lines of the help text's width; one that is indented, as code is, stays as it is."""
+    if paragraph.startswith("    "):
+        return paragraph
+    return textwrap.fill(" ".join(paragraph.split()), WIDTH, break_long_words=False, break_on_hyphens=False)

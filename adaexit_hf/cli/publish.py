@@ -48,7 +48,7 @@ def card(options: CardOptions, positionals: Any) -> None:
     """Write the model card, README.md with its pictures, into a model's folder.
 
     The numbers are read from metrics.json and curve.json in the same folder. `adaexit train` writes these files and
-    the card; `adaexit report` measures a model again and rewrites the two files.
+    the card; `adaexit report` adds its measurements, and keeps what `adaexit train` wrote about the training.
     """
     folder = Path(positionals.folder)
     if not folder.is_dir():
@@ -61,7 +61,7 @@ def card(options: CardOptions, positionals: Any) -> None:
     check_writable("folder", folder)
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     metrics = read_metrics(folder, exit_settings(model.config))
-    dataset = metrics.get("dataset")
+    dataset, training = metrics.get("dataset"), metrics.get("training") or {}
     print(
         write_model_card(
             model,
@@ -71,7 +71,8 @@ def card(options: CardOptions, positionals: Any) -> None:
             metrics=metrics["results"],
             dataset=CardDataset(**dataset) if dataset else None,
             speed=measured_speed(Path(options.speed)) if options.speed else None,
-            base_model=options.base_model,
+            training=training.get("arguments"),
+            base_model=options.base_model or training.get("base_model"),
             language=options.language,
             license=options.license,
             overwrite=options.overwrite,

@@ -7,7 +7,7 @@ from typing import Any
 
 import datasets
 
-from ..evaluation.summary import write_results
+from ..evaluation.summary import beside_earlier, write_results
 from ..interpretation.attribution import explain
 from ..interpretation.unrolled import NoGradientError, check_one_label
 from ..models.configuration_early_exit import check_whole_number
@@ -84,7 +84,14 @@ def report(options: ReportOptions, positionals: Any) -> None:
     tell_of_choice("report", trace, threshold, metrics[0])
     print_curve(curve, f"{split} {metrics[0]}", threshold)
     print_results(results, metrics[0])
-    summary = {"settings": options.published(), "dataset": options.for_card()._asdict(), "results": results}
+    summary = beside_earlier(output, {"dataset": options.for_card()._asdict(), "results": results})
+    kept = [name for name in results if "cross_fitted_thresholds" in summary["results"].get(name, {})]
+    if kept:
+        print(
+            f"adaexit report: metrics.json keeps the cross-fitted results of {', '.join(kept)}, which are not of rows "
+            "that chose the threshold, as those above are",
+            file=sys.stderr,
+        )
     write_results(output, summary, curve)
     folder = Path(positionals.checkpoint).resolve()
     note = f"Split {split}; {folder.name if folder.is_dir() else positionals.checkpoint}."

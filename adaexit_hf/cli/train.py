@@ -1,10 +1,11 @@
 """Fine-tune an early-exit model on GLUE, SICK, or your own labelled texts, and choose its exit threshold.
 
-    accelerate launch examples/run_glue_exit.py --method berxit --model_name_or_path google-bert/bert-base-uncased \
-        --task_name mrpc --output_dir out
+    adaexit train --model_name_or_path microsoft/mpnet-base --task_name sst2 --output_dir out
+    adaexit train --model_name_or_path ENCODER --train_file train.csv --validation_file dev.csv
+    adaexit train settings.yaml
 
-`adaexit train` takes the same flags. All flags can also be given in one JSON or YAML file:
-`python examples/run_glue_exit.py settings.yaml`.
+`examples/run_glue_exit.py` takes the same flags, also under `accelerate launch`. All flags can also be given in one
+JSON or YAML file.
 
 Your own data is a data set on the Hub or a local folder (`--dataset_name`), or .csv, .tsv, .jsonl, .json or .parquet
 files (`--train_file`, `--validation_file`). It has one or two text columns, and a label column with classes, or with
@@ -30,7 +31,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -43,7 +44,6 @@ from transformers import (
     AutoTokenizer,
     DataCollatorWithPadding,
     Trainer,
-    TrainingArguments,
     set_seed,
 )
 from transformers.trainer_utils import HubStrategy, get_last_checkpoint
@@ -58,42 +58,33 @@ from ..evaluation.summary import results_at_threshold, write_results
 from ..evaluation.thresholds import best_point, check_max_drop, spread_thresholds
 from ..evaluation.trace import ExitTrace, scored_predictions
 from ..evaluation.tradeoff import tradeoff_curve
+from ..hub.card_facts import training_facts
 from ..models import METHODS
 from ..pruning.layerdrop import evenly_spaced, layer_drop, only_layers
-from ..trainer.recipe import recommended_recipe
+from ..trainer.model_card_mixin import hub_name
+from ..trainer.recipe import recommended_recipe, sentence_pooling
 from ..trainer.trainer import EarlyExitTrainer
 from ..trainer.training_args import EarlyExitTrainingArguments
 from ..utils.files import check_writable
 from ..utils.spelling import did_you_mean
 from .data_arguments import DataArguments, evaluation_splits, first_rows, load_splits, reserve_validation
 from .evaluate import honest_scores, tell_of_choice
-from .parser import CommandParser
+from .parser import CommandParser, HelpAll
 from .printing import print_curve, print_results
 
-# The flags that the help text shows first.
-MAIN_FLAGS = [
-    "help",
-    "help_all",
-    "model_name_or_path",
-    "method",
-    "recipe",
-    "task_name",
-    "output_dir",
-    "train_file",
-    "validation_file",
-    "text_columns",
-    "label_column",
-    "label_columns",
-    "num_train_epochs",
-    "learning_rate",
-    "exits_learning_rate",
-    "per_device_train_batch_size",
-    "max_drop",
-    "metrics",
-    "seed",
-    "resume_from_checkpoint",
-    "push_to_hub",
-]
+# What flags of Transformers do here, where that is more or less than Transformers says.
+TRANSFORMERS_FLAGS = {
+    "output_dir": "Folder for the model, metrics.json, curve.json and the model card.",
+    "num_train_epochs": "Epochs of each stage.",
+    "learning_rate": "Learning rate of the encoder.",
+    "per_device_train_batch_size": "Texts per training step and device.",
+    "bf16": "Train in bfloat16, if the machine has units for it.",
+    "use_cpu": "Do not use a GPU.",
+    "seed": "Seed of the training.",
+    "resume_from_checkpoint": "True or auto: continue the run in output_dir where it was stopped; auto starts one if "
+    "there is none.",
+    "push_to_hub": "Push the model to the Hub when it is finished.",
+}
 
 
 @dataclass(kw_only=True)
@@ -106,8 +97,8 @@ class Arguments(DataArguments):
     method: str | None = field(
         default=None,
         metadata={
-            "help": "berxit, dact-bert, deebert, ...: a method as in its paper; or plain, without exits. "
-            "Default: the recommended recipe."
+            "help": "deebert, berxit, dact-bert, pabee, fastbert, right-tool or depth-adaptive, as in its paper; or "
+            "plain, without exits. Default: the recommended recipe."
         },
     )
     recipe: str | None = field(
@@ -200,7 +191,8 @@ def follow_recipe(arguments: Arguments, training: EarlyExitTrainingArguments, la
     """
     if arguments.recipe == "recommended":
         pairs = len(arguments.columns()) == 2
-        recipe = recommended_recipe(labels.num_labels, pairs, arguments.method)
+        pooling = sentence_pooling(arguments.model_name_or_path)
+        recipe = recommended_recipe(labels.num_labels, pairs, arguments.method, pooling)
         arguments.method = recipe.method
         arguments.method_config = recipe.config | cast(dict[str, Any], arguments.method_config)
         for name, value in recipe.training.items():
@@ -244,6 +236,18 @@ def build_model(arguments: Arguments, labels: Labels) -> Any:
             f"method: got '{method}'; choose one of {', '.join(METHODS)}, plain{did_you_mean(method, METHODS)}"
         )
     return METHODS[method].from_encoder_pretrained(arguments.model_name_or_path, **options, **settings)
+
+
+def tell_of_pooling(arguments: Arguments, model: Any) -> None:
+    """Say on stderr if exits read the first token, but the encoder was trained to make the mean over the tokens."""
+    reads = getattr(model.config, "pooling", None)  # not defined without exits
+    if reads == "first" and sentence_pooling(arguments.model_name_or_path) == "mean":
+        print(
+            f"adaexit train: the exits read the first token, but {arguments.model_name_or_path} was trained to make "
+            'the mean over the tokens; --method_config \'{"exit_pooling": "mean"}\' or --recipe recommended may '
+            "save many more layers",
+            file=sys.stderr,
+        )
 
 
 def check_flags(arguments: Arguments, model: Any) -> None:
@@ -332,15 +336,21 @@ def logits_of(model: Any, rows: datasets.Dataset, tokenizer: Any, batch_size: in
     return torch.cat([model(**batch.to(model.device)).logits.float().cpu() for batch in batches])
 
 
+def command_parser(prog: str | None = None, everything: bool = False) -> CommandParser:
+    """The parser of the flags; `everything` describes them at full length."""
+    paragraphs = (__doc__ or "").split("\n\n")
+    description = "\n\n".join(paragraphs if everything else paragraphs[:2])
+    parser = CommandParser((Arguments, EarlyExitTrainingArguments), prog=prog, description=description)
+    parser.describe(TRANSFORMERS_FLAGS)
+    parser.add_argument(
+        "--help_all", action=HelpAll, help="Show all flags, those of Transformers' Trainer too, over 100."
+    )
+    return parser
+
+
 def parse(argv: Sequence[str], prog: str | None = None) -> tuple[Arguments, EarlyExitTrainingArguments]:
     """Parse flags, or the one JSON or YAML file that contains them."""
-    parser = CommandParser((Arguments, EarlyExitTrainingArguments), prog=prog, description=__doc__)
-    parser.add_argument("--help_all", action="help", help="Also show the flags of Transformers' Trainer, over 100.")
-    own = {field.name for kind in (Arguments, EarlyExitTrainingArguments) for field in fields(kind)} - {
-        field.name for field in fields(TrainingArguments)
-    }
-    of_trainer = set() if "--help_all" in argv else {field.name for field in fields(TrainingArguments)} - own
-    parser.show_first(MAIN_FLAGS, hide=sorted(of_trainer - set(MAIN_FLAGS)))
+    parser = command_parser(prog, everything="--help_all" in argv)
     if len(argv) == 1 and argv[0].endswith((".json", ".yaml", ".yml")):
         read = parser.parse_json_file if argv[0].endswith(".json") else parser.parse_yaml_file
         return read(argv[0])
@@ -389,6 +399,8 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     follow_recipe(arguments, training, labels)
     model = build_model(arguments, labels)
     check_flags(arguments, model)
+    if training.should_log:
+        tell_of_pooling(arguments, model)
     dropping = layer_drop(model, arguments.layer_drop) if arguments.layer_drop else None
     length = min(arguments.max_seq_length, tokenizer.model_max_length)
 
@@ -466,13 +478,15 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         tell_of_choice("train", validation, chosen, metrics[0])
         print_curve(curve, f"{evaluation[0]} {metrics[0]}", chosen)
         print_results(results, metrics[0])
-        summary = {"settings": arguments.published(), "seed": training.seed, "dataset": dataset._asdict()}
-        summary |= {"training": cost, "results": results}
+        facts = {"recipe": arguments.recipe, **training_facts(training, len(train_set))}
+        run = {"settings": arguments.published(), "seed": training.seed, "dataset": dataset._asdict()}
+        run |= {"base_model": hub_name(arguments.model_name_or_path), "arguments": facts, **cost}
+        summary = {"training": run, "dataset": dataset._asdict(), "results": results}
         write_results(Path(training.output_dir), summary, curve)
     trainer.accelerator.wait_for_everyone()
     trainer.save_model(_internal_call=True)  # a public call would push the model before its card is written
     if trainer.is_world_process_zero() and arguments.method != "plain":
-        trainer.create_model_card(curve=curve, metrics=results, dataset=dataset)
+        trainer.create_model_card(curve=curve, metrics=results, dataset=dataset, training=facts)
     if trainer.is_world_process_zero():
         print(f"\nsaved in {training.output_dir}")
     if training.push_to_hub:

@@ -13,6 +13,10 @@ from .trace import ExitTrace, at_exits
 from .tradeoff import expected_saving, scored_answers, tradeoff_curve
 
 
+class NoHalvesError(ValueError):
+    """The rows have no two halves on which a threshold can be chosen."""
+
+
 class CrossFitted(NamedTuple):
     """Scores of early exit at thresholds that were chosen on other rows.
 
@@ -61,8 +65,9 @@ def cross_fitted(
         Scores and cost over all rows, and the two thresholds.
 
     Raises:
-        ValueError: As `choose_threshold` or `choose_within`, for each half; if the trace has no labels or only one
-            row; or if a metric is unknown or not defined for these labels.
+        NoHalvesError: If there is only one row, or if a metric is not defined on a half. It is a `ValueError`.
+        ValueError: As `choose_threshold` or `choose_within`, for each half; if the trace has no labels; or if a metric
+            is unknown.
 
     Examples:
         >>> labels = torch.tensor([0, 1] * 4)
@@ -109,12 +114,19 @@ def half_curves(trace: ExitTrace, metric: str, seed: int = 0, also: Sequence[flo
         also: As for `cross_fitted`.
 
     Raises:
-        ValueError: If the trace has no labels or only one row, or if the metric is not defined on a half.
+        NoHalvesError: If there is only one row, or if the metric is not defined on a half. It is a `ValueError`.
+        ValueError: If the trace has no labels.
     """
     classes = trace.logits.shape[-1] > 1 and not trace.multi_label
-    first, second = split_in_halves(trace.known_labels(), seed, classes)
-    parts = [(trace.take(half), other) for half, other in ((first, second), (second, first))]
-    return [HalfCurve(tradeoff_curve(part, metric, [*spread_thresholds(part), *also]), other) for part, other in parts]
+    labels = trace.known_labels()
+    try:
+        first, second = split_in_halves(labels, seed, classes)
+        parts = [(trace.take(half), other) for half, other in ((first, second), (second, first))]
+        return [
+            HalfCurve(tradeoff_curve(part, metric, [*spread_thresholds(part), *also]), other) for part, other in parts
+        ]
+    except ValueError as error:
+        raise NoHalvesError(str(error)) from error
 
 
 def with_thresholds_of_other_half(

@@ -12,8 +12,8 @@ from ..evaluation.curves import CurvePoint
 from ..evaluation.summary import changed_setting
 
 TRAINING = """
-    learning_rate per_device_train_batch_size gradient_accumulation_steps num_train_epochs max_steps optim weight_decay
-    lr_scheduler_type warmup_steps max_grad_norm bf16 fp16 seed
+    learning_rate exits_learning_rate per_device_train_batch_size gradient_accumulation_steps num_train_epochs
+    max_steps optim weight_decay lr_scheduler_type warmup_steps max_grad_norm bf16 fp16 seed
 """
 
 
@@ -113,7 +113,8 @@ def training_facts(args: TrainingArguments, rows: int | None = None) -> dict[str
     """
     existing = {field.name for field in fields(args)}
     facts = {name: getattr(args, name) for name in [*TRAINING.split(), "stage_overrides"] if name in existing}
-    facts = {name: getattr(value, "value", value) for name, value in facts.items()}  # the text of an enum
+    # The text of an enum; None, as of `exits_learning_rate`, is an argument that was not used.
+    facts = {name: getattr(value, "value", value) for name, value in facts.items() if value is not None}
     return {"training rows": rows, "processes": args.world_size, **facts} if rows else facts
 
 

@@ -188,10 +188,10 @@ def results_table(metrics: Mapping[str, SplitMetrics], dataset: CardDataset | No
         for metric, value in measured["at_threshold"].items():
             at_full_depth = f"{full[metric]:.4f}" if metric in full else "-"
             rows.append([split, texts, readable(metric), at_full_depth, f"{value:.4f}", *layers])
-    header = ["split", "texts", "metric", "full depth", "as saved", "mean exit layer", "layers saved"]
+    header = ["split", "texts", "metric", "full depth", "with exits", "mean exit layer", "layers saved"]
     introduction = f"Measured on {dataset_link(dataset)}:\n\n" if dataset else ""
     honest = [f"`{split}`" for split, measured in metrics.items() if "cross_fitted_thresholds" in measured]
-    note = f"\n\nThe results on {', '.join(honest)} as saved are {HONEST}." if honest else ""
+    note = f"\n\nThe results on {', '.join(honest)} with exits are {HONEST}." if honest else ""
     majority = majority_note(metrics)
     return introduction + table(header, rows) + note + (f"\n\n{majority}" if majority else "") if rows else ""
 

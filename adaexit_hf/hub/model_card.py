@@ -209,10 +209,13 @@ def build_model_card(
 
 
 def _eval_results(metrics: Mapping[str, SplitMetrics], dataset: CardDataset) -> list[EvalResult]:
-    """The results that the Hub shows beside a card: every metric with the saved threshold, and at full depth."""
+    """The results that the Hub shows beside a card: every metric with early exit, and at full depth."""
     results = []
     for split, measured in metrics.items():
-        kinds: dict[str, Mapping[str, float]] = {"as saved": measured["at_threshold"]}
+        data = measured.get("data", {})
+        of = dataset if data.get("name") in (None, dataset.name) else CardDataset(data["name"])
+        # Cross-fitted results are of thresholds that are close to the saved one.
+        kinds: dict[str, Mapping[str, float]] = {"with early exit": measured["at_threshold"]}
         if "full_depth" in measured:
             kinds["at full depth"] = measured["full_depth"]
         for kind, values in kinds.items():
@@ -220,11 +223,11 @@ def _eval_results(metrics: Mapping[str, SplitMetrics], dataset: CardDataset) -> 
                 results.append(
                     EvalResult(
                         task_type=TASK,
-                        dataset_type=dataset.hub_id or "unknown",
-                        dataset_name=dataset.name,
-                        dataset_config=dataset.config,
-                        dataset_split=split,
-                        dataset_revision=dataset.revision,
+                        dataset_type=of.hub_id or "unknown",
+                        dataset_name=of.name,
+                        dataset_config=of.config,
+                        dataset_split=split if of is dataset else data["split"],
+                        dataset_revision=of.revision,
                         metric_type=HUB_METRICS.get(metric, metric),
                         metric_name=f"{text.readable(metric)} {kind}",
                         metric_value=float(value),  # YAML cannot write NumPy numbers

@@ -69,7 +69,7 @@ class WritesModelCard(Trainer):
     def _default_facts(self, card: dict[str, Any]) -> dict[str, Any]:
         """Arguments of `write_model_card` that the Trainer knows itself; `card` holds those that were passed."""
         root, config = Path(self.args.output_dir), self.model.config
-        defaults = {"name": self.hub_model_id, "base_model": _hub_name(config.name_or_path)}
+        defaults = {"name": self.hub_model_id, "base_model": hub_name(config.name_or_path)}
         if (root / LEDGER).exists():  # otherwise nothing was trained here
             rows = len(self.train_dataset) if has_length(self.train_dataset) else None
             defaults["training"] = training_facts(self.args, rows)
@@ -107,7 +107,7 @@ def _single(name: str, value: Any) -> Any:
     return values[0]
 
 
-def _hub_name(name: str | None) -> str | None:
+def hub_name(name: str | None) -> str | None:
     """The name, or None if it is a local path or not a valid name on the Hub."""
     if not name or Path(name).exists():
         return None

@@ -1,6 +1,10 @@
 """The recommended recipe: what to train if no paper is to be reproduced."""
 
-from typing import Any, NamedTuple
+import json
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from transformers.utils import cached_file
 
 from ..models import METHODS
 from ..models.configuration_early_exit import check_whole_number
@@ -21,20 +25,51 @@ class Recipe(NamedTuple):
     training: dict[str, Any]
 
 
-def recommended_recipe(num_labels: int, pairs: bool, method: str | None = None) -> Recipe:
+def sentence_pooling(model_name_or_path: str) -> Literal["first", "mean"] | None:
+    """Return how a sentence encoder makes one vector of a text, as its sentence-transformers files say.
+
+    Args:
+        model_name_or_path: Hub name or folder of an encoder.
+
+    Returns:
+        "first" or "mean"; None for another way, or for an encoder without such files.
+    """
+    file = cached_file(
+        model_name_or_path,
+        "1_Pooling/config.json",
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    if file is None:
+        return None
+    settings = json.loads(Path(file).read_text(encoding="utf-8"))
+    ways = [name for name, used in settings.items() if name.startswith("pooling_mode_") and used is True]
+    known: dict[str, Literal["first", "mean"]] = {
+        "pooling_mode_cls_token": "first",
+        "pooling_mode_mean_tokens": "mean",
+    }
+    return known.get(ways[0]) if len(ways) == 1 else None
+
+
+def recommended_recipe(
+    num_labels: int, pairs: bool, method: str | None = None, pooling: Literal["first", "mean"] | None = None
+) -> Recipe:
     """Return the recommended settings for this kind of data.
 
     They are parts of several papers, and in none of them together: one stage with the sum of all exits' losses
     (BERxiT's joint fine-tuning, Eq. 3, as in The Right Tool for the Job); heads that read more than one sentence
-    vector, `AttentionPool` for single texts and `SegmentPair` for pairs; the mean over the tokens as sentence vector;
-    and a learning rate for the exits that suits new layers, not a pretrained encoder. For regression, where one layer
-    for all texts is hard to beat, the criterion is "layer".
+    vector, `AttentionPool` for single texts and `SegmentPair` for pairs; the mean over the tokens as sentence vector,
+    unless the encoder was trained with another one; and a learning rate for the exits that suits new layers, not a
+    pretrained encoder. For regression, where one layer for all texts is hard to beat, the criterion is "layer".
 
     Args:
         num_labels: Number of labels; 1 for regression.
         pairs: Whether the inputs are pairs of texts.
         method: A method to be trained as in its paper, but with these heads and rates. Default: None, BERxiT with
             joint fine-tuning.
+        pooling: How the encoder was trained to make one vector of a text, from `sentence_pooling`. Default: None, not
+            known. For pairs it is "mean" in any case, since `SegmentPair` compares the means of the two texts.
 
     Returns:
         The recipe.
@@ -55,7 +90,8 @@ def recommended_recipe(num_labels: int, pairs: bool, method: str | None = None) 
         raise TypeError(f"pairs: got {pairs!r}; pass True for pairs of texts, False for single texts")
     if method is not None and method not in METHODS:
         raise ValueError(f"method: got '{method}'; choose one of {', '.join(METHODS)}{did_you_mean(method, METHODS)}")
-    config: dict[str, Any] = {"exit_head": "pair" if pairs else "attention-pool", "exit_pooling": "mean"}
+    config: dict[str, Any] = {"exit_head": "pair" if pairs else "attention-pool"}
+    config["exit_pooling"] = "mean" if pairs else pooling or "mean"
     if num_labels == 1:
         config["exit_criterion"] = "layer"
     if method is None:

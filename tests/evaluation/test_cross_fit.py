@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from adaexit_hf import ExitTrace, choose_layer, choose_threshold, choose_within, cross_fitted, tradeoff_curve
-from adaexit_hf.evaluation.cross_fit import split_in_halves
+from adaexit_hf.evaluation.cross_fit import NoHalvesError, split_in_halves
 from adaexit_hf.evaluation.thresholds import spread_thresholds
 
 
@@ -111,7 +111,7 @@ def test_what_cannot_be_chosen_by_is_refused(metrics, options, message):
 
 
 def test_one_row_has_no_halves():
-    with pytest.raises(ValueError, match="trace: got 1 row, which cannot be split into halves"):
+    with pytest.raises(NoHalvesError, match="trace: got 1 row, which cannot be split into halves"):
         cross_fitted(random_trace(rows=1), ["accuracy"])
 
 

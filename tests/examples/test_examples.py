@@ -1,6 +1,7 @@
 """The other examples, in process, on a tiny encoder and data made here."""
 
 import json
+import runpy
 import sys
 from pathlib import Path
 
@@ -152,3 +153,14 @@ def test_train_on_your_own_csv(start, tmp_path, monkeypatch, capsys):
 def test_the_config_of_several_gpus_is_one_of_accelerate():
     config = load_config_from_file(str(Path(train_on_csv.__file__).with_name("accelerate_multi_gpu.yaml")))
     assert (config.distributed_type, config.num_processes, config.mixed_precision) == ("MULTI_GPU", 2, "bf16")
+
+
+@pytest.mark.parametrize("name", ["rerank", "run_glue_exit", "train_on_csv"])
+def test_help_needs_no_extra(name, monkeypatch, capsys):
+    for extra in ("accelerate", "datasets", "evaluate", "sklearn"):
+        monkeypatch.setitem(sys.modules, extra, None)
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(Path(train_on_csv.__file__).with_name(f"{name}.py")), run_name="__main__")
+    assert stopped.value.code == 0
+    assert "usage: " in capsys.readouterr().out

@@ -218,10 +218,15 @@ def test_a_row_without_a_text_names_its_file(example, checkpoint, tmp_path):
         example.Predictor(options)({name: np.array([value]) for name, value in piece.items()})
 
 
-def test_without_ray_the_extra_is_named(monkeypatch):
+def test_without_ray_there_is_help_and_the_extra_is_named(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ImportError, match=r"ray: not installed; run pip install adaexit_hf\[ray\]"):
-        runpy.run_path(str(EXAMPLES / "predict_ray.py"))
+    main = runpy.run_path(str(EXAMPLES / "predict_ray.py"))["main"]
+    for arguments in (["--help"], ["--model_name_or_path", "out", "--input", "texts", "--output_dir", "labels"]):
+        with pytest.raises(SystemExit):
+            main(arguments)
+    printed = capsys.readouterr()
+    assert "Parquet files" in printed.out
+    assert "ray: not installed; run pip install adaexit_hf[ray]" in printed.err
 
 
 def test_several_labels_at_once_are_lists(example, checkpoint, start, tmp_path) -> None:

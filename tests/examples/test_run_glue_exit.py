@@ -6,7 +6,6 @@ from pathlib import Path
 
 import datasets
 import pytest
-import run_glue_exit
 import torch
 from helpers.reviews import write_csv
 from helpers.tiny import encoder, encoder_config
@@ -14,6 +13,7 @@ from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassificatio
 
 from adaexit_hf import ExitTrace, RightToolForSequenceClassification, cross_fitted
 from adaexit_hf.cli import train as train_command
+from adaexit_hf.cli.main import main
 from adaexit_hf.data.tasks import tokenize
 from adaexit_hf.pruning.layerdrop import keep_layers
 
@@ -37,8 +37,8 @@ def flags(start, tmp_path, monkeypatch):
             train = write_csv(tmp_path, "train", 16, list(labels))
             dev = write_csv(tmp_path, "dev", 8, list(validation or labels))
             arguments += ["--train_file", train, "--validation_file", dev, "--text_columns", "text"]
-        monkeypatch.setattr(sys, "argv", ["run_glue_exit.py", *arguments, *more])
-        run_glue_exit.main()
+        monkeypatch.setattr(sys, "argv", ["adaexit train", *arguments, *more])
+        train_command.main()
         return tmp_path / folder
 
     return run
@@ -123,8 +123,24 @@ def test_rows_that_choose_the_threshold_are_scored_with_that_of_the_other_half(f
     assert result["cross_fitted_thresholds"] == list(honest.thresholds)
     assert list(result["exit_histogram"].values()) == torch.bincount(honest.exits, minlength=3).tolist()
     assert "each half of the rows with a threshold that was chosen on the other half" in capsys.readouterr().out
-    assert "as saved are cross-fitted: each half" in (out / "README.md").read_text()
+    assert "with exits are cross-fitted: each half" in (out / "README.md").read_text()
     assert metrics["training"]["optimizer_steps"] == 4 and metrics["training"]["seconds"] > 0  # two stages
+
+
+def test_measuring_again_keeps_what_is_known_of_the_training(flags, tmp_path, capsys):
+    out = flags("--exits_learning_rate", "1e-2")
+    trained = json.loads((out / "metrics.json").read_text())
+    assert trained["training"]["arguments"]["recipe"] == "recommended"
+    data = ["--validation_file", str(tmp_path / "dev.csv"), "--text_columns", "text"]
+    assert main(["report", str(out), *data]) == 0
+    again = json.loads((out / "metrics.json").read_text())
+    assert again["training"] == trained["training"]
+    assert again["results"] == trained["results"]  # cross-fitted; those of the same rows would be better
+    assert "metrics.json keeps the cross-fitted results of validation" in capsys.readouterr().err
+    written = (out / "README.md").read_text()
+    assert "`exits_learning_rate` | `0.01`" in written and "`recipe` | `recommended`" in written
+    assert main(["card", str(out)]) == 0
+    assert (out / "README.md").read_text() == written
 
 
 def test_too_few_rows_to_choose_and_to_score_on_are_told(flags, capsys):
@@ -176,8 +192,8 @@ def test_settings_may_come_from_a_file(start, tmp_path, monkeypatch):
         "stage_overrides": {"exits": {"max_steps": 3}},
     }  # fmt: skip
     (tmp_path / "settings.yaml").write_text(json.dumps(settings))
-    monkeypatch.setattr(sys, "argv", ["run_glue_exit.py", str(tmp_path / "settings.yaml")])
-    run_glue_exit.main()
+    monkeypatch.setattr(sys, "argv", ["adaexit train", str(tmp_path / "settings.yaml")])
+    train_command.main()
     assert json.loads((tmp_path / "out" / "stages.json").read_text())["done"] == ["backbone", "exits"]
 
 
@@ -329,7 +345,7 @@ def test_missing_text_columns_are_refused(start, tmp_path, monkeypatch):
     files = ["--train_file", "x.csv", "--validation_file", "y.csv"]
     monkeypatch.setattr(sys, "argv", ["run", "--model_name_or_path", start, *files, "--output_dir", str(tmp_path)])
     with pytest.raises(ValueError, match="text_columns: got None; pass one or two column names"):
-        run_glue_exit.main()
+        train_command.main()
 
 
 def test_a_missing_validation_file_is_refused(start, tmp_path, monkeypatch):
@@ -345,7 +361,7 @@ def test_a_missing_validation_file_is_refused(start, tmp_path, monkeypatch):
     ]
     monkeypatch.setattr(sys, "argv", ["run", *flags])
     with pytest.raises(ValueError, match="validation_file: missing"):
-        run_glue_exit.main()
+        train_command.main()
 
 
 def test_a_missing_label_column_is_named(flags):

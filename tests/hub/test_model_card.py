@@ -52,8 +52,8 @@ def test_the_model_index_gives_the_metrics_back(tmp_path: Path) -> None:
     found = {(each.metric_type, each.metric_name): each.metric_value for each in data.eval_results}
     measured = facts()["metrics"]["validation"]
     assert found == {
-        ("f1", "F1 as saved"): measured["at_threshold"]["f1"],
-        ("pearsonr", "Pearson correlation as saved"): 0.25,
+        ("f1", "F1 with early exit"): measured["at_threshold"]["f1"],
+        ("pearsonr", "Pearson correlation with early exit"): 0.25,
         ("f1", "F1 at full depth"): 0.8512,
         ("pearsonr", "Pearson correlation at full depth"): 0.5,
     }
@@ -144,7 +144,7 @@ def test_a_threshold_for_every_exit_is_said_and_marks_no_row() -> None:
 def test_regression_has_no_labels() -> None:
     model = build("berxit-regression", exit_threshold=0.5)
     text = build_model_card(model, NAME, dataset=CardDataset("my texts")).text
-    assert "It predicts one number" in text
+    assert "It predicts one number" in text and "A text regressor with early exit" in text
     assert "LABEL_0" not in text
 
 
@@ -246,10 +246,18 @@ def test_an_unknown_fact_is_refused(tmp_path: Path) -> None:
         write_model_card(two_labels(), tmp_path, licence="mit")
 
 
+def test_results_of_another_data_set_are_under_its_name() -> None:
+    measured = facts()["metrics"]["validation"]
+    other = measured | {"data": {"name": "reviews.csv", "split": "validation"}}
+    card = card_of(metrics={"validation": measured, "reviews.csv, validation": other})
+    found = {(each.dataset_type, each.dataset_name, each.dataset_split) for each in card.data.eval_results}
+    assert found == {("nyu-mll/glue", "GLUE MRPC", "validation"), ("unknown", "reviews.csv", "validation")}
+
+
 def test_scores_of_a_threshold_from_the_other_half_are_said_to_be_that() -> None:
     measured = facts()["metrics"]["validation"] | {"cross_fitted_thresholds": [0.8, 0.9]}
     text = card_of(metrics={"validation": measured}).text
-    assert "The results on `validation` as saved are cross-fitted: each half of the texts was answered with" in text
+    assert "The results on `validation` with exits are cross-fitted: each half of the texts was answered with" in text
     assert "The saved threshold was chosen from these rows, so that its own row is slightly better" in text
     assert "results there are slightly better than on new texts" not in text
     assert "results there are slightly better than on new texts" in card_of().text

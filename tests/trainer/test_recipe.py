@@ -1,12 +1,16 @@
 """The recommended recipe: what `adaexit train` trains if no method is named."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.runs import new_model
 
 from adaexit_hf import METHODS, recommended_recipe
-from adaexit_hf.cli.train import Arguments, follow_recipe, parse
+from adaexit_hf.cli.train import Arguments, follow_recipe, parse, tell_of_pooling
 from adaexit_hf.data.tasks import Labels
+from adaexit_hf.trainer.recipe import sentence_pooling
 
 BASE = ["--model_name_or_path", "encoder", "--output_dir", "out", "--use_cpu", "true"]
 
@@ -97,3 +101,40 @@ def test_what_describes_no_data_is_refused(num_labels: Any, pairs: Any, error: t
 def test_an_unknown_method_is_refused() -> None:
     with pytest.raises(ValueError, match="method: got 'dact'; choose one of .* Did you mean 'dact-bert'"):
         recommended_recipe(2, pairs=False, method="dact")
+
+
+def with_pooling(folder: Path, **modes: bool) -> str:
+    """A folder with the pooling file of a sentence-transformers model."""
+    (folder / "1_Pooling").mkdir()
+    settings = {"word_embedding_dimension": 8} | {f"pooling_mode_{name}": used for name, used in modes.items()}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(settings))
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("modes", "pooling"),
+    [
+        ({"cls_token": False, "mean_tokens": True}, "mean"),
+        ({"cls_token": True, "mean_tokens": False}, "first"),
+        ({"cls_token": False, "max_tokens": True}, None),
+        ({"cls_token": True, "mean_tokens": True}, None),
+    ],
+)
+def test_the_pooling_of_a_sentence_encoder_is_read_from_its_files(tmp_path: Path, modes, pooling) -> None:
+    assert sentence_pooling(with_pooling(tmp_path, **modes)) == pooling
+
+
+def test_other_encoders_do_not_say_how_they_pool(tmp_path: Path) -> None:
+    assert sentence_pooling(str(tmp_path)) is None
+
+
+def test_exits_read_what_the_encoder_was_trained_to_make() -> None:
+    assert recommended_recipe(2, pairs=False, pooling="first").config["exit_pooling"] == "first"
+    assert recommended_recipe(2, pairs=True, pooling="first").config["exit_pooling"] == "mean"
+
+
+def test_a_paper_that_reads_the_first_token_of_a_sentence_encoder_is_told(tmp_path: Path, capsys) -> None:
+    arguments = Arguments(model_name_or_path=with_pooling(tmp_path, mean_tokens=True), method="berxit")
+    for pooling in ("mean", "first"):
+        tell_of_pooling(arguments, new_model("berxit", exit_pooling=pooling))
+        assert ("was trained to make the mean over the tokens" in capsys.readouterr().err) == (pooling == "first")
