@@ -48,6 +48,61 @@ def print_curve(points: list[CurvePoint], metric: str, chosen: float | list[floa
         print(f"{'majority':>12} {points[0].majority:>20.4f}  always the most frequent answer{starred}")
 
 
+def print_comparison(comparison: dict[str, Any]) -> None:
+    """Print a table with one row per checkpoint, from `comparison_of`."""
+    models, majority = comparison["models"], comparison["majority"]
+    width = max(len(name) for name in ("majority", *(model["name"] for model in models)))
+    print(f"\n{comparison['metric']} on {comparison['split']}, {comparison['samples']} samples")
+    heads = ("full depth", "with exits", "95 % interval", "mean layers", "layers saved")
+    print(f"{'':<{width}}  {heads[0]:>10}  {heads[1]:>10}  {heads[2]:>16}  {heads[3]:>13}  {heads[4]:>12}")
+    for model in models:
+        interval = "-" if model["interval"] is None else "{:.4f} - {:.4f}".format(*model["interval"])
+        mark = "*" * (model["at_threshold"] <= majority)
+        layers = f"{model['mean_layers']:.2f} of {model['depth']}"
+        scores = f"{model['full_depth']:>10.4f}  {model['at_threshold']:>10.4f}  {interval:>16}"
+        print(f"{model['name']:<{width}}  {scores}  {layers:>13}  {model['saving']:>12.1%} {mark}".rstrip())
+    starred = "; * no better than that" * any(model["at_threshold"] <= majority for model in models)
+    print(f"{'majority':<{width}}  {majority:>10.4f}  always the most frequent answer{starred}")
+
+
+def print_speed(records: Sequence[dict[str, Any]], depth: int, standard: bool) -> None:
+    """Print milliseconds per text of every comparison of `adaexit benchmark`, and what they mean.
+
+    Args:
+        records: The measurements.
+        depth: Number of layers of the model.
+        standard: Whether they are the two standard comparisons, of single texts and of many.
+    """
+    first, last = records[0], records[-1]
+    threads = f"{first['threads']} thread{'s' * (first['threads'] > 1)}"
+    machine = f"{threads} of {first['cpu']}" if first["device"] == "cpu" else first["device"]
+    print(f"\n{machine}, {first['dtype']}, {len(first['seconds'])} rounds\n")
+    print(f"{'milliseconds per text':<34} {'median':>10} {'p95':>10} {'speed-up':>10}")
+    titles = {"single": "one text at a time", "predict-texts": f"many texts, stock {last['batch_size']} per batch"}
+    for record in records:
+        names = (record["candidate"], record["baseline"])
+        title = titles[names[0]] if standard else f"{names[0]} against {names[1]}"
+        print(f"{title}, {record['texts']} texts")
+        for name, shown in zip(names, ("with exits", "stock classifier") if standard else names, strict=True):
+            time = record["milliseconds"][name]
+            speed_up = f" {record['speed_up'][1]:>10.2f}" if name == names[0] else ""
+            print(f"  {shown:<32} {time['median']:>10.2f} {time['p95']:>10.2f}{speed_up}")
+    print("\nspeed-up: time of the second line divided by that of the first, median over the rounds.")
+    if standard:
+        layers = " and ".join(f"{depth / record['layer_speed_up']:.2f}" for record in records)
+        best = " and ".join(f"{record['layer_speed_up']:.2f}" for record in records)
+        print(
+            f"with exits: texts run {layers} of {depth} layers on average; {best} times as fast would be ideal.\n"
+            "stock classifier: Transformers' own, with the weights of the same encoder, at full depth; many texts are "
+            "sorted by length.\n"
+            "one text at a time, as a server does: the p95 is the time within which 95 % of the texts are answered.\n"
+            "many texts, as a batch job does: the p95 is over the passes through all texts.\n"
+            "Both are from the text to the answer, with tokenization."
+        )
+        if not first["same_head"]:
+            print("The stock classifier has another head than the last exit, of about the same cost.")
+
+
 def print_results(results: dict[str, Any], metric: str) -> None:
     """Print the scores of every split: at full depth, at the threshold, and of every exit."""
     for split, result in results.items():
