@@ -20,7 +20,7 @@ from ..models.encoder_layers import family_of
 from ..models.exit_criteria import counted, entropy, first_ready
 from ..models.exit_heads import ExitFeatures, ExitHead
 from ..models.modeling_early_exit import EarlyExitOutput
-from ..models.padded_batches import full_depth, padded_batch
+from ..models.padded_batches import full_depth, padded_batch, read_rows
 
 Row = dict[str, list[int]]
 # Logits, (texts, labels), float32, and exit layers, (texts,), or None for runs without exits.
@@ -199,6 +199,8 @@ def make_run(work: Workload, name: str, batch_size: int, batch_tokens: int, read
         raise ValueError(f"run: '{name}' starts from texts, which a planted model does not have; pass a checkpoint")
     if name in ("predict", "predict-texts"):
         return _predict(work, name == "predict-texts", batch_tokens)
+    if name == "static-texts":
+        return _static_texts(work, batch_size)
     if name in FROM_TEXTS:
         return _pipeline(work, name == "pipeline", batch_size)
     size = 1 if name in SINGLE else 0 if name == "static-tokens" else batch_size
@@ -222,6 +224,7 @@ RUNS = {
     "static": "Transformers' classifier, batches in the order of the texts",
     "static-sorted": "the same, texts sorted by length",
     "static-tokens": "the same, with as many tokens per batch as `predict`",
+    "static-texts": "the same, texts sorted by length, starting from texts",
     "in-model": "model(**batch), batches in the order of the texts",
     "in-model-sorted": "the same, texts sorted by length",
     "one-by-one": "model(**batch), batches of one",
@@ -232,12 +235,41 @@ RUNS = {
     "pipeline-full-depth": "the same with the early-exit model at full depth",
 }
 SINGLE = ("one-by-one", "authors")
-FROM_TEXTS = ("predict-texts", "pipeline", "pipeline-full-depth")
+FROM_TEXTS = ("predict-texts", "static-texts", "pipeline", "pipeline-full-depth")
 EXITS = ("in-model", "in-model-sorted", "predict", "predict-texts", *SINGLE)
 
 
 def _static(work: Workload) -> Classify:
     return lambda _, batch: (work.static(**batch).logits, None)
+
+
+def _static_texts(work: Workload, batch_size: int) -> Callable[[], RunOutput]:
+    def run() -> RunOutput:
+        rows = read_rows(cast(list[Any], work.texts), work.tokenizer, work.model.config.encoder_config)
+        sizes = groups([len(row["input_ids"]) for row in rows], batch_size, 0, by_length=True)
+        logits = [work.static(**batch).logits for _, batch in _batches(work, sizes, rows)]
+        order = torch.tensor([place for places in sizes for place in places]).argsort()
+        return torch.cat(logits).float().cpu()[order], None
+
+    return run
+
+
+def text_by_text(work: Workload, stock: bool) -> Callable[[int], RunOutput]:
+    """Build a function that classifies one text as a server does: from the text to the logits on the host.
+
+    Args:
+        work: The model and the texts.
+        stock: Whether to use the classifier without exits.
+    """
+
+    def classify(place: int) -> RunOutput:
+        (text,) = cast(list[Any], work.texts)[place : place + 1]
+        rows = read_rows([text], work.tokenizer, work.model.config.encoder_config)
+        ((_, batch),) = _batches(work, [[0]], rows)
+        logits, layers = _static(work)([0], batch) if stock else _in_model(work)([0], batch)
+        return logits.float().cpu(), None if layers is None else layers.cpu()
+
+    return classify
 
 
 def _in_model(work: Workload) -> Classify:
@@ -248,9 +280,12 @@ def _in_model(work: Workload) -> Classify:
     return classify
 
 
-def _batches(work: Workload, sizes: list[list[int]]) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+def _batches(
+    work: Workload, sizes: list[list[int]], rows: list[Row] | None = None
+) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+    rows = work.rows if rows is None else rows
     for places in sizes:
-        batch = padded_batch([work.rows[place] for place in places], work.model.config.encoder_config)
+        batch = padded_batch([rows[place] for place in places], work.model.config.encoder_config)
         yield places, {name: value.to(work.model.device, non_blocking=True) for name, value in batch.items()}
 
 

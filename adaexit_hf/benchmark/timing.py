@@ -8,8 +8,9 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from .runs import (
     expected_outputs,
     make_run,
     stock_twin,
+    text_by_text,
 )
 
 
@@ -44,6 +46,16 @@ def quartiles(values: Sequence[float]) -> list[float]:
     ([2.0, 4.0, 8.0], [3.0, 3.0, 3.0])
     """
     return statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else list(values) * 3
+
+
+def milliseconds(seconds: Sequence[float]) -> Record:
+    """Median and 95th percentile, in milliseconds.
+
+    >>> milliseconds([0.001, 0.002, 0.003])
+    {'median': 2.0, 'p95': 2.9}
+    """
+    p95 = statistics.quantiles(seconds, n=20, method="inclusive")[-1] if len(seconds) > 1 else seconds[0]
+    return {"median": round(1000 * statistics.median(seconds), 4), "p95": round(1000 * p95, 4)}
 
 
 def ratios(times: Sequence[tuple[float, float]], layer_speed_up: float) -> Record:
@@ -85,6 +97,7 @@ def measure(
     - `layer_speed_up`, and `token_layer_speed_up`, in which texts are weighted by their numbers of tokens (both are 1
       if both runs exit early, or neither does);
     - `seconds`, one pair [baseline, candidate] per round;
+    - `milliseconds` per text, of each run: median and 95th percentile over the rounds;
     - `same_head`, whether the stock classifier has the head of the last exit;
     - `texts_near_threshold`, the number of texts that are not checked, since rounding may change their exit layer.
 
@@ -124,12 +137,56 @@ def measure(
             check_output(name, output, work.expected)
             seconds[name].append(elapsed)
     times = list(zip(seconds[baseline][1:], seconds[candidate][1:], strict=True))
-    saves = candidate in EXITS and baseline not in EXITS
+    per_text = {name: [value / len(work.rows) for value in values[1:]] for name, values in seconds.items()}
+    return _record(work, times, per_text, saves=candidate in EXITS and baseline not in EXITS)
+
+
+@torch.inference_mode()
+def measure_single(work: Workload, rounds: int = 5) -> Record:
+    """Time single texts, from the text to the logits on the host, with exits and without, text by text in turn.
+
+    Args:
+        work: The model and the texts, from `trained_workload`.
+        rounds: Timed passes over the texts, after one pass to warm up.
+
+    Returns:
+        As `measure`, of the runs "single" and "single-static". `milliseconds` are over all texts of all rounds.
+
+    Raises:
+        AnswersDifferError: A run returned wrong logits or exit layers.
+    """
+    runs = {"single-static": text_by_text(work, stock=True), "single": text_by_text(work, stock=False)}
+    per_text: dict[str, list[float]] = {name: [] for name in runs}
+    times = []
+    for number in range(rounds + 1):
+        seconds: dict[str, list[float]] = {name: [] for name in runs}
+        outputs: dict[str, list[RunOutput]] = {name: [] for name in runs}
+        for place in range(len(work.rows)):
+            for name, classify in runs.items():
+                elapsed, output = timed(partial(classify, place), work.model.device)
+                seconds[name].append(elapsed)
+                outputs[name].append(output)
+        for name, found in outputs.items():
+            layers = [each for _, each in found if each is not None]
+            logits = torch.cat([each for each, _ in found])
+            check_output(name, (logits, torch.cat(layers) if layers else None), work.expected)
+        if number:
+            times.append((sum(seconds["single-static"]), sum(seconds["single"])))
+            for name, values in seconds.items():
+                per_text[name] += values
+    return _record(work, times, per_text, saves=True)
+
+
+def _record(
+    work: Workload, times: list[tuple[float, float]], per_text: Mapping[str, Sequence[float]], saves: bool
+) -> Record:
+    """The measurements of two runs: seconds of each round, and seconds per text, by run."""
     return {
         "layer_speed_up": work.layer_speed_up if saves else 1.0,
         "token_layer_speed_up": work.token_layer_speed_up if saves else 1.0,
         **ratios(times, work.layer_speed_up if saves else 1.0),
         "seconds": [[round(value, 6) for value in pair] for pair in times],
+        "milliseconds": {name: milliseconds(values) for name, values in per_text.items()},
         "same_head": work.expected.stock is work.expected.full_depth,
         "texts_near_threshold": int((~work.expected.unambiguous).sum()),
     }

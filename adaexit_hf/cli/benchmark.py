@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ..benchmark.records import machine
-from ..benchmark.timing import cells, measure, trained_workload
+from ..benchmark.timing import cells, measure, measure_single, trained_workload
 from ..evaluation.summary import exit_settings
 from ..inference.text_files import check_file, read_texts
+from ..models.configuration_early_exit import check_whole_number
 from ..version import __version__
 from .options import CHECKPOINT, ModelOptions, Positionals, load
+from .printing import print_speed
 from .streams import print_json
 
 
@@ -25,23 +27,30 @@ class BenchmarkOptions(ModelOptions):
         default_factory=lambda: ["text"], metadata={"help": "Column of the texts, or two columns for pairs of texts."}
     )
     max_texts: int = field(default=1000, metadata={"help": "Use only this many texts from the start of the file."})
+    single_texts: int = field(default=100, metadata={"help": "Of these texts, time this many one at a time."})
     batch_size: int = field(default=32, metadata={"help": "Texts per batch, for runs with a fixed batch size."})
     rounds: int = field(
         default=5, metadata={"help": "Timed passes of each run, after one pass to warm up. Both runs take turns."}
     )
     pairs: list[str] = field(
-        default_factory=lambda: ["predict-texts/pipeline", "predict/static-sorted"],
-        metadata={"help": "Runs to compare, as candidate/baseline; benchmarks/inference.py lists their names."},
+        default_factory=list,
+        metadata={
+            "help": "Compare these runs instead, as candidate/baseline; benchmarks/inference.py lists their names."
+        },
     )
+    json: bool = field(default=False, metadata={"help": "Print one JSON object per comparison instead of a table."})
 
 
 def benchmark(options: BenchmarkOptions, positionals: Any) -> None:
     """Compare the speed of a checkpoint with that of Transformers' classifier without exits, on your own texts.
 
-    Prints one JSON object per pair of runs. It contains the speed-up and eta (the measured speed-up divided by the
-    speed-up in layers), each as lower quartile, median and upper quartile over the rounds. Every prediction is
-    checked.
+    Measures what a server does, one text at a time, and what a batch job does, many texts at once, each from the text
+    to the answer. Prints a table with milliseconds per text, or with --json one object per comparison, which also has
+    the speed-up and eta (the measured speed-up divided by the speed-up in layers), each as lower quartile, median and
+    upper quartile over the rounds. Every prediction is checked.
     """
+    for name in ("single_texts", "rounds", "batch_size"):
+        check_whole_number(name, getattr(options, name), low=1, advice=f"e.g. --{name} 5")
     path = Path(positionals.file)
     check_file(path, options.text_columns)
     texts = list(islice(read_texts(path, options.text_columns), options.max_texts))
@@ -49,10 +58,22 @@ def benchmark(options: BenchmarkOptions, positionals: Any) -> None:
         raise ValueError(f"file: '{path}' has no texts, or max_texts {options.max_texts} is 0; pass at least one text")
     model, tokenizer = load(positionals.checkpoint, options, options.exit_threshold)
     batch_tokens = 1024 if model.device.type == "cpu" else 16384
-    all_cells = cells(options.pairs, [options.batch_size], [batch_tokens])
+    standard = not options.pairs
+    pairs = ["predict-texts/static-texts"] if standard else options.pairs
+    all_cells = cells(pairs, [options.batch_size], [batch_tokens])
     work = trained_workload(model, tokenizer, texts)
     setting = machine(str(model.device)) | {"dtype": str(model.dtype).removeprefix("torch."), "texts": len(texts)}
     setting |= {**exit_settings(model.config), "version": __version__}
+    records: list[dict[str, Any]] = []
+    if standard:
+        first = trained_workload(model, tokenizer, texts[: options.single_texts])
+        fields = {"candidate": "single", "baseline": "single-static", "batch_size": 1, "batch_tokens": 0}
+        records.append(setting | {"texts": len(first.rows)} | fields | measure_single(first, options.rounds))
     for cell in all_cells:
-        cell_fields = dict(zip(("candidate", "baseline", "batch_size", "batch_tokens"), cell, strict=True))
-        print_json(setting | cell_fields | measure(work, *cell, options.rounds))
+        fields = dict(zip(("candidate", "baseline", "batch_size", "batch_tokens"), cell, strict=True))
+        records.append(setting | fields | measure(work, *cell, options.rounds))
+    if options.json:
+        for record in records:
+            print_json(record)
+    else:
+        print_speed(records, model.config.exit_layers[-1], standard)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation.collect import collect_trace
-from ..evaluation.thresholds import check_max_drop, choose_threshold
+from ..evaluation.thresholds import best_point, check_max_drop
 from ..utils.files import check_writable, replace_text
 from .data_arguments import DataArguments
 from .evaluate import curve_with_threshold, honest_scores, labelled_splits, tell_of_choice
@@ -62,8 +62,8 @@ def calibrate(options: CalibrationOptions, positionals: Any) -> None:
         rows = halves["train"]
     trace = collect_trace(model, rows, batch_size=options.batch_size, progress=sys.stderr.isatty())
     curve = curve_with_threshold(trace, metrics[0], model.config.exit_threshold)
-    chosen = choose_threshold(curve, options.max_drop)
-    tell_of_choice("calibrate", trace, chosen.threshold)
+    chosen = best_point(curve, options.max_drop)
+    tell_of_choice("calibrate", trace, chosen.threshold, metrics[0])
     own = model.config.exit_threshold
     honest = honest_scores("calibrate", trace, metrics[:1], options.max_drop, [own] if isinstance(own, float) else [])
     saved = json.loads(config_file.read_text())
@@ -80,6 +80,7 @@ def calibrate(options: CalibrationOptions, positionals: Any) -> None:
     score = chosen.score if honest is None else honest.scores[metrics[0]]
     print_json(
         {"split": split, "metric": metrics[0], "full_depth": full_depth.score, "threshold": chosen.threshold}
+        | {"majority": chosen.majority}
         | {"score": score, "mean_layers": found.mean_layers, "saving": found.saving}
         | {"cross_fitted_thresholds": None if honest is None else list(honest.thresholds)}
         | new_settings

@@ -12,12 +12,12 @@ from ..data.tasks import Labels, check_columns, check_labels, labels_of, tokeniz
 from ..evaluation.bootstrap import UndefinedResamplesError, bootstrap_samples
 from ..evaluation.collect import collect_trace
 from ..evaluation.cross_fit import CrossFitted, NoHalvesError, cross_fitted
-from ..evaluation.curves import CurvePoint
-from ..evaluation.metrics import compute_score
+from ..evaluation.curves import CurvePoint, not_above
+from ..evaluation.metrics import as_metric, compute_score
 from ..evaluation.summary import results_at_threshold
 from ..evaluation.thresholds import spread_thresholds
-from ..evaluation.trace import ExitTrace, made_up, predictions
-from ..evaluation.tradeoff import tradeoff_curve
+from ..evaluation.trace import ExitTrace, at_exits, made_up, predictions, scored_predictions
+from ..evaluation.tradeoff import majority_score, tradeoff_curve
 from .data_arguments import DataArguments, evaluation_splits, first_rows, load_splits
 from .options import ModelOptions, load
 from .streams import print_json
@@ -174,9 +174,10 @@ def results_with_intervals(
 def evaluate(options: EvaluationOptions, positionals: Any) -> None:
     """Score a checkpoint on labelled texts: at full depth, at its threshold, and at every exit.
 
-    Prints a JSON object with one entry per split. `intervals` is the 95 % bootstrap interval over samples of the first
-    metric at the threshold, or null if it is undefined. If the threshold was chosen on the same texts, the interval
-    does not account for that choice.
+    Prints a JSON object with one entry per split. `majority` is the score of always giving the most
+    frequent label. `intervals` is the 95 % bootstrap interval over samples of the first metric at the threshold, or
+    null if it is undefined. If the threshold was chosen on the same texts, the interval does not account for that
+    choice.
     """
     model, tokenizer = load(positionals.checkpoint, options, options.exit_threshold)
     datasets_by_split, _, metrics = labelled_splits(model, tokenizer, options)
@@ -210,34 +211,53 @@ def honest_scores(
         return None
 
 
-def tell_of_choice(command: str, trace: ExitTrace, threshold: float | list[float] | None) -> None:
-    """Say on stderr if a threshold saves nothing or lets all texts leave at once, or if the exits tell no texts apart.
+def tell_of_choice(command: str, trace: ExitTrace, threshold: float | list[float] | None, metric: str) -> None:
+    """Say on stderr if a threshold saves nothing, or answers texts at exits that tell no texts apart.
 
     Args:
         command: Name of the command, for the message.
         trace: Trace of the split on which the threshold was chosen.
         threshold: The chosen threshold.
+        metric: Name of the metric by which it was chosen.
     """
     exits, chosen = len(trace.exit_layers), trace.exits_at(threshold)
     if exits == 1:
         return
     longer = "train for more epochs (--num_train_epochs), or the exits faster (--exits_learning_rate 1e-3)"
     answers = predictions(trace.logits, trace.multi_label)
-    if len(answers) > 1 and bool((answers == answers[0, 0]).all()):
-        problem = f"every exit gives the same answer to all texts; {longer}, or choose by another metric (--metrics)"
+    collapsed = (answers == answers[:1]).reshape(len(answers), exits, -1).all(dim=2).all(dim=0) & (len(answers) > 1)
+    problems = []
+    if bool(collapsed.all()) and bool((answers[0] == answers[0, 0]).all()):
+        problems.append(
+            f"every exit gives the same answer to all texts; {longer}, or choose by another metric (--metrics)"
+        )
     elif bool((chosen == exits - 1).all()):
-        problem = (
+        problems.append(
             "the threshold saves nothing, all texts run through all layers; allow a larger --max_drop, choose by "
             f"another metric (--metrics), or {longer}"
         )
-    elif bool((chosen == 0).all()):
-        problem = (
-            "all texts leave at the first exit; if later exits should matter, choose by another metric (--metrics) or "
-            "with a smaller --max_drop; otherwise a model of so few layers does the same"
-        )
     else:
-        return
-    print(f"adaexit {command}: {problem}", file=sys.stderr)
+        if bool((chosen == 0).all()):
+            problems.append(
+                "all texts leave at the first exit; if later exits should matter, choose by another metric "
+                "(--metrics) or with a smaller --max_drop; otherwise a model of so few layers does the same"
+            )
+        for index in (collapsed & torch.bincount(chosen, minlength=exits).bool()).nonzero().flatten().tolist():
+            share = (chosen == index).double().mean().item()
+            problems.append(
+                f"the exit after layer {trace.exit_layers[index]}, where {share:.0%} of the texts leave, gives the "
+                f"same answer to all texts; choose by another metric (--metrics), or {longer}"
+            )
+    scored, labels = scored_predictions(trace.logits, trace.known_labels()), trace.known_labels()
+    score = compute_score(metric, predictions=at_exits(scored, chosen), references=labels)
+    majority = majority_score(trace, metric)
+    if not_above(score, majority, as_metric(metric).higher_is_better):
+        problems.append(
+            f"{metric} at the threshold is {score:.4f}, no better than {majority:.4f} of always giving the most "
+            "frequent answer; choose by another metric (--metrics) or with a smaller --max_drop, or train for longer"
+        )
+    for problem in problems:
+        print(f"adaexit {command}: {problem}", file=sys.stderr)
 
 
 def curve_with_threshold(trace: ExitTrace, metric: str, threshold: float | list[float] | None) -> list[CurvePoint]:

@@ -20,7 +20,11 @@ COMMANDS = {
     "train": ("train", "fine-tune an encoder with early exits and choose its exit threshold"),
     "evaluate": ("evaluate", "score a checkpoint on labelled texts: at full depth, at its threshold, at every exit"),
     "calibrate": ("calibrate", "choose a new exit threshold: the largest saving within an allowed drop of the score"),
-    "report": ("report", "measure a checkpoint and write the trade-off table, the curve and an HTML report"),
+    "report": ("report", "measure checkpoints and write the trade-off table, the curve and an HTML report"),
+    "compare": (
+        "compare",
+        "compare checkpoints on the same labelled texts: scores, layers run, majority baseline",
+    ),
     "predict": ("predict", "classify texts from the command line, a file or stdin; prints JSON lines"),
     "benchmark": ("benchmark", "compare the speed of a checkpoint with the same classifier without exits"),
     "card": ("publish", "write the model card of a checkpoint"),

@@ -1,25 +1,106 @@
 """How the commands print tables."""
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 from ..evaluation.curves import CurvePoint
 
 
+def aligned(numbers: Sequence[float]) -> list[str]:
+    """Write numbers with equally many decimals: four digits of the smallest, or up to eight to tell them apart.
+
+    >>> aligned([0.69311, 0.69312])
+    ['0.69311', '0.69312']
+    >>> aligned([0.5, 0.0123456]), aligned([1.0, 2.0]), aligned([])
+    (['0.50000', '0.01235'], ['1', '2'], [])
+    """
+    sizes = [abs(number) for number in numbers if number]
+    if all(float(number).is_integer() for number in numbers):
+        return [f"{number:.0f}" for number in numbers]
+    for decimals in range(min(8, max(2, 3 - math.floor(math.log10(min(sizes))))), 9):
+        names = [f"{number:.{decimals}f}" for number in numbers]
+        if len(set(names)) == len(set(numbers)):
+            break
+    return names
+
+
 def print_curve(points: list[CurvePoint], metric: str, chosen: float | list[float] | None) -> None:
-    """Print a table of about 12 points of a curve, always with full depth and the chosen threshold."""
+    """Print a table of about 12 points of a curve, always with full depth and the chosen threshold.
+
+    Points that are no better than always giving the most frequent answer are marked.
+    """
     full_flops = next(point.flops for point in points if point.threshold is None)
     flops_column = "" if full_flops is None else f" {'FLOPs saved':>12}"
     print(f"\n{'threshold':>12} {metric:>20} {'mean exit layer':>16} {'saved':>7}{flops_column}")
     step = max(1, len(points) // 12)
-    for place, point in enumerate(points):
-        if place % step and point.threshold not in (chosen, None):
-            continue
-        name = "full depth" if point.threshold is None else f"{point.threshold:.6g}"
-        mark = " <- chosen" if point.threshold == chosen else ""
+    shown = [point for place, point in enumerate(points) if not place % step or point.threshold in (chosen, None)]
+    names = iter(aligned([point.threshold for point in shown if point.threshold is not None]))
+    for point in shown:
+        name = "full depth" if point.threshold is None else next(names)
+        mark = " *" * point.no_better_than_majority + " <- chosen" * (point.threshold == chosen)
         flops_column = ""
         if full_flops is not None and point.flops is not None:
             flops_column = f" {1 - point.flops / full_flops:>12.1%}"
         print(f"{name:>12} {point.score:>20.4f} {point.mean_layers:>16.2f} {point.saving:>7.1%}{flops_column}{mark}")
+    if points[0].majority is not None:
+        starred = "; * no better than that" if any(point.no_better_than_majority for point in shown) else ""
+        print(f"{'majority':>12} {points[0].majority:>20.4f}  always the most frequent answer{starred}")
+
+
+def print_comparison(comparison: dict[str, Any]) -> None:
+    """Print a table with one row per checkpoint, from `comparison_of`."""
+    models, majority = comparison["models"], comparison["majority"]
+    width = max(len(name) for name in ("majority", *(model["name"] for model in models)))
+    print(f"\n{comparison['metric']} on {comparison['split']}, {comparison['samples']} samples")
+    heads = ("full depth", "with exits", "95 % interval", "mean layers", "layers saved")
+    print(f"{'':<{width}}  {heads[0]:>10}  {heads[1]:>10}  {heads[2]:>16}  {heads[3]:>13}  {heads[4]:>12}")
+    for model in models:
+        interval = "-" if model["interval"] is None else "{:.4f} - {:.4f}".format(*model["interval"])
+        mark = "*" * (model["at_threshold"] <= majority)
+        layers = f"{model['mean_layers']:.2f} of {model['depth']}"
+        scores = f"{model['full_depth']:>10.4f}  {model['at_threshold']:>10.4f}  {interval:>16}"
+        print(f"{model['name']:<{width}}  {scores}  {layers:>13}  {model['saving']:>12.1%} {mark}".rstrip())
+    starred = "; * no better than that" * any(model["at_threshold"] <= majority for model in models)
+    print(f"{'majority':<{width}}  {majority:>10.4f}  always the most frequent answer{starred}")
+
+
+def print_speed(records: Sequence[dict[str, Any]], depth: int, standard: bool) -> None:
+    """Print milliseconds per text of every comparison of `adaexit benchmark`, and what they mean.
+
+    Args:
+        records: The measurements.
+        depth: Number of layers of the model.
+        standard: Whether they are the two standard comparisons, of single texts and of many.
+    """
+    first, last = records[0], records[-1]
+    threads = f"{first['threads']} thread{'s' * (first['threads'] > 1)}"
+    machine = f"{threads} of {first['cpu']}" if first["device"] == "cpu" else first["device"]
+    print(f"\n{machine}, {first['dtype']}, {len(first['seconds'])} rounds\n")
+    print(f"{'milliseconds per text':<34} {'median':>10} {'p95':>10} {'speed-up':>10}")
+    titles = {"single": "one text at a time", "predict-texts": f"many texts, stock {last['batch_size']} per batch"}
+    for record in records:
+        names = (record["candidate"], record["baseline"])
+        title = titles[names[0]] if standard else f"{names[0]} against {names[1]}"
+        print(f"{title}, {record['texts']} texts")
+        for name, shown in zip(names, ("with exits", "stock classifier") if standard else names, strict=True):
+            time = record["milliseconds"][name]
+            speed_up = f" {record['speed_up'][1]:>10.2f}" if name == names[0] else ""
+            print(f"  {shown:<32} {time['median']:>10.2f} {time['p95']:>10.2f}{speed_up}")
+    print("\nspeed-up: time of the second line divided by that of the first, median over the rounds.")
+    if standard:
+        layers = " and ".join(f"{depth / record['layer_speed_up']:.2f}" for record in records)
+        best = " and ".join(f"{record['layer_speed_up']:.2f}" for record in records)
+        print(
+            f"with exits: texts run {layers} of {depth} layers on average; {best} times as fast would be ideal.\n"
+            "stock classifier: Transformers' own, with the weights of the same encoder, at full depth; many texts are "
+            "sorted by length.\n"
+            "one text at a time, as a server does: the p95 is the time within which 95 % of the texts are answered.\n"
+            "many texts, as a batch job does: the p95 is over the passes through all texts.\n"
+            "Both are from the text to the answer, with tokenization."
+        )
+        if not first["same_head"]:
+            print("The stock classifier has another head than the last exit, of about the same cost.")
 
 
 def print_results(results: dict[str, Any], metric: str) -> None:
@@ -34,9 +115,15 @@ def print_results(results: dict[str, Any], metric: str) -> None:
             interval_text = (
                 "" if interval is None else " (95 % interval over samples: {:.4f} to {:.4f})".format(*interval)
             )
-            print(f"  {name}: {full_depth[name]:.4f} at full depth, {with_exits[name]:.4f} with exits{interval_text}")
+            scores = f"{full_depth[name]:.4f} at full depth, {with_exits[name]:.4f} with exits{interval_text}"
+            majority = result.get("majority", {}).get(name)
+            baseline = "" if majority is None else f", {majority:.4f} of always the most frequent answer"
+            print(f"  {name}: {scores}{baseline}")
         print(
             "  exit by layer:  " + "  ".join(f"{layer}: {count}" for layer, count in result["exit_histogram"].items())
         )
-        by_exit = result["by_exit"].items()
-        print(f"  {metric} by layer:  " + "  ".join(f"{layer}: {score[metric]:.4f}" for layer, score in by_exit))
+        by_exit = {layer: score[metric] for layer, score in result["by_exit"].items()}
+        majority = result.get("majority", {}).get(metric, -math.inf)
+        marked = [f"{layer}: {score:.4f}{'*' * (score <= majority)}" for layer, score in by_exit.items()]
+        starred = any(score <= majority for score in by_exit.values())
+        print(f"  {metric} by layer:  " + "  ".join(marked) + "  (* no better than the majority)" * starred)

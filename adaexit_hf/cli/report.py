@@ -1,9 +1,10 @@
 """The command `adaexit report` (needs the extra `train`)."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import datasets
 
@@ -15,6 +16,7 @@ from ..utils.files import check_writable, replace_text
 from ..utils.imports import needed
 from ..visualization.attributed_tokens import TokenAttributions, finite_only, token_attributions
 from ..visualization.html_report import build_report
+from .compare import CHECKPOINTS, comparison_of, measure_all
 from .evaluate import (
     EvaluationOptions,
     Texts,
@@ -24,17 +26,21 @@ from .evaluate import (
     tell_of_choice,
     trace_splits,
 )
-from .options import load
-from .printing import print_curve, print_results
+from .options import Positionals, load
+from .printing import print_comparison, print_curve, print_results
 
 
 @dataclass(kw_only=True)
 class ReportOptions(EvaluationOptions):
     """Flags of `adaexit report`."""
 
+    positionals: ClassVar[Positionals] = CHECKPOINTS
     output: str | None = field(
         default=None,
-        metadata={"help": "Folder to write to, created if it does not exist. Default: the checkpoint's folder."},
+        metadata={
+            "help": "Folder to write to, created if it does not exist. Default: the checkpoint's folder; with several "
+            "checkpoints this folder."
+        },
     )
     explain: int = field(
         default=0,
@@ -58,8 +64,15 @@ def report(options: ReportOptions, positionals: Any) -> None:
     Prints a table, and writes report.html with a threshold slider, and metrics.json and curve.json for `adaexit card`.
     The interval of the score is a 95 % bootstrap interval over samples. If the threshold was chosen on the same texts,
     the interval does not account for that choice.
+
+    Several checkpoints are shown on one page, comparison.html, and compared in the table of `adaexit compare`; nothing
+    is written into their folders.
     """
-    output = Path(options.output or positionals.checkpoint)
+    if len(positionals.checkpoints) > 1:
+        report_several(options, positionals.checkpoints)
+        return
+    (checkpoint,) = positionals.checkpoints
+    output = Path(options.output or checkpoint)
     if not output.is_dir() and (options.output is None or output.exists()):
         raise ValueError(
             f"output: '{output}' is not a folder; pass --output FOLDER, which is created if it does not exist"
@@ -72,7 +85,7 @@ def report(options: ReportOptions, positionals: Any) -> None:
     check_whole_number("explain_steps", options.explain_steps, low=2, advice="e.g. --explain_steps 64")
     if options.explain:
         needed("captum.attr", "interpret")  # fail before the slow steps
-    model, tokenizer = load(positionals.checkpoint, options, options.exit_threshold)
+    model, tokenizer = load(checkpoint, options, options.exit_threshold)
     if options.explain:
         check_one_label(model.config)
     datasets_by_split, texts, metrics = labelled_splits(model, tokenizer, options)
@@ -81,7 +94,7 @@ def report(options: ReportOptions, positionals: Any) -> None:
     split, trace = next(iter(traces.items()))
     curve = curve_with_threshold(trace, metrics[0], threshold)
     results = results_with_intervals(traces, metrics, threshold, options.for_card().name)
-    tell_of_choice("report", trace, threshold)
+    tell_of_choice("report", trace, threshold, metrics[0])
     print_curve(curve, f"{split} {metrics[0]}", threshold)
     print_results(results, metrics[0])
     summary = beside_earlier(output, {"dataset": options.for_card()._asdict(), "results": results})
@@ -93,8 +106,8 @@ def report(options: ReportOptions, positionals: Any) -> None:
             file=sys.stderr,
         )
     write_results(output, summary, curve)
-    folder = Path(positionals.checkpoint).resolve()
-    note = f"Split {split}; {folder.name if folder.is_dir() else positionals.checkpoint}."
+    folder = Path(checkpoint).resolve()
+    note = f"Split {split}; {folder.name if folder.is_dir() else checkpoint}."
     method, attributions = model.config.model_type, None
     if options.explain:
         rows = datasets_by_split[split].select(range(min(options.explain, len(trace.logits))))
@@ -115,6 +128,39 @@ def report(options: ReportOptions, positionals: Any) -> None:
         note=note,
     ).page
     replace_text(output / "report.html", page)
+
+
+def report_several(options: ReportOptions, checkpoints: Sequence[str]) -> None:
+    """Write one page about several checkpoints, and print their comparison.
+
+    Raises:
+        ValueError: The checkpoints have different classes, or a flag is for one checkpoint.
+    """
+    if options.explain:
+        raise ValueError(
+            f"explain: got {options.explain} with {len(checkpoints)} checkpoints; pass one checkpoint, or leave it out"
+        )
+    output = Path(options.output or ".")
+    if output.exists() and not output.is_dir():
+        raise ValueError(
+            f"output: '{output}' is not a folder; pass --output FOLDER, which is created if it does not exist"
+        )
+    check_writable("output", output)
+    measured = measure_all(checkpoints, options, options.flops)
+    for each in measured:
+        tell_of_choice(f"report: {each.name}", each.trace, each.threshold, each.metric)
+    print_comparison(comparison_of(measured))
+    page = build_report(
+        {each.name: each.trace for each in measured},
+        metric=measured[0].metric,
+        thresholds={each.name: each.threshold for each in measured},
+        texts=measured[0].texts,
+        title=f"Early exit on {options.for_card().name}",
+        note=f"Split {measured[0].split}.",
+    ).page
+    output.mkdir(parents=True, exist_ok=True)
+    replace_text(output / "comparison.html", page)
+    print(f"\nsaved in {output / 'comparison.html'}")
 
 
 def explain_rows(

@@ -57,7 +57,7 @@ from ..data.tasks import Labels, check_columns, check_labels, labels_of, tokeniz
 from ..evaluation.collect import collect_trace
 from ..evaluation.metrics import compute_score
 from ..evaluation.summary import results_at_threshold, write_results
-from ..evaluation.thresholds import check_max_drop, choose_threshold, spread_thresholds
+from ..evaluation.thresholds import best_point, check_max_drop, spread_thresholds
 from ..evaluation.trace import ExitTrace, scored_predictions
 from ..evaluation.tradeoff import tradeoff_curve
 from ..hub.card_facts import training_facts
@@ -545,7 +545,7 @@ def train(arguments: Arguments, training: EarlyExitTrainingArguments) -> None:
         if arguments.method != "plain" and isinstance(trainer.model.config.exit_threshold, float):
             also = [trainer.model.config.exit_threshold]  # the method's default, e.g. 0 of DACT-BERT
         curve = tradeoff_curve(validation, metrics[0], [*spread_thresholds(validation), *also])
-        chosen = choose_threshold(curve, arguments.max_drop).threshold
+        chosen = best_point(curve, arguments.max_drop).threshold
         if arguments.method != "plain":
             trainer.model.config.exit_threshold = chosen
         dataset = arguments.for_card()
@@ -561,7 +561,7 @@ def train(arguments: Arguments, training: EarlyExitTrainingArguments) -> None:
             )
             for name, trace in traces.items()
         }
-        tell_of_choice("train", validation, chosen)
+        tell_of_choice("train", validation, chosen, metrics[0])
         print_curve(curve, f"{evaluation[0]} {metrics[0]}", chosen)
         print_results(results, metrics[0])
         facts = {"recipe": arguments.recipe, **training_facts(training, len(train_set))}

@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..models.configuration_early_exit import check_whole_number
-from .trace import ExitTrace, check_same_data
+from .trace import ExitTrace, at_exits, check_same_data, scored_predictions
 
 
 class UndefinedResamplesError(ValueError):
@@ -65,16 +65,132 @@ def bootstrap_samples(
         (0.25, 0.17, 0.34)
     """
     check_same_data(traces)
-    count, labels = len(traces[0].logits), traces[0].labels
-    has_several_labels = labels is not None and bool((labels != labels[0]).any())
 
     def draw(generator: torch.Generator) -> float:
-        while True:
-            indices = torch.randint(count, (count,), generator=generator)
-            if not has_several_labels or labels is None or bool((labels[indices] != labels[indices[0]]).any()):
-                return float(statistic(*(trace.take(indices) for trace in traces)))
+        indices = _resample(traces[0], generator)
+        return float(statistic(*(trace.take(indices) for trace in traces)))
 
     return _interval(float(statistic(*traces)), draw, resamples, level, seed)
+
+
+def _resample(trace: ExitTrace, generator: torch.Generator) -> Tensor:
+    """Return indices of as many samples as there are, drawn with replacement, not all of one label."""
+    count, labels = len(trace.logits), trace.labels
+    has_several_labels = labels is not None and bool((labels != labels[0]).any())
+    while True:
+        indices = torch.randint(count, (count,), generator=generator)
+        if not has_several_labels or labels is None or bool((labels[indices] != labels[indices[0]]).any()):
+            return indices
+
+
+def score_bands(
+    trace: ExitTrace, metric: str, thresholds: Sequence[Any], resamples: int = 1000, level: float = 0.95, seed: int = 0
+) -> list[tuple[float, float] | None]:
+    """Compute the bootstrap interval of the score at every threshold, from the resamples of `bootstrap_samples`.
+
+    The score of a resample depends on sums over its samples alone, so all resamples are scored at once.
+
+    Args:
+        trace: Trace with labels.
+        metric: Name of the metric.
+        thresholds: Thresholds, as for `ExitTrace.exits_at`.
+        resamples: As for `bootstrap_samples`.
+        level: As for `bootstrap_samples`.
+        seed: As for `bootstrap_samples`.
+
+    Returns:
+        Ends of the interval at each threshold; None where the score is not defined on every resample, and for
+        `"spearmanr"`, whose ranks are no sums.
+
+    Examples:
+        >>> logits = torch.eye(2)[torch.tensor([0, 1] * 50)][:, None]
+        >>> trace = ExitTrace(logits, torch.zeros(100, 1), torch.arange(100) % 4 // 3, (6,), "gt")
+        >>> [[round(end, 2) for end in ends] for ends in score_bands(trace, "accuracy", [None])]  # of 0.75
+        [[0.67, 0.84]]
+    """
+    if metric not in _OF_SUMS:
+        return [None] * len(thresholds)
+    parts, score = _OF_SUMS[metric]
+    labels, answers = trace.known_labels(), scored_predictions(trace.logits, trace.known_labels())
+    classes = trace.logits.shape[-1]
+    columns = [parts(at_exits(answers, trace.exits_at(threshold)), labels, classes) for threshold in thresholds]
+    generator, count = torch.Generator().manual_seed(seed), len(labels)
+    scores = torch.empty(len(thresholds), resamples, dtype=torch.float64)
+    size = max(1, 10**7 // count)  # resamples whose counts fit into 80 MB
+    for start in range(0, resamples, size):
+        drawn = torch.stack([_resample(trace, generator) for _ in range(min(size, resamples - start))])
+        counts = torch.zeros(drawn.shape, dtype=torch.float64).scatter_add_(
+            1, drawn, torch.ones(drawn.shape, dtype=torch.float64)
+        )
+        for row, column in zip(scores, columns, strict=True):
+            row[start : start + size] = score(counts @ column, count)
+    ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+    bands = [None if row.isnan().any() else row.quantile(ends).tolist() for row in scores]
+    return [band and (band[0], band[1]) for band in bands]
+
+
+def _right(answers: Tensor, labels: Tensor, classes: int) -> Tensor:
+    return (answers == labels).reshape(len(labels), -1).all(dim=1)[:, None].double()
+
+
+def _of_class_1(answers: Tensor, labels: Tensor, classes: int) -> Tensor:
+    return torch.stack([(answers == 1) & (labels == 1), answers == 1, labels == 1], dim=1).double()
+
+
+def _f1(sums: Tensor, count: int) -> Tensor:
+    right, predicted, given = sums.unbind(dim=1)
+    return torch.where(given > 0, 2 * right / (predicted + given), math.nan)
+
+
+def _of_every_class(answers: Tensor, labels: Tensor, classes: int) -> Tensor:
+    one_hot = [torch.nn.functional.one_hot(values.long(), classes) for values in (answers, labels)]
+    return torch.cat([_right(answers, labels, classes), *one_hot], dim=1).double()
+
+
+def _matthews(sums: Tensor, count: int) -> Tensor:
+    right, (predicted, given) = sums[:, 0], sums[:, 1:].chunk(2, dim=1)
+    spread = (count**2 - (predicted**2).sum(dim=1)) * (count**2 - (given**2).sum(dim=1))
+    correlation = (right * count - (predicted * given).sum(dim=1)) / spread.sqrt()
+    only_one_label = (given == count).any(dim=1)
+    return torch.where(only_one_label, math.nan, torch.where(spread > 0, correlation, 0.0))
+
+
+def _moments(answers: Tensor, labels: Tensor, classes: int) -> Tensor:
+    x, y = (values.double() - values.double().mean() for values in (answers, labels))
+    return torch.stack([x, y, x * x, y * y, x * y], dim=1)
+
+
+def _pearson(sums: Tensor, count: int) -> Tensor:
+    x, y, xx, yy, xy = (sums / count).unbind(dim=1)
+    spread = (xx - x * x) * (yy - y * y)
+    tiny = 1e-24 * xx * yy  # rounding
+    return torch.where(spread <= tiny, 0.0, (xy - x * y) / spread.clamp_min(0).sqrt())
+
+
+def _of_every_label(answers: Tensor, labels: Tensor, classes: int) -> Tensor:
+    return torch.cat([answers * labels, answers + labels, labels], dim=1).double()
+
+
+def _f1_micro(sums: Tensor, count: int) -> Tensor:
+    right, total, given = (part.sum(dim=1) for part in sums.chunk(3, dim=1))
+    return torch.where(given > 0, 2 * right / total.clamp_min(1), math.nan)
+
+
+def _f1_macro(sums: Tensor, count: int) -> Tensor:
+    right, total, given = sums.chunk(3, dim=1)
+    return torch.where(given.sum(dim=1) > 0, (2 * right / total.clamp_min(1)).mean(dim=1), math.nan)
+
+
+# Metrics that depend on sums over the samples alone: what is summed of each sample, (samples, columns), and the score
+# of sums, (resamples, columns), over a number of samples.
+_OF_SUMS: dict[str, tuple[Callable[[Tensor, Tensor, int], Tensor], Callable[[Tensor, int], Tensor]]] = {
+    "accuracy": (_right, lambda sums, count: sums[:, 0] / count),
+    "f1": (_of_class_1, _f1),
+    "matthews_correlation": (_of_every_class, _matthews),
+    "pearson": (_moments, _pearson),
+    "f1_micro": (_of_every_label, _f1_micro),
+    "f1_macro": (_of_every_label, _f1_macro),
+}
 
 
 def bootstrap_seeds(values: Sequence[float], resamples: int = 1000, level: float = 0.95, seed: int = 0) -> Interval:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .curves import CurvePoint
 from .metrics import check_classes, compute_score
-from .thresholds import choose_threshold, choose_within, spread_thresholds
+from .thresholds import best_point, choose_within, spread_thresholds
 from .trace import ExitTrace, at_exits
 from .tradeoff import expected_saving, scored_answers, tradeoff_curve
 
@@ -87,7 +87,7 @@ def cross_fitted(
     def choose(curve: Sequence[CurvePoint]) -> CurvePoint:
         if max_layers is not None:
             return choose_within(curve, max_layers)
-        return choose_threshold(curve, 0.01 if max_drop is None else max_drop)
+        return best_point(curve, 0.01 if max_drop is None else max_drop)
 
     return with_thresholds_of_other_half(trace, half_curves(trace, metrics[0], seed, also), metrics, choose)
 

@@ -24,6 +24,7 @@ class CurvePoint(NamedTuple):
         higher_is_better: Whether a higher score is better, as the metric says. Default: True.
         settings: The settings of the model that made the trace: exit criterion, temperatures and tolerance. A model
             card refuses a curve of other settings than the model's. Default: None, unknown.
+        majority: Score of always giving the most frequent answer, from `majority_score`. Default: None, unknown.
     """
 
     threshold: float | None
@@ -33,9 +34,25 @@ class CurvePoint(NamedTuple):
     flops: float | None = None
     higher_is_better: bool = True
     settings: Mapping[str, Any] | None = None
+    majority: float | None = None
 
     def __hash__(self) -> int:
-        return hash(self[:-1])  # without the dict
+        return hash((*self[:6], self.majority))  # without the dict
+
+    @property
+    def no_better_than_majority(self) -> bool:
+        """Whether always giving the most frequent answer scores as well. False if that score is unknown."""
+        return self.majority is not None and not_above(self.score, self.majority, self.higher_is_better)
+
+
+def not_above(score: float, baseline: float, higher_is_better: bool) -> bool:
+    """Return whether a score is no better than that of a baseline; a score that is NaN is not compared.
+
+    Examples:
+        >>> not_above(0.68, 0.68, True), not_above(0.7, 0.68, True), not_above(0.7, 0.68, False)
+        (True, False, True)
+    """
+    return score <= baseline if higher_is_better else score >= baseline
 
 
 class MeanPoint(NamedTuple):

@@ -14,7 +14,7 @@ from .cross_fit import CrossFitted
 from .curves import CurvePoint
 from .metrics import check_classes, compute_score
 from .trace import ExitTrace, at_exits
-from .tradeoff import expected_saving, scored_answers
+from .tradeoff import expected_saving, majority_score, scored_answers
 
 # The settings of a config that make the readiness scores; a trace and its curve hold for these values only.
 SCORE_SETTINGS = ("exit_criterion", "exit_temperatures", "patience_tolerance")
@@ -65,7 +65,7 @@ def results_at_threshold(
     data: Mapping[str, Any] | None = None,
     honest: CrossFitted | None = None,
 ) -> dict[str, Any]:
-    """Compute all metrics at full depth, at a threshold, and at every exit.
+    """Compute all metrics at full depth, at a threshold, at every exit, and of always giving the most frequent label.
 
     On the rows on which the threshold was chosen, the results with early exit (scores, mean exit layer, saving and
     histogram) are those of `cross_fitted`, and `cross_fitted_thresholds` says so.
@@ -98,6 +98,7 @@ def results_at_threshold(
 
     return {
         "samples": len(trace.logits),
+        "majority": {name: majority_score(trace, name) for name in metrics},
         "full_depth": scores(answers[:, -1]),
         "at_threshold": scores(at_exits(answers, chosen)),
         "exit_criterion": trace.criterion,

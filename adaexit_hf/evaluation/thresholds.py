@@ -1,6 +1,7 @@
 """Choose a threshold from a trade-off curve, and the thresholds at which a curve is computed."""
 
 import math
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -20,7 +21,8 @@ def choose_threshold(curve: Sequence[CurvePoint], max_drop: float = 0.01) -> Cur
 
     Returns:
         The point with the largest saving among those that lose no more than allowed; of equal savings the one with
-        the better score. It is full depth (`threshold` None) if no other point qualifies.
+        the better score. It is full depth (`threshold` None) if no other point qualifies. A warning says if the
+        choice saves nothing though other points do, or is no better than always giving the most frequent answer.
 
     Raises:
         ValueError: If `max_drop` is not between 0 and 1, if the curve has not exactly one point at full depth or its
@@ -30,7 +32,30 @@ def choose_threshold(curve: Sequence[CurvePoint], max_drop: float = 0.01) -> Cur
         >>> full, half = CurvePoint(None, 0.80, 12.0, 0.0), CurvePoint(0.3, 0.795, 6.0, 0.5)
         >>> choose_threshold([half, full]).threshold  # loses 0.6 %
         0.3
-        >>> print(choose_threshold([half, full], max_drop=0.001).threshold)
+    """
+    chosen = best_point(curve, max_drop)
+    if not chosen.saving and any(point.saving for point in curve):
+        warnings.warn(
+            f"curve: no threshold saves layers within max_drop={max_drop}, so that all texts run all layers; allow a "
+            "larger max_drop, or train the exits for longer or faster",
+            stacklevel=2,
+        )
+    if chosen.no_better_than_majority:
+        warnings.warn(
+            f"curve: the score of the choice, {chosen.score:.4g}, is no better than that of always giving the most "
+            f"frequent answer, {chosen.majority:.4g}; choose by another metric or with a smaller max_drop, or train "
+            "for longer",
+            stacklevel=2,
+        )
+    return chosen
+
+
+def best_point(curve: Sequence[CurvePoint], max_drop: float) -> CurvePoint:
+    """Choose as `choose_threshold` does, without its warnings.
+
+    Examples:
+        >>> full, half = CurvePoint(None, 0.80, 12.0, 0.0), CurvePoint(0.3, 0.795, 6.0, 0.5)
+        >>> print(best_point([half, full], max_drop=0.001).threshold)  # the half loses 0.6 %
         None
     """
     check_max_drop(max_drop)

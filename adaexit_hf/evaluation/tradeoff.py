@@ -64,7 +64,7 @@ def tradeoff_curve(
 
     Returns:
         One point per threshold, ordered by mean layers, the cheapest first and full depth last; of equal mean layers
-        the more eager threshold first.
+        the more eager threshold first. If the metric is given by its name, each point also has the `majority_score`.
 
     Raises:
         ValueError: If the trace has no labels, a threshold is outside its bounds, or no metric has this name.
@@ -94,11 +94,14 @@ def tradeoff_curve(
     if isinstance(thresholds, Real | str | Tensor):
         raise TypeError(f"thresholds: got {thresholds!r}; pass a list of thresholds, e.g. thresholds=[0.5]")
     points, settings = [], dict(trace.settings) or None
+    # A function of the user's own may not be defined for answers that are all equal.
+    majority = majority_score(trace, metric) if isinstance(metric, str) else None
     for threshold in [*thresholds, None]:
         chosen = trace.exits_at(threshold)
         score = score_of(chosen)
         flops = None if trace.flops is None else trace.flops.gather(1, chosen[:, None]).double().mean().item()
-        points.append(CurvePoint(threshold, score, *_layers(trace, chosen), flops, known.higher_is_better, settings))
+        layers, higher_is_better = _layers(trace, chosen), known.higher_is_better
+        points.append(CurvePoint(threshold, score, *layers, flops, higher_is_better, settings, majority))
     upwards = -1 if trace.ready in ("lt", "le") else 1  # the direction in which thresholds make fewer samples ready
 
     def order(point: CurvePoint) -> tuple[float, bool, float]:
@@ -204,6 +207,59 @@ def layer_scores(trace: ExitTrace, metric: MetricLike) -> dict[int, float]:
         layer: score_of(torch.full((samples,), index, device=trace.logits.device))
         for index, layer in enumerate(trace.exit_layers)
     }
+
+
+def majority_answer(trace: ExitTrace) -> Tensor:
+    """Return the most frequent label of a trace: a class, or a label set; for regression the mean of the labels.
+
+    Args:
+        trace: Trace with labels.
+
+    Returns:
+        A class or a number, `()`, or with several labels at once a label set, `(labels,)`. Of equally frequent ones
+        the lowest.
+
+    Raises:
+        ValueError: If the trace has no labels.
+
+    Examples:
+        >>> majority_answer(ExitTrace(torch.zeros(3, 1, 2), torch.zeros(3, 1), torch.tensor([1, 0, 1]), (6,), "gt"))
+        tensor(1)
+    """
+    labels = trace.known_labels()
+    if trace.logits.shape[-1] == 1:
+        return labels.double().mean()
+    values, counts = labels.unique(dim=0, return_counts=True)
+    return values[counts.argmax()]
+
+
+def majority_score(trace: ExitTrace, metric: MetricLike) -> float:
+    """Compute the score of a model that reads no text: it always gives the most frequent label of the same rows.
+
+    An exit that scores no better has learned nothing that the metric sees. For regression the answer is the mean of
+    the labels, whose correlation with anything is 0; with several labels at once it is the most frequent label set.
+
+    Args:
+        trace: Trace with labels.
+        metric: Name of a metric, a `Metric`, or a function of true labels and predictions, as for `tradeoff_curve`.
+
+    Returns:
+        The score.
+
+    Raises:
+        ValueError: If the trace has no labels, or no metric has this name.
+        TypeError: If `metric` is neither a name, a `Metric` nor a function.
+        ImportError: If the metric needs the extra `train`, which is not installed.
+
+    Examples:
+        >>> trace = ExitTrace(torch.zeros(4, 1, 2), torch.zeros(4, 1), torch.tensor([1, 0, 1, 1]), (6,), "gt")
+        >>> majority_score(trace, "accuracy")
+        0.75
+    """
+    if isinstance(metric, str):
+        check_classes(metric, trace.logits.shape[-1], trace.multi_label)
+    labels = trace.known_labels()
+    return compute_score(metric, predictions=majority_answer(trace).expand_as(labels), references=labels)
 
 
 def choose_layer(trace: ExitTrace, metric: MetricLike, max_drop: float = 0.01) -> int:

@@ -75,6 +75,7 @@ class SplitMetrics(_Measured, total=False):
             exit_criterion: its exit criterion,
             exit_temperatures: its temperatures, and
             patience_tolerance: its tolerance.
+        majority: metric -> value of always giving the most frequent label of the same texts.
         samples: number of texts.
         data: names of data set and split, and a fingerprint.
         version: version of this package that measured.
@@ -90,6 +91,7 @@ class SplitMetrics(_Measured, total=False):
     exit_criterion: str | None
     exit_temperatures: list[float] | None
     patience_tolerance: float | None
+    majority: Mapping[str, float]
     samples: int
     data: Mapping[str, Any]
     version: str

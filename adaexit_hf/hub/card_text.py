@@ -1,5 +1,6 @@
 """The sentences and tables of a model card, as Markdown."""
 
+import math
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -86,7 +87,8 @@ def threshold_table(
     rows = []
     for point in _once(curve, points):
         name = "none: full depth" if point.threshold is None else f"{point.threshold:.6g}"
-        cells = [name, f"{point.score:.4f}", f"{point.mean_layers:.2f}", f"{point.saving:.1%}"]
+        score = f"{point.score:.4f}{', no better than the majority' * point.no_better_than_majority}"
+        cells = [name, score, f"{point.mean_layers:.2f}", f"{point.saving:.1%}"]
         if speed:
             measured = None if point.threshold is None else speed_ups.get(point.threshold)
             cells.append("not measured" if measured is None else f"{measured:.2f}x")
@@ -193,7 +195,30 @@ def results_table(metrics: Mapping[str, SplitMetrics], dataset: CardDataset | No
     introduction = f"Measured on {dataset_link(dataset)}:\n\n" if dataset else ""
     honest = [f"`{split}`" for split, measured in metrics.items() if "cross_fitted_thresholds" in measured]
     note = f"\n\nThe results on {', '.join(honest)} with exits are {HONEST}." if honest else ""
-    return introduction + table(header, rows) + note if rows else ""
+    majority = majority_note(metrics)
+    return introduction + table(header, rows) + note + (f"\n\n{majority}" if majority else "") if rows else ""
+
+
+def majority_note(metrics: Mapping[str, SplitMetrics]) -> str:
+    """What a constant answer scores on each split, as a paragraph; "" where it is not known.
+
+    >>> majority_note({"test": {"at_threshold": {"f1": 0.8}, "majority": {"f1": 0.8122}}}).split("; ")
+    ['Without reading the text (always the most frequent label', 'for numbers their mean): F1 0.8122 on `test`. \
+Early exit is no better than that in F1 on `test`.']
+    """
+    known = {split: measured["majority"] for split, measured in metrics.items() if "majority" in measured}
+    listed = [
+        f"{readable(name)} {value:.4f} on `{split}`" for split, of in known.items() for name, value in of.items()
+    ]
+    worse = [
+        f"{readable(name)} on `{split}`"
+        for split, of in known.items()
+        for name, value in of.items()
+        if metrics[split]["at_threshold"].get(name, math.inf) <= value
+    ]
+    told = f" Early exit is no better than that in {', '.join(worse)}." if worse else ""
+    note = f"Without reading the text (always the most frequent label; for numbers their mean): {', '.join(listed)}."
+    return note + told if listed else ""
 
 
 def dataset_link(dataset: CardDataset) -> str:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 # Colour-blind readers can distinguish these colours, and so can readers of a black-and-white print.
 LINE, CHOSEN, INK, FAINT = "#2166ac", "#b84a00", "#24292f", "#d8dee4"
 # Line styles of several methods: colours for colour-blind readers (Okabe and Ito), with dashes for similar colours.
+# Each also has a marker, so that a print without colours tells them apart.
+MARKERS = ("o", "s", "^", "D", "v", "P", "h", "X")
 STYLES: tuple[tuple[str, Any], ...] = (
     ("#0072b2", "-"), ("#d55e00", "-"), ("#009e73", "-"), ("#7f7f7f", (0, (1, 1))), ("#cc79a7", "-"),
     ("#e69f00", (0, (5, 2))), ("#56b4e9", (0, (5, 2))), ("#000000", "-"),
@@ -25,7 +27,7 @@ SMALL, NORMAL = 9.5, 11  # points
 def tradeoff_figure(
     curve: Sequence[CurvePoint], metric: str, depth: int, chosen: Any = None, on: str = ""
 ) -> "Figure":
-    """Plot score against layers run, with the score at full depth as a line.
+    """Plot score against layers run, with the score at full depth as a line, and that of the majority if it is near.
 
     Args:
         curve: Curve from `tradeoff_curve`.
@@ -70,6 +72,14 @@ def tradeoff_figure(
                 color=CHOSEN, fontsize=SMALL, textcoords="offset points", va="bottom" if above else "top",
                 ha="right" if left else "left", zorder=1.5, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
             )  # fmt: skip
+    low, high = min(scores), max(scores)
+    majority = curve[0].majority
+    if majority is not None and low - (high - low) < majority < high:  # further off it would press the curve together
+        axes.axhline(majority, color=INK, linewidth=1, linestyle=(0, (1, 2)), zorder=1)
+        axes.annotate(
+            f"most frequent answer {majority:.4f}", (1, majority), (-4, 4), xycoords=("axes fraction", "data"),
+            textcoords="offset points", fontsize=SMALL, color=INK, ha="right",
+        )  # fmt: skip
     axes.margins(y=0.22)  # room for the labels of the points
     axes.set_xlim(min(1.0, *layers) - 0.02 * depth, 1.02 * depth)
     axes.set_xticks(range(depth, 0, -(1 + depth // 13)))
@@ -118,10 +128,11 @@ def comparison_figure(
         raise ValueError(f"curves: got {len(curves)}; pass 1 to {len(STYLES)}, or draw several figures")
     figure, axes = _canvas(f"{metric[:1].upper()}{metric[1:]} and layers run{on and f': {on}'}")
     axes.grid(axis="y", color=FAINT, linewidth=0.8)
-    for (name, curve), (color, dashes) in zip(curves.items(), STYLES, strict=False):
+    for (name, curve), (color, dashes), marker in zip(curves.items(), STYLES, MARKERS, strict=False):
         if curve:
             points = sorted((point.mean_layers, point.score) for point in curve)
-            axes.plot(*zip(*points, strict=True), color=color, linestyle=dashes, linewidth=1.6, label=name)
+            style = {"color": color, "linestyle": dashes, "marker": marker, "markersize": 4, "markevery": 0.2}
+            axes.plot(*zip(*points, strict=True), linewidth=1.6, label=name, **style)
     for point in (fixed or {}).values():
         axes.plot(*point, "D", color=INK, markersize=5, zorder=4)
     if lowest is not None:

@@ -3,20 +3,37 @@
 import html
 import json
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from string import Template
 from typing import Any, NamedTuple
 
 import numpy
 
+from ..evaluation.bootstrap import score_bands
 from ..evaluation.metrics import METRICS
 from ..evaluation.thresholds import spread_thresholds
 from ..evaluation.trace import ExitTrace, check_same_data, made_up, predictions
+from ..evaluation.tradeoff import majority_score
 from ..models.configuration_early_exit import Threshold
+from ..models.exit_criteria import counted
 from .attributed_tokens import DIGITS, TokenAttributions, embedded
 
 ASSETS = Path(__file__).parent / "assets"
 READY_IN_WORDS = {"lt": "below", "le": "at or below", "gt": "above", "ge": "at or above"}
+# What the score of an exit criterion is, to end the sentence "a text leaves at the first exit where".
+CRITERIA_IN_WORDS = {
+    "entropy": "the entropy of the class probabilities (0 if the exit is certain of a class)",
+    "normalized_entropy": "the entropy of the class probabilities as a share of the largest possible one (0: certain, "
+    "1: undecided)",
+    "confidence": "the probability of the predicted class",
+    "margin": "the lead of the most probable class over the second (a difference of probabilities)",
+    "patience": "the number of exits in a row that gave the same answer",
+    "layer": "the number of its layer (so that all texts leave at the same exit)",
+    "learned": "the certainty, which a small trained unit estimates from the exit's input,",
+    "dact": "the lead that the predicted class keeps whatever the later layers answer",
+    "depth": "the share of the text's tokens that have reached the depth they need",
+}
 
 
 class Report(NamedTuple):
@@ -54,6 +71,7 @@ def write_report(
     thresholds: Threshold | Mapping[str, Threshold] = None,
     texts: Sequence[str | Sequence[str]] | None = None,
     attributions: Mapping[str, Sequence[TokenAttributions]] | None = None,
+    fixed: Mapping[str, tuple[float, float]] | None = None,
     title: str = "Early exit",
     note: str = "",
     most_rows: int = 200,
@@ -67,6 +85,7 @@ def write_report(
         thresholds: As for `build_report`.
         texts: As for `build_report`.
         attributions: As for `build_report`.
+        fixed: As for `build_report`.
         title: As for `build_report`.
         note: As for `build_report`.
         most_rows: As for `build_report`.
@@ -96,6 +115,7 @@ def write_report(
         thresholds=thresholds,
         texts=texts,
         attributions=attributions,
+        fixed=fixed,
         title=title,
         note=note,
         most_rows=most_rows,
@@ -110,13 +130,15 @@ def build_report(
     thresholds: Threshold | Mapping[str, Threshold] = None,
     texts: Sequence[str | Sequence[str]] | None = None,
     attributions: Mapping[str, Sequence[TokenAttributions]] | None = None,
+    fixed: Mapping[str, tuple[float, float]] | None = None,
     title: str = "Early exit",
     note: str = "",
     most_rows: int = 200,
 ) -> Report:
     """Build an HTML page with the trade-off curves of one or more traces and a threshold slider for each.
 
-    When a slider moves, the page recomputes all its numbers from the trace.
+    When a slider moves, the page recomputes all its numbers from the trace. Scores have a 95 % bootstrap interval over
+    the samples, and are compared with always giving the most frequent answer, see `majority_score`.
 
     Args:
         traces: One trace with labels, or several of the same data set by the name of the method. A single trace is
@@ -130,9 +152,11 @@ def build_report(
         texts: One text per sample, or one pair of texts. Default: the page shows the samples' numbers.
         attributions: Token attributions from `token_attributions` by name of the trace, for all samples or for the
             first ones. They are rounded to 1/45 of the largest value of a row, to keep the page small. Default: none.
+        fixed: Models without exits to compare with, e.g. an encoder of fewer layers that was trained as such: by name
+            `(layers, score)`, with the score of the same metric on the same samples. Default: none.
         title: Title of the page.
         note: Sentence shown below the title. Default: none.
-        most_rows: Largest number of samples shown at once. Default: 200.
+        most_rows: Samples shown at first, and how many more with each click on "Show more". Default: 200.
 
     Returns:
         The page. Call its `save(path)` to write it into a file.
@@ -152,22 +176,28 @@ def build_report(
         '<!doctype html>'
     """
     named = {"model": traces} if isinstance(traces, ExitTrace) else dict(traces)
-    _check(named, metric, texts, attributions or {})
+    _check(named, metric, texts, attributions or {}, fixed or {})
     first = next(iter(named.values()))
     num_labels = first.logits.shape[-1]
     all_names = [trace.label_names for trace in named.values() if trace.label_names]
     label_names = next((names for names in all_names if not made_up(names)), [*all_names, range(num_labels)][0])
     starts = _start_thresholds(named, thresholds)
+    thresholds_of = {name: _thresholds(trace, starts[name]) for name, trace in named.items()}
+    bands = {
+        name: score_bands(trace, metric, [_in_bounds(threshold, trace) for threshold in thresholds_of[name]])
+        for name, trace in named.items()
+    }
     methods = [
         {
             "name": name,
             "criterion": (trace.criterion or "score").replace("_", " "),
-            "leaves": READY_IN_WORDS[trace.ready],
+            "rule": _rule(trace),
             "exit_layers": trace.exit_layers,
             "ready": trace.ready,
             "scores": [[_exact(score) for score in row] for row in trace.scores.float().tolist()],
             "answers": _answers(trace),
-            "thresholds": _thresholds(trace, starts[name]),
+            "thresholds": thresholds_of[name],
+            "bands": [band and [round(end, 5) for end in band] for band in bands[name]],
             "start": starts[name],
             "flops": _flops(trace),
             "attributions": embedded(name, (attributions or {}).get(name), texts),
@@ -177,6 +207,8 @@ def build_report(
     written = _label_set if first.multi_label else _exact
     data = {
         "metric": metric,
+        "majority": _majority(first, metric),
+        "fixed": [{"name": name, "layers": layers, "score": score} for name, (layers, score) in (fixed or {}).items()],
         "truth": [written(value) for value in first.known_labels().tolist()],
         "labels": None if num_labels == 1 else list(map(str, label_names)),
         "label_sets": first.multi_label,
@@ -193,7 +225,13 @@ def build_report(
     return Report(Template((ASSETS / "report_template.html").read_text(encoding="utf-8")).substitute(parts))
 
 
-def _check(traces: Mapping[str, ExitTrace], metric: str, texts: Any, attributions: Mapping[str, Any]) -> None:
+def _check(
+    traces: Mapping[str, ExitTrace],
+    metric: str,
+    texts: Any,
+    attributions: Mapping[str, Any],
+    fixed: Mapping[str, tuple[float, float]],
+) -> None:
     if not isinstance(metric, str) or metric not in METRICS:
         raise ValueError(f"metric: got {metric!r}, which the page cannot compute; choose one of {', '.join(METRICS)}")
     check_same_data(list(traces.values()), list(traces))
@@ -214,6 +252,9 @@ def _check(traces: Mapping[str, ExitTrace], metric: str, texts: Any, attribution
         raise ValueError(f"metric: got '{metric}' for {kind}; pass {' or '.join(suitable)}")
     if texts is not None and len(texts) != samples:
         raise ValueError(f"texts: got {len(texts)} for {samples} samples; pass one per sample")
+    for name, (layers, score) in fixed.items():
+        if not (isfinite(layers) and isfinite(score)):
+            raise ValueError(f"fixed['{name}']: got {(layers, score)}; pass (layers, score), two finite numbers")
     _check_names("attributions", attributions, traces)
     for name, rows in attributions.items():
         if not 0 < len(rows) <= samples:
@@ -227,6 +268,27 @@ def _check_names(argument: str, values: Mapping[str, Any], traces: Mapping[str, 
     unknown = [name for name in values if name not in traces]
     if unknown:
         raise ValueError(f"{argument}: got '{unknown[0]}'; the traces are {', '.join(traces)}")
+
+
+def _rule(trace: ExitTrace) -> str:
+    """Return when a text leaves, as a sentence."""
+    if len(trace.exit_layers) == 1:
+        return f"There is one exit, after layer {trace.depth}, at which all texts leave."
+    score = CRITERIA_IN_WORDS.get(trace.criterion or "", f"the {trace.criterion or 'readiness'} score")
+    label = ", of its least sure label," if trace.multi_label and not counted(trace.criterion) else ""
+    layers = ", ".join(map(str, trace.exit_layers))
+    return (
+        f"There are exits after layers {layers}. A text leaves at the first exit where {score}{label} is "
+        f"{READY_IN_WORDS[trace.ready]} the threshold, and otherwise at the last one."
+    )
+
+
+def _majority(trace: ExitTrace, metric: str) -> float | None:
+    """Return the score of always giving the most frequent answer; None where the metric is not defined."""
+    try:
+        return majority_score(trace, metric)
+    except ValueError:
+        return None  # the page shows that no score is defined for these labels
 
 
 def _start_thresholds(
@@ -265,6 +327,15 @@ def _rounded(threshold: Threshold) -> Any:
         return [_rounded(value) for value in threshold]
     largest = float(numpy.finfo(numpy.float32).max)
     return None if threshold is None else _exact(min(max(float(threshold), -largest), largest))
+
+
+def _in_bounds(threshold: Any, trace: ExitTrace) -> Any:
+    """Move a threshold that `_rounded` put outside of the bounds of its criterion, such as ln 2, back to them."""
+    if threshold is None or trace.bounds is None:
+        return threshold
+    if isinstance(threshold, list):
+        return [_in_bounds(value, trace) for value in threshold]
+    return min(max(threshold, trace.bounds[0]), trace.bounds[1])
 
 
 def _answers(trace: ExitTrace) -> list[list[float | int | str | None]]:

@@ -20,6 +20,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from adaexit_hf import (
     METHODS,
     BerxitForSequenceClassification,
+    DeeBertForSequenceClassification,
     ExitTrace,
     __version__,
     bootstrap_samples,
@@ -33,6 +34,7 @@ from adaexit_hf.cli import main as cli
 from adaexit_hf.cli.help import help_text
 from adaexit_hf.cli.parser import INDENT, WIDTH
 from adaexit_hf.cli.printing import print_curve, print_results
+from adaexit_hf.evaluation.summary import results_at_threshold
 
 TEXTS = ["very good film", "bad book", "good", "very very bad film"]
 
@@ -466,13 +468,16 @@ def choice_of(answers_: list[list[int]], scores: list[list[float]]) -> ExitTrace
         ([[0, 0], [0, 1]], None, "the threshold saves nothing, all texts run through all layers; allow a larger"),
         ([[0, 0], [0, 1]], 0.95, "the threshold saves nothing"),
         ([[0, 0], [0, 1]], 0.1, "all texts leave at the first exit; if later exits should matter"),
-        ([[0, 0], [0, 1]], 0.5, ""),
+        ([[0, 0], [0, 1]], 0.5, "the exit after layer 1, where 50% of the texts leave, gives the same answer to all"),
+        ([[0, 1], [1, 0]], None, "the threshold saves nothing"),
+        ([[1, 1], [0, 1]], 0.5, "accuracy at the threshold is 0.5000, no better than 0.5000 of always giving the mo"),
+        ([[0, 0], [1, 1]], 0.5, ""),
     ],
 )
 def test_a_choice_without_use_is_told(capsys, answers_: list, threshold: float | None, message: str) -> None:
-    evaluate_command.tell_of_choice("train", choice_of(answers_, [[0.9, 0.9], [0.3, 0.9]]), threshold)
+    evaluate_command.tell_of_choice("train", choice_of(answers_, [[0.9, 0.9], [0.3, 0.9]]), threshold, "accuracy")
     err = capsys.readouterr().err
-    assert err.startswith(f"adaexit train: {message}") if message else not err
+    assert f"adaexit train: {message}" in err if message else not err
 
 
 def test_thresholds_per_exit_are_said_to_be_no_point_of_the_curve(capsys, checkpoint, labelled) -> None:
@@ -488,13 +493,27 @@ def test_thresholds_of_equal_depth_are_printed_in_order(capsys) -> None:
     assert [point.threshold for point in curve] == [0.4, 0.5, 0.6, 0.8, None]
     print_curve(curve, "accuracy", 0.6)
     rows = [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]]
-    assert rows == ["0.4", "0.5", "0.6", "0.8", "full"]
+    assert rows == ["0.4000", "0.5000", "0.6000", "0.8000", "full", "majority"]
+
+
+def test_points_and_exits_no_better_than_the_majority_are_marked(capsys) -> None:
+    scores = torch.tensor([[0.9, 0.9], [0.3, 0.9], [0.2, 0.9]])
+    answers_ = torch.eye(2)[torch.tensor([[0, 0], [0, 1], [0, 1]])]
+    trace = ExitTrace(answers_, scores, torch.tensor([0, 1, 1]), (1, 2), "gt")
+    print_curve(tradeoff_curve(trace, "accuracy", [0.1, 0.5]), "accuracy", 0.1)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].endswith("50.0% * <- chosen") and lines[3].endswith("16.7%") and lines[2].split()[0] == "0.1000"
+    assert lines[-1].split()[:2] == ["majority", "0.6667"] and lines[-1].endswith("* no better than that")
+    print_results({"dev": results_at_threshold(trace, ("accuracy",), 0.5)}, "accuracy")
+    printed = capsys.readouterr().out
+    assert "1.0000 with exits, 0.6667 of always the most frequent answer" in printed
+    assert "1: 0.3333*  2: 1.0000  (* no better than the majority)" in printed
 
 
 def test_evaluate_says_what_the_exits_cost(capsys, checkpoint, labelled) -> None:
     (found,) = answers(called(capsys, "evaluate", checkpoint, *labelled))
     result = found["validation"]
-    assert result["samples"] == 12
+    assert (result["samples"], result["majority"]) == (12, {"accuracy": 0.5})
     predicted = answers(called(capsys, "predict", checkpoint, *(TEXTS * 3)))
     right = [answer["label"] == ("good" if "good" in answer["text"] else "bad") for answer in predicted]
     assert result["at_threshold"]["accuracy"] == pytest.approx(sum(right) / 12)
@@ -741,6 +760,58 @@ def test_report_explains_no_negative_number(capsys, checkpoint, labelled) -> Non
     assert "explain: got -1; pass the number of samples to explain, 0 or more" in message
 
 
+@pytest.fixture
+def another(start, tmp_path) -> str:
+    """A checkpoint of another method, with the same classes in another order."""
+    names = {"id2label": {0: "good", 1: "bad"}, "label2id": {"good": 0, "bad": 1}}
+    DeeBertForSequenceClassification.from_encoder_pretrained(start, **names, exit_threshold=0.68).save_pretrained(
+        tmp_path / "other"
+    )
+    AutoTokenizer.from_pretrained(start).save_pretrained(tmp_path / "other")
+    return str(tmp_path / "other")
+
+
+def test_checkpoints_are_compared_in_one_table(capsys, checkpoint, another, labelled) -> None:
+    found = json.loads(called(capsys, "compare", checkpoint, another, *labelled, "--json"))
+    assert (found["samples"], found["metric"], found["majority"]) == (12, "accuracy", 0.5)
+    for folder, model in zip((checkpoint, another), found["models"], strict=True):
+        (alone,) = answers(called(capsys, "evaluate", folder, *labelled))
+        result = alone["validation"]
+        assert model["name"] == Path(folder).name
+        assert (model["full_depth"], model["at_threshold"]) == (
+            result["full_depth"]["accuracy"],
+            result["at_threshold"]["accuracy"],
+        )
+        assert (model["mean_layers"], model["saving"]) == (result["mean_exit_layer"], result["saving"])
+        assert model["interval"] == pytest.approx(result["intervals"]["accuracy"])
+    lines = called(capsys, "compare", checkpoint, another, *labelled).splitlines()
+    assert lines[1] == "accuracy on validation, 12 samples"
+    assert [line.split()[0] for line in lines[3:]] == ["model", "other", "majority"]
+
+
+def test_several_checkpoints_are_on_one_page(capsys, checkpoint, another, labelled, tmp_path) -> None:
+    before = {path: path.read_bytes() for path in Path(checkpoint).iterdir()}
+    called(capsys, "report", checkpoint, another, *labelled, "--output", str(tmp_path / "both"))
+    data = embedded((tmp_path / "both" / "comparison.html").read_text())
+    assert [method["name"] for method in data["methods"]] == ["model", "other"]
+    assert [method["start"] for method in data["methods"]] == [0.5, 0.68]
+    assert (data["labels"], data["texts"]) == (["bad", "good"], TEXTS * 3)
+    assert {path: path.read_bytes() for path in Path(checkpoint).iterdir()} == before
+    message = refused(capsys, "report", checkpoint, another, *labelled, "--explain", "2")
+    assert "explain: got 2 with 2 checkpoints; pass one checkpoint, or leave it out" in message
+
+
+def test_checkpoints_of_other_classes_are_not_compared(capsys, checkpoint, several, another, labelled) -> None:
+    edit_config(another, id2label={"0": "good", "1": "awful"}, label2id={"good": 0, "awful": 1})
+    for command in ("compare", "report"):
+        message = refused(capsys, command, checkpoint, another, *labelled)
+        assert f"checkpoints: '{another}' has the classes ['good', 'awful'], but '{checkpoint}' has [" in message
+    assert "is given twice; pass each once" in refused(capsys, "compare", another, another, *labelled)
+    assert "there is no folder 'nowhere'" in refused(capsys, "compare", another, "nowhere", *labelled)
+    message = refused(capsys, "compare", checkpoint, another, *labelled, "--exit_threshold", "0.5")
+    assert "exit_threshold: got 0.5 for 2 checkpoints, which have thresholds of their own; leave it out" in message
+
+
 def test_report_counts_flops(capsys, checkpoint, labelled) -> None:
     assert "FLOPs saved" not in called(capsys, "report", checkpoint, *labelled)
     assert "FLOPs saved" in called(capsys, "report", checkpoint, *labelled, "--flops")
@@ -825,12 +896,31 @@ def test_results_without_an_interval_are_printed(capsys) -> None:
 
 def test_benchmark_prints_ratios(capsys, checkpoint, tmp_path) -> None:
     (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
-    flags = ["--rounds", "1", "--batch_size", "2", "--pairs", "predict/static-sorted"]
+    flags = ["--rounds", "1", "--batch_size", "2", "--pairs", "predict/static-sorted", "--json"]
     (found,) = answers(called(capsys, "benchmark", checkpoint, str(tmp_path / "texts.txt"), *flags))
     assert found["texts"] == 4
     assert len(found["eta"]) == 3
     assert "pairs: got 'predict'" in refused(
         capsys, "benchmark", checkpoint, str(tmp_path / "texts.txt"), "--pairs", "predict"
+    )
+
+
+def test_benchmark_times_single_texts_and_many(capsys, checkpoint, tmp_path) -> None:
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
+    flags = [str(tmp_path / "texts.txt"), "--rounds", "2", "--single_texts", "2"]
+    single, many = answers(called(capsys, "benchmark", checkpoint, *flags, "--json"))
+    assert (single["texts"], single["candidate"], many["texts"]) == (2, "single", 4)
+    for record in (single, many):
+        times = record["milliseconds"]
+        assert set(times) == {record["candidate"], record["baseline"]}
+        assert all(0 < time["median"] <= time["p95"] for time in times.values())
+        assert len(record["seconds"]) == 2
+    printed = called(capsys, "benchmark", checkpoint, *flags)
+    rows = [line.split() for line in printed.splitlines() if line.startswith("  ")]
+    assert [row[:2] for row in rows] == 2 * [["with", "exits"], ["stock", "classifier"]]
+    assert "milliseconds per text" in printed and "one text at a time, 2 texts" in printed
+    assert "single_texts: got 0; pass a whole number from 1" in refused(
+        capsys, "benchmark", checkpoint, flags[0], "--single_texts", "0"
     )
 
 

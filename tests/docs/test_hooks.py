@@ -54,7 +54,19 @@ def test_equations_become_mathml() -> None:
 
 def test_every_command_has_a_table() -> None:
     tables = HOOKS["command_tables"]()
-    for command in ("train", "evaluate", "calibrate", "report", "predict", "benchmark", "card", "convert", "push"):
+    commands = (
+        "train",
+        "evaluate",
+        "calibrate",
+        "report",
+        "compare",
+        "predict",
+        "benchmark",
+        "card",
+        "convert",
+        "push",
+    )
+    for command in commands:
         assert f"## adaexit {command}\n" in tables
     assert "| `--max_drop` | `0.01` |" in tables and "| `checkpoint` | |" in tables
 

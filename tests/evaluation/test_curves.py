@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from adaexit_hf import CurvePoint, ExitTrace, area_under_curve, tradeoff_curve
-from adaexit_hf.evaluation.bootstrap import bootstrap_samples, bootstrap_seeds
+from adaexit_hf.evaluation.bootstrap import bootstrap_samples, bootstrap_seeds, score_bands
 from adaexit_hf.evaluation.curves import areas_between, mean_curve, score_at
 from adaexit_hf.evaluation.metrics import Metric, compute_score
 from adaexit_hf.evaluation.summary import results_at_threshold
+from adaexit_hf.evaluation.trace import predictions
 from adaexit_hf.evaluation.tradeoff import exit_histogram, layer_scores, oracle_bound, oracle_exits
 
 NAN = math.nan
@@ -238,6 +239,32 @@ def test_an_interval_over_samples_is_as_wide_as_theory_says() -> None:
     )
     narrow = bootstrap_samples([coin(400, 0.8)], scored, level=0.5)
     assert interval.low < narrow.low < 0.8 < narrow.high < interval.high
+
+
+@pytest.mark.parametrize(
+    ("metric", "labels", "several"),
+    [("accuracy", 3, False), ("f1", 2, False), ("matthews_correlation", 3, False), ("pearson", 1, False)]
+    + [(metric, 3, True) for metric in ("accuracy", "f1_micro", "f1_macro")],
+)
+def test_bands_are_the_intervals_at_every_threshold(metric: str, labels: int, several: bool) -> None:
+    truth = torch.rand(20) if labels == 1 else torch.randint(labels, (20,))
+    truth = torch.randint(2, (20, labels)) if several else truth
+    trace = ExitTrace(torch.randn(20, 2, labels), torch.rand(20, 2), truth, (1, 2), "gt", multi_label=several)
+    for threshold, band in zip([0.5, None], score_bands(trace, metric, [0.5, None], resamples=30), strict=True):
+
+        def score(drawn: ExitTrace, threshold: float | None = threshold) -> float:
+            answers = predictions(drawn.at(threshold)[0], several)
+            return compute_score(metric, predictions=answers, references=drawn.labels)
+
+        assert band == pytest.approx(bootstrap_samples([trace], score, resamples=30)[1:], abs=1e-6)
+
+
+def test_there_is_no_band_where_a_score_is_not_defined() -> None:
+    without = ExitTrace(torch.zeros(20, 1, 2), torch.zeros(20, 1), torch.zeros(20), (1,), "gt")
+    assert score_bands(without, "f1", [None]) == [None]
+    number = ExitTrace(torch.zeros(20, 1, 1), torch.zeros(20, 1), torch.rand(20), (1,), "gt")
+    assert score_bands(number, "spearmanr", [None]) == [None]
+    assert score_bands(number, "pearson", [None]) == [(0.0, 0.0)]
 
 
 def test_traces_are_resampled_together() -> None:

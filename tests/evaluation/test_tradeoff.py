@@ -20,9 +20,9 @@ from adaexit_hf import (
 )
 from adaexit_hf.evaluation.curves import mean_curve
 from adaexit_hf.evaluation.summary import results_at_threshold
-from adaexit_hf.evaluation.thresholds import spread_thresholds
+from adaexit_hf.evaluation.thresholds import best_point, spread_thresholds
 from adaexit_hf.evaluation.trace import predictions
-from adaexit_hf.evaluation.tradeoff import layer_scores, oracle_bound, oracle_exits
+from adaexit_hf.evaluation.tradeoff import layer_scores, majority_score, oracle_bound, oracle_exits
 from adaexit_hf.models import EarlyExitForSequenceClassification
 from adaexit_hf.models.padded_batches import padded_batch
 
@@ -68,11 +68,43 @@ def test_a_curve_says_which_settings_made_its_trace() -> None:
 
 
 def test_a_metric_may_be_given_by_name(by_hand: ExitTrace) -> None:
-    assert tradeoff_curve(by_hand, "accuracy", [0.7, 0.45]) == tradeoff_curve(by_hand, ACCURACY, [0.7, 0.45])
+    by_function = tradeoff_curve(by_hand, ACCURACY, [0.7, 0.45])
+    assert tradeoff_curve(by_hand, "accuracy", [0.7, 0.45]) == [point._replace(majority=0.5) for point in by_function]
     assert layer_scores(by_hand, "f1") == {2: 0.0, 3: 0.5, 6: pytest.approx(2 / 3)}
     assert oracle_bound(by_hand, "accuracy") == oracle_bound(by_hand, ACCURACY)
     with pytest.raises(ValueError, match="metric: got 'acc'; choose accuracy, f1, .* or f1_macro"):
         layer_scores(by_hand, "acc")
+
+
+def test_the_majority_is_the_most_frequent_answer_of_the_same_rows() -> None:
+    for labels in ([1, 0, 2, 1, 1], [2, 2, 0, 0, 1], [0, 0, 0]):
+        trace = ExitTrace(
+            torch.zeros(len(labels), 1, 3), torch.zeros(len(labels), 1), torch.tensor(labels), (2,), "gt"
+        )
+        assert majority_score(trace, "accuracy") == pytest.approx(max(map(labels.count, labels)) / len(labels))
+    sets = torch.tensor([[1, 0], [1, 1], [1, 0]])
+    trace = ExitTrace(torch.zeros(3, 1, 2), torch.zeros(3, 1), sets, (2,), "gt", multi_label=True)
+    assert majority_score(trace, "f1_micro") == pytest.approx(2 * 3 / (4 + 3))
+    trace = ExitTrace(torch.zeros(3, 1, 1), torch.zeros(3, 1), torch.tensor([1.0, 2.0, 6.0]), (2,), "gt")
+    errors = Metric(lambda labels, predicted: (predicted - labels).abs().mean(), higher_is_better=False)
+    assert (majority_score(trace, "pearson"), majority_score(trace, errors)) == (0.0, 2.0)
+
+
+def test_a_point_knows_whether_it_is_better_than_the_majority(by_hand: ExitTrace) -> None:
+    curve = tradeoff_curve(by_hand, "accuracy", [0.0, 0.7])  # 0.0: whoever has a score leaves at once
+    assert [(point.majority, point.score) for point in curve] == [(0.5, 0.5), (0.5, 1.0), (0.5, 0.5)]
+    assert [point.no_better_than_majority for point in curve] == [True, False, True]
+    assert not any(point.no_better_than_majority for point in tradeoff_curve(by_hand, ACCURACY))  # unknown
+    results = results_at_threshold(by_hand, ("accuracy", "f1"), 0.7)
+    assert results["majority"] == {"accuracy": 0.5, "f1": 0.0}  # class 0, the lower of two that are as frequent
+
+
+def test_a_choice_that_saves_nothing_or_knows_nothing_is_told() -> None:
+    with pytest.warns(UserWarning, match="curve: no threshold saves layers within max_drop=0.01, so that all texts"):
+        choose_threshold([CURVE[0], CURVE[-1]])
+    poor = [point._replace(majority=0.8) for point in CURVE]
+    with pytest.warns(UserWarning, match="score of the choice, 0.8, is no better than that of always .*, 0.8; choose"):
+        choose_threshold(poor)
 
 
 def test_f1_of_three_classes_of_which_one_never_occurs(by_hand: ExitTrace) -> None:
@@ -357,12 +389,12 @@ def test_the_chosen_threshold_saves_most_within_the_allowed_drop(max_drop: float
 
 
 def test_full_depth_is_chosen_when_every_threshold_costs_too_much() -> None:
-    assert choose_threshold([CURVE[0], CURVE[-1]]).threshold is None
+    assert best_point([CURVE[0], CURVE[-1]], 0.01).threshold is None
 
 
 def test_the_drop_of_a_negative_score_is_downwards() -> None:
     curve = [CurvePoint(0.5, -1.05, 3.0, 0.75), CurvePoint(None, -1.0, 12.0, 0.0)]
-    assert [choose_threshold(curve, drop).threshold for drop in (0.01, 0.1)] == [None, 0.5]
+    assert [best_point(curve, drop).threshold for drop in (0.01, 0.1)] == [None, 0.5]
 
 
 def test_where_lower_is_better_the_smallest_error_is_chosen() -> None:

@@ -1,6 +1,7 @@
 """The HTML report: what it embeds and refuses, and what a real browser makes of it."""
 
 import dataclasses
+import math
 import re
 import shutil
 from collections.abc import Iterator
@@ -15,12 +16,15 @@ from helpers.words import new_tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from adaexit_hf.evaluation.bootstrap import score_bands
 from adaexit_hf.evaluation.metrics import compute_score
 from adaexit_hf.evaluation.trace import ExitTrace, predictions
 from adaexit_hf.evaluation.tradeoff import layer_scores, tradeoff_curve
 from adaexit_hf.interpretation.attribution import Attribution, Explanation
+from adaexit_hf.models import METHODS
+from adaexit_hf.models.exit_criteria import CRITERIA
 from adaexit_hf.visualization.attributed_tokens import TokenAttributions, token_attributions
-from adaexit_hf.visualization.html_report import build_report, write_report
+from adaexit_hf.visualization.html_report import ASSETS, CRITERIA_IN_WORDS, build_report, write_report
 
 TEXTS = ["</script><b>bold</b>", "not so bad", "good", "bad & worse"] * 5
 
@@ -91,7 +95,7 @@ def test_the_folder_is_made(tmp_path: Path) -> None:
 def test_the_page_says_what_the_trace_knows() -> None:
     data = embedded(build_report(made_trace(2, label_names=("bad", "good"))).page)
     assert (data["labels"], data["methods"][0]["criterion"]) == (["bad", "good"], "confidence")
-    assert data["methods"][0]["leaves"] == "above"
+    assert "first exit where the probability of the predicted class is above the thr" in data["methods"][0]["rule"]
     data = embedded(build_report(made_trace(2, label_names=None, criterion=None, bounds=None)).page)
     assert (data["labels"], data["methods"][0]["criterion"]) == (["0", "1"], "score")
 
@@ -190,6 +194,60 @@ def test_an_answer_that_is_not_finite_is_none_of_the_classes() -> None:
 def test_attributions_of_another_text_are_refused() -> None:
     with pytest.raises(ValueError, match=r"text: 'w5' has other tokens than the 3 that were explained; pass the text"):
         token_attributions(explanation(["[CLS]", "w6", "[SEP]"]), "w5", new_tokenizer())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_criterion_is_said_in_plain_english(method: str) -> None:
+    own = METHODS[method].config_class.own_criterion
+    assert {own, *CRITERIA} - {None} <= CRITERIA_IN_WORDS.keys()
+
+
+def test_the_rule_says_which_label_must_be_sure_and_what_one_exit_does() -> None:
+    (method,) = embedded(build_report(several(), metric="f1_micro").page)["methods"]
+    assert "class, of its least sure label, is above the threshold, and otherwise at the last one" in method["rule"]
+    (method,) = embedded(build_report(made_trace(exits=(4,))).page)["methods"]
+    assert method["rule"] == "There is one exit, after layer 4, at which all texts leave."
+
+
+def test_the_page_has_the_baselines_and_the_interval_of_every_threshold() -> None:
+    trace = made_trace()
+    data = embedded(build_report(trace, thresholds=0.5, fixed={"3 layers": (3.0, 0.4)}).page)
+    assert (data["majority"], data["fixed"]) == (0.35, [{"name": "3 layers", "layers": 3.0, "score": 0.4}])
+    (method,) = data["methods"]
+    bands = dict(zip(map(str, method["thresholds"]), method["bands"], strict=True))
+    expected = score_bands(trace, "accuracy", [0.5, None])
+    assert [bands["0.5"], bands["None"]] == [pytest.approx(band, abs=1e-5) for band in expected]
+    with pytest.raises(
+        ValueError, match=r"fixed\['3 layers'\]: got \(3.0, nan\); pass \(layers, score\), two finite numb"
+    ):
+        build_report(trace, fixed={"3 layers": (3.0, NAN)})
+
+
+def test_a_threshold_that_rounding_puts_outside_of_its_bounds_has_an_interval() -> None:
+    scores = torch.full((20, 3), math.log(2)).nextafter(torch.tensor(0.0))
+    trace = dataclasses.replace(made_trace(2), scores=scores, ready="lt", criterion="entropy", bounds=(0, math.log(2)))
+    (method,) = embedded(build_report(trace, thresholds=math.log(2)).page)["methods"]
+    assert method["start"] > math.log(2) and None not in method["bands"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_colours_of_methods_stand_out_from_the_page(scheme: str) -> None:
+    template = (ASSETS / "report_template.html").read_text(encoding="utf-8")
+    colours = re.findall(r"--(page|card|m\d): (#\w+)", template)
+    half = len(colours) // 2
+    named = dict(colours[:half] if scheme == "light" else colours[half:])
+    assert len(named) == 10
+
+    def luminance(colour: str) -> float:
+        code = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
+        parts = [int(code[place : place + 2], 16) / 255 for place in (0, 2, 4)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    for ground in ("page", "card"):
+        for index in range(8):
+            low, high = sorted(luminance(named[name]) for name in (ground, f"m{index}"))
+            assert (high + 0.05) / (low + 0.05) >= 4.5, (ground, index)
 
 
 @pytest.fixture(scope="module")
@@ -346,7 +404,7 @@ def test_samples_are_filtered_and_tokens_coloured(browser: Any, tmp_path: Path) 
         attributions={"model": found},
     )
     page = opened(browser, path)
-    assert page.locator("#m0-threshold").inner_text() == "0.5"
+    assert page.locator("#m0-threshold").inner_text() == "0.5000"
     assert page.locator("#table b").count() == 0  # a text is never markup
     logits, layers = trace.at(0.5)
     wrong = (predictions(logits) != trace.labels) & (layers == 1)
@@ -422,6 +480,24 @@ def test_a_score_that_is_not_defined_is_no_zero(browser: Any, tmp_path: Path) ->
     assert "is not defined" in page.locator("#curves").inner_text()
 
 
+# The numbers of which a line break separates a part, in the page outside of the samples' texts.
+SPLIT_NUMBERS = """(() => {
+    const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), split = [];
+    while (walker.nextNode()) {
+        const node = walker.currentNode;
+        if (!node.parentElement.offsetParent || node.parentElement.closest("script, option, .text")) continue;
+        for (const match of node.textContent.matchAll(/[-\\d.]+(\\s%)?/g)) {
+            const range = document.createRange();
+            range.setStart(node, match.index);
+            range.setEnd(node, match.index + match[0].length);
+            const lines = new Set([...range.getClientRects()].map((box) => Math.round(box.top)));
+            if (lines.size > 1) split.push(node.textContent);
+        }
+    }
+    return split;
+})()"""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [400, 1280])
 def test_everything_fits_the_page_and_the_keyboard_reaches_it(browser: Any, tmp_path: Path, width: int) -> None:
@@ -434,5 +510,101 @@ def test_everything_fits_the_page_and_the_keyboard_reaches_it(browser: Any, tmp_
     page.keyboard.press("Home")
     assert page.locator("#m1-layers").inner_text() != before
     assert page.locator("#m1-slider").get_attribute("aria-valuetext").startswith("threshold ")
+    assert page.evaluate(SPLIT_NUMBERS) == []
     unnamed = "[...document.querySelectorAll('input, select')].filter((each) => !each.labels.length).length"
     assert page.evaluate(unnamed) == 0
+
+
+@pytest.mark.slow
+def test_no_point_is_hidden_under_another(browser: Any, tmp_path: Path) -> None:
+    trace = made_trace(2)
+    same = dict.fromkeys(("a", "b", "c"), trace)
+    fixed = {"a": (2.0, 0.5), "b": (2.0, 0.5)}
+    path = write_report(same, tmp_path / "report.html", thresholds=dict.fromkeys(same, 0.5), fixed=fixed)
+    page = opened(browser, path, viewport={"width": 400, "height": 800})
+    boxes = [page.locator(f"#m{index}-dot").bounding_box() for index in range(3)]
+    centres = [complex(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2) for box in boxes]
+    assert min(abs(a - b) for index, a in enumerate(centres) for b in centres[:index]) > 14
+    shapes = page.evaluate("[...document.querySelectorAll('path[id$=dot]')].map((dot) => dot.getAttribute('d'))")
+    dashes = page.evaluate("data.methods.map((_, index) => dashOf(index))")
+    assert len(set(shapes)) == len(set(dashes)) == 3
+
+
+@pytest.mark.slow
+def test_points_tell_their_values_to_mouse_and_keyboard(browser: Any, tmp_path: Path) -> None:
+    trace = made_trace(2)
+    page = opened(browser, write_report(trace, tmp_path / "report.html", thresholds=0.5, fixed={"3 layers": (3, 0.6)}))
+    tip, point = page.locator(".tip"), tradeoff_curve(trace, "accuracy", [0.5])
+    box = page.locator("#m0-dot").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    chosen = next(each for each in point if each.threshold == 0.5)
+    assert "model, threshold 0.5000" in tip.inner_text() and f"{chosen.mean_layers:.2f} layers" in tip.inner_text()
+    page.mouse.move(0, 0)
+    assert tip.is_hidden()
+    page.locator(".hit").first.focus()
+    first = tip.inner_text()
+    assert page.locator(".hit").first.get_attribute("aria-label") == first.replace("\n", ", ")
+    page.keyboard.press("ArrowRight")
+    assert tip.inner_text() != first
+    page.keyboard.press("Enter")
+    assert page.locator("#m0-slider").input_value() == "1"
+    labels = page.evaluate("[...document.querySelectorAll('.hit')].map((hit) => hit.getAttribute('aria-label'))")
+    assert labels[-1] == "3 layers, without exits, accuracy 60.0\u00a0%, 3 layers"
+    assert sum(label.startswith("all texts leave after layer") for label in labels) == 3
+
+
+@pytest.mark.slow
+def test_sliders_bars_and_points_have_the_colour_of_their_method(browser: Any, tmp_path: Path) -> None:
+    traces = {name: made_trace(2, seed=seed) for seed, name in enumerate("ab")}
+    page = opened(browser, write_report(traces, tmp_path / "report.html"))
+    for index in range(2):
+        of = f"""(() => {{ const style = (name, part) => getComputedStyle(document.querySelector(name))[part];
+            return [style("#m{index}-slider", "accentColor"), style("#m{index}-exits .bar", "backgroundColor"),
+                style("#m{index}-dot", "fill")]; }})()"""
+        assert len(set(page.evaluate(of))) == 1
+
+
+@pytest.mark.slow
+def test_what_is_no_better_than_the_majority_is_named(browser: Any, tmp_path: Path) -> None:
+    labels = (torch.arange(20) < 15).long()
+    logits = torch.stack([torch.eye(2)[torch.ones(20).long()], torch.eye(2)[labels]], dim=1)
+    trace = ExitTrace(logits, torch.rand(20, 2), labels, (1, 2), "gt", criterion="confidence", bounds=(0.0, 1.0))
+    page = opened(browser, write_report(trace, tmp_path / "report.html", thresholds=0.0))
+    warning = page.locator("#m0-warning")
+    assert warning.inner_text() == "This is no better than always giving the most frequent answer (75.00\u00a0%)."
+    assert [cell.endswith("\u25bc") for cell in page.locator("#m0-exits td:last-child").all_inner_texts()] == [
+        True,
+        False,
+    ]
+    assert "majority (always the most frequent answer): 75.0\u00a0%" in page.locator(".legend").inner_text()
+    slide(page, page.evaluate("data.methods[0].curve.length >> 1"))
+    assert warning.inner_text() == "The exit after layer 1 gives the same answer to all texts."
+    slide(page, page.evaluate("data.methods[0].curve.length - 1"))
+    assert warning.inner_text() == ""
+
+
+@pytest.mark.slow
+def test_samples_are_cards_on_a_narrow_screen_and_more_are_shown_on_demand(browser: Any, tmp_path: Path) -> None:
+    path = write_report(made_trace(2), tmp_path / "report.html", texts=TEXTS, most_rows=8)
+    page = opened(browser, path, viewport={"width": 400, "height": 800})
+    region = page.locator("[aria-labelledby=samples-title].scroll")
+    assert region.evaluate("each => each.scrollWidth <= each.clientWidth")
+    cells = page.locator("#table tbody tr").first.locator("td")
+    assert cells.evaluate_all("cells => cells.map((cell) => getComputedStyle(cell).display)") == ["block"] * 7
+    assert cells.evaluate_all("cells => cells.map((cell) => cell.dataset.name)")[:3] == ["sample", "text", "label"]
+    more = page.locator("#more")
+    assert (more.inner_text(), page.locator("#table tbody tr").count()) == ("Show 8 more of 12", 8)
+    more.click()
+    more.click()
+    assert (more.is_hidden(), page.locator("#table tbody tr").count()) == (True, 20)
+
+
+@pytest.mark.slow
+def test_thresholds_are_in_order_and_have_equal_decimals(browser: Any, tmp_path: Path) -> None:
+    page = opened(browser, write_report(made_trace(2), tmp_path / "report.html"))
+    last, shown = page.evaluate("data.methods[0].curve.length") - 1, []
+    for place in range(last):
+        slide(page, place)
+        shown.append(page.locator("#m0-threshold").inner_text())
+    assert len({len(name.partition(".")[2]) for name in shown}) == 1
+    assert list(map(float, shown)) == sorted(map(float, shown))  # a confidence: the lowest threshold saves most

@@ -1,9 +1,7 @@
 "use strict";
 // Computes the result of early exit at any threshold from the predictions and scores of every exit (a trace).
 const data = JSON.parse(document.getElementById("data").textContent);
-const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b58900", "#56b4e9", "#8a6fd1", "#7f7f7f"];
-const DASHES = ["", "7 4", "2 3", "10 3 2 3", "4 2", "12 4"];
-const state = { at: [], method: 0, layer: "all", right: "all", search: "", explain: "none" };
+const state = { at: [], method: 0, layer: "all", right: "all", search: "", explain: "none", rows: data.most_rows };
 
 const READY = { lt: (s, t) => s < t, le: (s, t) => s <= t, gt: (s, t) => s > t, ge: (s, t) => s >= t };
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
@@ -100,10 +98,10 @@ function run(method, threshold) {
 data.methods.forEach((method, index) => {
   method.rows = []; // table rows, kept until their content changes
   method.layer_scores = method.exit_layers.map((_, k) => scoreOf(method.answers.map((row) => row[k])));
-  const distinct = new Map(method.thresholds.map((threshold) => [JSON.stringify(threshold), threshold]));
-  method.curve = [...distinct.values()].map((threshold) => {
-    const { score, layers } = run(method, threshold);
-    return { threshold, score, mean_layers: layers };
+  const distinct = new Map(method.thresholds.map((threshold, k) => [JSON.stringify(threshold), { threshold, band: method.bands[k] }]));
+  method.curve = [...distinct.values()].map(({ threshold, band }) => {
+    const { score, layers, saving } = run(method, threshold);
+    return { threshold, score, mean_layers: layers, saving, band };
   }).sort((a, b) => a.mean_layers - b.mean_layers || (a.threshold === null) - (b.threshold === null));
   const start = JSON.stringify(method.start);
   choose(index, method.curve.findIndex((point) => JSON.stringify(point.threshold) === start));
