@@ -220,8 +220,8 @@ def test_in_short_is_computed():
         "layers, mean of 1 data set (from -10.0 to -10.0)."
     )
     assert lines[-1] == (
-        "- Recommended recipe minus `static-1`, at 1 layers: +5.0 points, mean of 1 data set (from +5.0 to +5.0). With "
-        "three seeds, it is better on 1, worse on 0, and not seen to differ on 0 of 1 data sets."
+        "- Recommended recipe minus `static-1`, at 1 layers: +5.0 points, mean of 1 data set (from +5.0 to +5.0). "
+        "With three seeds, it is better on 1, worse on 0, and not seen to differ on 0 of 1 data sets."
     )
 
 
