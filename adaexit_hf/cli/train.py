@@ -8,8 +8,9 @@
 
 Your own data is a data set on the Hub or a local folder (`--dataset_name`), or .csv, .tsv, .jsonl, .json or .parquet
 files (`--train_file`, `--validation_file`). It has one or two text columns, and a label column with classes, or with
-floats for regression. Several labels at once are a column with lists of classes, or columns of 0 and 1, one per label
-(`--label_columns`). If there is no validation split, `--validation_fraction 0.1` takes one from train.
+floats for regression, which are guessed if only one choice makes sense. Several labels at once are a column with lists
+of classes, or columns of 0 and 1, one per label (`--label_columns`). If there is no validation split, a tenth of train
+becomes one.
 
 `--method plain` fine-tunes the encoder without exits. Its `--method_config` goes to the encoder's config, e.g.
 '{"num_hidden_layers": 3}'. With `--layer_drop 0.2` its curve has one point for each number of evenly spaced layers
@@ -65,8 +66,9 @@ from ..trainer.trainer import EarlyExitTrainer
 from ..trainer.training_args import EarlyExitTrainingArguments
 from ..utils.files import check_writable
 from ..utils.spelling import did_you_mean
-from .data_arguments import DataArguments, evaluation_splits, first_rows, load_splits, reserve_validation
+from .data_arguments import DataArguments, evaluation_splits, first_rows, load_splits
 from .evaluate import honest_scores, tell_of_choice
+from .options import MAX_DROP_HELP, Fraction, limit_length
 from .parser import CommandParser
 from .printing import print_curve, print_results
 
@@ -144,22 +146,14 @@ class Arguments(DataArguments):
         default=1,
         metadata={"help": "Only with --token_depths_model: tokens masked in each copy of a text. The paper uses 1."},
     )
-    max_drop: float = field(
-        default=0.01, metadata={"help": "Largest allowed drop of the score, as a fraction of the full-depth score."}
-    )
-    train_file: str | None = field(
+    max_seq_length: int | None = field(
         default=None,
         metadata={
-            "help": "File to train on, instead of a data set: .csv, .tsv, .jsonl, .json or .parquet. Also needs "
-            "--validation_file or --validation_fraction."
+            "help": "Truncate texts to this many tokens, then and in all uses of the model. Default: 128, or fewer "
+            "if the encoder's tokenizer truncates earlier."
         },
     )
-    validation_fraction: float | None = field(
-        default=None,
-        metadata={
-            "help": "If there is no validation split: take this fraction of train, the same rows for every seed."
-        },
-    )
+    max_drop: Fraction = field(default=Fraction(0.01), metadata={"help": MAX_DROP_HELP})
     max_train_samples: int | None = field(
         default=None, metadata={"help": "Train on this many rows, chosen with the training seed."}
     )
@@ -171,6 +165,9 @@ class Arguments(DataArguments):
     )
 
     def __post_init__(self) -> None:
+        self.max_drop = Fraction(self.max_drop)  # "2%" in a file of settings
+        if self.validation_fraction is not None:
+            self.validation_fraction = Fraction(self.validation_fraction)
         if self.method_config is None or isinstance(self.method_config, str):  # how the parser passes a dict
             try:
                 self.method_config = json.loads(self.method_config or "{}")
@@ -185,11 +182,6 @@ class Arguments(DataArguments):
         if self.recipe == "recommended" and self.method == "plain":
             raise ValueError(
                 "recipe: got 'recommended' with --method plain, which has no exits; leave out one of them"
-            )
-        if self.train_file and not self.validation_file and self.validation_fraction is None:
-            raise ValueError(
-                "validation_file: missing; with --train_file pass --validation_file too, to choose the threshold on, "
-                "or --validation_fraction 0.1, which takes these rows from train"
             )
 
 
@@ -219,6 +211,8 @@ def build_model(arguments: Arguments, labels: Labels) -> Any:
         ValueError: The method is unknown, or its settings cannot be compared at full depth.
     """
     options: dict[str, Any] = {"num_labels": labels.num_labels}
+    if arguments.method != "plain":
+        options["pairs"] = len(arguments.columns()) == 2
     # Said in every case: `plain` would take over that of a fine-tuned classifier.
     if labels.multi_label:
         options["problem_type"] = "multi_label_classification"
@@ -373,9 +367,8 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     if training.hub_strategy == HubStrategy.EVERY_SAVE:  # models pushed during training have no threshold yet
         training.hub_strategy = HubStrategy.END
 
-    text_columns = arguments.columns()
-    splits, column = load_splits(arguments, arguments.train_file), arguments.label_column
-    splits = reserve_validation(splits, arguments.evaluation_names(), arguments.validation_fraction, column)
+    splits = load_splits(arguments, training=True)
+    text_columns, column = arguments.columns(), arguments.label()
     has_minus_one = "train" in splits and column in splits["train"].column_names and -1 in splits["train"][column]
     evaluation = evaluation_splits(arguments, splits, ("train",), has_minus_one)
     for name in ("train", *evaluation):
@@ -390,10 +383,11 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     model = build_model(arguments, labels)
     check_flags(arguments, model)
     dropping = layer_drop(model, arguments.layer_drop) if arguments.layer_drop else None
-    length = min(arguments.max_seq_length, tokenizer.model_max_length)
+    encoder_config = None if arguments.method == "plain" else model.config.encoder_config
+    limit_length(tokenizer, encoder_config, arguments.max_seq_length, default=128)
 
     def encode(rows: datasets.Dataset) -> datasets.Dataset:
-        return tokenize(rows, tokenizer, text_columns, arguments.label_column, labels, length)
+        return tokenize(rows, tokenizer, text_columns, column, labels)
 
     with training.main_process_first(desc="tokenizing"):
         datasets_by_split = {"train": encode(first_rows(splits["train"], arguments.max_train_samples, training.seed))}

@@ -50,7 +50,12 @@ def test_files_of_different_columns_are_refused(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     (tmp_path / "train.csv").write_text("text,label\na,1\n")
     (tmp_path / "dev.csv").write_text("sentence,gold\na,1\n")
-    splits = load_splits(DataArguments(validation_file=str(tmp_path / "dev.csv")), str(tmp_path / "train.csv"))
+    splits = load_splits(
+        DataArguments(
+            validation_file=str(tmp_path / "dev.csv"), train_file=str(tmp_path / "train.csv"), text_columns=["text"]
+        ),
+        training=True,
+    )
     with pytest.raises(ValueError, match="split 'validation' has no column 'text'; it has sentence, gold"):
         check_columns(splits["validation"], ["text"], "label", "validation")
 
@@ -103,7 +108,10 @@ def test_json_rows_may_leave_columns_out(tmp_path: Path) -> None:
 def test_train_and_validation_may_have_different_formats(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("text,label\na,1\n")
     (tmp_path / "dev.jsonl").write_text('{"text": "b", "label": 1}')
-    splits = load_splits(DataArguments(validation_file=str(tmp_path / "dev.jsonl")), str(tmp_path / "train.csv"))
+    splits = load_splits(
+        DataArguments(validation_file=str(tmp_path / "dev.jsonl"), train_file=str(tmp_path / "train.csv")),
+        training=True,
+    )
     assert splits["train"].features == splits["validation"].features
 
 

@@ -133,11 +133,11 @@ def test_predict_gives_all_labels_above_a_half(capsys, several) -> None:
 
 def test_several_labels_are_evaluated_calibrated_and_reported(capsys, several) -> None:
     checkpoint, flags = several
-    result = json.loads(called(capsys, "evaluate", checkpoint, *flags))["validation"]
+    result = json.loads(called(capsys, "evaluate", checkpoint, *flags, "--json"))["validation"]
     assert set(result["at_threshold"]) == {"f1_micro", "f1_macro", "accuracy"}
     low, high = result["intervals"]["f1_micro"]
     assert low <= result["at_threshold"]["f1_micro"] <= high
-    chosen = json.loads(called(capsys, "calibrate", checkpoint, *flags, "--temperatures"))
+    chosen = json.loads(called(capsys, "calibrate", checkpoint, *flags, "--temperatures", "--json"))
     assert chosen["metric"] == "f1_micro" and len(chosen["exit_temperatures"]) == 3
     called(capsys, "report", checkpoint, *flags)
     assert (Path(checkpoint) / "report.html").exists()
@@ -298,7 +298,7 @@ def test_calibrate_takes_no_threshold_and_push_no_stale_numbers(capsys, checkpoi
         cli.main(["calibrate", checkpoint, *labelled, "--exit_threshold", "0.9"])
     assert "unrecognized arguments: --exit_threshold" in capsys.readouterr().err
     called(capsys, "report", checkpoint, *labelled)
-    called(capsys, "calibrate", checkpoint, *labelled, "--max_drop", "1")
+    called(capsys, "calibrate", checkpoint, *labelled, "--max_drop", "99%", "--json")
     assert "was measured at exit_threshold 0.5" in refused(capsys, "push", checkpoint, "you/model")
 
 
@@ -387,9 +387,10 @@ def test_misspelt_names_are_recognized(capsys, checkpoint, labelled, flags: list
 
 
 def test_max_drop_is_checked_before_work(capsys) -> None:
-    assert "max_drop: got 1.5; pass a fraction from 0 to 1" in refused(
-        capsys, "calibrate", "nowhere", "--max_drop", "1.5"
-    )
+    for command in (["calibrate", "nowhere"], ["train", "--model_name_or_path", "nowhere", "--output_dir", "out"]):
+        assert "max_drop: got 2; pass a fraction from 0 to below 1, e.g. 0.01. Did you mean 0.02 (2%)?" in refused(
+            capsys, *command, "--max_drop", "2"
+        )
 
 
 @pytest.mark.parametrize("command", ["report", "card", "convert"])
@@ -476,7 +477,7 @@ def test_thresholds_of_equal_depth_are_printed_in_order(capsys) -> None:
 
 
 def test_evaluate_says_what_the_exits_cost(capsys, checkpoint, labelled) -> None:
-    (found,) = answers(called(capsys, "evaluate", checkpoint, *labelled))
+    (found,) = answers(called(capsys, "evaluate", checkpoint, *labelled, "--json"))
     result = found["validation"]
     assert result["samples"] == 12
     predicted = answers(called(capsys, "predict", checkpoint, *(TEXTS * 3)))
@@ -508,7 +509,7 @@ def test_made_up_names_of_classes_say_nothing(capsys, checkpoint, tmp_path, colu
     rows = [{"text": text, "label": column["good" in text]} for text in TEXTS]
     (tmp_path / "dev.jsonl").write_text("\n".join(map(json.dumps, rows)))
     flags = ["--validation_file", str(tmp_path / "dev.jsonl"), "--text_columns", "text"]
-    assert cli.main(["evaluate", checkpoint, *flags]) == 0
+    assert cli.main(["evaluate", checkpoint, *flags, "--json"]) == 0
     printed = capsys.readouterr()
     found = json.loads(printed.out)["validation"]["at_threshold"]["accuracy"]
     assert found == pytest.approx(sum(right) / len(right))
@@ -565,14 +566,14 @@ def test_other_classes_than_those_of_the_checkpoint_are_refused(of_data: list) -
 def test_calibrate_changes_nothing_but_the_threshold(capsys, checkpoint, labelled) -> None:
     path = Path(checkpoint, "config.json")
     before = json.loads(path.read_text())
-    (chosen,) = answers(called(capsys, "calibrate", checkpoint, *labelled, "--max_drop", "1"))
+    (chosen,) = answers(called(capsys, "calibrate", checkpoint, *labelled, "--max_drop", "99%", "--json"))
     after = json.loads(path.read_text())
     assert chosen["threshold"] != before["exit_threshold"]
     assert after == before | {"exit_threshold": chosen["threshold"]}
 
 
 def test_calibrate_scores_each_half_with_the_threshold_of_the_other(capsys, checkpoint, labelled, tmp_path) -> None:
-    (chosen,) = answers(called(capsys, "calibrate", checkpoint, *labelled, "--max_drop", "0.3"))
+    (chosen,) = answers(called(capsys, "calibrate", checkpoint, *labelled, "--max_drop", "0.3", "--json"))
     model, words = (kind.from_pretrained(checkpoint) for kind in (AutoModelForSequenceClassification, AutoTokenizer))
     rows = [{"label": int("good" in text), **words(text)} for text in TEXTS * 3]
     trace = collect_trace(model, rows, progress=False)
@@ -585,11 +586,11 @@ def test_calibrate_chooses_one_layer_for_all(capsys, checkpoint, labelled) -> No
     path = Path(checkpoint, "config.json")
     before = json.loads(path.read_text())
     (chosen,) = answers(
-        called(capsys, "calibrate", checkpoint, *labelled, "--max_drop", "1", "--exit_criterion", "layer")
+        called(capsys, "calibrate", checkpoint, *labelled, "--max_drop", "99%", "--exit_criterion", "layer", "--json")
     )
     assert (chosen["threshold"], chosen["mean_layers"]) == (1.0, 1.0)
     assert json.loads(path.read_text()) == before | {"exit_threshold": 1.0, "exit_criterion": "layer"}
-    (found,) = answers(called(capsys, "evaluate", checkpoint, *labelled))
+    (found,) = answers(called(capsys, "evaluate", checkpoint, *labelled, "--json"))
     assert found["validation"]["exit_histogram"] == {"1": 12, "2": 0, "3": 0}
 
 
@@ -603,22 +604,26 @@ def test_a_regression_that_learned_to_exit_may_leave_at_one_layer(capsys, start,
     )
     data = ["--validation_file", str(tmp_path / "dev.csv"), "--text_columns", "text"]
     called(
-        capsys, "calibrate", str(tmp_path / "model"), *data, "--exit_criterion", "layer", "--max_drop", "1",
+        capsys, "calibrate", str(tmp_path / "model"), *data, "--exit_criterion", "layer", "--max_drop", "99%",
         "--metrics", "pearson",
     )  # fmt: skip
     config = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").config
-    assert (config.exit_criterion, config.lte_variant) == ("layer", "paper")
+    assert (config.exit_criterion, config.lte_variant) == ("layer", "authors")
+    flags = ["--exit_criterion", "learned", "--metrics", "pearson"]
+    called(capsys, "calibrate", str(tmp_path / "model"), *data, *flags)
+    config = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").config
+    assert (config.exit_criterion, config.lte_variant) == ("learned", "authors")
 
 
 def test_calibrate_refuses_a_criterion_that_the_checkpoint_does_not_have(capsys, checkpoint, labelled) -> None:
     before = Path(checkpoint, "config.json").read_text()
     said = refused(capsys, "calibrate", checkpoint, *labelled, "--exit_criterion", "learned")
-    assert "exit_criterion: got 'learned', but the checkpoint was trained with 'confidence'" in said
+    assert "exit_criterion: got 'learned', but the checkpoint has 'confidence'" in said
     assert Path(checkpoint, "config.json").read_text() == before
 
 
 def test_calibrate_with_temperatures_saves_them(capsys, checkpoint, labelled) -> None:
-    called(capsys, "calibrate", checkpoint, *labelled, "--temperatures")
+    called(capsys, "calibrate", checkpoint, *labelled, "--temperatures", "--json")
     model = AutoModelForSequenceClassification.from_pretrained(checkpoint)
     assert len(model.config.exit_temperatures) == len(model.config.exit_layers)
 
@@ -630,7 +635,7 @@ def test_a_full_disk_leaves_the_config_as_it_was(capsys, checkpoint, labelled, m
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", full)
-    message = refused(capsys, "calibrate", checkpoint, *labelled, "--max_drop", "1")
+    message = refused(capsys, "calibrate", checkpoint, *labelled, "--max_drop", "99%")
     assert "config.json' could not be written: No space left on device" in message
     assert Path(checkpoint, "config.json").read_text() == before
     assert not list(Path(checkpoint).glob(".*tmp"))
@@ -733,7 +738,7 @@ def test_report_counts_flops(capsys, checkpoint, labelled) -> None:
 
 
 def test_evaluate_prints_the_interval_of_the_score(capsys, checkpoint, labelled) -> None:
-    (found,) = answers(called(capsys, "evaluate", checkpoint, *labelled))
+    (found,) = answers(called(capsys, "evaluate", checkpoint, *labelled, "--json"))
     low, high = found["validation"]["intervals"]["accuracy"]
     assert low < found["validation"]["at_threshold"]["accuracy"] < high
     assert f"interval over samples: {low:.4f} to {high:.4f}" in called(capsys, "report", checkpoint, *labelled)
@@ -747,7 +752,7 @@ def test_the_interval_is_that_of_the_answers_at_the_threshold(capsys, checkpoint
         return bootstrap_samples(traces, statistic)
 
     monkeypatch.setattr(evaluate_command, "bootstrap_samples", recorded)
-    (found,) = answers(called(capsys, "evaluate", checkpoint, *labelled))
+    (found,) = answers(called(capsys, "evaluate", checkpoint, *labelled, "--json"))
     predicted = answers(called(capsys, "predict", checkpoint, *(TEXTS * 3)))
     right = torch.tensor([answer["label"] == ("good" if "good" in answer["text"] else "bad") for answer in predicted])
     (trace,) = resampled
@@ -762,7 +767,7 @@ def test_the_interval_is_that_of_the_answers_at_the_threshold(capsys, checkpoint
 def test_an_interval_that_is_not_defined_is_null(capsys, checkpoint, labelled, monkeypatch) -> None:
     scores = iter([0.5])  # of all samples; then come the resamples
     monkeypatch.setattr(evaluate_command, "compute_score", lambda metric, **_: next(scores, math.nan))
-    assert cli.main(["evaluate", checkpoint, *labelled]) == 0
+    assert cli.main(["evaluate", checkpoint, *labelled, "--json"]) == 0
     printed = capsys.readouterr()
     assert json.loads(printed.out)["validation"]["intervals"] == {"accuracy": None}
     assert "validation: no interval of accuracy: statistic: is nan on 1000 of 1000 resamples" in printed.err
@@ -776,7 +781,7 @@ def test_numbers_that_are_not_finite_have_no_score(capsys, start, tmp_path, labe
     model.save_pretrained(tmp_path / "broken")
     AutoTokenizer.from_pretrained(start).save_pretrained(tmp_path / "broken")
     Path(labelled[1]).write_text("text,label\ngood,1.5\nbad,0.5\nvery good,2.0\n")
-    assert cli.main(["evaluate", str(tmp_path / "broken"), *labelled]) == 0
+    assert cli.main(["evaluate", str(tmp_path / "broken"), *labelled, "--json"]) == 0
     printed = capsys.readouterr()
     found = json.loads(printed.out)["validation"]
     assert (found["at_threshold"], found["not_finite"]) == ({"spearmanr": None, "pearson": None}, 9)

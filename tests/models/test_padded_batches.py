@@ -169,11 +169,11 @@ def test_all_paths_give_the_same_answers_with_a_tokenizer_that_pads_on_the_left(
 def test_long_rows_with_padding_on_the_left_keep_their_words() -> None:
     model = build("deebert")
     row = {"input_ids": [0] * 30 + [2, *range(5, 15), 3], "attention_mask": [0] * 30 + [1] * 12}
-    (read,) = read_rows([row], None, model.config.encoder_config)
+    (read,) = read_rows([row], None, model.config)
     assert read["input_ids"] == [2, *range(5, 15), 3]
     long = {"input_ids": [0] * 30 + [2, *range(5, 55), 3], "attention_mask": [0] * 30 + [1] * 52}
     with pytest.warns(UserWarning, match="1 texts have more than 32 tokens"):
-        (read,) = read_rows([long], None, model.config.encoder_config)
+        (read,) = read_rows([long], None, model.config)
     assert read["input_ids"] == [2, *range(5, 35), 3]
 
 
@@ -346,7 +346,7 @@ def test_a_single_tokenized_row_is_refused_with_the_call_to_make() -> None:
 
 def test_any_number_but_0_in_a_mask_is_a_token() -> None:
     row = {"input_ids": [0, 5, 6, 0], "attention_mask": [0, 2, 2, 0]}
-    assert read_rows([row], None, build("deebert").config.encoder_config)[0]["input_ids"] == [5, 6]
+    assert read_rows([row], None, build("deebert").config)[0]["input_ids"] == [5, 6]
 
 
 def test_a_batch_size_in_place_of_the_tokenizer_is_refused() -> None:
