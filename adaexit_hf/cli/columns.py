@@ -99,11 +99,11 @@ def _values(rows: Rows, name: str) -> list[Any]:
 def _few(values: Sequence[Any]) -> bool:
     """Return whether the values are few different ones, but not all the same, as the labels of classes are.
 
-    >>> _few(["a", "b"] * 5), _few(["a"] * 10), _few(list(range(10)))
+    >>> _few(["a", "b"] * 5), _few(["a"] * 10), _few(["a", "b"])
     (True, False, False)
     """
     distinct = len(set(map(str, values)))
-    return 1 < distinct <= max(2, min(MOST_LABELS, len(values) // ROWS_PER_LABEL))
+    return 1 < distinct < len(values) and distinct <= max(2, min(MOST_LABELS, len(values) // ROWS_PER_LABEL))
 
 
 def _is_text(values: Sequence[Any]) -> bool:

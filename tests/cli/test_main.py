@@ -25,6 +25,7 @@ from adaexit_hf import (
     collect_trace,
     cross_fitted,
     explain,
+    predict,
     tradeoff_curve,
 )
 from adaexit_hf.cli import evaluate as evaluate_command
@@ -220,6 +221,138 @@ def test_predict_takes_pairs_of_texts(capsys, checkpoint, tmp_path) -> None:
         capsys, "predict", checkpoint, "--file", str(tmp_path / "pairs.jsonl"), "--text_columns", "a", "b"
     )
     assert answers(printed)[0]["text"] == ["good", "bad film"]
+
+
+@pytest.fixture
+def of_pairs(start, tmp_path) -> str:
+    """A checkpoint that was trained on pairs of texts."""
+    names = {"id2label": {0: "bad", 1: "good"}}
+    BerxitForSequenceClassification.from_encoder_pretrained(start, **names, pairs=True).save_pretrained(tmp_path / "p")
+    AutoTokenizer.from_pretrained(start).save_pretrained(tmp_path / "p")
+    return str(tmp_path / "p")
+
+
+def test_pairs_come_from_arguments_stdin_and_files(capsys, of_pairs, tmp_path, monkeypatch) -> None:
+    direct = called(capsys, "predict", of_pairs, "good", "bad film", "very good", "book")
+    assert [answer["text"] for answer in answers(direct)] == [["good", "bad film"], ["very good", "book"]]
+    lines = 'good\tbad film\n{"a": "very good", "b": "book"}\n'
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
+    assert called(capsys, "predict", of_pairs) == direct
+    rows = '{"n": 1, "b": "bad film", "a": "good"}\n{"n": 2, "a": "very good", "b": "book"}\n'
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(rows.encode())))
+    assert called(capsys, "predict", of_pairs, "--text_columns", "a", "b") == direct
+    (tmp_path / "pairs.txt").write_text("good\tbad film\nvery good\tbook\n")
+    assert called(capsys, "predict", of_pairs, "--file", str(tmp_path / "pairs.txt")) == direct
+    (tmp_path / "pairs.csv").write_text("id;premise;hypothesis\n1;good;bad film\n2;very good;book\n")
+    flags = ["--file", str(tmp_path / "pairs.csv"), "--text_columns", "premise", "hypothesis"]
+    assert called(capsys, "predict", of_pairs, *flags) == direct
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (
+            ["good", "bad", "book"],
+            "texts: got 3 arguments, but the model takes pairs of texts; pass two for each pair",
+        ),
+        (["--file", "lines.txt"], "line 1 is 'good', but the model takes pairs of texts; pass two with a tab between"),
+        (["--file", "lines.txt", "--text_column", "a"], "got ['a']; pass two columns, since the model was trained on"),
+    ],
+)
+def test_a_model_of_pairs_takes_no_single_texts(
+    capsys, of_pairs, tmp_path, monkeypatch, more: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lines.txt").write_text("good\n")
+    assert message in refused(capsys, "predict", of_pairs, *more)
+
+
+def test_labelled_texts_of_the_other_kind_are_refused(capsys, of_pairs, labelled) -> None:
+    for command in ("evaluate", "calibrate", "report"):
+        message = refused(capsys, command, of_pairs, *labelled)
+        assert "text_columns: got ['text'], single texts, but the model was trained on pairs; pass two" in message
+
+
+def test_empty_texts_are_answered_with_null_and_a_reason(capsys, checkpoint, tmp_path) -> None:
+    (tmp_path / "texts.csv").write_text("n,text\n1,\n2,good\n3,  \n4,bad\n5,\n")
+    flags = ["--file", str(tmp_path / "texts.csv"), "--id_column", "n"]
+    found = answers(called(capsys, "predict", checkpoint, *flags))
+    assert [answer["id"] for answer in found] == list("12345")
+    assert found[0] == {
+        "id": "1", "text": "", "label": None, "score": None, "exit_layer": None, "reason": "the text is empty",
+    }  # fmt: skip
+    direct = answers(called(capsys, "predict", checkpoint, "good", "bad"))
+    assert [{"id": answer["id"]} | other for answer, other in zip(found[1::2], direct, strict=True)] == found[1::2]
+    (only,) = answers(called(capsys, "predict", checkpoint, " "))
+    assert only["reason"] == "the text is empty"
+
+
+def test_an_empty_text_has_no_labels(capsys, several) -> None:
+    (found,) = answers(called(capsys, "predict", several[0], ""))
+    assert (found["labels"], found["scores"], found["reason"]) == (None, None, "the text is empty")
+
+
+def test_predict_writes_a_file(capsys, checkpoint, tmp_path) -> None:
+    direct = called(capsys, "predict", checkpoint, "good", "bad")
+    assert cli.main(["predict", checkpoint, "good", "bad", "--output", str(tmp_path / "answers.jsonl")]) == 0
+    printed = capsys.readouterr()
+    assert (tmp_path / "answers.jsonl").read_text() == direct and printed.out == ""
+    assert "2 texts, 0 of them empty, mean exit layer" in printed.err
+    (tmp_path / "texts.txt").write_text("good\n")
+    flags = ["--file", str(tmp_path / "texts.txt"), "--output", str(tmp_path / "texts.txt")]
+    assert "output: got" in refused(capsys, "predict", checkpoint, *flags)
+
+
+def test_predict_gives_the_scores_of_all_labels(capsys, checkpoint) -> None:
+    (found,) = answers(called(capsys, "predict", checkpoint, "good", "--all_scores"))
+    assert set(found["scores"]) == {"bad", "good"} and sum(found["scores"].values()) == pytest.approx(1)
+    assert found["scores"][found["label"]] == found["score"]
+
+
+def test_the_threshold_none_is_full_depth(capsys, checkpoint, labelled) -> None:
+    flags = ["--exit_threshold", "none"]
+    assert [answer["exit_layer"] for answer in answers(called(capsys, "predict", checkpoint, "good", *flags))] == [3]
+    (found,) = answers(called(capsys, "evaluate", checkpoint, *labelled, *flags, "--json"))
+    assert found["validation"]["exit_threshold"] is None and found["validation"]["mean_exit_layer"] == 3
+    assert "exit_threshold: got 'no'; pass a number, e.g. 0.9, or none" in refused(
+        capsys, "predict", checkpoint, "good", "--exit_threshold", "no"
+    )
+
+
+def test_predict_reads_a_data_set_and_finds_its_texts(capsys, checkpoint, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "data").mkdir()
+    rows = "".join(json.dumps({"number": index, "review": text}) + "\n" for index, text in enumerate(TEXTS[:2]))
+    (tmp_path / "data" / "test.jsonl").write_text(rows)
+    assert cli.main(["predict", checkpoint, "--dataset_name", str(tmp_path / "data")]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == called(capsys, "predict", checkpoint, *TEXTS[:2])
+    assert "text_columns review (guessed; pass --text_columns for others)" in printed.err
+    flags = ["--dataset_name", str(tmp_path / "data"), "--split", "dev"]
+    assert "split: got 'dev'; the data set has test" in refused(capsys, "predict", checkpoint, *flags)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["good", "--id_column", "n"], "id_column: got 'n' and texts as arguments; leave it out"),
+        (["good", "--split", "test"], "split: got 'test' without --dataset_name; leave it out"),
+        (["good", "--delimiter", ";"], "delimiter: got ';' without a .csv file; leave it out"),
+        (["good", "--max_seq_length", "33"], "has positions for 32 tokens; pass at most 32"),
+        (["good", "--max_seq_length", "0"], "max_seq_length: got 0; pass a whole number from 1, e.g. 128"),
+    ],
+)
+def test_flags_that_would_be_ignored_are_refused(capsys, checkpoint, more: list[str], message: str) -> None:
+    assert message in refused(capsys, "predict", checkpoint, *more)
+
+
+@pytest.mark.filterwarnings("ignore:1 texts have more than 3 tokens")
+def test_texts_are_truncated_as_the_flag_says(capsys, checkpoint) -> None:
+    long, short = (
+        answers(called(capsys, "predict", checkpoint, text, "--max_seq_length", "3"))[0]["score"]
+        for text in ("good bad bad", "good")
+    )
+    assert long == pytest.approx(short, abs=1e-6)
 
 
 def test_regression_prints_the_number(capsys, start, tmp_path) -> None:
@@ -628,6 +761,36 @@ def test_calibrate_with_temperatures_saves_them(capsys, checkpoint, labelled) ->
     assert len(model.config.exit_temperatures) == len(model.config.exit_layers)
 
 
+def test_calibrate_shows_the_old_threshold_beside_the_new_one(capsys, checkpoint, labelled) -> None:
+    path = Path(checkpoint, "config.json")
+    before = path.read_text()
+    flags = [*labelled, "--max_drop", "99%", "--dry_run"]
+    (found,) = answers(called(capsys, "calibrate", checkpoint, *flags, "--json"))
+    table = called(capsys, "calibrate", checkpoint, *flags)
+    assert path.read_text() == before and found["saved"] is False and "dry run: nothing was saved" in table
+    (evaluated,) = answers(called(capsys, "evaluate", checkpoint, *labelled, "--json"))
+    assert found["old"]["threshold"] == 0.5 and found["old"]["exit_criterion"] == "confidence"
+    assert found["old"]["score"] == pytest.approx(evaluated["validation"]["at_threshold"]["accuracy"])
+    rows = [line.split() for line in table.splitlines()]
+    assert ["old", "0.5", f"{found['old']['score']:.4f}"] in [row[:3] for row in rows]
+    assert ["chosen", f"{found['threshold']:.6g}", f"{found['score']:.4f}"] in [row[:3] for row in rows]
+    called(capsys, "calibrate", checkpoint, *flags[:-1])
+    assert json.loads(path.read_text())["exit_threshold"] == found["threshold"]
+
+
+def test_the_score_of_a_threshold_in_another_unit_is_not_shown(capsys, checkpoint, labelled) -> None:
+    flags = [*labelled, "--exit_criterion", "margin", "--dry_run"]
+    (found,) = answers(called(capsys, "calibrate", checkpoint, *flags, "--json"))
+    assert found["old"] == {"exit_criterion": "confidence", "threshold": 0.5}
+    assert "exit_criterion: margin, was confidence" in called(capsys, "calibrate", checkpoint, *flags)
+
+
+def test_evaluate_prints_a_table(capsys, checkpoint, labelled) -> None:
+    (found,) = answers(called(capsys, "evaluate", checkpoint, *labelled, "--json"))
+    score = found["validation"]["full_depth"]["accuracy"]
+    assert f"accuracy: {score:.4f} at full depth" in called(capsys, "evaluate", checkpoint, *labelled)
+
+
 def test_a_full_disk_leaves_the_config_as_it_was(capsys, checkpoint, labelled, monkeypatch) -> None:
     before = Path(checkpoint, "config.json").read_text()
 
@@ -825,11 +988,21 @@ def test_benchmark_prints_ratios(capsys, checkpoint, tmp_path) -> None:
 
 def test_train_is_the_main_job(capsys, start, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    files = [write_csv(tmp_path, name, 8, ["bad", "good"]) for name in ("train", "dev")]
-    flags = ["--model_name_or_path", start, "--train_file", files[0], "--validation_file", files[1]]
-    flags += ["--text_columns", "text", "--output_dir", str(tmp_path / "out"), "--max_steps", "1", "--use_cpu"]
-    called(capsys, "train", *flags, "--save_strategy", "no", "--report_to", "none")
-    assert answers(called(capsys, "predict", str(tmp_path / "out"), "good film"))[0]["label"] in ("good", "bad")
+    file, out = write_csv(tmp_path, "train", 20, ["bad", "good"]), str(tmp_path / "out")
+    flags = ["--model_name_or_path", start, "--train_file", file, "--output_dir", out, "--max_steps", "1", "--bf16"]
+    assert cli.main(["train", *flags, "--max_seq_length", "4", "--save_strategy", "no", "--report_to", "none"]) == 0
+    printed = capsys.readouterr()
+    assert "validation, 2 samples" in printed.out and "2 of the 20 rows of train become one" in printed.err
+    assert answers(called(capsys, "predict", out, "good film"))[0]["label"] in ("good", "bad")
+    # What it was trained on is known: single texts of at most 4 tokens.
+    assert len(AutoTokenizer.from_pretrained(out)("good " * 9, truncation=True)["input_ids"]) == 4
+    model, tokenizer = AutoModelForSequenceClassification.from_pretrained(out), AutoTokenizer.from_pretrained(out)
+    with pytest.warns(UserWarning, match="1 texts have more than 4 tokens"):
+        assert predict(model, ["good good bad bad"], tokenizer).logits.isfinite().all()
+    with pytest.raises(ValueError, match="item 0 is a pair of texts, but the model was trained on single texts"):
+        predict(model, [("good", "bad")], tokenizer)
+    (found,) = answers(called(capsys, "evaluate", out, "--train_file", file, "--json"))
+    assert found["validation"]["samples"] == 2  # the rows that training held out
 
 
 def test_an_interrupt_is_no_traceback(capsys, monkeypatch) -> None:

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from helpers.tiny import ENCODERS, VARIANTS, build, inputs_of, trace_of
 from helpers.words import new_tokenizer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerFast, pipeline
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast, pipeline
 
 from adaexit_hf import collect_trace, predict
 from adaexit_hf.models import EarlyExitForSequenceClassification
@@ -396,3 +397,31 @@ def test_explaining_restores_the_mode_of_every_module(tokenizer: PreTrainedToken
     assert [module.training for module in model.modules()] == before
     attention_entropy(model, TEXTS[:1], tokenizer, progress=False)
     assert [module.training for module in model.modules()] == before
+
+
+# Pairs and single texts ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pairs", [True, False])
+def test_texts_of_the_other_kind_than_those_of_training_are_refused(
+    pairs: bool, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    config = build("deebert", pairs=pairs).config
+    of_kind = {False: "w7", True: ("w7", "w8")}
+    (row,) = read_rows([of_kind[pairs]], tokenizer, config)
+    assert row["input_ids"]
+    message = "item 1 is a (single text|pair of texts), but the model was trained on (single|pairs of) texts; pass"
+    with pytest.raises(ValueError, match=message):
+        read_rows([of_kind[pairs], of_kind[not pairs]], tokenizer, config)
+    assert len(read_rows(list(of_kind.values()), tokenizer, build("deebert").config)) == 2  # unknown: both
+
+
+def test_the_kind_of_texts_is_in_the_config(tmp_path: Path) -> None:
+    assert build("deebert").config.pairs is None and build("deebert", exit_head="pair").config.pairs is True
+    with pytest.raises(TypeError, match="pairs: got 'yes'; pass True for pairs of texts, False for single texts, or"):
+        build("deebert", pairs="yes")
+    with pytest.raises(ValueError, match="pairs: got False, but exit_head='pair' compares the two texts of a pair"):
+        build("deebert", exit_head="pair", pairs=False)
+    build("deebert", pairs=True).save_pretrained(tmp_path)
+    assert AutoModelForSequenceClassification.from_pretrained(tmp_path).config.pairs is True
+    assert AutoModelForSequenceClassification.from_pretrained(tmp_path, pairs=None).config.pairs is None
