@@ -26,6 +26,7 @@ from .evaluate import (
 )
 from .options import load
 from .printing import print_curve, print_results
+from .streams import print_json
 
 
 @dataclass(kw_only=True)
@@ -55,9 +56,9 @@ class ReportOptions(EvaluationOptions):
 def report(options: ReportOptions, positionals: Any) -> None:
     """Measure a checkpoint on labelled texts: the score and the mean exit layer at every threshold.
 
-    Prints a table, and writes report.html with a threshold slider, and metrics.json and curve.json for `adaexit card`.
-    The interval of the score is a 95 % bootstrap interval over samples. If the threshold was chosen on the same texts,
-    the interval does not account for that choice.
+    Prints tables, or with --json an object, and writes report.html with a threshold slider, and metrics.json and
+    curve.json for `adaexit card`. The interval of the score is a 95 % bootstrap interval over samples. If the threshold
+    was chosen on the same texts, the interval does not account for that choice.
     """
     output = Path(options.output or positionals.checkpoint)
     if not output.is_dir() and (options.output is None or output.exists()):
@@ -82,8 +83,11 @@ def report(options: ReportOptions, positionals: Any) -> None:
     curve = curve_with_threshold(trace, metrics[0], threshold)
     results = results_with_intervals(traces, metrics, threshold, options.for_card().name)
     tell_of_choice("report", trace, threshold)
-    print_curve(curve, f"{split} {metrics[0]}", threshold)
-    print_results(results, metrics[0])
+    if options.json:
+        print_json(results)
+    else:
+        print_curve(curve, f"{split} {metrics[0]}", threshold)
+        print_results(results, metrics[0])
     summary = {"settings": options.published(), "dataset": options.for_card()._asdict(), "results": results}
     write_results(output, summary, curve)
     folder = Path(positionals.checkpoint).resolve()
@@ -128,13 +132,12 @@ def explain_rows(
     Returns:
         The attributions of every text, or None if none of them is finite.
     """
-    progress = sys.stderr.isatty()
     try:
-        attributions = explain(model, rows, tokenizer, steps=steps, progress=progress)
+        attributions = explain(model, rows, tokenizer, steps=steps)
     except NoGradientError as error:
         reason = str(error).partition(";")[0]
         print(f"adaexit report: explaining predictions only, not readiness scores: {reason}", file=sys.stderr)
-        attributions = explain(model, rows, tokenizer, scores=False, steps=steps, progress=progress)
+        attributions = explain(model, rows, tokenizer, scores=False, steps=steps)
     by_text = [
         token_attributions(attribution, text, tokenizer) for attribution, text in zip(attributions, texts, strict=True)
     ]
