@@ -98,17 +98,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         label_column=options.label_column,
     )
     columns = data.columns()
-    splits = reserve_validation(
-        load_splits(data), data.evaluation_names(), options.validation_fraction, data.label_column
-    )
+    splits = reserve_validation(load_splits(data), data.evaluation_names(), options.validation_fraction, data.label())
     names = evaluation_splits(data, splits, ("train",))
-    labels = labels_of(splits["train"], data.label_column)
+    labels = labels_of(splits["train"], data.label())
     metrics = data.metric_names(labels)
-    tokenizer = AutoTokenizer.from_pretrained(options.model_name_or_path)
+    tokenizer = AutoTokenizer.from_pretrained(options.model_name_or_path, model_max_length=128)
     rows = {
         name: tokenize(
             first_rows(splits[name], options.max_train_samples if name == "train" else None, options.seed),
-            tokenizer, columns, data.label_column, labels, 128,
+            tokenizer, columns, data.label(), labels,
         )
         for name in ("train", *names)
     }  # fmt: skip

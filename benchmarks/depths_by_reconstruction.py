@@ -112,7 +112,7 @@ def main() -> None:
     set_seed(training.seed)
     work = Path(arguments.work_dir)
     work.mkdir(parents=True, exist_ok=True)
-    tokenizer = AutoTokenizer.from_pretrained(arguments.model_name_or_path)
+    tokenizer = AutoTokenizer.from_pretrained(arguments.model_name_or_path, model_max_length=arguments.max_seq_length)
     splits = datasets.load_dataset(
         arguments.dataset_name, arguments.dataset_config, revision=arguments.dataset_revision
     )
@@ -128,7 +128,7 @@ def main() -> None:
     if arguments.max_train_samples:
         train = train.shuffle(seed=0).select(range(min(arguments.max_train_samples, len(train))))
     train, test = (
-        tokenize(rows, tokenizer, arguments.text_columns, arguments.label_column, labels, arguments.max_seq_length)
+        tokenize(rows, tokenizer, arguments.text_columns, arguments.label_column, labels)
         for rows in (train, splits["test"])
     )
     texts = datasets.concatenate_datasets([train] if arguments.masked_lm_on_train_only else [train, test])

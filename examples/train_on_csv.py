@@ -41,18 +41,16 @@ def main() -> None:
             parser.error(f"no column '{column}' in {options.file}; it has {', '.join(rows.column_names)}")
     names = [str(value) for value in sorted(set(rows[options.label]))]
     label2id = {name: index for index, name in enumerate(names)}
-    tokenizer = AutoTokenizer.from_pretrained(options.encoder)
+    # Saved with the model: all that uses it truncates texts as training does.
+    tokenizer = AutoTokenizer.from_pretrained(options.encoder, model_max_length=128)
     rows = rows.map(
-        lambda row: (
-            tokenizer(row[options.text], truncation=True, max_length=128)
-            | {"labels": label2id[str(row[options.label])]}
-        ),
+        lambda row: tokenizer(row[options.text], truncation=True) | {"labels": label2id[str(row[options.label])]},
         remove_columns=rows.column_names,
     )
     splits = rows.train_test_split(test_size=0.1, seed=0)
 
     model = BerxitForSequenceClassification.from_encoder_pretrained(
-        options.encoder, id2label=dict(enumerate(names)), label2id=label2id
+        options.encoder, id2label=dict(enumerate(names)), label2id=label2id, pairs=False
     )
     args = EarlyExitTrainingArguments(options.output, num_train_epochs=options.epochs, save_strategy="no")
     trainer = EarlyExitTrainer(model, args, train_dataset=splits["train"], processing_class=tokenizer)

@@ -277,7 +277,7 @@ def trained_workload(
         >>> work.expected.exit_layer.tolist(), work.layer_speed_up
         ([1, 1], 3.0)
     """
-    rows = read_rows(texts, tokenizer, model.config.encoder_config)
+    rows = read_rows(texts, tokenizer, model.config)
     return workload(model, rows, texts=texts, tokenizer=tokenizer, **fields)
 
 

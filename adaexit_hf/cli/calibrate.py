@@ -2,27 +2,29 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..evaluation.collect import collect_trace
+from ..evaluation.curves import CurvePoint
 from ..evaluation.thresholds import best_point, check_max_drop
 from ..utils.files import check_writable, replace_text
 from .data_arguments import DataArguments
 from .evaluate import curve_with_threshold, honest_scores, labelled_splits, tell_of_choice
-from .options import LoadOptions, load
+from .options import MAX_DROP_HELP, Fraction, LoadOptions, OutputOptions, load
+from .printing import print_choice
 from .streams import print_json
 
 
 @dataclass(kw_only=True)
-class CalibrationOptions(DataArguments, LoadOptions):
+class CalibrationOptions(DataArguments, LoadOptions, OutputOptions):
     """Flags of `adaexit calibrate`."""
 
     batch_size: int = field(default=32, metadata={"help": "Texts per batch."})
-    max_drop: float = field(
-        default=0.01, metadata={"help": "Largest allowed drop of the score, as a fraction of the full-depth score."}
-    )
+    max_drop: Fraction = field(default=Fraction(0.01), metadata={"help": MAX_DROP_HELP})
+    dry_run: bool = field(default=False, metadata={"help": "Show what would be chosen, and save nothing."})
     exit_criterion: str | None = field(
         default=None,
         metadata={
@@ -42,8 +44,9 @@ def calibrate(options: CalibrationOptions, positionals: Any) -> None:
     """Choose the exit threshold that saves the most layers with a score within --max_drop of full depth, and save it.
 
     Only exit_threshold changes in the folder's config.json, with --temperatures also exit_temperatures, and with
-    --exit_criterion also the criterion. Prints a JSON object with the chosen threshold; its score, mean layers and
-    saving are cross-fitted: each half of the rows is answered with a threshold that was chosen on the other half.
+    --exit_criterion also the criterion; with --dry_run nothing changes. Prints the chosen threshold beside the old
+    one, or with --json an object; score, mean layers and saving of the chosen one are cross-fitted: each half of the
+    rows is answered with a threshold that was chosen on the other half.
     """
     check_max_drop(options.max_drop)
     config_file = Path(positionals.checkpoint) / "config.json"
@@ -52,7 +55,8 @@ def calibrate(options: CalibrationOptions, positionals: Any) -> None:
             f"checkpoint: '{positionals.checkpoint}' is not a local folder with a config.json; download it first, "
             f"e.g. hf download {positionals.checkpoint} --local-dir FOLDER"
         )
-    check_writable("checkpoint", config_file.parent)
+    if not options.dry_run:
+        check_writable("checkpoint", config_file.parent)
     model, tokenizer = load(positionals.checkpoint, options, exit_criterion=options.exit_criterion)
     datasets_by_split, _, metrics = labelled_splits(model, tokenizer, options)
     split, rows = next(iter(datasets_by_split.items()))
@@ -60,7 +64,7 @@ def calibrate(options: CalibrationOptions, positionals: Any) -> None:
         halves = rows.train_test_split(test_size=0.5, seed=0)
         model.calibrate_temperatures(halves["test"], batch_size=options.batch_size)
         rows = halves["train"]
-    trace = collect_trace(model, rows, batch_size=options.batch_size, progress=sys.stderr.isatty())
+    trace = collect_trace(model, rows, batch_size=options.batch_size)
     curve = curve_with_threshold(trace, metrics[0], model.config.exit_threshold)
     chosen = best_point(curve, options.max_drop)
     tell_of_choice("calibrate", trace, chosen.threshold, metrics[0])
@@ -69,22 +73,45 @@ def calibrate(options: CalibrationOptions, positionals: Any) -> None:
     saved = json.loads(config_file.read_text())
     new_settings: dict[str, Any] = {"exit_threshold": chosen.threshold}
     if options.exit_criterion is not None:  # it also replaces settings that belong to the former one
-        settings = set(model.config.own_arguments()) & saved.keys() - {"encoder_config", "exit_threshold"}
-        now = {name: getattr(model.config, name) for name in sorted(settings)}
-        new_settings |= {name: value for name, value in now.items() if value != saved[name]}
+        for name in set(model.config.own_arguments()) - {"encoder_config", "exit_threshold"}:
+            value = getattr(model.config, name)
+            if value != saved.get(name):
+                new_settings[name] = value
     if options.temperatures:
         new_settings["exit_temperatures"] = model.config.exit_temperatures
-    replace_text(config_file, json.dumps(saved | new_settings, indent=2, sort_keys=True) + "\n")
+    if not options.dry_run:
+        replace_text(config_file, json.dumps(saved | new_settings, indent=2, sort_keys=True) + "\n")
     full_depth = next(point for point in curve if point.threshold is None)
     found = chosen if honest is None else honest
     score = chosen.score if honest is None else honest.scores[metrics[0]]
-    print_json(
-        {"split": split, "metric": metrics[0], "full_depth": full_depth.score, "threshold": chosen.threshold}
-        | {"majority": chosen.majority}
-        | {"score": score, "mean_layers": found.mean_layers, "saving": found.saving}
-        | {"cross_fitted_thresholds": None if honest is None else list(honest.thresholds)}
-        | new_settings
-    )
-    if (config_file.parent / "README.md").exists():
+    result: dict[str, Any] = {"split": split, "samples": len(trace.logits), "metric": metrics[0]}
+    result |= {"full_depth": full_depth.score, "majority": chosen.majority}
+    result |= {"threshold": chosen.threshold, "score": score}
+    result |= {"mean_layers": found.mean_layers, "saving": found.saving}
+    result |= {"cross_fitted_thresholds": None if honest is None else list(honest.thresholds)} | new_settings
+    result |= {"old": old_choice(saved, curve, same=options.exit_criterion is None and not options.temperatures)}
+    result |= {"saved": not options.dry_run}
+    if options.json:
+        print_json(result)
+    else:
+        print_choice(result)
+    if not options.dry_run and (config_file.parent / "README.md").exists():
         message = "README.md and metrics.json still have the old threshold; run adaexit report and adaexit card"
         print(f"adaexit calibrate: {message}", file=sys.stderr)
+
+
+def old_choice(saved: dict[str, Any], curve: Sequence[CurvePoint], same: bool) -> dict[str, Any]:
+    """The threshold in a config with its criterion, and what it gives on the same rows.
+
+    Args:
+        saved: The config.
+        curve: Trade-off curve on the rows.
+        same: Whether the curve is of the config's criterion and temperatures. Otherwise score, mean layers and saving
+            are not known, as they are not for a threshold per exit.
+    """
+    threshold = saved.get("exit_threshold")
+    point = next((point for point in curve if same and point.threshold == threshold), None)
+    measured = (
+        {} if point is None else {"score": point.score, "mean_layers": point.mean_layers, "saving": point.saving}
+    )
+    return {"exit_criterion": saved.get("exit_criterion"), "threshold": threshold} | measured

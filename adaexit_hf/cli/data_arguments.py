@@ -5,19 +5,25 @@ import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import numpy as np
 from datasets.exceptions import DatasetGenerationError
 
-from ..data.tasks import TASKS, Labels
+from ..data.tasks import TASKS, Labels, check_columns, without_empty
 from ..evaluation.metrics import check_classes, task_metrics
 from ..hub.card_facts import CardDataset
 from ..inference.text_files import ROW_KINDS, read_rows
 from ..utils.spelling import did_you_mean
+from .columns import LABEL, guess_label_column, guess_text_columns
+from .options import Fraction
 
 GLUE = "nyu-mll/glue"
+# The fraction of train that becomes the validation split where there is none.
+HELD_OUT = 0.1
+# Rows, spread over a split, from which columns are guessed.
+SAMPLE = 1000
 
 
 @dataclass(kw_only=True)
@@ -37,28 +43,53 @@ class DataArguments:
         default=None,
         metadata={"help": "Branch, tag or commit, e.g. refs/convert/parquet for a data set with a script."},
     )
+    train_file: str | None = field(
+        default=None,
+        metadata={
+            "help": "File to train on, instead of a data set: .csv, .tsv, .jsonl, .json or .parquet. Without "
+            "--validation_file a tenth of it is held out; pass it to other commands to evaluate on these rows."
+        },
+    )
     validation_file: str | None = field(
         default=None,
         metadata={"help": "File to evaluate on, instead of a data set: .csv, .tsv, .jsonl, .json or .parquet."},
     )
-    text_columns: list[str] | None = field(
-        default=None, metadata={"help": "One or two columns with texts. Default: those of the task."}
+    validation_fraction: Fraction | None = field(
+        default=None,
+        metadata={
+            "help": "If there is no validation split: take this fraction of train, its share of every class, the same "
+            "rows for every seed. Default: 0.1 with adaexit train or --train_file."
+        },
     )
-    label_column: str = field(
-        default="label",
+    delimiter: str | None = field(
+        default=None,
+        metadata={"help": "What separates the fields of .csv files. Default: found out, of , ; tab and |."},
+    )
+    text_columns: list[str] | None = field(
+        default=None,
+        metadata={
+            "aliases": ["--text_column"],
+            "help": "One or two columns with texts. Default: those of the task, or guessed if only one choice makes "
+            "sense.",
+        },
+    )
+    label_column: str | None = field(
+        default=None,
         metadata={
             "help": "Column with classes (of any type), with floats for regression, or with lists of classes for "
-            "several labels at once."
+            "several labels at once. Default: label, or guessed if only one choice makes sense."
         },
     )
     label_columns: list[str] | None = field(
         default=None,
         metadata={"help": "Several columns of 0 and 1, one per label, for several labels at once."},
     )
+    drop_empty: bool = field(
+        default=False, metadata={"help": "Leave out rows without a text, which are otherwise an error."}
+    )
     metrics: list[str] | None = field(
         default=None, metadata={"help": "Main metric first. Default: those of the task, or accuracy."}
     )
-    max_seq_length: int = field(default=128, metadata={"help": "Longer texts are truncated to this many tokens."})
     max_eval_samples: int | None = field(
         default=None, metadata={"help": "Evaluate on this many rows per split, the same rows for every seed."}
     )
@@ -80,6 +111,32 @@ class DataArguments:
             raise ValueError(f"text_columns: got {columns}; pass one or two column names, or a --task_name of GLUE")
         return tuple(columns)
 
+    def label(self) -> str:
+        """The column with the labels."""
+        return self.label_column or LABEL
+
+    def guess_columns(self, rows: datasets.Dataset, pairs: bool | None) -> None:
+        """Set the columns that were not passed, and say on stderr which they are.
+
+        Args:
+            rows: The rows of a split.
+            pairs: Whether there are pairs of texts; None if that is not known.
+
+        Raises:
+            ValueError: None or several choices make sense.
+        """
+        labels = self.label_columns or ([self.label_column] if self.label_column else [])
+        texts = self.text_columns or []
+        if self.task_name or (texts and (labels or LABEL in rows.column_names)):
+            return  # nothing to guess; the names of a task are those of GLUE
+        # From all over the split, since the first rows of a file may all have the same label.
+        sample = rows.select(range(0, len(rows), -(-len(rows) // SAMPLE) or 1)).to_list()
+        self.text_columns = texts or guess_text_columns(sample, pairs, labels)
+        if not labels:
+            self.label_column = guess_label_column(sample, self.text_columns)
+        columns = f"text_columns {' '.join(self.text_columns)}, label_column {self.label_column}"
+        print(f"adaexit: {columns} (guessed; pass these flags for others)", file=sys.stderr)
+
     def metric_names(self, labels: Labels) -> tuple[str, ...]:
         """The metrics to report, the main metric first.
 
@@ -91,7 +148,7 @@ class DataArguments:
         metrics = tuple(self.metrics or default)
         if labels.names and {"pearson", "spearmanr"} & set(metrics):
             raise ValueError(
-                f"label_column: '{self.label_column}' contains the classes {labels.names[:5]}, but {metrics} need "
+                f"label_column: '{self.label()}' contains the classes {labels.names[:5]}, but {metrics} need "
                 "numbers; pass the column with the scores as --label_column, or --metrics accuracy"
             )
         for metric in metrics:
@@ -108,8 +165,8 @@ class DataArguments:
     def for_card(self) -> CardDataset:
         """The data set, as a model card names it."""
         pairs, task = len(self.columns()) == 2, self.task_name
-        if self.validation_file:
-            return CardDataset(Path(self.validation_file).name, pairs=pairs)
+        if self.validation_file or self.train_file:
+            return CardDataset(Path(cast(str, self.validation_file or self.train_file)).name, pairs=pairs)
         name, config = self.dataset_name or GLUE, self.dataset_config or (task if task in TASKS else None)
         title = f"GLUE {task.upper()}" if task in TASKS and task != "sick" else " ".join(filter(None, [name, config]))
         hub_id = None if Path(name).exists() else name
@@ -121,25 +178,72 @@ class DataArguments:
         return task.evaluation_splits if task else ("validation",)
 
 
-def load_splits(arguments: DataArguments, train_file: str | None = None) -> datasets.DatasetDict:
-    """Load the splits of a data set, or of files.
+def load_splits(arguments: DataArguments, pairs: bool | None = None, training: bool = False) -> datasets.DatasetDict:
+    """Load the splits of a data set, or of files. Columns that are not given are guessed, and set in the arguments.
 
     Args:
         arguments: Which data set or files.
-        train_file: File with the training split.
+        pairs: Whether there are pairs of texts; None if that is not known.
+        training: Whether the splits are for training; otherwise `train_file` stands for the rows that training held
+            out of it.
 
     Returns:
-        All splits, by name. The `label_columns`, if there are any, are one column with lists of labels.
+        All splits, by name, with a validation split taken from train if there is none. The `label_columns`, if there
+        are any, are one column with lists of labels. With `drop_empty` every row has a text.
 
     Raises:
         ValueError: Neither a data set nor a file is given, a file does not exist, has an unknown format, cannot be
-            read or has no rows; or as in `with_label_sets`.
+            read or has no rows; columns cannot be guessed; or as in `with_label_sets` and `reserve_validation`.
     """
-    splits = _loaded(arguments, train_file)
-    names, column = arguments.label_columns, arguments.label_column
+    if not training and arguments.train_file and arguments.validation_file:
+        raise ValueError(
+            f"train_file: got '{arguments.train_file}' and validation_file '{arguments.validation_file}'; pass the "
+            "one to evaluate on: a train_file stands for the rows that training held out of it"
+        )
+    splits = _loaded(arguments)
+    arguments.guess_columns(splits.get("train", next(iter(splits.values()))), pairs)
+    names, column = arguments.label_columns, arguments.label()
     if names is None:
-        return splits
-    return datasets.DatasetDict({split: with_label_sets(rows, names, column, split) for split, rows in splits.items()})
+        splits = datasets.DatasetDict({split: _with_numbers(rows, arguments, split) for split, rows in splits.items()})
+    else:
+        splits = datasets.DatasetDict(
+            {split: with_label_sets(rows, names, column, split) for split, rows in splits.items()}
+        )
+    if arguments.drop_empty:
+        splits = datasets.DatasetDict({split: _not_empty(rows, arguments, split) for split, rows in splits.items()})
+    fraction = arguments.validation_fraction
+    if fraction is None and (training or arguments.train_file):
+        fraction = Fraction(HELD_OUT)
+    wanted = arguments.evaluation_names()
+    if fraction is not None and "train" in splits and not set(wanted) & set(splits):
+        check_columns(splits["train"], arguments.columns(), column, "train")  # while the rows have their numbers
+    return reserve_validation(splits, wanted, fraction, column)
+
+
+def _with_numbers(rows: datasets.Dataset, arguments: DataArguments, split: str) -> datasets.Dataset:
+    """Return a split with labels that are numbers as numbers, if it was read from a file that has texts only."""
+    file, column = (
+        {"train": arguments.train_file, "validation": arguments.validation_file}.get(split),
+        arguments.label(),
+    )
+    if not file or Path(file).suffix.lower() not in (".csv", ".tsv") or column not in rows.column_names:
+        return rows
+    try:
+        labels = _numbers_if_all_are(rows[column][:], column)
+        return datasets.Dataset.from_dict(rows.to_dict() | {column: labels})
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"got {split}_file '{file}', which could not be read: {error}") from error
+
+
+def _not_empty(rows: datasets.Dataset, arguments: DataArguments, split: str) -> datasets.Dataset:
+    """Return the rows of a split that have texts; the number of the others is told on stderr."""
+    if not set(arguments.columns()) <= set(rows.column_names):
+        return rows  # `check_columns` says which is missing
+    kept = without_empty(rows, arguments.columns())
+    if len(kept) < len(rows):
+        message = f"split '{split}': {len(rows) - len(kept)} of {len(rows)} rows without a text are left out"
+        print(f"adaexit: {message}", file=sys.stderr)
+    return kept
 
 
 def with_label_sets(rows: datasets.Dataset, names: list[str], column: str, split: str) -> datasets.Dataset:
@@ -202,41 +306,39 @@ def _zero_or_one(value: Any, name: str, row: int) -> bool | None:
     return None if number in (None, -1) else bool(number)
 
 
-def _loaded(arguments: DataArguments, train_file: str | None) -> datasets.DatasetDict:
-    files = {"train": train_file, "validation": arguments.validation_file}
-    if any(files.values()):
+def _loaded(arguments: DataArguments) -> datasets.DatasetDict:
+    files = {"train": arguments.train_file, "validation": arguments.validation_file}
+    kinds = [Path(file).suffix.lower() for file in files.values() if file]
+    if arguments.delimiter is not None and ".csv" not in kinds:
+        raise ValueError(f"delimiter: got {arguments.delimiter!r} without a .csv file; leave it out")
+    if kinds:
         return datasets.DatasetDict(
-            {
-                name: file_split(f"{name}_file", Path(file), arguments.label_column)
-                for name, file in files.items()
-                if file
-            }
+            {name: file_split(f"{name}_file", Path(file), arguments.delimiter) for name, file in files.items() if file}
         )
     name = arguments.dataset_name or GLUE
     glue = arguments.task_name in TASKS and arguments.task_name != "sick"
     if arguments.dataset_name is None and not glue:
         raise ValueError(
             f"task_name: got {arguments.task_name!r}; only GLUE tasks have a default data set; pass --dataset_name "
-            "(for SICK a data set with columns sentence1, sentence2 and label, the relatedness) or --validation_file"
+            "(for SICK a data set with columns sentence1, sentence2 and label, the relatedness), --train_file or "
+            "--validation_file"
         )
     config = arguments.dataset_config or (arguments.task_name if glue else None)
     return datasets.load_dataset(name, config, revision=arguments.dataset_revision)
 
 
-def file_split(argument: str, path: Path, label_column: str) -> datasets.Dataset:
+def file_split(argument: str, path: Path, delimiter: str | None = None) -> datasets.Dataset:
     """One split from a file, read as `adaexit predict` reads it. Only empty fields and null are missing values.
 
-    In .csv and .tsv the labels become whole numbers if all of them are, or else numbers if all of them are; otherwise
-    they are names of classes. All other columns are texts.
+    In .csv and .tsv all columns are texts.
 
     Args:
         argument: The flag that named the file, for error messages.
         path: The file.
-        label_column: Column with the labels.
+        delimiter: As in `read_rows`.
 
     Raises:
-        ValueError: The file does not exist, has an unknown format, cannot be read or has no rows, or its labels are
-            numbers and words.
+        ValueError: The file does not exist, has an unknown format, cannot be read or has no rows.
     """
     if path.suffix.lower() not in ROW_KINDS:
         raise ValueError(f"{argument}: got '{path}'; pass a file of one of the formats {', '.join(ROW_KINDS)}")
@@ -252,13 +354,11 @@ def file_split(argument: str, path: Path, label_column: str) -> datasets.Dataset
             ) from error
     columns: dict[str, list[Any]] = {}
     try:
-        for count, row in enumerate(read_rows(path), start=1):
+        for count, row in enumerate(read_rows(path, delimiter), start=1):
             for column, value in row.items():
                 columns.setdefault(column, [None] * (count - 1)).append(None if value == "" else value)
             for values in columns.values():
                 values += [None] * (count - len(values))  # JSON may leave a column out
-        if path.suffix.lower() in (".csv", ".tsv") and label_column in columns:
-            columns[label_column] = _numbers_if_all_are(columns[label_column], label_column)
         rows = datasets.Dataset.from_dict(columns)
     except (ValueError, TypeError, OverflowError) as error:  # the last two: a column of numbers and texts
         raise ValueError(f"got {argument} '{path}', which could not be read: {error}") from error
@@ -328,6 +428,11 @@ def reserve_validation(
     taken = {row for place, row in enumerate(rest) if (place + 1) * count // len(rest) > place * count // len(rest)}
     validation = train.select([row for row in order if row in taken])
     train = train.select([row for row in range(len(train)) if row not in taken])
+    message = (
+        f"there is no validation split; {count} of the {len(train) + count} rows of train become one, of every class "
+        f"its share, the same rows every time (--validation_fraction {fraction:g})"
+    )
+    print(f"adaexit: {message}", file=sys.stderr)
     return datasets.DatasetDict({**splits, "train": train, validation_names[0]: validation})
 
 
@@ -356,11 +461,11 @@ def evaluation_splits(
     if not names or not set(required) <= set(splits):
         raise ValueError(
             f"dataset: has splits {', '.join(splits)}; needs {' and '.join([*required, ' or '.join(candidates)])}"
-            + ("; --validation_fraction 0.1 takes the latter from train" if required else "")
+            + ("; --validation_fraction 0.1 takes the latter from train" if "train" in splits else "")
         )
     # A labelled test split measures the chosen threshold on new data.
     if "test" in splits:
-        column = arguments.label_column
+        column = arguments.label()
         known = column in splits["test"].column_names
         labels = splits["test"][column] if known else []
         if all(label is None or label != label or (label == -1 and not has_minus_one) for label in labels):

@@ -19,12 +19,13 @@ from ..evaluation.thresholds import spread_thresholds
 from ..evaluation.trace import ExitTrace, at_exits, made_up, predictions, scored_predictions
 from ..evaluation.tradeoff import majority_score, tradeoff_curve
 from .data_arguments import DataArguments, evaluation_splits, first_rows, load_splits
-from .options import ModelOptions, load
+from .options import ModelOptions, OutputOptions, load
+from .printing import print_results
 from .streams import print_json
 
 
 @dataclass(kw_only=True)
-class EvaluationOptions(DataArguments, ModelOptions):
+class EvaluationOptions(DataArguments, ModelOptions, OutputOptions):
     """Flags of `adaexit evaluate`."""
 
     batch_size: int = field(default=32, metadata={"help": "Texts per batch."})
@@ -50,7 +51,7 @@ def labelled_splits(
         ValueError: A column or a value is missing, also one of the model's labels among `label_columns`; or the data
             has labels that the model does not have.
     """
-    config, column = model.config, options.label_column
+    config = model.config
     names = [str(config.id2label[index]) for index in range(config.num_labels)]
     labels = Labels(None if config.num_labels == 1 else names, config.multi_label)
     without = [name for name in names if name not in (options.label_columns or names)]
@@ -59,9 +60,14 @@ def labelled_splits(
             f"label_columns: got {options.label_columns}, but the model also predicts {without}; pass a column for "
             "each of its labels"
         )
-    metrics, columns = options.metric_names(labels), options.columns()
-    length = min(options.max_seq_length, tokenizer.model_max_length)
-    all_splits = load_splits(options)
+    all_splits = load_splits(options, config.pairs)
+    metrics, columns, column = options.metric_names(labels), options.columns(), options.label()
+    if config.pairs is not None and config.pairs != (len(columns) == 2):
+        got, trained = ("pairs", "single texts") if len(columns) == 2 else ("single texts", "pairs")
+        raise ValueError(
+            f"text_columns: got {list(columns)}, {got}, but the model was trained on {trained}; pass "
+            f"{'two columns' if config.pairs else 'one column'}"
+        )
     evaluated = evaluation_splits(options, all_splits, has_minus_one="-1" in names)
     splits = {split: first_rows(all_splits[split], options.max_eval_samples) for split in evaluated}
     for split, rows in splits.items():
@@ -83,7 +89,7 @@ def labelled_splits(
         text_lists = [list(map(str, rows[column])) for column in columns]
         pairs = len(columns) == 2
         texts[split] = [list(pair) for pair in zip(*text_lists, strict=True)] if pairs else text_lists[0]
-        tokenized[split] = tokenize(rows, tokenizer, columns, column, labels, length)
+        tokenized[split] = tokenize(rows, tokenizer, columns, column, labels)
     return tokenized, texts, metrics
 
 
@@ -123,9 +129,8 @@ def trace_splits(
     model: Any, datasets_by_split: dict[str, datasets.Dataset], batch_size: int, flops: bool = False
 ) -> dict[str, ExitTrace]:
     """The trace of every split."""
-    progress = sys.stderr.isatty()
     return {
-        split: collect_trace(model, rows, batch_size=batch_size, progress=progress, count_flops=flops)
+        split: collect_trace(model, rows, batch_size=batch_size, count_flops=flops)
         for split, rows in datasets_by_split.items()
     }
 
@@ -174,15 +179,19 @@ def results_with_intervals(
 def evaluate(options: EvaluationOptions, positionals: Any) -> None:
     """Score a checkpoint on labelled texts: at full depth, at its threshold, and at every exit.
 
-    Prints a JSON object with one entry per split. `majority` is the score of always giving the most
-    frequent label. `intervals` is the 95 % bootstrap interval over samples of the first metric at the threshold, or
-    null if it is undefined. If the threshold was chosen on the same texts, the interval does not account for that
+    Prints a table, or with --json an object with one entry per split. `majority` is the score of always giving the
+    most frequent label. `intervals` is the 95 % bootstrap interval over samples of the first metric at the threshold,
+    or null if it is undefined. If the threshold was chosen on the same texts, the interval does not account for that
     choice.
     """
     model, tokenizer = load(positionals.checkpoint, options, options.exit_threshold)
     datasets_by_split, _, metrics = labelled_splits(model, tokenizer, options)
     traces = trace_splits(model, datasets_by_split, options.batch_size)
-    print_json(results_with_intervals(traces, metrics, model.config.exit_threshold, options.for_card().name))
+    results = results_with_intervals(traces, metrics, model.config.exit_threshold, options.for_card().name)
+    if options.json:
+        print_json(results)
+    else:
+        print_results(results, metrics[0])
 
 
 def honest_scores(

@@ -9,11 +9,37 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from ..models import MODEL_TYPES
+from ..models.configuration_early_exit import check_whole_number
+from ..models.encoder_layers import family_of
 
 # Positional arguments of a command: name -> keyword arguments of `ArgumentParser.add_argument`.
 Positionals = dict[str, dict[str, Any]]
 
 CHECKPOINT: Positionals = {"checkpoint": {"help": "Local folder or Hub name of an early-exit model."}}
+
+
+class Fraction(float):
+    """A number that can also be written in percent.
+
+    >>> Fraction("2%"), Fraction("0.02"), Fraction(0.5)
+    (0.02, 0.02, 0.5)
+    """
+
+    def __new__(cls, value: str | float) -> "Fraction":
+        text = str(value).strip()
+        return super().__new__(cls, float(text[:-1]) / 100 if text.endswith("%") else float(text))
+
+
+MAX_DROP_HELP = (
+    "Largest allowed drop of the score, as a share of that at full depth: 0.02, or with the sign of percent."
+)
+
+
+@dataclass(kw_only=True)
+class OutputOptions:
+    """Flags for what is printed."""
+
+    json: bool = field(default=False, metadata={"help": "Print the results as a JSON object instead of tables."})
 
 
 @dataclass(kw_only=True)
@@ -26,34 +52,71 @@ class LoadOptions:
     )
     device: str = field(default="auto", metadata={"help": "cpu, cuda, ...; auto uses a GPU if there is one."})
     revision: str = field(default="main", metadata={"help": "Branch, tag or commit of a checkpoint on the Hub."})
+    max_seq_length: int | None = field(
+        default=None,
+        metadata={"help": "Truncate texts to this many tokens. Default: as in training, saved with the tokenizer."},
+    )
 
 
 @dataclass(kw_only=True)
 class ModelOptions(LoadOptions):
     """Flags for running a checkpoint at a threshold."""
 
-    exit_threshold: float | None = field(
-        default=None, metadata={"help": "Exit threshold to use. Default: the one saved with the checkpoint."}
+    exit_threshold: str | None = field(
+        default=None,
+        metadata={"help": "Exit threshold to use; none is full depth. Default: the one saved with the checkpoint."},
     )
 
 
-def load(
-    checkpoint: str, options: LoadOptions, exit_threshold: float | None = None, exit_criterion: str | None = None
-) -> tuple[Any, Any]:
-    """Load a checkpoint for inference.
-
-    Args:
-        checkpoint: Local folder or Hub name.
-        options: Flags for loading it.
-        exit_threshold: Exit threshold to use. Default: None, the one saved with the checkpoint.
-        exit_criterion: Exit criterion to use; there is no threshold then. Default: None, the one of the checkpoint.
-
-    Returns:
-        The model, in eval mode on its device, and its tokenizer.
+def threshold_in(text: str) -> float | None:
+    """The threshold in a flag.
 
     Raises:
-        ValueError: The folder does not exist, the checkpoint has no exits, weights are missing or unreadable, or the
-            dtype, the device or the threshold is invalid.
+        ValueError: It is neither a number nor "none".
+
+    >>> threshold_in("0.5"), threshold_in("none")
+    (0.5, None)
+    """
+    if text.lower() == "none":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"exit_threshold: got '{text}'; pass a number, e.g. 0.9, or none for full depth") from None
+
+
+def limit_length(tokenizer: Any, encoder_config: Any, max_seq_length: int | None, default: int | None = None) -> None:
+    """Set the number of tokens to which a tokenizer truncates, its `model_max_length`, which is saved with it.
+
+    Args:
+        tokenizer: The tokenizer.
+        encoder_config: Config of the encoder, or None for any other model, whose positions are not looked at.
+        max_seq_length: Number of tokens. Default: None, that of the tokenizer.
+        default: Without `max_seq_length`, not more than this many tokens. Default: None, as many as the encoder has
+            positions for.
+
+    Raises:
+        ValueError: `max_seq_length` is not a whole number from 1, or more than the encoder has positions for.
+    """
+    longest = None if encoder_config is None else family_of(encoder_config).max_tokens(encoder_config)
+    if max_seq_length is None:
+        limits = [limit for limit in (tokenizer.model_max_length, longest, default) if limit is not None]
+        tokenizer.model_max_length = min(limits)
+        return
+    check_whole_number("max_seq_length", max_seq_length, low=1, advice="e.g. 128")
+    if longest is not None and max_seq_length > longest:
+        raise ValueError(
+            f"max_seq_length: got {max_seq_length}, but the encoder, a '{encoder_config.model_type}', has positions "
+            f"for {longest} tokens; pass at most {longest}"
+        )
+    tokenizer.model_max_length = max_seq_length
+
+
+def read_config(checkpoint: str, options: LoadOptions) -> Any:
+    """The config of a checkpoint, which is read before anything that takes long.
+
+    Raises:
+        ValueError: The folder does not exist, or the checkpoint has no exits.
     """
     if not Path(checkpoint).is_dir() and checkpoint.count("/") != 1:
         raise ValueError(f"checkpoint: there is no folder '{checkpoint}'; pass an existing folder or a Hub name")
@@ -63,6 +126,31 @@ def load(
             f"checkpoint: '{checkpoint}' is a '{config.model_type}' model without exits; train exits with "
             f"adaexit train --model_name_or_path {checkpoint} --method ..."
         )
+    return config
+
+
+def load(
+    checkpoint: str, options: LoadOptions, exit_threshold: str | None = None, exit_criterion: str | None = None
+) -> tuple[Any, Any]:
+    """Load a checkpoint for inference.
+
+    Args:
+        checkpoint: Local folder or Hub name.
+        options: Flags for loading it.
+        exit_threshold: Exit threshold to use, or "none" for full depth. Default: None, the one saved with the
+            checkpoint.
+        exit_criterion: Exit criterion to use; there is no threshold then. Default: None, the one of the checkpoint.
+
+    Returns:
+        The model, in eval mode on its device, and its tokenizer, which truncates to `max_seq_length` tokens.
+
+    Raises:
+        ValueError: As `read_config`; or weights are missing or unreadable, or the dtype, the device, the threshold or
+            the length is invalid.
+    """
+    config = read_config(checkpoint, options)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint, revision=options.revision)
+    limit_length(tokenizer, config.encoder_config, options.max_seq_length)
     dtypes = ("auto", "float32", "bfloat16", "float16")
     if options.dtype not in dtypes:
         raise ValueError(f"dtype: got '{options.dtype}'; choose one of {', '.join(dtypes)}")
@@ -71,7 +159,7 @@ def load(
     if device.startswith("cuda") and not cuda:
         raise ValueError(f"device: got '{device}', but torch finds no GPU; pass cpu")
     if exit_threshold is not None:
-        config.thresholds(exit_threshold)  # raises if it is invalid, before the weights are loaded
+        config.thresholds(threshold_in(exit_threshold))  # raises if it is invalid, before the weights are loaded
     other = {} if exit_criterion is None else {"exit_criterion": exit_criterion, "exit_threshold": None}
     try:
         model, loading_info = AutoModelForSequenceClassification.from_pretrained(
@@ -88,5 +176,5 @@ def load(
             "random; download or copy it again, or train it"
         )
     if exit_threshold is not None:
-        model.config.exit_threshold = exit_threshold
-    return model.eval().to(device), AutoTokenizer.from_pretrained(checkpoint, revision=options.revision)
+        model.config.exit_threshold = threshold_in(exit_threshold)
+    return model.eval().to(device), tokenizer

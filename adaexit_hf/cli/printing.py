@@ -103,6 +103,25 @@ def print_speed(records: Sequence[dict[str, Any]], depth: int, standard: bool) -
             print("The stock classifier has another head than the last exit, of about the same cost.")
 
 
+def print_choice(result: dict[str, Any]) -> None:
+    """Print what `adaexit calibrate` has chosen, beside the old threshold and full depth."""
+    old, metric = result["old"], result["metric"]
+    print(f"{result['split']}, {result['samples']} samples\n")
+    print(f"{'':>12} {'threshold':>12} {metric:>20} {'mean exit layer':>16} {'saved':>7}")
+    for name, row in (("old", old), ("chosen", result)):
+        threshold = row["threshold"]
+        text = f"{threshold:.6g}" if isinstance(threshold, float | int) else "per exit" if threshold else "full depth"
+        score = f"{row['score']:>20.4f} {row['mean_layers']:>16.2f} {row['saving']:>7.1%}" if "score" in row else ""
+        print(f"{name:>12} {text:>12} {score}".rstrip())
+    print(f"{'full depth':>12} {'':>12} {result['full_depth']:>20.4f}\n")
+    criterion = result.get("exit_criterion", old["exit_criterion"])
+    if criterion != old["exit_criterion"]:
+        print(f"exit_criterion: {criterion}, was {old['exit_criterion']}; thresholds are in their units")
+    if result["cross_fitted_thresholds"]:
+        print("chosen: each half of the rows is scored with a threshold that was chosen on the other half")
+    print("saved in config.json" if result["saved"] else "dry run: nothing was saved")
+
+
 def print_results(results: dict[str, Any], metric: str) -> None:
     """Print the scores of every split: at full depth, at the threshold, and of every exit."""
     for split, result in results.items():

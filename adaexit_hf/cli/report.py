@@ -28,6 +28,7 @@ from .evaluate import (
 )
 from .options import Positionals, load
 from .printing import print_comparison, print_curve, print_results
+from .streams import print_json
 
 
 @dataclass(kw_only=True)
@@ -61,9 +62,9 @@ class ReportOptions(EvaluationOptions):
 def report(options: ReportOptions, positionals: Any) -> None:
     """Measure a checkpoint on labelled texts: the score and the mean exit layer at every threshold.
 
-    Prints a table, and writes report.html with a threshold slider, and metrics.json and curve.json for `adaexit card`.
-    The interval of the score is a 95 % bootstrap interval over samples. If the threshold was chosen on the same texts,
-    the interval does not account for that choice.
+    Prints tables, or with --json an object, and writes report.html with a threshold slider, and metrics.json and
+    curve.json for `adaexit card`. The interval of the score is a 95 % bootstrap interval over samples. If the
+    threshold was chosen on the same texts, the interval does not account for that choice.
 
     Several checkpoints are shown on one page, comparison.html, and compared in the table of `adaexit compare`; nothing
     is written into their folders.
@@ -95,8 +96,11 @@ def report(options: ReportOptions, positionals: Any) -> None:
     curve = curve_with_threshold(trace, metrics[0], threshold)
     results = results_with_intervals(traces, metrics, threshold, options.for_card().name)
     tell_of_choice("report", trace, threshold, metrics[0])
-    print_curve(curve, f"{split} {metrics[0]}", threshold)
-    print_results(results, metrics[0])
+    if options.json:
+        print_json(results)
+    else:
+        print_curve(curve, f"{split} {metrics[0]}", threshold)
+        print_results(results, metrics[0])
     summary = beside_earlier(output, {"dataset": options.for_card()._asdict(), "results": results})
     kept = [name for name in results if "cross_fitted_thresholds" in summary["results"].get(name, {})]
     if kept:
@@ -181,13 +185,12 @@ def explain_rows(
     Returns:
         The attributions of every text, or None if none of them is finite.
     """
-    progress = sys.stderr.isatty()
     try:
-        attributions = explain(model, rows, tokenizer, steps=steps, progress=progress)
+        attributions = explain(model, rows, tokenizer, steps=steps)
     except NoGradientError as error:
         reason = str(error).partition(";")[0]
         print(f"adaexit report: explaining predictions only, not readiness scores: {reason}", file=sys.stderr)
-        attributions = explain(model, rows, tokenizer, scores=False, steps=steps, progress=progress)
+        attributions = explain(model, rows, tokenizer, scores=False, steps=steps)
     by_text = [
         token_attributions(attribution, text, tokenizer) for attribution, text in zip(attributions, texts, strict=True)
     ]

@@ -14,8 +14,9 @@ logits at full depth are compared with the classifier's.
 
 Your own data is a data set on the Hub or a local folder (`--dataset_name`), or .csv, .tsv, .jsonl, .json or .parquet
 files (`--train_file`, `--validation_file`). It has one or two text columns, and a label column with classes, or with
-floats for regression. Several labels at once are a column with lists of classes, or columns of 0 and 1, one per label
-(`--label_columns`). If there is no validation split, `--validation_fraction 0.1` takes one from train.
+floats for regression, which are guessed if only one choice makes sense. Several labels at once are a column with lists
+of classes, or columns of 0 and 1, one per label (`--label_columns`). If there is no validation split, a tenth of train
+becomes one.
 
 `--method plain` fine-tunes the encoder without exits. Its `--method_config` goes to the encoder's config, e.g.
 '{"num_hidden_layers": 3}'. With `--layer_drop 0.2` its curve has one point for each number of evenly spaced layers
@@ -70,9 +71,10 @@ from ..trainer.training_args import EarlyExitTrainingArguments
 from ..utils.files import check_writable
 from ..utils.spelling import did_you_mean
 from .classifier import KeptClassifier, classifier_config, logits_of, match_labels, stage_before
-from .data_arguments import DataArguments, evaluation_splits, first_rows, load_splits, reserve_validation
+from .data_arguments import DataArguments, evaluation_splits, first_rows, load_splits
 from .errors import wrong_usage
 from .evaluate import honest_scores, tell_of_choice
+from .options import MAX_DROP_HELP, Fraction, limit_length
 from .output_folder import check_output_dir, how_to_continue, no_empty_folder, remove_model
 from .parser import CommandParser, HelpAll
 from .printing import print_curve, print_results
@@ -147,22 +149,14 @@ class Arguments(DataArguments):
         default=1,
         metadata={"help": "Only with --token_depths_model: tokens masked in each copy of a text. The paper uses 1."},
     )
-    max_drop: float = field(
-        default=0.01, metadata={"help": "Largest allowed drop of the score, as a fraction of the full-depth score."}
-    )
-    train_file: str | None = field(
+    max_seq_length: int | None = field(
         default=None,
         metadata={
-            "help": "File to train on, instead of a data set: .csv, .tsv, .jsonl, .json or .parquet. Also needs "
-            "--validation_file or --validation_fraction."
+            "help": "Truncate texts to this many tokens, then and in all uses of the model. Default: 128, or fewer "
+            "if the encoder's tokenizer truncates earlier."
         },
     )
-    validation_fraction: float | None = field(
-        default=None,
-        metadata={
-            "help": "If there is no validation split: take this fraction of train, the same rows for every seed."
-        },
-    )
+    max_drop: Fraction = field(default=Fraction(0.01), metadata={"help": MAX_DROP_HELP})
     max_train_samples: int | None = field(
         default=None, metadata={"help": "Train on this many rows, chosen with the training seed."}
     )
@@ -178,6 +172,9 @@ class Arguments(DataArguments):
     )
 
     def __post_init__(self) -> None:
+        self.max_drop = Fraction(self.max_drop)  # "2%" in a file of settings
+        if self.validation_fraction is not None:
+            self.validation_fraction = Fraction(self.validation_fraction)
         if self.method_config is None or isinstance(self.method_config, str):  # how the parser passes a dict
             try:
                 self.method_config = json.loads(self.method_config or "{}")
@@ -201,11 +198,6 @@ class Arguments(DataArguments):
         if self.recipe == "recommended" and self.method == "plain":
             raise ValueError(
                 "recipe: got 'recommended' with --method plain, which has no exits; leave out one of them"
-            )
-        if self.train_file and not self.validation_file and self.validation_fraction is None:
-            raise ValueError(
-                "validation_file: missing; with --train_file pass --validation_file too, to choose the threshold on, "
-                "or --validation_fraction 0.1, which takes these rows from train"
             )
 
 
@@ -270,6 +262,7 @@ def _with_exits(arguments: Arguments, options: dict[str, Any]) -> Any:
         raise ValueError(
             f"method: got '{method}'; choose one of {', '.join(METHODS)}, plain{did_you_mean(method, METHODS)}"
         )
+    options["pairs"] = len(arguments.columns()) == 2
     return METHODS[method].from_encoder_pretrained(arguments.model_name_or_path, **options, **settings)
 
 
@@ -442,9 +435,8 @@ def train(arguments: Arguments, training: EarlyExitTrainingArguments) -> None:
 
     with wrong_usage():
         classifier = classifier_config(arguments.add_exits) if arguments.add_exits else None
-    text_columns = arguments.columns()
-    splits, column = load_splits(arguments, arguments.train_file), arguments.label_column
-    splits = reserve_validation(splits, arguments.evaluation_names(), arguments.validation_fraction, column)
+    splits = load_splits(arguments, training=True)
+    text_columns, column = arguments.columns(), arguments.label()
     has_minus_one = "train" in splits and column in splits["train"].column_names and -1 in splits["train"][column]
     evaluation = evaluation_splits(arguments, splits, ("train",), has_minus_one)
     for name in ("train", *evaluation):
@@ -467,10 +459,11 @@ def train(arguments: Arguments, training: EarlyExitTrainingArguments) -> None:
     if training.should_log:
         tell_of_pooling(arguments, model)
     dropping = layer_drop(model, arguments.layer_drop) if arguments.layer_drop else None
-    length = min(arguments.max_seq_length, tokenizer.model_max_length)
+    encoder_config = None if arguments.method == "plain" else model.config.encoder_config
+    limit_length(tokenizer, encoder_config, arguments.max_seq_length, default=128)
 
     def encode(rows: datasets.Dataset) -> datasets.Dataset:
-        return tokenize(rows, tokenizer, text_columns, arguments.label_column, labels, length)
+        return tokenize(rows, tokenizer, text_columns, column, labels)
 
     with training.main_process_first(desc="tokenizing"):
         if arguments.overwrite_output_dir and training.should_save:  # all was checked that could refuse the run

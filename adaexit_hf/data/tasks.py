@@ -58,8 +58,31 @@ class Labels(NamedTuple):
         return 1 if self.names is None else len(self.names)
 
 
+def is_missing(value: Any) -> bool:
+    """Return whether a value is missing: None, NaN, a text with nothing but white space, or a list with None.
+
+    >>> [is_missing(value) for value in (None, math.nan, " ", ["a", None], 0, "a", [])]
+    [True, True, True, True, False, False, False]
+    """
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or value != value or (isinstance(value, list) and None in value)
+
+
+def without_empty(dataset: datasets.Dataset, text_columns: Sequence[str]) -> datasets.Dataset:
+    """The rows that have a text in each of the columns with texts.
+
+    >>> rows = datasets.Dataset.from_dict({"text": ["a", " ", None, "b"]})
+    >>> without_empty(rows, ["text"])["text"][:]
+    ['a', 'b']
+    """
+    texts = zip(*(dataset[column] for column in text_columns), strict=True)
+    kept = [row for row, several in enumerate(texts) if not any(map(is_missing, several))]
+    return dataset if len(kept) == len(dataset) else dataset.select(kept)
+
+
 def check_columns(dataset: datasets.Dataset, text_columns: Sequence[str], label_column: str, split: str) -> None:
-    """Check that a data set has these columns, without missing values.
+    """Check that a data set has these columns, without missing values and empty texts.
 
     Args:
         dataset: one split.
@@ -76,13 +99,13 @@ def check_columns(dataset: datasets.Dataset, text_columns: Sequence[str], label_
                 f"split '{split}' has no column '{column}'; it has {', '.join(dataset.column_names)}. "
                 f"Pass --text_columns and --label_column{did_you_mean(column, dataset.column_names)}"
             )
-        missing = sum(
-            value is None or value != value or (isinstance(value, list) and None in value) for value in dataset[column]
-        )
+        missing = [str(row) for row, value in enumerate(dataset[column]) if is_missing(value)]
         if missing:
-            what = "labels" if column == label_column else "texts"
+            what, drop = ("labels", "") if column == label_column else ("texts", ", or pass --drop_empty")
+            where = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")
             raise ValueError(
-                f"split '{split}': column '{column}' lacks {missing} of {len(dataset)} {what}; remove these rows"
+                f"split '{split}': column '{column}' lacks {len(missing)} of {len(dataset)} {what}, in row {where} "
+                f"(the first is row 0); remove these rows{drop}"
             )
 
 
@@ -199,9 +222,8 @@ def tokenize(
     text_columns: Sequence[str],
     label_column: str,
     labels: Labels,
-    max_length: int,
 ) -> datasets.Dataset:
-    """Tokenize a data set, without padding.
+    """Tokenize a data set, without padding. Texts are truncated to the tokenizer's `model_max_length`.
 
     Args:
         dataset: one split.
@@ -210,7 +232,6 @@ def tokenize(
         label_column: the column with labels.
         labels: the labels of the training set, from `labels_of`. Classes are found by their names, so a `ClassLabel`
             may have them in another order.
-        max_length: number of tokens after which a text is truncated.
 
     Returns:
         A data set with the columns of the tokenizer and `labels`; the other columns are removed. With several labels
@@ -226,7 +247,7 @@ def tokenize(
 
     def encode(rows: dict[str, list[Any]]) -> dict[str, Any]:
         texts = [[str(text) for text in rows[column]] for column in text_columns]
-        encoded = dict(tokenizer(*texts, truncation=True, max_length=max_length))
+        encoded = dict(tokenizer(*texts, truncation=True))
         values = rows[label_column]
         if class_indices is not None:
             named = [

@@ -82,7 +82,7 @@ def collect_trace(
             "torch.ge"
         )
     dataset = iterable_of(dataset)
-    stream, outputs, flops = stream_rows(dataset, tokenizer, config.encoder_config), [], []
+    stream, outputs, flops = stream_rows(dataset, tokenizer, config), [], []
     labels: list[Tensor | None] = []
     lengths: list[int] = []
     column, counter = None, RowFlops(model) if count_flops else None

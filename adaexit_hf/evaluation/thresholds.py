@@ -16,7 +16,7 @@ def choose_threshold(curve: Sequence[CurvePoint], max_drop: float = 0.01) -> Cur
 
     Args:
         curve: Curve from `tradeoff_curve` on a validation set.
-        max_drop: Largest loss allowed, relative to the absolute score at full depth, from 0 to 1; 0.01 (default)
+        max_drop: Largest loss allowed, relative to the absolute score at full depth, from 0 to below 1; 0.01 (default)
             allows to lose one percent of that score, 0 nothing. Where a lower score is better, a loss is an increase.
 
     Returns:
@@ -25,8 +25,8 @@ def choose_threshold(curve: Sequence[CurvePoint], max_drop: float = 0.01) -> Cur
         choice saves nothing though other points do, or is no better than always giving the most frequent answer.
 
     Raises:
-        ValueError: If `max_drop` is not between 0 and 1, if the curve has not exactly one point at full depth or its
-            score there is NaN, or if the curve is a mean over runs, which has no thresholds.
+        ValueError: If `max_drop` is negative or not below 1, if the curve has not exactly one point at full depth or
+            its score there is NaN, or if the curve is a mean over runs, which has no thresholds.
 
     Examples:
         >>> full, half = CurvePoint(None, 0.80, 12.0, 0.0), CurvePoint(0.3, 0.795, 6.0, 0.5)
@@ -138,10 +138,17 @@ def check_max_drop(max_drop: float) -> None:
     """Check the argument `max_drop` of `choose_threshold`.
 
     Raises:
-        ValueError: If it is not between 0 and 1.
+        ValueError: If it is negative, or 1 or more, which would allow any score and is most likely meant in percent.
+
+    Examples:
+        >>> check_max_drop(2)
+        Traceback (most recent call last):
+            ...
+        ValueError: max_drop: got 2; pass a fraction from 0 to below 1, e.g. 0.01. Did you mean 0.02 (2%)?
     """
-    if not 0 <= max_drop <= 1:
-        raise ValueError(f"max_drop: got {max_drop}; pass a fraction from 0 to 1, e.g. 0.01 for one percent")
+    if not 0 <= max_drop < 1:
+        meant = f". Did you mean {max_drop / 100:g} ({max_drop:g}%)?" if 1 <= max_drop < 100 else ""
+        raise ValueError(f"max_drop: got {max_drop:g}; pass a fraction from 0 to below 1, e.g. 0.01{meant}")
 
 
 def spread_thresholds(trace: ExitTrace, count: int = 100) -> list[float]:

@@ -277,7 +277,7 @@ def choose_layer(trace: ExitTrace, metric: MetricLike, max_drop: float = 0.01) -
         Number of the layer, 1..L.
 
     Raises:
-        ValueError: If `max_drop` is not between 0 and 1, if the trace has no labels, if the score at full depth is
+        ValueError: If `max_drop` is negative or not below 1, if the trace has no labels, if the score at full depth is
             NaN, or if no metric has this name.
         TypeError: If `metric` is neither a name, a `Metric` nor a function.
         ImportError: If the metric needs the extra `train`, which is not installed.

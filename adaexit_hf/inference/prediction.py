@@ -226,7 +226,7 @@ class _Predictor:
         check_whole_number("max_memory", max_memory, low=1, advice="e.g. max_memory=2**30")
         self.row_bytes: dict[int, int] = {}  # number of tokens -> bytes
         self.trial_context = _trial_context(model)
-        self.reader = RowReader(tokenizer, model.config.encoder_config)
+        self.reader = RowReader(tokenizer, model.config)
 
     def windows(self, dataset: Any, progress: bool) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
         """Places, logits, exit layers and readiness scores of this process's share, one window after the other."""

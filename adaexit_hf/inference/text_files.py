@@ -2,7 +2,9 @@
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,9 @@ ROW_KINDS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 KINDS = (".txt", *ROW_KINDS)
 Text = str | tuple[str, str]
 Row = dict[str, Any]
+# What may separate the fields of a .csv file, and the number of lines from which it is found out.
+DELIMITERS = (",", ";", "\t", "|")
+SAMPLE = 100
 
 # The limit of the csv module is 131,072 characters, for all readers of the process; this is the largest one.
 csv.field_size_limit(2**31 - 1)
@@ -70,12 +75,13 @@ def encodable(text: str, where: str) -> str:
     return text
 
 
-def read_rows(path: Path) -> Iterator[Row]:
+def read_rows(path: Path, delimiter: str | None = None) -> Iterator[Row]:
     """Read the rows of a file with columns, one at a time.
 
     Args:
         path: a .csv or .tsv file with a header, a .jsonl file with one object per line, a .json file with a list of
             objects or one object per line, or a .parquet file (extra `train`). Capital letters make no difference.
+        delimiter: the character that separates the fields of a .csv file. Default: found out, see `delimiter_of`.
 
     Yields:
         A row, column -> value. All values of .csv and .tsv are strings; a field without characters is "".
@@ -89,7 +95,7 @@ def read_rows(path: Path) -> Iterator[Row]:
     if kind == ".parquet":
         rows: Iterator[Any] = _parquet(path)
     elif kind in (".csv", ".tsv"):
-        rows = _separated(path, kind)
+        rows = _separated(path, kind, delimiter)
     else:
         rows = _json(path, kind)
     for number, row in enumerate(rows):
@@ -104,12 +110,57 @@ def read_rows(path: Path) -> Iterator[Row]:
         yield row
 
 
-def _separated(path: Path, kind: str) -> Iterator[Row]:
+def delimiter_of(lines: Sequence[str], name: str) -> str:
+    r"""Find out by which character the fields of a .csv file are separated.
+
+    It is the one of comma, semicolon, tab and bar that divides the header, and all rows into as many fields.
+
+    Args:
+        lines: the first lines of the file, with their ends.
+        name: name of the file in error messages.
+
+    Raises:
+        ValueError: if several do.
+
+    Examples:
+        >>> delimiter_of(["text;label\n", "good, but long;1\n"], "a.csv")
+        ';'
+        >>> delimiter_of(["text\n", "a; b\n"], "a.csv")
+        ','
+    """
+    divides, fits = [], []
+    for delimiter in DELIMITERS:
+        reader = csv.reader(lines, delimiter=delimiter, strict=True)
+        counts: list[int] = []
+        with suppress(csv.Error):  # the last lines may end inside a field
+            for row in reader:
+                counts += [len(row)] if row else []
+        if counts and counts[0] > 1:
+            divides.append(delimiter)
+            if len(set(counts)) == 1:
+                fits.append(delimiter)
+    if len(fits) > 1:
+        raise ValueError(
+            f"{name}: its fields may be separated by {' or '.join(map(repr, fits))}; pass the one that is meant as "
+            "--delimiter"
+        )
+    return next(iter([*fits, *divides]), ",")
+
+
+def _first_lines(path: Path) -> list[str]:
+    """The first lines of a file; what is no text is left to the reader of the rows."""
+    with path.open("rb") as stream:
+        lines = [part for line in islice(stream, SAMPLE) for part in line.splitlines(keepends=True)]
+    return [line.decode("utf-8-sig", "replace").replace("\0", "") for line in lines[:SAMPLE]]
+
+
+def _separated(path: Path, kind: str, delimiter: str | None) -> Iterator[Row]:
     """Rows of a .csv or .tsv file."""
     with path.open("rb") as stream:
         lines = decoded(stream, str(path))
         if kind == ".csv":
-            reader = csv.reader(lines, strict=True)
+            delimiter = delimiter_of(_first_lines(path), str(path)) if delimiter is None else delimiter
+            reader = csv.reader(lines, delimiter=delimiter, strict=True)
         else:  # as in GLUE's files: a quotation mark has no special meaning
             reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
         try:
@@ -124,7 +175,8 @@ def _separated(path: Path, kind: str) -> Iterator[Row]:
                 raise ValueError(f"{path}: the header names column '{twice[0]}' twice; rename one of them")
             for number, fields in enumerate(row for row in reader if row):
                 if len(fields) != len(header):
-                    mark = "a comma must stand in quotation marks" if kind == ".csv" else "a tab separates fields"
+                    sign = {",": "comma", ";": "semicolon", "\t": "tab"}.get(delimiter or "", repr(delimiter))
+                    mark = f"a {sign} must stand in quotation marks" if kind == ".csv" else "a tab separates fields"
                     raise ValueError(
                         f"{path}: row {number} (line {reader.line_num}) has {len(fields)} fields, the header has "
                         f"{len(header)}; {mark}: {fields!r:.120}"
@@ -187,6 +239,42 @@ def check_file(path: Path, columns: Sequence[str]) -> None:
         )
     if not path.is_file():
         raise ValueError(f"file: there is no '{path}'; pass an existing file")
+
+
+def is_empty(text: Any) -> bool:
+    """Return whether a text is missing (None or NaN), or has nothing but white space.
+
+    >>> is_empty(None), is_empty(" "), is_empty("a")
+    (True, True, False)
+    """
+    return text is None or text != text or (isinstance(text, str) and not text.strip())
+
+
+def texts_of(row: Mapping[str, Any], columns: Sequence[str], where: str) -> Text | None:
+    """The text of a row, or its pair of texts; None if a text is empty.
+
+    Args:
+        row: column -> value.
+        columns: one column with texts, or two for pairs of texts.
+        where: what the row is called in error messages, e.g. "row 3 of 'texts.csv'".
+
+    Raises:
+        ValueError: if the row has no such column, or another value than a text in it.
+
+    Examples:
+        >>> texts_of({"a": "good", "b": "bad"}, ["b", "a"], "row 0"), texts_of({"a": " "}, ["a"], "row 0")
+        (('bad', 'good'), None)
+    """
+    wrong = [name for name in columns if name not in row or not (is_empty(row[name]) or isinstance(row[name], str))]
+    if wrong:
+        raise ValueError(
+            f"text_columns: {where} has no text in {' or '.join(wrong)}, it is {dict(row)!r:.80}; its columns are "
+            f"{', '.join(map(str, row))}: pass --text_columns <one or two with texts>{did_you_mean(wrong, row)}"
+        )
+    texts = [row[name] for name in columns]
+    if any(map(is_empty, texts)):
+        return None
+    return texts[0] if len(columns) == 1 else (texts[0], texts[1])
 
 
 def read_texts(path: Path, columns: Sequence[str]) -> Iterator[Text]:

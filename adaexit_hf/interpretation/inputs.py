@@ -57,7 +57,7 @@ def texts(
     """
     model = run.model
     labels, encoder = model.config.num_labels, model.config.encoder_config
-    rows = read_rows(dataset, tokenizer, encoder)
+    rows = read_rows(dataset, tokenizer, model.config)
     if label is not None and (isinstance(label, bool) or not isinstance(label, Integral) or not 0 <= label < labels):
         raise ValueError(
             f"label: got {label}; allowed are 0 to {labels - 1}, or None for the predicted class of each text"

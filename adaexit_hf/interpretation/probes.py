@@ -78,7 +78,7 @@ def attention_entropy(
         (torch.Size([2, 3, 2]), [3, 2])
     """
     check_model(model)
-    rows = read_rows(dataset, tokenizer, model.config.encoder_config)
+    rows = read_rows(dataset, tokenizer, model.config)
     by_place: dict[int, tuple[Tensor, Tensor]] = {}
     with eval_mode(model):
         for places, batch in by_length(

@@ -106,6 +106,9 @@ class EarlyExitConfig(PreTrainedConfig):
         label_smoothing: for classification, smoothing of the labels in the same losses, in [0, 1), as
             `label_smoothing` of `torch.nn.functional.cross_entropy`. With several labels at once the targets are
             label_smoothing / 2 and 1 - label_smoothing / 2 in place of 0 and 1. Default: 0.
+        pairs: whether the model was trained on pairs of texts: True, False, or None if that is not known. Pipelines,
+            `predict` and all else that tokenizes texts refuse the other kind. Default: True with `exit_head="pair"`,
+            otherwise None.
         **kwargs: as in every Transformers config: `num_labels`, `id2label`, `problem_type`, `dtype`, ... With
             `problem_type="multi_label_classification"` a text may have none, one or several of the labels at once.
 
@@ -154,6 +157,7 @@ class EarlyExitConfig(PreTrainedConfig):
         label_smoothing: float = 0.0,
         exit_head: str = "paper",
         last_exit_head: str | None = None,
+        pairs: bool | None = None,
         **kwargs: Any,
     ) -> None:
         saved = kwargs.pop("_saved", {})  # passed by `from_dict`
@@ -182,6 +186,7 @@ class EarlyExitConfig(PreTrainedConfig):
         self.exit_pooling = exit_pooling
         self.exit_head = exit_head
         self.last_exit_head = last_exit_head
+        self.pairs = pairs
         self.exit_criterion: Any = exit_criterion  # if None, set in `check`, since it can depend on `num_labels`
         self.exit_temperatures = exit_temperatures
         self.patience_tolerance = patience_tolerance
@@ -414,6 +419,14 @@ class EarlyExitConfig(PreTrainedConfig):
                     f"last_exit_head: got {self.last_exit_head!r}, but the exits of {self.model_type} share layers, "
                     "or read the exits before them; leave it out, or use deebert, berxit or fastbert"
                 )
+        if self.pairs not in (None, True, False):
+            raise TypeError(
+                f"pairs: got {self.pairs!r}; pass True for pairs of texts, False for single texts, or None if unknown"
+            )
+        if self.head == "pair" and self.pairs is None:
+            self.pairs = True
+        if self.head == "pair" and not self.pairs:
+            raise ValueError("pairs: got False, but exit_head='pair' compares the two texts of a pair; leave it out")
         self.exit_layers = _checked_exit_layers(self.exit_layers, self.encoder_config.num_hidden_layers)
         _checked_labels({"id2label": self.id2label, "label2id": self.label2id})
         self._check_task()

@@ -79,6 +79,9 @@ class BerxitConfig(EarlyExitConfig):
             predicts at random. To let all samples leave at k, pass one threshold per exit (confidence or certainty):
             1.0 before k, and 0.0 from k on. To save training time, too, train a Transformers model of k layers
             instead, `AutoModelForSequenceClassification.from_pretrained(name, num_hidden_layers=k)`.
+        learning_to_exit: whether the model has the unit that learns the certainty. It stays when another criterion is
+            chosen after training, so that "learned" can be chosen again. Default: whether `exit_criterion` is
+            "learned".
         **kwargs: further arguments of `EarlyExitConfig`. `exit_criterion` is "confidence" (default), "learned"
             (learning to exit; the default for regression), or another criterion of `EarlyExitConfig`.
 
@@ -109,8 +112,10 @@ class BerxitConfig(EarlyExitConfig):
         lte_variant: str = "paper",
         distillation_weight: float = 1.0,
         limit_layer: int | None = None,
+        learning_to_exit: bool | None = None,
         **kwargs: Any,
     ) -> None:
+        self.learning_to_exit = learning_to_exit  # if None, set in `_check_task`, since it depends on the criterion
         self.fine_tuning = fine_tuning
         self.lte_variant = lte_variant
         self.distillation_weight = distillation_weight
@@ -119,13 +124,19 @@ class BerxitConfig(EarlyExitConfig):
 
     @classmethod
     def _with_criterion(cls, saved: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
-        saved_criterion = saved.get("exit_criterion")
-        if overrides.get("exit_criterion") == "learned" and saved_criterion not in (None, "learned"):
+        criterion = saved.get("exit_criterion")
+        # Checkpoints of earlier versions do not say whether they have the unit; it is needed where the criterion is.
+        learns = saved.get("learning_to_exit", criterion == "learned" or None)
+        changed = overrides.get("exit_criterion") == "learned" and criterion not in (None, "learned")
+        if changed and not overrides.get("learning_to_exit", learns):
             raise ValueError(
-                f"exit_criterion: got 'learned', but the checkpoint was trained with '{saved_criterion}' and has no "
-                "weights for it; leave it out, or train a new model with exit_criterion='learned'"
+                f"exit_criterion: got 'learned', but the checkpoint has '{criterion}', and its config does not say "
+                "that it learned to exit (learning_to_exit); leave it out, or train a new model with "
+                "exit_criterion='learned'. If it has the weights 'lte', since an earlier version changed its "
+                'criterion, write "learning_to_exit": true into config.json'
             )
-        if overrides.get("exit_criterion", saved_criterion) not in (None, "learned"):  # which alone has variants
+        saved = saved | {"learning_to_exit": learns}
+        if overrides.get("learning_to_exit") is False:  # without the unit there are no variants of its training
             saved = saved | {"lte_variant": "paper"}
         return super()._with_criterion(saved, overrides)
 
@@ -133,14 +144,21 @@ class BerxitConfig(EarlyExitConfig):
         super()._check_task()
         check_choice("fine_tuning", self.fine_tuning, ("alternating", "joint", "two_stage", *COMPARED))
         self._check_fine_tuning()
-        if self.last_exit_head is not None and self.exit_criterion == "learned" and self.head != "dense":
+        if self.learning_to_exit is None:
+            self.learning_to_exit = self.exit_criterion == "learned"
+        if self.exit_criterion == "learned" and not self.learning_to_exit:
             raise ValueError(
-                f"last_exit_head: got {self.last_exit_head!r} with exit_criterion='learned' and exit_head="
+                f"learning_to_exit: got {self.learning_to_exit}, but exit_criterion='learned' needs it; leave it out, "
+                "or pass another exit_criterion"
+            )
+        if self.last_exit_head is not None and self.learning_to_exit and self.head != "dense":
+            raise ValueError(
+                f"last_exit_head: got {self.last_exit_head!r} with learning_to_exit and exit_head="
                 f"'{self.exit_head}'; the learned certainty reads the features of all heads, which then differ: pass "
                 "another exit_criterion, 'confidence' or for regression 'layer', or exit_head='dense'"
             )
         check_choice("lte_variant", self.lte_variant, ("paper", "authors"))
-        if self.lte_variant != "paper" and self.exit_criterion != "learned":
+        if self.lte_variant != "paper" and not self.learning_to_exit:
             raise ValueError(
                 f"lte_variant: got '{self.lte_variant}', which exit_criterion='{self.exit_criterion}' does not use; "
                 "pass exit_criterion='learned', too, or leave it out"
@@ -258,7 +276,7 @@ class BerxitForSequenceClassification(EarlyExitForSequenceClassification):
     config_class = BerxitConfig
     objectives = ("joint", "final", "exits", *COMPARED)
     own_ready = torch.gt
-    # Not needed with another criterion than "learned", which may have been chosen after training.
+    # Earlier versions left these weights in a checkpoint whose criterion was changed after training.
     _keys_to_ignore_on_load_unexpected = [r"^lte"]
     paper: ClassVar[Paper] = Paper(
         title="BERxiT: Early Exiting for BERT with Better Fine-Tuning and Extension to Regression",
@@ -277,9 +295,8 @@ class BerxitForSequenceClassification(EarlyExitForSequenceClassification):
     def __init__(self, config: BerxitConfig) -> None:
         super().__init__(config)
         self.exits = exit_heads(config)
-        learned = config.exit_criterion == "learned"
-        self.lte = SingleUnit(cast(Head, self.exits[0]).size) if learned else None
-        as_authors = learned and config.lte_variant == "authors"
+        self.lte = SingleUnit(cast(Head, self.exits[0]).size) if config.learning_to_exit else None
+        as_authors = config.learning_to_exit and config.lte_variant == "authors"
         self.lte_last = exit_features(config) if as_authors else None
         self.post_init()
 

@@ -388,7 +388,7 @@ class DepthAdaptiveForSequenceClassification(EarlyExitForSequenceClassification)
         """
         super().prepare(dataset, tokenizer)
         if self.depth_table is not None:
-            rows = read_rows(dataset, tokenizer, self.config.encoder_config)
+            rows = read_rows(dataset, tokenizer, self.config)
             self.estimate_depths_by_mutual_information(rows)
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Module:
@@ -431,7 +431,7 @@ class DepthAdaptiveForSequenceClassification(EarlyExitForSequenceClassification)
             )
         if check_number("smoothing", smoothing) <= 0:
             raise ValueError(f"smoothing: got {smoothing}; pass a number > 0, the paper's is 0.1")
-        rows = read_rows(dataset, None, self.config.encoder_config)
+        rows = read_rows(dataset, None, self.config)
         labels = row_labels(rows, self.config.num_labels)
         if labels is None:
             raise ValueError("dataset: has no labels; pass the training set, with a 'label' column")

@@ -987,7 +987,7 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
         classes = self.config.num_labels
         if classes == 1:
             raise ValueError("calibrate_temperatures: regression, num_labels=1, has no probabilities to calibrate")
-        rows = read_rows(dataset, tokenizer, self.config.encoder_config)
+        rows = read_rows(dataset, tokenizer, self.config)
         labels = row_labels(rows, classes, multi_label=self.config.multi_label)
         if labels is None or len(rows) < classes:
             raise ValueError(

@@ -143,16 +143,21 @@ class RowReader:
 
     Args:
         tokenizer: for items that are not tokenized; may be None if all are.
-        encoder_config: config of the encoder, for the largest number of tokens and the size of the vocabulary.
+        config: the model's config: whether it was trained on pairs, and the encoder's largest number of tokens and
+            size of the vocabulary.
     """
 
-    def __init__(self, tokenizer: Any, encoder_config: Any) -> None:
+    def __init__(self, tokenizer: Any, config: Any) -> None:
         if tokenizer is not None and not callable(tokenizer):
             raise TypeError(
                 f"tokenizer: got {tokenizer!r}; pass the model's tokenizer, or None for tokenized rows. Other "
                 "arguments are passed by name, e.g. batch_size=32"
             )
+        encoder_config = config.encoder_config
         self.tokenizer, self.vocab_size = tokenizer, encoder_config.vocab_size
+        self.pairs = getattr(
+            config, "pairs", None
+        )  # the code of an earlier version, saved with a checkpoint, lacks it
         limits = (family_of(encoder_config).max_tokens(encoder_config), getattr(tokenizer, "model_max_length", None))
         # The largest number of tokens of a row; None for no limit.
         self.longest: int | None = min((limit for limit in limits if limit), default=None)
@@ -172,7 +177,9 @@ class RowReader:
                 for index, item in islice(items, BLOCK):
                     if self.tokenizer is None and not _is_row(item):
                         raise self._no_tokenizer(item)
-                    block.append((index, self._checked_row(index, item) if _is_row(item) else _texts_of(index, item)))
+                    block.append(
+                        (index, self._checked_row(index, item) if _is_row(item) else self._texts(index, item))
+                    )
                     row = item if isinstance(item, Mapping) else {}
                     labels.append({name: row[name] for name in LABEL_COLUMNS if name in row})
             except Exception as error:  # raised after the valid items before it
@@ -183,12 +190,18 @@ class RowReader:
                 yield index, row | own_labels
         if self.truncated:
             warnings.warn(
-                f"{self.truncated} texts have more than {self.longest} tokens, the most that this model reads; they "
-                "were truncated",
+                f"{self.truncated} texts have more than {self.longest} tokens, the most that this model reads (the "
+                "tokenizer's model_max_length, or the encoder's positions); they were truncated",
                 stacklevel=3,
             )
         if failure is not None:
             raise failure
+
+    def _texts(self, index: int, item: Any) -> Texts:
+        """Return the text of an item and None, or its two texts, if the model was trained on such."""
+        texts = _texts_of(index, item)
+        check_kind(texts[1] is not None, self.pairs, f"dataset: item {index}")
+        return texts
 
     @staticmethod
     def _no_tokenizer(item: Any) -> ValueError:
@@ -267,6 +280,34 @@ class RowReader:
         return row
 
 
+def check_kind(pair: bool, trained_on_pairs: bool | None, where: str) -> None:
+    """Check that an input is of the kind that the model was trained on.
+
+    Args:
+        pair: whether it is a pair of texts.
+        trained_on_pairs: whether the model was trained on pairs; None if that is not known, which allows both.
+        where: what the input is called in the error message.
+
+    Raises:
+        ValueError: it is of the other kind.
+
+    Examples:
+        >>> check_kind(False, True, "item 0")
+        Traceback (most recent call last):
+            ...
+        ValueError: item 0 is a single text, but the model was trained on pairs of texts; pass both texts, e.g. as \
+{'text': ..., 'text_pair': ...}. A model that is loaded with pairs=None takes both kinds
+    """
+    if trained_on_pairs in (None, pair):
+        return
+    kinds = ("a single text", "a pair of texts")
+    call = "both texts, e.g. as {'text': ..., 'text_pair': ...}" if trained_on_pairs else "one text"
+    raise ValueError(
+        f"{where} is {kinds[pair]}, but the model was trained on {('single texts', 'pairs of texts')[not pair]}; pass "
+        f"{call}. A model that is loaded with pairs=None takes both kinds"
+    )
+
+
 def _is_row(item: Any) -> bool:
     return isinstance(item, Mapping) and "input_ids" in item
 
@@ -298,35 +339,35 @@ def _check_encodable(index: int, texts: Sequence[str]) -> None:
         ) from None
 
 
-def stream_rows(dataset: Any, tokenizer: Any, encoder_config: Any) -> Iterator[dict[str, Any]]:
+def stream_rows(dataset: Any, tokenizer: Any, config: Any) -> Iterator[dict[str, Any]]:
     """Iterate over the tokenized rows of a data set, with their labels; it need not fit into memory.
 
     Args:
         dataset: texts or tokenized rows, as in `items_of` and `RowReader`.
         tokenizer: as in `RowReader`.
-        encoder_config: as in `RowReader`.
+        config: as in `RowReader`.
 
     Raises:
         ValueError: the data set is empty, or an item is neither a text nor a tokenized row.
         DatasetError: the data set raises an error.
     """
     empty = True
-    for _, row in RowReader(tokenizer, encoder_config).rows(enumerate(items_of(dataset))):
+    for _, row in RowReader(tokenizer, config).rows(enumerate(items_of(dataset))):
         empty = False
         yield row
     if empty:
         raise ValueError("dataset: got no rows; pass at least one")
 
 
-def read_rows(dataset: Any, tokenizer: Any, encoder_config: Any) -> list[dict[str, Any]]:
+def read_rows(dataset: Any, tokenizer: Any, config: Any) -> list[dict[str, Any]]:
     """Return the rows of `stream_rows` as a list.
 
     Args:
         dataset: as in `stream_rows`.
         tokenizer: as in `stream_rows`.
-        encoder_config: as in `stream_rows`.
+        config: as in `stream_rows`.
     """
-    return list(stream_rows(dataset, tokenizer, encoder_config))
+    return list(stream_rows(dataset, tokenizer, config))
 
 
 def padded_batch(rows: Sequence[Row], encoder_config: Any) -> dict[str, Tensor]:
@@ -588,16 +629,35 @@ def model_inputs(model: Any, batch: Mapping[str, Tensor | None]) -> dict[str, Te
     return {name: None if value is None else value.to(device, non_blocking=True) for name, value in values.items()}
 
 
+class _Lines:
+    """A stream on which every state of a progress bar is a line of its own, for logs."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> None:
+        if text.strip():
+            self.stream.write(f"{text.strip()}\n")
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+
 def progress_bar(items: Any = None, **settings: Any) -> Any:
-    """Return a progress bar of tqdm that writes every 10 seconds if stderr is neither a terminal nor a notebook.
+    """Return a progress bar of tqdm.
+
+    If stderr is neither a terminal nor a notebook, it writes a line every 10 seconds, and nothing before the first.
 
     Args:
         items: as in tqdm.
         **settings: as in tqdm. The environment variable `TQDM_MININTERVAL` sets another interval.
     """
-    terminal = sys.stderr is not None and sys.stderr.isatty()
-    to_file = not terminal and "ipykernel" not in sys.modules and "TQDM_MININTERVAL" not in os.environ
-    return tqdm(items, **({"mininterval": 10} if to_file else {}) | settings)
+    if (sys.stderr is not None and sys.stderr.isatty()) or "ipykernel" in sys.modules:
+        return tqdm(items, **settings)
+    in_log: dict[str, Any] = {} if "TQDM_MININTERVAL" in os.environ else {"mininterval": 10, "delay": 10}
+    if sys.stderr is not None:
+        in_log["file"] = _Lines(sys.stderr)
+    return tqdm(items, **in_log | settings)
 
 
 @torch.inference_mode()

@@ -7,6 +7,8 @@ from typing import Any
 
 from transformers import TextClassificationPipeline
 
+from .padded_batches import check_kind
+
 TASK = "early-exit-text-classification"
 # Saved in the config, so that `pipeline(model=..., trust_remote_code=True)` works where the package is not installed.
 CUSTOM_PIPELINES = {
@@ -21,8 +23,9 @@ CUSTOM_PIPELINES = {
 class EarlyExitTextClassificationPipeline(TextClassificationPipeline):
     """Transformers' text-classification pipeline; besides `label` and `score` it returns `exit_layer`.
 
-    `exit_layer` is the number of layers run, from 1. The pipeline has three more arguments than that of Transformers.
-    They can be passed to `pipeline(...)`, or to a call, which overrides those of `pipeline(...)`:
+    `exit_layer` is the number of layers run, from 1. Texts are truncated to the tokenizer's `model_max_length`, unless
+    `truncation=False` is passed. The pipeline has three more arguments than that of Transformers. They can be passed
+    to `pipeline(...)`, or to a call, which overrides those of `pipeline(...)`:
 
     - `exit_threshold`: as in the model's `forward`.
     - `early_exit`: as in the model's `forward`.
@@ -74,6 +77,20 @@ class EarlyExitTextClassificationPipeline(TextClassificationPipeline):
         if return_exit_score is not None:
             postprocess["return_exit_score"] = return_exit_score
         return preprocess, forward, postprocess
+
+    def preprocess(self, inputs: Any, **tokenizer_kwargs: Any) -> Any:
+        """Tokenize one text or one pair of texts.
+
+        Args:
+            inputs: as in Transformers: a text, or `{"text": ..., "text_pair": ...}`.
+            **tokenizer_kwargs: arguments of the tokenizer. Default: `truncation=True`.
+
+        Raises:
+            ValueError: it is a pair, but the model was trained on single texts, or the other way round.
+        """
+        pair = inputs.get("text_pair") is not None if isinstance(inputs, dict) else not isinstance(inputs, str)
+        check_kind(pair, getattr(self.model.config, "pairs", None), f"inputs: {inputs!r:.60}")
+        return super().preprocess(inputs, **{"truncation": True} | tokenizer_kwargs)
 
     def _forward(self, model_inputs: Any, **settings: Any) -> dict[str, Any]:
         answers = self.model.answers(model_inputs, **settings)

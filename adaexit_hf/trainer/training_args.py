@@ -6,8 +6,10 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
+from transformers.utils import is_torch_xla_available
 
 from ..utils.spelling import did_you_mean
 
@@ -51,6 +53,7 @@ class EarlyExitTrainingArguments(TrainingArguments):
         frozen_states_memory: largest size in bytes, >= 0, of these hidden states in memory. Larger ones are kept in a
             file in the stage's folder, which is removed after the stage. 0 always uses a file. Default: 1 GiB.
         ddp_find_unused_parameters: as in Transformers. Default: True, because some objectives do not use all exits.
+        use_cpu: as in Transformers. Default: False, but True with `bf16` where there is no accelerator.
 
     Raises:
         ValueError: if `frozen_states_memory` or `exits_learning_rate` is out of range, or if `push_to_hub` is combined
@@ -100,6 +103,13 @@ class EarlyExitTrainingArguments(TrainingArguments):
                 f"exits_learning_rate: got {self.exits_learning_rate}; pass a positive number, e.g. 1e-3, or None to "
                 "use learning_rate"
             )
+        # Transformers asks for `use_cpu` although there is nothing else to use. A GPU without bf16 stays an error.
+        if (
+            (self.bf16 or self.bf16_full_eval)
+            and not torch.accelerator.is_available()
+            and not is_torch_xla_available()
+        ):
+            self.use_cpu = True
         super().__post_init__()
         if self.push_to_hub and self.hub_strategy not in (HubStrategy.END, HubStrategy.EVERY_SAVE):
             raise ValueError(

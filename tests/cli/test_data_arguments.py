@@ -50,7 +50,12 @@ def test_files_of_different_columns_are_refused(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     (tmp_path / "train.csv").write_text("text,label\na,1\n")
     (tmp_path / "dev.csv").write_text("sentence,gold\na,1\n")
-    splits = load_splits(DataArguments(validation_file=str(tmp_path / "dev.csv")), str(tmp_path / "train.csv"))
+    splits = load_splits(
+        DataArguments(
+            validation_file=str(tmp_path / "dev.csv"), train_file=str(tmp_path / "train.csv"), text_columns=["text"]
+        ),
+        training=True,
+    )
     with pytest.raises(ValueError, match="split 'validation' has no column 'text'; it has sentence, gold"):
         check_columns(splits["validation"], ["text"], "label", "validation")
 
@@ -103,7 +108,10 @@ def test_json_rows_may_leave_columns_out(tmp_path: Path) -> None:
 def test_train_and_validation_may_have_different_formats(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("text,label\na,1\n")
     (tmp_path / "dev.jsonl").write_text('{"text": "b", "label": 1}')
-    splits = load_splits(DataArguments(validation_file=str(tmp_path / "dev.jsonl")), str(tmp_path / "train.csv"))
+    splits = load_splits(
+        DataArguments(validation_file=str(tmp_path / "dev.jsonl"), train_file=str(tmp_path / "train.csv")),
+        training=True,
+    )
     assert splits["train"].features == splits["validation"].features
 
 
@@ -223,3 +231,60 @@ def test_the_metrics_of_several_labels_are_those_of_label_sets() -> None:
     assert DataArguments().metric_names(several) == ("f1_micro", "f1_macro", "accuracy")
     with pytest.raises(ValueError, match="metric: f1 compares one class"):
         DataArguments(metrics=["f1"]).metric_names(several)
+
+
+# One file is enough --------------------------------------------------------------------------------------------------
+
+REVIEWS = "".join(f"{row},film {row} is {word},{word}\n" for row in range(10) for word in ("good", "bad"))
+
+
+def test_a_tenth_is_held_out_and_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "a.csv").write_text(f"id,review,sentiment\n{REVIEWS}")
+    arguments = DataArguments(train_file=str(tmp_path / "a.csv"))
+    training = load_splits(arguments, training=True)
+    assert (arguments.text_columns, arguments.label_column) == (["review"], "sentiment")
+    assert {name: len(rows) for name, rows in training.items()} == {"train": 18, "validation": 2}
+    assert sorted(training["validation"]["sentiment"]) == ["bad", "good"]
+    told = capsys.readouterr().err
+    assert "text_columns review, label_column sentiment (guessed; pass these flags for others)" in told
+    assert "there is no validation split; 2 of the 20 rows of train become one" in told
+    later = load_splits(DataArguments(train_file=str(tmp_path / "a.csv")), pairs=False)
+    assert later["validation"].to_dict() == training["validation"].to_dict()
+
+
+def test_evaluation_takes_one_file(tmp_path: Path) -> None:
+    file = str(tmp_path / "a.csv")
+    with pytest.raises(ValueError, match=r"train_file: got '.*a.csv' and validation_file '.*a.csv'; pass the one to"):
+        load_splits(DataArguments(train_file=file, validation_file=file))
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+def test_the_delimiter_is_found_out_or_given(tmp_path: Path, delimiter: str) -> None:
+    (tmp_path / "a.csv").write_text(f"text{delimiter}label\ngood, or so{delimiter}1\nbad{delimiter}0\n")
+    for given in (None, delimiter):
+        rows = load_splits(DataArguments(validation_file=str(tmp_path / "a.csv"), delimiter=given))["validation"]
+        assert rows.to_dict() == {"text": ["good, or so", "bad"], "label": [1, 0]}
+    (tmp_path / "a.jsonl").write_text('{"text": "a", "label": 1}')
+    with pytest.raises(ValueError, match="delimiter: got ';' without a .csv file; leave it out"):
+        load_splits(DataArguments(validation_file=str(tmp_path / "a.jsonl"), delimiter=";"))
+
+
+def test_rows_without_a_text_are_refused_or_left_out(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "a.csv").write_text("text,label\n" + "good,1\n,0\nbad,0\n  ,1\n" * 6)
+    file = str(tmp_path / "a.csv")
+    message = (
+        r"split 'train': column 'text' lacks 12 of 24 texts, in row 1, 3, 5, .*, 19, \.\.\. \(the first is row 0\)"
+    )
+    with pytest.raises(ValueError, match=f"{message}; remove these rows, or pass --drop_empty"):
+        load_splits(DataArguments(train_file=file), training=True)
+    splits = load_splits(DataArguments(train_file=file, drop_empty=True), training=True)
+    assert sum(map(len, splits.values())) == 12
+    assert "split 'train': 12 of 24 rows without a text are left out" in capsys.readouterr().err
+
+
+def test_columns_that_are_passed_are_not_guessed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "a.csv").write_text(f"id,review,sentiment\n{REVIEWS}")
+    arguments = DataArguments(train_file=str(tmp_path / "a.csv"), text_columns=["id"], label_column="sentiment")
+    load_splits(arguments, training=True)
+    assert (arguments.columns(), arguments.label()) == (("id",), "sentiment")
+    assert "guessed" not in capsys.readouterr().err

@@ -27,6 +27,7 @@ from adaexit_hf import (
     collect_trace,
     cross_fitted,
     explain,
+    predict,
     tradeoff_curve,
 )
 from adaexit_hf.cli import evaluate as evaluate_command
@@ -150,11 +151,11 @@ def test_predict_gives_all_labels_above_a_half(capsys, several) -> None:
 
 def test_several_labels_are_evaluated_calibrated_and_reported(capsys, several) -> None:
     checkpoint, flags = several
-    result = json.loads(called(capsys, "evaluate", checkpoint, *flags))["validation"]
+    result = json.loads(called(capsys, "evaluate", checkpoint, *flags, "--json"))["validation"]
     assert set(result["at_threshold"]) == {"f1_micro", "f1_macro", "accuracy"}
     low, high = result["intervals"]["f1_micro"]
     assert low <= result["at_threshold"]["f1_micro"] <= high
-    chosen = json.loads(called(capsys, "calibrate", checkpoint, *flags, "--temperatures"))
+    chosen = json.loads(called(capsys, "calibrate", checkpoint, *flags, "--temperatures", "--json"))
     assert chosen["metric"] == "f1_micro" and len(chosen["exit_temperatures"]) == 3
     called(capsys, "report", checkpoint, *flags)
     assert (Path(checkpoint) / "report.html").exists()
@@ -239,6 +240,138 @@ def test_predict_takes_pairs_of_texts(capsys, checkpoint, tmp_path) -> None:
     assert answers(printed)[0]["text"] == ["good", "bad film"]
 
 
+@pytest.fixture
+def of_pairs(start, tmp_path) -> str:
+    """A checkpoint that was trained on pairs of texts."""
+    names = {"id2label": {0: "bad", 1: "good"}}
+    BerxitForSequenceClassification.from_encoder_pretrained(start, **names, pairs=True).save_pretrained(tmp_path / "p")
+    AutoTokenizer.from_pretrained(start).save_pretrained(tmp_path / "p")
+    return str(tmp_path / "p")
+
+
+def test_pairs_come_from_arguments_stdin_and_files(capsys, of_pairs, tmp_path, monkeypatch) -> None:
+    direct = called(capsys, "predict", of_pairs, "good", "bad film", "very good", "book")
+    assert [answer["text"] for answer in answers(direct)] == [["good", "bad film"], ["very good", "book"]]
+    lines = 'good\tbad film\n{"a": "very good", "b": "book"}\n'
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
+    assert called(capsys, "predict", of_pairs) == direct
+    rows = '{"n": 1, "b": "bad film", "a": "good"}\n{"n": 2, "a": "very good", "b": "book"}\n'
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(rows.encode())))
+    assert called(capsys, "predict", of_pairs, "--text_columns", "a", "b") == direct
+    (tmp_path / "pairs.txt").write_text("good\tbad film\nvery good\tbook\n")
+    assert called(capsys, "predict", of_pairs, "--file", str(tmp_path / "pairs.txt")) == direct
+    (tmp_path / "pairs.csv").write_text("id;premise;hypothesis\n1;good;bad film\n2;very good;book\n")
+    flags = ["--file", str(tmp_path / "pairs.csv"), "--text_columns", "premise", "hypothesis"]
+    assert called(capsys, "predict", of_pairs, *flags) == direct
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (
+            ["good", "bad", "book"],
+            "texts: got 3 arguments, but the model takes pairs of texts; pass two for each pair",
+        ),
+        (["--file", "lines.txt"], "line 1 is 'good', but the model takes pairs of texts; pass two with a tab between"),
+        (["--file", "lines.txt", "--text_column", "a"], "got ['a']; pass two columns, since the model was trained on"),
+    ],
+)
+def test_a_model_of_pairs_takes_no_single_texts(
+    capsys, of_pairs, tmp_path, monkeypatch, more: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lines.txt").write_text("good\n")
+    assert message in refused(capsys, "predict", of_pairs, *more)
+
+
+def test_labelled_texts_of_the_other_kind_are_refused(capsys, of_pairs, labelled) -> None:
+    for command in ("evaluate", "calibrate", "report"):
+        message = refused(capsys, command, of_pairs, *labelled)
+        assert "text_columns: got ['text'], single texts, but the model was trained on pairs; pass two" in message
+
+
+def test_empty_texts_are_answered_with_null_and_a_reason(capsys, checkpoint, tmp_path) -> None:
+    (tmp_path / "texts.csv").write_text("n,text\n1,\n2,good\n3,  \n4,bad\n5,\n")
+    flags = ["--file", str(tmp_path / "texts.csv"), "--id_column", "n"]
+    found = answers(called(capsys, "predict", checkpoint, *flags))
+    assert [answer["id"] for answer in found] == list("12345")
+    assert found[0] == {
+        "id": "1", "text": "", "label": None, "score": None, "exit_layer": None, "reason": "the text is empty",
+    }  # fmt: skip
+    direct = answers(called(capsys, "predict", checkpoint, "good", "bad"))
+    assert [{"id": answer["id"]} | other for answer, other in zip(found[1::2], direct, strict=True)] == found[1::2]
+    (only,) = answers(called(capsys, "predict", checkpoint, " "))
+    assert only["reason"] == "the text is empty"
+
+
+def test_an_empty_text_has_no_labels(capsys, several) -> None:
+    (found,) = answers(called(capsys, "predict", several[0], ""))
+    assert (found["labels"], found["scores"], found["reason"]) == (None, None, "the text is empty")
+
+
+def test_predict_writes_a_file(capsys, checkpoint, tmp_path) -> None:
+    direct = called(capsys, "predict", checkpoint, "good", "bad")
+    assert cli.main(["predict", checkpoint, "good", "bad", "--output", str(tmp_path / "answers.jsonl")]) == 0
+    printed = capsys.readouterr()
+    assert (tmp_path / "answers.jsonl").read_text() == direct and printed.out == ""
+    assert "2 texts, 0 of them empty, mean exit layer" in printed.err
+    (tmp_path / "texts.txt").write_text("good\n")
+    flags = ["--file", str(tmp_path / "texts.txt"), "--output", str(tmp_path / "texts.txt")]
+    assert "output: got" in refused(capsys, "predict", checkpoint, *flags)
+
+
+def test_predict_gives_the_scores_of_all_labels(capsys, checkpoint) -> None:
+    (found,) = answers(called(capsys, "predict", checkpoint, "good", "--all_scores"))
+    assert set(found["scores"]) == {"bad", "good"} and sum(found["scores"].values()) == pytest.approx(1)
+    assert found["scores"][found["label"]] == found["score"]
+
+
+def test_the_threshold_none_is_full_depth(capsys, checkpoint, labelled) -> None:
+    flags = ["--exit_threshold", "none"]
+    assert [answer["exit_layer"] for answer in answers(called(capsys, "predict", checkpoint, "good", *flags))] == [3]
+    (found,) = answers(called(capsys, "evaluate", checkpoint, *labelled, *flags, "--json"))
+    assert found["validation"]["exit_threshold"] is None and found["validation"]["mean_exit_layer"] == 3
+    assert "exit_threshold: got 'no'; pass a number, e.g. 0.9, or none" in refused(
+        capsys, "predict", checkpoint, "good", "--exit_threshold", "no"
+    )
+
+
+def test_predict_reads_a_data_set_and_finds_its_texts(capsys, checkpoint, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "data").mkdir()
+    rows = "".join(json.dumps({"number": index, "review": text}) + "\n" for index, text in enumerate(TEXTS[:2]))
+    (tmp_path / "data" / "test.jsonl").write_text(rows)
+    assert cli.main(["predict", checkpoint, "--dataset_name", str(tmp_path / "data")]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == called(capsys, "predict", checkpoint, *TEXTS[:2])
+    assert "text_columns review (guessed; pass --text_columns for others)" in printed.err
+    flags = ["--dataset_name", str(tmp_path / "data"), "--split", "dev"]
+    assert "split: got 'dev'; the data set has test" in refused(capsys, "predict", checkpoint, *flags)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["good", "--id_column", "n"], "id_column: got 'n' and texts as arguments; leave it out"),
+        (["good", "--split", "test"], "split: got 'test' without --dataset_name; leave it out"),
+        (["good", "--delimiter", ";"], "delimiter: got ';' without a .csv file; leave it out"),
+        (["good", "--max_seq_length", "33"], "has positions for 32 tokens; pass at most 32"),
+        (["good", "--max_seq_length", "0"], "max_seq_length: got 0; pass a whole number from 1, e.g. 128"),
+    ],
+)
+def test_flags_that_would_be_ignored_are_refused(capsys, checkpoint, more: list[str], message: str) -> None:
+    assert message in refused(capsys, "predict", checkpoint, *more)
+
+
+@pytest.mark.filterwarnings("ignore:1 texts have more than 3 tokens")
+def test_texts_are_truncated_as_the_flag_says(capsys, checkpoint) -> None:
+    long, short = (
+        answers(called(capsys, "predict", checkpoint, text, "--max_seq_length", "3"))[0]["score"]
+        for text in ("good bad bad", "good")
+    )
+    assert long == pytest.approx(short, abs=1e-6)
+
+
 def test_regression_prints_the_number(capsys, start, tmp_path) -> None:
     model = BerxitForSequenceClassification.from_encoder_pretrained(start, num_labels=1)
     model.save_pretrained(tmp_path / "number")
@@ -315,7 +448,7 @@ def test_calibrate_takes_no_threshold_and_push_no_stale_numbers(capsys, checkpoi
         cli.main(["calibrate", checkpoint, *labelled, "--exit_threshold", "0.9"])
     assert "unrecognized arguments: --exit_threshold" in capsys.readouterr().err
     called(capsys, "report", checkpoint, *labelled)
-    called(capsys, "calibrate", checkpoint, *labelled, "--max_drop", "1")
+    called(capsys, "calibrate", checkpoint, *labelled, "--max_drop", "99%", "--json")
     assert "was measured at exit_threshold 0.5" in refused(capsys, "push", checkpoint, "you/model")
 
 
@@ -404,9 +537,10 @@ def test_misspelt_names_are_recognized(capsys, checkpoint, labelled, flags: list
 
 
 def test_max_drop_is_checked_before_work(capsys) -> None:
-    assert "max_drop: got 1.5; pass a fraction from 0 to 1" in refused(
-        capsys, "calibrate", "nowhere", "--max_drop", "1.5"
-    )
+    for command in (["calibrate", "nowhere"], ["train", "--model_name_or_path", "nowhere", "--output_dir", "out"]):
+        assert "max_drop: got 2; pass a fraction from 0 to below 1, e.g. 0.01. Did you mean 0.02 (2%)?" in refused(
+            capsys, *command, "--max_drop", "2"
+        )
 
 
 @pytest.mark.parametrize("command", ["report", "card", "convert"])
@@ -511,7 +645,7 @@ def test_points_and_exits_no_better_than_the_majority_are_marked(capsys) -> None
 
 
 def test_evaluate_says_what_the_exits_cost(capsys, checkpoint, labelled) -> None:
-    (found,) = answers(called(capsys, "evaluate", checkpoint, *labelled))
+    (found,) = answers(called(capsys, "evaluate", checkpoint, *labelled, "--json"))
     result = found["validation"]
     assert (result["samples"], result["majority"]) == (12, {"accuracy": 0.5})
     predicted = answers(called(capsys, "predict", checkpoint, *(TEXTS * 3)))
@@ -543,7 +677,7 @@ def test_made_up_names_of_classes_say_nothing(capsys, checkpoint, tmp_path, colu
     rows = [{"text": text, "label": column["good" in text]} for text in TEXTS]
     (tmp_path / "dev.jsonl").write_text("\n".join(map(json.dumps, rows)))
     flags = ["--validation_file", str(tmp_path / "dev.jsonl"), "--text_columns", "text"]
-    assert cli.main(["evaluate", checkpoint, *flags]) == 0
+    assert cli.main(["evaluate", checkpoint, *flags, "--json"]) == 0
     printed = capsys.readouterr()
     found = json.loads(printed.out)["validation"]["at_threshold"]["accuracy"]
     assert found == pytest.approx(sum(right) / len(right))
@@ -600,14 +734,14 @@ def test_other_classes_than_those_of_the_checkpoint_are_refused(of_data: list) -
 def test_calibrate_changes_nothing_but_the_threshold(capsys, checkpoint, labelled) -> None:
     path = Path(checkpoint, "config.json")
     before = json.loads(path.read_text())
-    (chosen,) = answers(called(capsys, "calibrate", checkpoint, *labelled, "--max_drop", "1"))
+    (chosen,) = answers(called(capsys, "calibrate", checkpoint, *labelled, "--max_drop", "99%", "--json"))
     after = json.loads(path.read_text())
     assert chosen["threshold"] != before["exit_threshold"]
     assert after == before | {"exit_threshold": chosen["threshold"]}
 
 
 def test_calibrate_scores_each_half_with_the_threshold_of_the_other(capsys, checkpoint, labelled, tmp_path) -> None:
-    (chosen,) = answers(called(capsys, "calibrate", checkpoint, *labelled, "--max_drop", "0.3"))
+    (chosen,) = answers(called(capsys, "calibrate", checkpoint, *labelled, "--max_drop", "0.3", "--json"))
     model, words = (kind.from_pretrained(checkpoint) for kind in (AutoModelForSequenceClassification, AutoTokenizer))
     rows = [{"label": int("good" in text), **words(text)} for text in TEXTS * 3]
     trace = collect_trace(model, rows, progress=False)
@@ -620,11 +754,11 @@ def test_calibrate_chooses_one_layer_for_all(capsys, checkpoint, labelled) -> No
     path = Path(checkpoint, "config.json")
     before = json.loads(path.read_text())
     (chosen,) = answers(
-        called(capsys, "calibrate", checkpoint, *labelled, "--max_drop", "1", "--exit_criterion", "layer")
+        called(capsys, "calibrate", checkpoint, *labelled, "--max_drop", "99%", "--exit_criterion", "layer", "--json")
     )
     assert (chosen["threshold"], chosen["mean_layers"]) == (1.0, 1.0)
     assert json.loads(path.read_text()) == before | {"exit_threshold": 1.0, "exit_criterion": "layer"}
-    (found,) = answers(called(capsys, "evaluate", checkpoint, *labelled))
+    (found,) = answers(called(capsys, "evaluate", checkpoint, *labelled, "--json"))
     assert found["validation"]["exit_histogram"] == {"1": 12, "2": 0, "3": 0}
 
 
@@ -638,24 +772,58 @@ def test_a_regression_that_learned_to_exit_may_leave_at_one_layer(capsys, start,
     )
     data = ["--validation_file", str(tmp_path / "dev.csv"), "--text_columns", "text"]
     called(
-        capsys, "calibrate", str(tmp_path / "model"), *data, "--exit_criterion", "layer", "--max_drop", "1",
+        capsys, "calibrate", str(tmp_path / "model"), *data, "--exit_criterion", "layer", "--max_drop", "99%",
         "--metrics", "pearson",
     )  # fmt: skip
     config = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").config
-    assert (config.exit_criterion, config.lte_variant) == ("layer", "paper")
+    assert (config.exit_criterion, config.lte_variant) == ("layer", "authors")
+    flags = ["--exit_criterion", "learned", "--metrics", "pearson"]
+    called(capsys, "calibrate", str(tmp_path / "model"), *data, *flags)
+    config = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").config
+    assert (config.exit_criterion, config.lte_variant) == ("learned", "authors")
 
 
 def test_calibrate_refuses_a_criterion_that_the_checkpoint_does_not_have(capsys, checkpoint, labelled) -> None:
     before = Path(checkpoint, "config.json").read_text()
     said = refused(capsys, "calibrate", checkpoint, *labelled, "--exit_criterion", "learned")
-    assert "exit_criterion: got 'learned', but the checkpoint was trained with 'confidence'" in said
+    assert "exit_criterion: got 'learned', but the checkpoint has 'confidence'" in said
     assert Path(checkpoint, "config.json").read_text() == before
 
 
 def test_calibrate_with_temperatures_saves_them(capsys, checkpoint, labelled) -> None:
-    called(capsys, "calibrate", checkpoint, *labelled, "--temperatures")
+    called(capsys, "calibrate", checkpoint, *labelled, "--temperatures", "--json")
     model = AutoModelForSequenceClassification.from_pretrained(checkpoint)
     assert len(model.config.exit_temperatures) == len(model.config.exit_layers)
+
+
+def test_calibrate_shows_the_old_threshold_beside_the_new_one(capsys, checkpoint, labelled) -> None:
+    path = Path(checkpoint, "config.json")
+    before = path.read_text()
+    flags = [*labelled, "--max_drop", "99%", "--dry_run"]
+    (found,) = answers(called(capsys, "calibrate", checkpoint, *flags, "--json"))
+    table = called(capsys, "calibrate", checkpoint, *flags)
+    assert path.read_text() == before and found["saved"] is False and "dry run: nothing was saved" in table
+    (evaluated,) = answers(called(capsys, "evaluate", checkpoint, *labelled, "--json"))
+    assert found["old"]["threshold"] == 0.5 and found["old"]["exit_criterion"] == "confidence"
+    assert found["old"]["score"] == pytest.approx(evaluated["validation"]["at_threshold"]["accuracy"])
+    rows = [line.split() for line in table.splitlines()]
+    assert ["old", "0.5", f"{found['old']['score']:.4f}"] in [row[:3] for row in rows]
+    assert ["chosen", f"{found['threshold']:.6g}", f"{found['score']:.4f}"] in [row[:3] for row in rows]
+    called(capsys, "calibrate", checkpoint, *flags[:-1])
+    assert json.loads(path.read_text())["exit_threshold"] == found["threshold"]
+
+
+def test_the_score_of_a_threshold_in_another_unit_is_not_shown(capsys, checkpoint, labelled) -> None:
+    flags = [*labelled, "--exit_criterion", "margin", "--dry_run"]
+    (found,) = answers(called(capsys, "calibrate", checkpoint, *flags, "--json"))
+    assert found["old"] == {"exit_criterion": "confidence", "threshold": 0.5}
+    assert "exit_criterion: margin, was confidence" in called(capsys, "calibrate", checkpoint, *flags)
+
+
+def test_evaluate_prints_a_table(capsys, checkpoint, labelled) -> None:
+    (found,) = answers(called(capsys, "evaluate", checkpoint, *labelled, "--json"))
+    score = found["validation"]["full_depth"]["accuracy"]
+    assert f"accuracy: {score:.4f} at full depth" in called(capsys, "evaluate", checkpoint, *labelled)
 
 
 def test_a_full_disk_leaves_the_config_as_it_was(capsys, checkpoint, labelled, monkeypatch) -> None:
@@ -665,7 +833,7 @@ def test_a_full_disk_leaves_the_config_as_it_was(capsys, checkpoint, labelled, m
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", full)
-    message = refused(capsys, "calibrate", checkpoint, *labelled, "--max_drop", "1")
+    message = refused(capsys, "calibrate", checkpoint, *labelled, "--max_drop", "99%")
     assert "config.json' could not be written: No space left on device" in message
     assert Path(checkpoint, "config.json").read_text() == before
     assert not list(Path(checkpoint).glob(".*tmp"))
@@ -820,7 +988,7 @@ def test_report_counts_flops(capsys, checkpoint, labelled) -> None:
 
 
 def test_evaluate_prints_the_interval_of_the_score(capsys, checkpoint, labelled) -> None:
-    (found,) = answers(called(capsys, "evaluate", checkpoint, *labelled))
+    (found,) = answers(called(capsys, "evaluate", checkpoint, *labelled, "--json"))
     low, high = found["validation"]["intervals"]["accuracy"]
     assert low < found["validation"]["at_threshold"]["accuracy"] < high
     assert f"interval over samples: {low:.4f} to {high:.4f}" in called(capsys, "report", checkpoint, *labelled)
@@ -834,7 +1002,7 @@ def test_the_interval_is_that_of_the_answers_at_the_threshold(capsys, checkpoint
         return bootstrap_samples(traces, statistic)
 
     monkeypatch.setattr(evaluate_command, "bootstrap_samples", recorded)
-    (found,) = answers(called(capsys, "evaluate", checkpoint, *labelled))
+    (found,) = answers(called(capsys, "evaluate", checkpoint, *labelled, "--json"))
     predicted = answers(called(capsys, "predict", checkpoint, *(TEXTS * 3)))
     right = torch.tensor([answer["label"] == ("good" if "good" in answer["text"] else "bad") for answer in predicted])
     (trace,) = resampled
@@ -849,7 +1017,7 @@ def test_the_interval_is_that_of_the_answers_at_the_threshold(capsys, checkpoint
 def test_an_interval_that_is_not_defined_is_null(capsys, checkpoint, labelled, monkeypatch) -> None:
     scores = iter([0.5])  # of all samples; then come the resamples
     monkeypatch.setattr(evaluate_command, "compute_score", lambda metric, **_: next(scores, math.nan))
-    assert cli.main(["evaluate", checkpoint, *labelled]) == 0
+    assert cli.main(["evaluate", checkpoint, *labelled, "--json"]) == 0
     printed = capsys.readouterr()
     assert json.loads(printed.out)["validation"]["intervals"] == {"accuracy": None}
     assert "validation: no interval of accuracy: statistic: is nan on 1000 of 1000 resamples" in printed.err
@@ -863,7 +1031,7 @@ def test_numbers_that_are_not_finite_have_no_score(capsys, start, tmp_path, labe
     model.save_pretrained(tmp_path / "broken")
     AutoTokenizer.from_pretrained(start).save_pretrained(tmp_path / "broken")
     Path(labelled[1]).write_text("text,label\ngood,1.5\nbad,0.5\nvery good,2.0\n")
-    assert cli.main(["evaluate", str(tmp_path / "broken"), *labelled]) == 0
+    assert cli.main(["evaluate", str(tmp_path / "broken"), *labelled, "--json"]) == 0
     printed = capsys.readouterr()
     found = json.loads(printed.out)["validation"]
     assert (found["at_threshold"], found["not_finite"]) == ({"spearmanr": None, "pearson": None}, 9)
@@ -926,11 +1094,21 @@ def test_benchmark_times_single_texts_and_many(capsys, checkpoint, tmp_path) -> 
 
 def test_train_is_the_main_job(capsys, start, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    files = [write_csv(tmp_path, name, 8, ["bad", "good"]) for name in ("train", "dev")]
-    flags = ["--model_name_or_path", start, "--train_file", files[0], "--validation_file", files[1]]
-    flags += ["--text_columns", "text", "--output_dir", str(tmp_path / "out"), "--max_steps", "1", "--use_cpu"]
-    called(capsys, "train", *flags, "--save_strategy", "no", "--report_to", "none")
-    assert answers(called(capsys, "predict", str(tmp_path / "out"), "good film"))[0]["label"] in ("good", "bad")
+    file, out = write_csv(tmp_path, "train", 20, ["bad", "good"]), str(tmp_path / "out")
+    flags = ["--model_name_or_path", start, "--train_file", file, "--output_dir", out, "--max_steps", "1", "--bf16"]
+    assert cli.main(["train", *flags, "--max_seq_length", "4", "--save_strategy", "no", "--report_to", "none"]) == 0
+    printed = capsys.readouterr()
+    assert "validation, 2 samples" in printed.out and "2 of the 20 rows of train become one" in printed.err
+    assert answers(called(capsys, "predict", out, "good film"))[0]["label"] in ("good", "bad")
+    # What it was trained on is known: single texts of at most 4 tokens.
+    assert len(AutoTokenizer.from_pretrained(out)("good " * 9, truncation=True)["input_ids"]) == 4
+    model, tokenizer = AutoModelForSequenceClassification.from_pretrained(out), AutoTokenizer.from_pretrained(out)
+    with pytest.warns(UserWarning, match="1 texts have more than 4 tokens"):
+        assert predict(model, ["good good bad bad"], tokenizer).logits.isfinite().all()
+    with pytest.raises(ValueError, match="item 0 is a pair of texts, but the model was trained on single texts"):
+        predict(model, [("good", "bad")], tokenizer)
+    (found,) = answers(called(capsys, "evaluate", out, "--train_file", file, "--json"))
+    assert found["validation"]["samples"] == 2  # the rows that training held out
 
 
 def test_an_interrupt_is_no_traceback(capsys, monkeypatch) -> None:

@@ -29,20 +29,20 @@ def test_missing_columns_are_named():
         check_columns(rows, ["sentence"], "label", "validation")
 
 
-def fake_tokenizer(*texts, truncation, max_length):
-    return {"input_ids": [[len(part) for part in row][:max_length] for row in zip(*texts, strict=True)]}
+def fake_tokenizer(*texts, truncation):
+    return {"input_ids": [[len(part) for part in row] for row in zip(*texts, strict=True)]}
 
 
 def test_string_labels_become_indices_and_columns_go():
     rows = datasets.Dataset.from_dict({"a": ["x", "yy"], "b": ["zzz", ""], "label": ["no", "yes"]})
-    encoded = tokenize(rows, fake_tokenizer, ["a", "b"], "label", Labels(["no", "yes"]), 128)
+    encoded = tokenize(rows, fake_tokenizer, ["a", "b"], "label", Labels(["no", "yes"]))
     assert encoded.to_dict() == {"input_ids": [[1, 3], [2, 0]], "labels": [0, 1]}
 
 
 def test_labels_that_training_does_not_have_are_refused():
     rows = datasets.Dataset.from_dict({"text": ["x"], "label": ["maybe"]})
     with pytest.raises(ValueError, match=r"labels \['maybe'\] do not occur in the training set"):
-        tokenize(rows, fake_tokenizer, ["text"], "label", Labels(["no", "yes"]), 128)
+        tokenize(rows, fake_tokenizer, ["text"], "label", Labels(["no", "yes"]))
 
 
 def test_missing_texts_are_counted():
@@ -67,14 +67,14 @@ def test_lists_of_labels_are_several_labels_at_once():
 
 def test_lists_of_labels_become_zeros_and_ones():
     encoded = tokenize(
-        datasets.Dataset.from_dict(LISTS), fake_tokenizer, ["text"], "label", Labels(["rude", "short"], True), 9
+        datasets.Dataset.from_dict(LISTS), fake_tokenizer, ["text"], "label", Labels(["rude", "short"], True)
     )
     assert encoded["labels"][:] == [[1.0, 1.0], [0.0, 0.0], [1.0, 0.0]]
     features = datasets.Features(
         {"text": datasets.Value("string"), "label": datasets.Sequence(datasets.ClassLabel(names=["b", "a"]))}
     )
     rows = datasets.Dataset.from_dict({"text": ["x"], "label": [[1]]}, features)
-    assert tokenize(rows, fake_tokenizer, ["text"], "label", Labels(["a", "b"], True), 9)["labels"][:] == [[1.0, 0.0]]
+    assert tokenize(rows, fake_tokenizer, ["text"], "label", Labels(["a", "b"], True))["labels"][:] == [[1.0, 0.0]]
 
 
 @pytest.mark.parametrize(

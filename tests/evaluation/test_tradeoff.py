@@ -383,7 +383,7 @@ CURVE = [
 ]
 
 
-@pytest.mark.parametrize(("max_drop", "threshold"), [(0.0, 0.4), (0.02, 0.4), (0.26, 0.5), (1.0, 0.5)])
+@pytest.mark.parametrize(("max_drop", "threshold"), [(0.0, 0.4), (0.02, 0.4), (0.26, 0.5), (0.99, 0.5)])
 def test_the_chosen_threshold_saves_most_within_the_allowed_drop(max_drop: float, threshold: float) -> None:
     assert choose_threshold(CURVE, max_drop).threshold == threshold
 
@@ -404,7 +404,7 @@ def test_where_lower_is_better_the_smallest_error_is_chosen() -> None:
         CurvePoint(None, 0.0, 12.0, 0.0, None, False),
     ]
     assert choose_threshold(curve).threshold == 0.3
-    assert choose_threshold([point._replace(score=point.score + 1) for point in curve], 1.0).threshold == 0.3
+    assert choose_threshold([point._replace(score=point.score + 1) for point in curve], 0.99).threshold == 0.3
 
 
 def test_the_area_takes_the_smallest_error_of_equal_depths() -> None:
@@ -415,8 +415,10 @@ def test_the_area_takes_the_smallest_error_of_equal_depths() -> None:
 
 MEAN = mean_curve([CURVE, CURVE])
 IMPOSSIBLE = [
-    pytest.param(CURVE, -0.1, "max_drop: got -0.1; pass a fraction from 0 to 1", id="negative"),
-    pytest.param(CURVE, 1.5, "max_drop: got 1.5; pass a fraction from 0 to 1", id="more than all"),
+    pytest.param(CURVE, -0.1, "max_drop: got -0.1; pass a fraction from 0 to below 1", id="negative"),
+    pytest.param(CURVE, 1, r"max_drop: got 1; pass .* Did you mean 0.01 \(1%\)\?", id="all"),
+    pytest.param(CURVE, 2.5, r"max_drop: got 2.5; pass .* Did you mean 0.025 \(2.5%\)\?", id="percent"),
+    pytest.param(CURVE, 150, "max_drop: got 150; pass a fraction from 0 to below 1, e.g. 0.01$", id="more than all"),
     pytest.param(MEAN, 0.1, "curve: is a mean over runs, which has no thresholds; choose on the curve of", id="mean"),
     pytest.param([*CURVE, CURVE[-1]], 0.1, "curve: has 2 points at full depth", id="two full depths"),
     pytest.param(
@@ -425,7 +427,7 @@ IMPOSSIBLE = [
         "curve: higher scores are better at some",
         id="mix",
     ),
-    pytest.param(CURVE, NAN, "max_drop: got nan; pass a fraction from 0 to 1", id="nan"),
+    pytest.param(CURVE, NAN, "max_drop: got nan; pass a fraction from 0 to below 1", id="nan"),
     pytest.param(CURVE[:-1], 0.1, r"curve: has no points at full depth \(threshold None\)", id="no full depth"),
     pytest.param([CURVE[-1]._replace(score=NAN)], 0.1, "curve: the score at full depth is nan", id="nan score"),
 ]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from adaexit_hf.inference.text_files import plain_lines, read_texts
+from adaexit_hf.inference.text_files import DELIMITERS, delimiter_of, plain_lines, read_rows, read_texts
 
 ROWS = [{"a": 'a "good" film', "b": "one, two"}, {"a": "zwölf Äpfel", "b": "x"}]
 
@@ -114,3 +114,32 @@ def test_half_a_surrogate_pair_is_named_after_the_rows_before_it(tmp_path: Path)
     assert list(islice(texts, 1)) == ["a"]
     with pytest.raises(ValueError, match=r"row 1, column 'text': character 2 is '.ud83d', half of a surrogate pair"):
         next(texts)
+
+
+@pytest.mark.parametrize(
+    ("lines", "found"),
+    [
+        (["a,b;c", "1,2;3"], None),  # two fields by either
+        (["a,b;c", "1,2", "1,2,3;"], ","),  # neither fits: the first that divides the header, whose error is told
+        (["a;b", '"one; two";3', 'four, five;"six'], ";"),  # the last line may end inside a field
+        (["text", "one; two", "three; four"], ","),
+        (["a\tb", "one, two\t1"], "\t"),
+    ],
+)
+def test_the_delimiter_divides_header_and_rows_alike(lines: list[str], found: str | None) -> None:
+    lines = [f"{line}\n" for line in lines]
+    if found is None:
+        with pytest.raises(ValueError, match="a.csv: its fields may be separated by ',' or ';'; pass the one"):
+            delimiter_of(lines, "a.csv")
+    else:
+        assert delimiter_of(lines, "a.csv") == found
+
+
+@pytest.mark.parametrize("delimiter", DELIMITERS)
+def test_what_the_csv_module_wrote_is_read(tmp_path: Path, delimiter: str) -> None:
+    rows = [{"a": f"x {mark} y", "b": f'"{number}"\n'} for number, mark in enumerate((*DELIMITERS, "") * 30)]
+    with (tmp_path / "texts.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, ["a", "b"], delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(rows)
+    assert list(read_rows(tmp_path / "texts.csv")) == rows

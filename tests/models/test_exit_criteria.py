@@ -1,6 +1,7 @@
 """Every method exits by every criterion that its mathematics allows, and as its trace predicts."""
 
 import copy
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -383,9 +384,46 @@ def test_a_checkpoint_that_did_not_learn_to_exit_cannot(auto: bool, tmp_path: Pa
     saved = build("berxit")
     saved.save_pretrained(tmp_path)
     loader = AutoModelForSequenceClassification if auto else type(saved)
-    message = "got 'learned', but the checkpoint was trained with 'confidence' and has no weights for it"
+    message = (
+        r"got 'learned', but the checkpoint has 'confidence', and its config does not say that it learned to exit"
+    )
     with pytest.raises(ValueError, match=message):
         loader.from_pretrained(tmp_path, exit_criterion="learned")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("variant", ["paper", "authors"])
+def test_a_model_that_learned_to_exit_can_be_switched_back(tmp_path: Path, variant: str) -> None:
+    learned = build("berxit", exit_criterion="learned", lte_variant=variant, exit_threshold=0.5)
+    inputs = inputs_of(learned)
+    learned.save_pretrained(tmp_path)
+    for settings in ({"exit_criterion": "layer", "exit_threshold": 2}, {"exit_criterion": "learned"}):
+        settings = {"exit_threshold": 0.5} | settings
+        model = AutoModelForSequenceClassification.from_pretrained(tmp_path, **settings).eval()
+        model.save_pretrained(tmp_path)
+    torch.testing.assert_close(model(**inputs).exit_scores, learned(**inputs).exit_scores, atol=0, rtol=0)
+    assert model.config.lte_variant == variant
+
+
+def test_a_checkpoint_from_before_the_unit_was_noted_keeps_it(tmp_path: Path) -> None:
+    build("berxit", num_labels=1, exit_threshold=0.5).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    values = json.loads(path.read_text())
+    del values["learning_to_exit"]
+    path.write_text(json.dumps(values))
+    assert BerxitConfig.from_pretrained(tmp_path).learning_to_exit
+    changed = BerxitConfig.from_pretrained(tmp_path, exit_criterion="layer", exit_threshold=2)
+    assert changed.learning_to_exit and changed.exit_criterion == "layer"
+    del values["exit_threshold"]
+    path.write_text(json.dumps(values | {"exit_criterion": "layer"}))  # as an earlier version left it
+    assert not BerxitConfig.from_pretrained(tmp_path).learning_to_exit
+    options = {"exit_criterion": "learned", "exit_threshold": None}
+    assert BerxitConfig.from_pretrained(tmp_path, **options, learning_to_exit=True).exit_criterion == "learned"
+
+
+def test_the_learned_criterion_needs_its_unit() -> None:
+    with pytest.raises(ValueError, match="learning_to_exit: got False, but exit_criterion='learned' needs it"):
+        build("berxit", exit_criterion="learned", learning_to_exit=False)
 
 
 @torch.no_grad()

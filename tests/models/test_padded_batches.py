@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from helpers.tiny import ENCODERS, VARIANTS, build, inputs_of, trace_of
 from helpers.words import new_tokenizer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerFast, pipeline
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast, pipeline
 
 from adaexit_hf import collect_trace, predict
 from adaexit_hf.models import EarlyExitForSequenceClassification
@@ -169,11 +170,11 @@ def test_all_paths_give_the_same_answers_with_a_tokenizer_that_pads_on_the_left(
 def test_long_rows_with_padding_on_the_left_keep_their_words() -> None:
     model = build("deebert")
     row = {"input_ids": [0] * 30 + [2, *range(5, 15), 3], "attention_mask": [0] * 30 + [1] * 12}
-    (read,) = read_rows([row], None, model.config.encoder_config)
+    (read,) = read_rows([row], None, model.config)
     assert read["input_ids"] == [2, *range(5, 15), 3]
     long = {"input_ids": [0] * 30 + [2, *range(5, 55), 3], "attention_mask": [0] * 30 + [1] * 52}
     with pytest.warns(UserWarning, match="1 texts have more than 32 tokens"):
-        (read,) = read_rows([long], None, model.config.encoder_config)
+        (read,) = read_rows([long], None, model.config)
     assert read["input_ids"] == [2, *range(5, 35), 3]
 
 
@@ -346,7 +347,7 @@ def test_a_single_tokenized_row_is_refused_with_the_call_to_make() -> None:
 
 def test_any_number_but_0_in_a_mask_is_a_token() -> None:
     row = {"input_ids": [0, 5, 6, 0], "attention_mask": [0, 2, 2, 0]}
-    assert read_rows([row], None, build("deebert").config.encoder_config)[0]["input_ids"] == [5, 6]
+    assert read_rows([row], None, build("deebert").config)[0]["input_ids"] == [5, 6]
 
 
 def test_a_batch_size_in_place_of_the_tokenizer_is_refused() -> None:
@@ -396,3 +397,31 @@ def test_explaining_restores_the_mode_of_every_module(tokenizer: PreTrainedToken
     assert [module.training for module in model.modules()] == before
     attention_entropy(model, TEXTS[:1], tokenizer, progress=False)
     assert [module.training for module in model.modules()] == before
+
+
+# Pairs and single texts ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pairs", [True, False])
+def test_texts_of_the_other_kind_than_those_of_training_are_refused(
+    pairs: bool, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    config = build("deebert", pairs=pairs).config
+    of_kind = {False: "w7", True: ("w7", "w8")}
+    (row,) = read_rows([of_kind[pairs]], tokenizer, config)
+    assert row["input_ids"]
+    message = "item 1 is a (single text|pair of texts), but the model was trained on (single|pairs of) texts; pass"
+    with pytest.raises(ValueError, match=message):
+        read_rows([of_kind[pairs], of_kind[not pairs]], tokenizer, config)
+    assert len(read_rows(list(of_kind.values()), tokenizer, build("deebert").config)) == 2  # unknown: both
+
+
+def test_the_kind_of_texts_is_in_the_config(tmp_path: Path) -> None:
+    assert build("deebert").config.pairs is None and build("deebert", exit_head="pair").config.pairs is True
+    with pytest.raises(TypeError, match="pairs: got 'yes'; pass True for pairs of texts, False for single texts, or"):
+        build("deebert", pairs="yes")
+    with pytest.raises(ValueError, match="pairs: got False, but exit_head='pair' compares the two texts of a pair"):
+        build("deebert", exit_head="pair", pairs=False)
+    build("deebert", pairs=True).save_pretrained(tmp_path)
+    assert AutoModelForSequenceClassification.from_pretrained(tmp_path).config.pairs is True
+    assert AutoModelForSequenceClassification.from_pretrained(tmp_path, pairs=None).config.pairs is None

@@ -213,3 +213,18 @@ def test_a_fine_tuned_checkpoint_still_has_its_pipeline(folder: Path, tmp_path: 
     config = json.loads((tmp_path / "config.json").read_text())
     impl = config["custom_pipelines"][OWN]["impl"]
     assert (tmp_path / f"{impl.split('.')[0]}.py").is_file()
+
+
+def test_our_pipeline_truncates_as_the_tokenizer_says() -> None:
+    model, tokenizer = build("deebert"), new_tokenizer(model_max_length=4)
+    classify = pipeline(OWN, model=model, tokenizer=tokenizer)
+    assert classify("w7 w8 w9 w10") == classify("w7 w8")
+    assert classify("w7 w8 w9 w10", truncation=False) != classify("w7 w8")
+
+
+def test_our_pipeline_refuses_the_other_kind_of_texts() -> None:
+    for pairs, item, name in ((True, TEXTS[0], "a single text"), (False, PAIRS[0], "a pair of texts")):
+        classify = pipeline(OWN, model=build("deebert", pairs=pairs), tokenizer=new_tokenizer())
+        with pytest.raises(ValueError, match=f"is {name}, but the model was trained on"):
+            classify(item)
+        assert classify(PAIRS[0] if pairs else TEXTS[0])["label"]

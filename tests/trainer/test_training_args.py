@@ -283,3 +283,9 @@ def test_the_arguments_of_the_run_do_not_change(tmp_path: Path) -> None:
     trainer = EarlyExitTrainer(new_model("deebert"), args, data_collator=collate, train_dataset=texts())
     trainer.train(stage="exits")
     assert args.to_dict() == before and trainer.args is args
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is an accelerator to use")
+def test_bf16_without_an_accelerator_uses_the_cpu(tmp_path: Path) -> None:
+    assert EarlyExitTrainingArguments(str(tmp_path), bf16=True).use_cpu
+    assert not EarlyExitTrainingArguments(str(tmp_path)).use_cpu
