@@ -9,9 +9,11 @@ from typing import Any
 
 from ..evaluation.collect import collect_trace
 from ..evaluation.curves import CurvePoint
+from ..evaluation.summary import beside_earlier, earlier_measurements, results_at_threshold, write_results
 from ..evaluation.thresholds import best_point, check_max_drop
 from ..utils.files import check_writable, replace_text
 from .data_arguments import DataArguments
+from .errors import wrong_usage
 from .evaluate import curve_with_threshold, honest_scores, labelled_splits, tell_of_choice
 from .options import MAX_DROP_HELP, Fraction, LoadOptions, OutputOptions, load
 from .printing import print_choice
@@ -44,19 +46,22 @@ def calibrate(options: CalibrationOptions, positionals: Any) -> None:
     """Choose the exit threshold that saves the most layers with a score within --max_drop of full depth, and save it.
 
     Only exit_threshold changes in the folder's config.json, with --temperatures also exit_temperatures, and with
-    --exit_criterion also the criterion; with --dry_run nothing changes. Prints the chosen threshold beside the old
-    one, or with --json an object; score, mean layers and saving of the chosen one are cross-fitted: each half of the
-    rows is answered with a threshold that was chosen on the other half.
+    --exit_criterion also the criterion; metrics.json and curve.json get the new results. With --dry_run nothing
+    changes. Prints the chosen threshold beside the old one, or with --json an object; score, mean layers and saving of
+    the chosen one are cross-fitted: each half of the rows is answered with a threshold that was chosen on the other.
     """
-    check_max_drop(options.max_drop)
+    with wrong_usage():
+        check_max_drop(options.max_drop)
     config_file = Path(positionals.checkpoint) / "config.json"
     if not config_file.is_file():
         raise ValueError(
             f"checkpoint: '{positionals.checkpoint}' is not a local folder with a config.json; download it first, "
             f"e.g. hf download {positionals.checkpoint} --local-dir FOLDER"
         )
+    folder = config_file.parent
     if not options.dry_run:
-        check_writable("checkpoint", config_file.parent)
+        check_writable("checkpoint", folder)
+    earlier = earlier_measurements(folder)
     model, tokenizer = load(positionals.checkpoint, options, exit_criterion=options.exit_criterion)
     datasets_by_split, _, metrics = labelled_splits(model, tokenizer, options)
     split, rows = next(iter(datasets_by_split.items()))
@@ -69,7 +74,7 @@ def calibrate(options: CalibrationOptions, positionals: Any) -> None:
     chosen = best_point(curve, options.max_drop)
     tell_of_choice("calibrate", trace, chosen.threshold, metrics[0])
     own = model.config.exit_threshold
-    honest = honest_scores("calibrate", trace, metrics[:1], options.max_drop, [own] if isinstance(own, float) else [])
+    honest = honest_scores("calibrate", trace, metrics, options.max_drop, [own] if isinstance(own, float) else [])
     saved = json.loads(config_file.read_text())
     new_settings: dict[str, Any] = {"exit_threshold": chosen.threshold}
     if options.exit_criterion is not None:  # it also replaces settings that belong to the former one
@@ -95,9 +100,15 @@ def calibrate(options: CalibrationOptions, positionals: Any) -> None:
         print_json(result)
     else:
         print_choice(result)
-    if not options.dry_run and (config_file.parent / "README.md").exists():
-        message = "README.md and metrics.json still have the old threshold; run adaexit report and adaexit card"
-        print(f"adaexit calibrate: {message}", file=sys.stderr)
+    if not options.dry_run:
+        data = {"name": options.for_card().name, "split": split}
+        results = {split: results_at_threshold(trace, metrics, chosen.threshold, data, honest)}
+        write_results(
+            folder, beside_earlier(earlier, {"dataset": options.for_card()._asdict(), "results": results}), curve
+        )
+        if (folder / "README.md").exists():
+            message = f"README.md still has the old threshold; run adaexit card {folder}"
+            print(f"adaexit calibrate: {message}", file=sys.stderr)
 
 
 def old_choice(saved: dict[str, Any], curve: Sequence[CurvePoint], same: bool) -> dict[str, Any]:

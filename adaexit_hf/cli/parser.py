@@ -17,7 +17,7 @@ GROUPS = {
     "Data": """
         task_name train_file validation_file dataset_name dataset_config dataset_revision file text_columns
         label_column label_columns validation_fraction max_seq_length max_train_samples max_eval_samples
-        max_texts single_texts pairs metrics
+        max_texts single_texts pairs metrics id_column split delimiter drop_empty
     """,
     "Model": """
         model_name_or_path add_exits method recipe method_config exit_threshold exit_criterion temperatures max_drop
@@ -28,8 +28,8 @@ GROUPS = {
         resume_from_checkpoint
     """,
     "Output": """
-        output_dir overwrite_output_dir output explain explain_steps flops json save_traces push_to_hub name
-        base_model language license speed labels private message overwrite help help_all
+        output_dir overwrite_output_dir output explain explain_steps flops json all_scores dry_run save_traces
+        push_to_hub name base_model language license speed labels private message overwrite help help_all
     """,
 }
 

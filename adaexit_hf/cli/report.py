@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import datasets
 
-from ..evaluation.summary import beside_earlier, write_results
+from ..evaluation.summary import beside_earlier, earlier_measurements, write_results
 from ..interpretation.attribution import explain
 from ..interpretation.unrolled import NoGradientError, check_one_label
 from ..models.configuration_early_exit import check_whole_number
@@ -79,6 +79,7 @@ def report(options: ReportOptions, positionals: Any) -> None:
             f"output: '{output}' is not a folder; pass --output FOLDER, which is created if it does not exist"
         )
     check_writable("output", output)
+    earlier = earlier_measurements(output)
     if options.explain < 0:
         raise ValueError(
             f"explain: got {options.explain}; pass the number of samples to explain, 0 or more, e.g. --explain 20"
@@ -101,7 +102,7 @@ def report(options: ReportOptions, positionals: Any) -> None:
     else:
         print_curve(curve, f"{split} {metrics[0]}", threshold)
         print_results(results, metrics[0])
-    summary = beside_earlier(output, {"dataset": options.for_card()._asdict(), "results": results})
+    summary = beside_earlier(earlier, {"dataset": options.for_card()._asdict(), "results": results})
     kept = [name for name in results if "cross_fitted_thresholds" in summary["results"].get(name, {})]
     if kept:
         print(

@@ -120,38 +120,49 @@ def _fingerprint(trace: ExitTrace) -> str:
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
 
 
-def beside_earlier(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Add the measurements of a model to those in its folder, for `write_results`.
-
-    What training wrote about itself stays. An earlier result stays unless it was measured with other exit settings, or
-    the new one is of the same split of the same data set. Of these two, a cross-fitted result on the same rows stays:
-    the threshold was chosen on these rows, so that a new result on them would be too good.
+def earlier_measurements(folder: Path) -> dict[str, Any]:
+    """Read a folder's `metrics.json`.
 
     Args:
-        folder: Folder of the model, which may have no `metrics.json`.
-        summary: `dataset` (a dict of `CardDataset`), and `results` (split -> result of `results_at_threshold`).
+        folder: Folder of a model.
 
     Returns:
-        The contents for `metrics.json`. The new splits are first. A split of another data set than that of the earlier
-        results is called "NAME, SPLIT".
+        Its contents; {} if there is no such file.
 
     Raises:
-        ValueError: The folder's `metrics.json` is not one of ours.
+        ValueError: The file is not one of ours.
     """
     path = folder / "metrics.json"
     if not path.is_file():
-        return dict(summary)
+        return {}
     try:
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-        earlier_results, dataset = dict(earlier["results"]), earlier.get("dataset") or summary["dataset"]
-        if not all(isinstance(result, dict) for result in earlier_results.values()):
+        earlier: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if not all(isinstance(result, dict) for result in earlier["results"].values()):
             raise TypeError("a result is no object")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"folder: '{path}' was not written by adaexit_hf ({type(error).__name__}: {error}); move it, or write to "
             "another folder"
         ) from error
-    new = summary["results"]
+    return earlier
+
+
+def beside_earlier(earlier: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Add the measurements of a model to earlier ones, for `write_results`.
+
+    What training wrote about itself stays. An earlier result stays unless it was measured with other exit settings, or
+    the new one is of the same split of the same data set. Of these two, a cross-fitted result on the same rows stays:
+    the threshold was chosen on these rows, so that a new result on them would be too good.
+
+    Args:
+        earlier: From `earlier_measurements`.
+        summary: `dataset` (a dict of `CardDataset`), and `results` (split -> result of `results_at_threshold`).
+
+    Returns:
+        The contents for `metrics.json`. The new splits are first. A split of another data set than that of the earlier
+        results is called "NAME, SPLIT".
+    """
+    dataset, new = earlier.get("dataset") or summary["dataset"], summary["results"]
     if summary["dataset"]["name"] != dataset["name"]:
         new = {f"{summary['dataset']['name']}, {split}": result for split, result in new.items()}
     made_with = next(iter(new.values()))
@@ -159,14 +170,15 @@ def beside_earlier(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
     # Results that do not say what they were measured with are of an older version; they are dropped, too.
     kept = {
         split: result
-        for split, result in earlier_results.items()
+        for split, result in earlier.get("results", {}).items()
         if settings.keys() <= result.keys() and not changed_setting(result, settings)
     }
     for split in [split for split in new if split in kept]:
         same_rows = kept[split].get("data", {}).get("fingerprint") == new[split]["data"]["fingerprint"]
-        if not (same_rows and "cross_fitted_thresholds" in kept[split]):
+        cross_fitted = "cross_fitted_thresholds" in kept[split] and "cross_fitted_thresholds" not in new[split]
+        if not (same_rows and cross_fitted):
             del kept[split]
-    return earlier | {"dataset": dataset, "results": new | kept}
+    return dict(earlier) | {"dataset": dataset, "results": new | kept}
 
 
 def write_results(folder: Path, results: dict[str, Any], curve: list[CurvePoint]) -> None:

@@ -205,7 +205,7 @@ def test_a_classifier_that_was_changed_is_found(stock: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(stock)
     config = AutoModelForSequenceClassification.from_pretrained(stock).config
     labels, _ = match_labels(stock, config, rows, "label")
-    kept = KeptClassifier(stock, tokenize(rows, tokenizer, ["text"], "label", labels, 16), "dev", tokenizer, 2, "cpu")
+    kept = KeptClassifier(stock, tokenize(rows, tokenizer, ["text"], "label", labels), "dev", tokenizer, 2, "cpu")
     model = DeeBertForSequenceClassification.from_encoder_pretrained(stock)
     kept.check(model)
     model.exits[-1].classifier.bias += 1e-6

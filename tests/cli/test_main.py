@@ -539,7 +539,7 @@ def test_misspelt_names_are_recognized(capsys, checkpoint, labelled, flags: list
 def test_max_drop_is_checked_before_work(capsys) -> None:
     for command in (["calibrate", "nowhere"], ["train", "--model_name_or_path", "nowhere", "--output_dir", "out"]):
         assert "max_drop: got 2; pass a fraction from 0 to below 1, e.g. 0.01. Did you mean 0.02 (2%)?" in refused(
-            capsys, *command, "--max_drop", "2"
+            capsys, *command, "--max_drop", "2", code=2
         )
 
 

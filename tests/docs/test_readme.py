@@ -3,15 +3,20 @@
 import json
 import re
 import runpy
+import shlex
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
+import datasets
 import pytest
 from helpers.pages import CARDS, README, ROOT, blocks, make_workshop, prose, run_python
 from helpers.tiny import CLASSES
 
+from adaexit_hf.cli import main as cli
+
 SECTIONS = [
-    "Install", "First example", "Load from the Hub", "See it work, and test it", "Methods", "Measured quality",
+    "Install", "From a file to a faster classifier", "From a classifier that you have", "In Python", "Load from the Hub", "See it work, and test it", "Methods", "Measured quality",
     "Measured speed", "Command line", "Where things are", "Documentation", "Citation",
 ]  # fmt: skip
 CARD_SECTIONS = [
@@ -58,8 +63,31 @@ def test_the_other_python_code_runs(
 
 
 def test_the_command_line_has_five_lines() -> None:
-    (block,) = (block for block in blocks(README, "bash") if block.startswith("adaexit "))
+    *_, block = (block for block in blocks(README, "bash") if block.startswith("adaexit "))
     assert len(block.splitlines()) == 5
+
+
+@pytest.mark.slow
+def test_the_two_first_jobs_run_as_they_stand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    make_workshop(tmp_path)
+    shutil.rmtree(tmp_path / "out")
+    tiny = tmp_path / "google-bert" / "bert-base-uncased"
+    shutil.copytree(tiny, tmp_path / "sentence-transformers" / "all-MiniLM-L6-v2")
+    rows = [f"{text} {number},{label}" for number in range(10) for text, label in (("a good film", 1), ("bad", 0))]
+    (tmp_path / "reviews.csv").write_text("\n".join(["review,stars", *rows]) + "\n")
+    quick = ["--max_steps", "2", "--use_cpu", "--report_to", "none"]
+    for block in blocks(README, "bash")[1:3]:
+        train, predict = (shlex.split(line)[1:] for line in block.splitlines())
+        assert cli.main([*train, *quick]) == 0
+        said = capsys.readouterr().err
+        assert "review" in said and "stars" in said  # the columns that were found
+        assert cli.main(predict) == 0
+        answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [answer["text"] for answer in answers] == ["a gripping film", "an hour too long"]
 
 
 def test_every_method_has_a_card_and_a_row() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from adaexit_hf.evaluation.summary import beside_earlier
+from adaexit_hf.evaluation.summary import beside_earlier, earlier_measurements
 
 SETTINGS = {
     "exit_threshold": 0.5,
@@ -32,50 +32,55 @@ def measured(name: str = "SST-2", **results: Any) -> dict[str, Any]:
     return {"dataset": {"name": name}, "results": results}
 
 
+def beside(folder: Path, summary: dict[str, Any]) -> dict[str, Any]:
+    """The new measurements beside those in a folder."""
+    return beside_earlier(earlier_measurements(folder), summary)
+
+
 def test_a_folder_without_earlier_results(tmp_path: Path) -> None:
-    assert beside_earlier(tmp_path, measured(test=result())) == measured(test=result())
+    assert beside(tmp_path, measured(test=result())) == measured(test=result())
 
 
 def test_what_training_wrote_and_other_splits_stay_behind_the_new_one(tmp_path: Path) -> None:
     folder_with(tmp_path, training={"seconds": 7}, **measured(validation=result("a")))
-    summary = beside_earlier(tmp_path, measured(test=result("b")))
+    summary = beside(tmp_path, measured(test=result("b")))
     assert summary["training"] == {"seconds": 7}
     assert list(summary["results"]) == ["test", "validation"]
 
 
 def test_a_new_result_of_the_same_rows_replaces_the_earlier_one(tmp_path: Path) -> None:
     folder_with(tmp_path, **measured(test=result(at_threshold={"accuracy": 0.1})))
-    assert beside_earlier(tmp_path, measured(test=result()))["results"] == {"test": result()}
+    assert beside(tmp_path, measured(test=result()))["results"] == {"test": result()}
 
 
 def test_a_cross_fitted_result_of_the_same_rows_stays(tmp_path: Path) -> None:
     honest = result(cross_fitted_thresholds=[0.4, 0.6])
     folder_with(tmp_path, **measured(validation=honest))
-    assert beside_earlier(tmp_path, measured(validation=result()))["results"] == {"validation": honest}
+    assert beside(tmp_path, measured(validation=result()))["results"] == {"validation": honest}
 
 
 def test_a_cross_fitted_result_of_other_rows_does_not_stay(tmp_path: Path) -> None:
     folder_with(tmp_path, **measured(validation=result("old", cross_fitted_thresholds=[0.4, 0.6])))
-    assert beside_earlier(tmp_path, measured(validation=result()))["results"] == {"validation": result()}
+    assert beside(tmp_path, measured(validation=result()))["results"] == {"validation": result()}
 
 
 @pytest.mark.parametrize("change", [{"exit_threshold": 0.9}, {"exit_criterion": "margin"}])
 def test_results_of_other_exit_settings_do_not_stay(tmp_path: Path, change: dict[str, Any]) -> None:
     earlier = result("a", cross_fitted_thresholds=[0.4, 0.6]) | change
     folder_with(tmp_path, **measured(validation=earlier))
-    assert list(beside_earlier(tmp_path, measured(test=result()))["results"]) == ["test"]
+    assert list(beside(tmp_path, measured(test=result()))["results"]) == ["test"]
 
 
 def test_results_that_do_not_say_their_settings_do_not_stay(tmp_path: Path) -> None:
     earlier = result("a")
     del earlier["exit_criterion"]
     folder_with(tmp_path, **measured(validation=earlier))
-    assert list(beside_earlier(tmp_path, measured(test=result()))["results"]) == ["test"]
+    assert list(beside(tmp_path, measured(test=result()))["results"]) == ["test"]
 
 
 def test_another_data_set_stands_beside_the_one_of_training(tmp_path: Path) -> None:
     folder_with(tmp_path, **measured(validation=result("a")))
-    summary = beside_earlier(tmp_path, measured("reviews.csv", validation=result("b")))
+    summary = beside(tmp_path, measured("reviews.csv", validation=result("b")))
     assert list(summary["results"]) == ["reviews.csv, validation", "validation"]
     assert summary["dataset"] == {"name": "SST-2"}
 
@@ -84,4 +89,4 @@ def test_another_data_set_stands_beside_the_one_of_training(tmp_path: Path) -> N
 def test_a_file_that_is_not_ours_is_not_replaced(tmp_path: Path, content: str) -> None:
     (tmp_path / "metrics.json").write_text(content)
     with pytest.raises(ValueError, match=r"metrics.json' was not written by adaexit_hf"):
-        beside_earlier(tmp_path, measured(test=result()))
+        earlier_measurements(tmp_path)
