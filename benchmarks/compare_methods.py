@@ -60,10 +60,11 @@ import torch
 from comparison_tables import figures, is_regression, tables
 from transformers import AutoConfig, BertConfig
 
-from adaexit_hf import METHODS, ExitTrace, choose_threshold, choose_within, tradeoff_curve
+from adaexit_hf import METHODS, ExitTrace, choose_within, tradeoff_curve
 from adaexit_hf.data.tasks import TASKS
 from adaexit_hf.evaluation.cross_fit import half_curves, with_thresholds_of_other_half
 from adaexit_hf.evaluation.metrics import compute_score
+from adaexit_hf.evaluation.thresholds import best_point
 from adaexit_hf.evaluation.trace import scored_predictions
 
 JOB = Path(__file__).parents[1] / "examples" / "run_glue_exit.py"
@@ -361,7 +362,7 @@ def points_of(traces: dict[str, ExitTrace], metric: str) -> dict[str, list[dict[
         return points
     budgets = [{"max_layers": layers} for layers in range(1, validation.depth + 1)]
     for rule in [{"max_drop": drop} for drop in MAX_DROPS] + budgets:
-        choose = functools.partial(choose_within if "max_layers" in rule else choose_threshold, **rule)
+        choose = functools.partial(choose_within if "max_layers" in rule else best_point, **rule)
         try:
             honest = with_thresholds_of_other_half(validation, halves, [metric], choose)
             chosen = choose(curve).threshold

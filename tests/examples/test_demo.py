@@ -13,6 +13,10 @@ import torch
 from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging
 
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:curve. .*:UserWarning"
+)  # a tiny model learns nothing that saves layers
+
 EXAMPLES = Path(demo.__file__).parent
 NEGATIONS = {"no", "not", "never", "nobody", "nothing"}
 

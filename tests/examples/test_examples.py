@@ -134,6 +134,7 @@ def test_cost_and_efficiency_stand_beside_the_measured_ratio(measure, capsys):
 
 
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument")  # the code is written for machines with a GPU, too
+@pytest.mark.filterwarnings("ignore:curve. .*:UserWarning")  # a tiny model learns nothing
 def test_train_on_your_own_csv(start, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     file = write_csv(tmp_path, "reviews", 40, ["None", "good"])
