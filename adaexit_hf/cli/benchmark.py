@@ -11,13 +11,13 @@ from ..evaluation.summary import exit_settings
 from ..inference.text_files import check_file, read_texts
 from ..models.configuration_early_exit import check_whole_number
 from ..version import __version__
-from .options import CHECKPOINT, ModelOptions, Positionals, load
+from .options import CHECKPOINT, ModelOptions, OutputOptions, Positionals, load
 from .printing import print_speed
 from .streams import print_json
 
 
 @dataclass(kw_only=True)
-class BenchmarkOptions(ModelOptions):
+class BenchmarkOptions(ModelOptions, OutputOptions):
     """Flags of `adaexit benchmark`."""
 
     positionals: ClassVar[Positionals] = CHECKPOINT | {
@@ -38,7 +38,6 @@ class BenchmarkOptions(ModelOptions):
             "help": "Compare these runs instead, as candidate/baseline; benchmarks/inference.py lists their names."
         },
     )
-    json: bool = field(default=False, metadata={"help": "Print one JSON object per comparison instead of a table."})
 
 
 def benchmark(options: BenchmarkOptions, positionals: Any) -> None:

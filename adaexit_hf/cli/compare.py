@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -29,7 +29,6 @@ class CompareOptions(EvaluationOptions):
     """Flags of `adaexit compare`."""
 
     positionals: ClassVar[Positionals] = CHECKPOINTS
-    json: bool = field(default=False, metadata={"help": "Print the results as a JSON object instead of a table."})
 
 
 def compare(options: CompareOptions, positionals: Any) -> None:

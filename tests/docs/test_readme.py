@@ -16,8 +16,9 @@ from helpers.tiny import CLASSES
 from adaexit_hf.cli import main as cli
 
 SECTIONS = [
-    "Install", "From a file to a faster classifier", "From a classifier that you have", "In Python", "Load from the Hub", "See it work, and test it", "Methods", "Measured quality",
-    "Measured speed", "Command line", "Where things are", "Documentation", "Citation",
+    "Install", "From a file to a faster classifier", "From a classifier that you have", "In Python",
+    "Load from the Hub", "See it work, and test it", "Methods", "Measured quality", "Measured speed", "Command line",
+    "Where things are", "Documentation", "Citation",
 ]  # fmt: skip
 CARD_SECTIONS = [
     "Use", "Recommended settings", "How it works", "When it helps, and when not", "Measured results", "Reference",
