@@ -245,7 +245,7 @@ def _static(work: Workload) -> Classify:
 
 def _static_texts(work: Workload, batch_size: int) -> Callable[[], RunOutput]:
     def run() -> RunOutput:
-        rows = read_rows(cast(list[Any], work.texts), work.tokenizer, work.model.config.encoder_config)
+        rows = read_rows(cast(list[Any], work.texts), work.tokenizer, work.model.config)
         sizes = groups([len(row["input_ids"]) for row in rows], batch_size, 0, by_length=True)
         logits = [work.static(**batch).logits for _, batch in _batches(work, sizes, rows)]
         order = torch.tensor([place for places in sizes for place in places]).argsort()
@@ -264,7 +264,7 @@ def text_by_text(work: Workload, stock: bool) -> Callable[[int], RunOutput]:
 
     def classify(place: int) -> RunOutput:
         (text,) = cast(list[Any], work.texts)[place : place + 1]
-        rows = read_rows([text], work.tokenizer, work.model.config.encoder_config)
+        rows = read_rows([text], work.tokenizer, work.model.config)
         ((_, batch),) = _batches(work, [[0]], rows)
         logits, layers = _static(work)([0], batch) if stock else _in_model(work)([0], batch)
         return logits.float().cpu(), None if layers is None else layers.cpu()

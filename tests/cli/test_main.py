@@ -443,13 +443,22 @@ def test_missing_or_broken_weights_are_refused(capsys, checkpoint) -> None:
     assert "cannot be read" in refused(capsys, "predict", checkpoint, "good")
 
 
-def test_calibrate_takes_no_threshold_and_push_no_stale_numbers(capsys, checkpoint, labelled) -> None:
+def test_calibrate_takes_no_threshold_and_writes_its_results(capsys, checkpoint, labelled) -> None:
     with pytest.raises(SystemExit):
         cli.main(["calibrate", checkpoint, *labelled, "--exit_threshold", "0.9"])
     assert "unrecognized arguments: --exit_threshold" in capsys.readouterr().err
     called(capsys, "report", checkpoint, *labelled)
-    called(capsys, "calibrate", checkpoint, *labelled, "--max_drop", "99%", "--json")
-    assert "was measured at exit_threshold 0.5" in refused(capsys, "push", checkpoint, "you/model")
+    Path(checkpoint, "README.md").write_text("")
+    before = Path(checkpoint, "metrics.json").read_text()
+    called(capsys, "calibrate", checkpoint, *labelled, "--max_drop", "99%", "--dry_run")
+    assert Path(checkpoint, "metrics.json").read_text() == before
+    assert cli.main(["calibrate", checkpoint, *labelled, "--max_drop", "99%", "--json"]) == 0
+    printed = capsys.readouterr()
+    (result,) = json.loads(Path(checkpoint, "metrics.json").read_text())["results"].values()
+    chosen = json.loads(printed.out)
+    assert result["exit_threshold"] == chosen["threshold"] != 0.5
+    assert result["at_threshold"]["accuracy"] == chosen["score"]
+    assert "README.md still has the old threshold; run adaexit card" in printed.err
 
 
 @pytest.mark.parametrize("change", [{"exit_criterion": "margin"}, {"exit_temperatures": [1.0, 2.0, 1.0]}])
@@ -943,7 +952,7 @@ def test_checkpoints_are_compared_in_one_table(capsys, checkpoint, another, labe
     found = json.loads(called(capsys, "compare", checkpoint, another, *labelled, "--json"))
     assert (found["samples"], found["metric"], found["majority"]) == (12, "accuracy", 0.5)
     for folder, model in zip((checkpoint, another), found["models"], strict=True):
-        (alone,) = answers(called(capsys, "evaluate", folder, *labelled))
+        alone = json.loads(called(capsys, "evaluate", folder, *labelled, "--json"))
         result = alone["validation"]
         assert model["name"] == Path(folder).name
         assert (model["full_depth"], model["at_threshold"]) == (
