@@ -252,7 +252,9 @@ def in_short(runs: Runs) -> list[str]:
                 f"fine-tuning with all layers, mean of {len(means)} data set{'s' * (len(means) > 1)} (from "
                 f"{min(means):+.1f} to {max(means):+.1f})."
             )
-    for second, what in [(f"static-{layers}", f"at {layers} layers") for layers in middle_depths(runs)]:
+    for second, what in [
+        (f"static-{layers}", f"at {layers} layers") for layers in dict.fromkeys(middle_depths(runs)) if layers
+    ]:
         score = score_within(int(second.split("-")[1]))
         gains = [found for dataset in datasets_of(runs) if (found := between(runs, OURS, second, dataset, score))]
         if gains:

@@ -106,7 +106,7 @@ def score_bands(
         >>> logits = torch.eye(2)[torch.tensor([0, 1] * 50)][:, None]
         >>> trace = ExitTrace(logits, torch.zeros(100, 1), torch.arange(100) % 4 // 3, (6,), "gt")
         >>> [[round(end, 2) for end in ends] for ends in score_bands(trace, "accuracy", [None])]  # of 0.75
-        [[0.67, 0.84]]
+        [[0.66, 0.83]]
     """
     if metric not in _OF_SUMS:
         return [None] * len(thresholds)

@@ -255,7 +255,7 @@ def test_a_last_exit_of_another_kind_is_saved_and_cannot_be_changed(tmp_path: Pa
         (
             "berxit",
             {"last_exit_head": "dense", "exit_head": "attention-block", "exit_criterion": "learned"},
-            "last_exit_head: got 'dense' with exit_criterion='learned' and exit_head='attention-block'",
+            "last_exit_head: got 'dense' with learning_to_exit and exit_head='attention-block'",
         ),
     ],
 )
