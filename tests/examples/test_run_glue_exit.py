@@ -330,7 +330,7 @@ def test_without_a_validation_split_a_tenth_is_held_out_or_the_fraction_that_was
     flags(*more, data=False)
     assert "no validation split" in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"validation_fraction: got 1.0; pass a fraction of train between 0 and 1"):
-        flags(*more, "--validation_fraction", "1", data=False)
+        flags(*more, "--validation_fraction", "1", data=False, folder="other")
 
 
 def test_an_unknown_method_is_refused(flags):
