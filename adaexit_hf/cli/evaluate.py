@@ -220,7 +220,13 @@ def honest_scores(
         return None
 
 
-def tell_of_choice(command: str, trace: ExitTrace, threshold: float | list[float] | None, metric: str) -> None:
+def tell_of_choice(
+    command: str,
+    trace: ExitTrace,
+    threshold: float | list[float] | None,
+    metric: str,
+    exits_learning_rate: float | None = None,
+) -> None:
     """Say on stderr if a threshold saves nothing, or answers texts at exits that tell no texts apart.
 
     Args:
@@ -228,11 +234,14 @@ def tell_of_choice(command: str, trace: ExitTrace, threshold: float | list[float
         trace: Trace of the split on which the threshold was chosen.
         threshold: The chosen threshold.
         metric: Name of the metric by which it was chosen.
+        exits_learning_rate: That of the training. Default: None, not set or not known.
     """
     exits, chosen = len(trace.exit_layers), trace.exits_at(threshold)
     if exits == 1:
         return
-    longer = "train for more epochs (--num_train_epochs), or the exits faster (--exits_learning_rate 1e-3)"
+    longer = "train for more epochs (--num_train_epochs)"
+    if exits_learning_rate is None:
+        longer += ", or the exits faster (--exits_learning_rate 1e-3)"
     answers = predictions(trace.logits, trace.multi_label)
     collapsed = (answers == answers[:1]).reshape(len(answers), exits, -1).all(dim=2).all(dim=0) & (len(answers) > 1)
     problems = []

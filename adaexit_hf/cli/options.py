@@ -123,8 +123,8 @@ def read_config(checkpoint: str, options: LoadOptions) -> Any:
     config = AutoConfig.from_pretrained(checkpoint, revision=options.revision)
     if config.model_type not in MODEL_TYPES:
         raise ValueError(
-            f"checkpoint: '{checkpoint}' is a '{config.model_type}' model without exits; train exits with "
-            f"adaexit train --model_name_or_path {checkpoint} --method ..."
+            f"checkpoint: '{checkpoint}' is a '{config.model_type}' model without exits; add some with "
+            f"adaexit train --add_exits {checkpoint} ..."
         )
     return config
 

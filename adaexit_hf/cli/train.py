@@ -554,7 +554,7 @@ def train(arguments: Arguments, training: EarlyExitTrainingArguments) -> None:
             )
             for name, trace in traces.items()
         }
-        tell_of_choice("train", validation, chosen, metrics[0])
+        tell_of_choice("train", validation, chosen, metrics[0], training.exits_learning_rate)
         print_curve(curve, f"{evaluation[0]} {metrics[0]}", chosen)
         print_results(results, metrics[0])
         facts = {"recipe": arguments.recipe, **training_facts(training, len(train_set))}

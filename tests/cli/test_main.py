@@ -411,7 +411,7 @@ def test_predict_on_a_terminal_asks_for_texts(capsys, checkpoint, monkeypatch) -
 
 
 def test_a_stock_checkpoint_is_refused(capsys, start, tmp_path) -> None:
-    assert f"'{start}' is a 'bert' model without exits; train exits with adaexit train" in refused(
+    assert f"'{start}' is a 'bert' model without exits; add some with adaexit train --add_exits" in refused(
         capsys, "predict", start, "good"
     )
     assert str(tmp_path) in refused(capsys, "predict", str(tmp_path), "good")
