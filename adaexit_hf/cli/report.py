@@ -73,12 +73,7 @@ def report(options: ReportOptions, positionals: Any) -> None:
         report_several(options, positionals.checkpoints)
         return
     (checkpoint,) = positionals.checkpoints
-    output = Path(options.output or checkpoint)
-    if not output.is_dir() and (options.output is None or output.exists()):
-        raise ValueError(
-            f"output: '{output}' is not a folder; pass --output FOLDER, which is created if it does not exist"
-        )
-    check_writable("output", output)
+    output = output_folder(options, checkpoint)
     earlier = earlier_measurements(output)
     if options.explain < 0:
         raise ValueError(
@@ -135,6 +130,21 @@ def report(options: ReportOptions, positionals: Any) -> None:
     replace_text(output / "report.html", page)
 
 
+def output_folder(options: ReportOptions, default: str) -> Path:
+    """The folder to write to, `default` if none was passed.
+
+    Raises:
+        ValueError: It is a file, or the default is no folder, or it cannot be written.
+    """
+    output = Path(options.output or default)
+    if not output.is_dir() and (options.output is None or output.exists()):
+        raise ValueError(
+            f"output: '{output}' is not a folder; pass --output FOLDER, which is created if it does not exist"
+        )
+    check_writable("output", output)
+    return output
+
+
 def report_several(options: ReportOptions, checkpoints: Sequence[str]) -> None:
     """Write one page about several checkpoints, and print their comparison.
 
@@ -145,16 +155,15 @@ def report_several(options: ReportOptions, checkpoints: Sequence[str]) -> None:
         raise ValueError(
             f"explain: got {options.explain} with {len(checkpoints)} checkpoints; pass one checkpoint, or leave it out"
         )
-    output = Path(options.output or ".")
-    if output.exists() and not output.is_dir():
-        raise ValueError(
-            f"output: '{output}' is not a folder; pass --output FOLDER, which is created if it does not exist"
-        )
-    check_writable("output", output)
+    output = output_folder(options, ".")
     measured = measure_all(checkpoints, options, options.flops)
     for each in measured:
         tell_of_choice(f"report: {each.name}", each.trace, each.threshold, each.metric)
-    print_comparison(comparison_of(measured))
+    comparison = comparison_of(measured)
+    if options.json:
+        print_json(comparison)
+    else:
+        print_comparison(comparison)
     page = build_report(
         {each.name: each.trace for each in measured},
         metric=measured[0].metric,
@@ -165,7 +174,7 @@ def report_several(options: ReportOptions, checkpoints: Sequence[str]) -> None:
     ).page
     output.mkdir(parents=True, exist_ok=True)
     replace_text(output / "comparison.html", page)
-    print(f"\nsaved in {output / 'comparison.html'}")
+    print(f"\nsaved in {output / 'comparison.html'}", file=sys.stderr if options.json else sys.stdout)
 
 
 def explain_rows(

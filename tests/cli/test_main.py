@@ -974,6 +974,9 @@ def test_several_checkpoints_are_on_one_page(capsys, checkpoint, another, labell
     assert [method["start"] for method in data["methods"]] == [0.5, 0.68]
     assert (data["labels"], data["texts"]) == (["bad", "good"], TEXTS * 3)
     assert {path: path.read_bytes() for path in Path(checkpoint).iterdir()} == before
+    flags = [checkpoint, another, *labelled]
+    in_json = called(capsys, "report", *flags, "--output", str(tmp_path / "both"), "--json")
+    assert json.loads(in_json) == json.loads(called(capsys, "compare", *flags, "--json"))
     message = refused(capsys, "report", checkpoint, another, *labelled, "--explain", "2")
     assert "explain: got 2 with 2 checkpoints; pass one checkpoint, or leave it out" in message
 
