@@ -98,7 +98,8 @@ def report(options: ReportOptions, positionals: Any) -> None:
         print_curve(curve, f"{split} {metrics[0]}", threshold)
         print_results(results, metrics[0])
     summary = beside_earlier(earlier, {"dataset": options.for_card()._asdict(), "results": results})
-    kept = [name for name in results if "cross_fitted_thresholds" in summary["results"].get(name, {})]
+    written = summary["results"].values()
+    kept = [name for name, result in results.items() if not any(result is each for each in written)]
     if kept:
         print(
             f"adaexit report: metrics.json keeps the cross-fitted results of {', '.join(kept)}, which are not of rows "

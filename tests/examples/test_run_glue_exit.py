@@ -145,6 +145,16 @@ def test_measuring_again_keeps_what_is_known_of_the_training(flags, tmp_path, ca
     assert (out / "README.md").read_text() == written
 
 
+def test_results_of_other_data_stand_beside_those_of_the_training(flags, tmp_path, capsys):
+    out = flags("--exits_learning_rate", "1e-2")
+    other = tmp_path / "other.csv"
+    other.write_text((tmp_path / "dev.csv").read_text())
+    assert main(["report", str(out), "--validation_file", str(other), "--text_columns", "text"]) == 0
+    results = json.loads((out / "metrics.json").read_text())["results"]
+    assert list(results) == ["other.csv, validation", "validation"]
+    assert "metrics.json keeps" not in capsys.readouterr().err
+
+
 def test_too_few_rows_to_choose_and_to_score_on_are_told(flags, capsys):
     labels = (0.5, 2.5)
     out = flags("--method", "berxit", "--max_eval_samples", "3", labels=labels)
