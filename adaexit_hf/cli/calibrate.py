@@ -84,8 +84,13 @@ def calibrate(options: CalibrationOptions, positionals: Any) -> None:
                 new_settings[name] = value
     if options.temperatures:
         new_settings["exit_temperatures"] = model.config.exit_temperatures
-    if not options.dry_run:
+    dataset = options.for_card()
+    data = {"name": dataset.name, "split": split}
+    results = {split: results_at_threshold(trace, metrics, chosen.threshold, data, honest)}
+    summary = beside_earlier(earlier, {"dataset": dataset._asdict(), "results": results})
+    if not options.dry_run:  # after all that could fail
         replace_text(config_file, json.dumps(saved | new_settings, indent=2, sort_keys=True) + "\n")
+        write_results(folder, summary, curve)
     full_depth = next(point for point in curve if point.threshold is None)
     found = chosen if honest is None else honest
     score = chosen.score if honest is None else honest.scores[metrics[0]]
@@ -100,15 +105,9 @@ def calibrate(options: CalibrationOptions, positionals: Any) -> None:
         print_json(result)
     else:
         print_choice(result)
-    if not options.dry_run:
-        data = {"name": options.for_card().name, "split": split}
-        results = {split: results_at_threshold(trace, metrics, chosen.threshold, data, honest)}
-        write_results(
-            folder, beside_earlier(earlier, {"dataset": options.for_card()._asdict(), "results": results}), curve
-        )
-        if (folder / "README.md").exists():
-            message = f"README.md still has the old threshold; run adaexit card {folder}"
-            print(f"adaexit calibrate: {message}", file=sys.stderr)
+    if not options.dry_run and (folder / "README.md").exists():
+        message = f"README.md still has the old threshold; run adaexit card {folder}"
+        print(f"adaexit calibrate: {message}", file=sys.stderr)
 
 
 def old_choice(saved: dict[str, Any], curve: Sequence[CurvePoint], same: bool) -> dict[str, Any]:
