@@ -156,8 +156,8 @@ def read_metrics(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
 def _foreign(folder: Path, name: str, error: Exception) -> ValueError:
     """The error for a file in the folder that has a name of ours, but another content."""
     return ValueError(
-        f"folder: '{folder / name}' was not written by adaexit report ({type(error).__name__}: {error}); run adaexit "
-        f"report {folder} ..., which writes it, or remove the file"
+        f"folder: '{folder / name}' was not written by adaexit report ({type(error).__name__}: {error}); move it, "
+        f"and run adaexit report {folder} ..., which writes it"
     )
 
 
