@@ -7,6 +7,8 @@ from typing import Any
 from ..data.tasks import TASKS
 
 Rows = Sequence[Mapping[str, Any]]
+# Rows from which columns are guessed.
+SAMPLE = 1000
 # Names that leave no choice.
 TEXT, TEXT_PAIR, LABEL = "text", "text_pair", "label"
 # Pairs of columns with texts, as the tasks of GLUE name them.

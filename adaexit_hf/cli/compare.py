@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from transformers import AutoConfig
-
 from ..evaluation.bootstrap import score_bands
 from ..evaluation.summary import results_at_threshold
 from ..evaluation.trace import ExitTrace, check_same_data, made_up
 from ..evaluation.tradeoff import majority_score
 from ..models.configuration_early_exit import Threshold
 from .evaluate import EvaluationOptions, Texts, labelled_splits, trace_splits
-from .options import Positionals, load
+from .options import LoadOptions, Positionals, load, read_config
 from .printing import print_comparison
 from .streams import print_json
 
@@ -86,7 +84,7 @@ def measure_all(checkpoints: Sequence[str], options: EvaluationOptions, flops: b
             "thresholds of their own; leave it out"
         )
     names = names_of(checkpoints)
-    check_same_classes(checkpoints, options.revision)
+    check_same_classes(checkpoints, options)
     measured: list[Measured] = []
     for checkpoint, name in zip(checkpoints, names, strict=True):
         print(f"adaexit: measuring {name}", file=sys.stderr)
@@ -120,17 +118,15 @@ def names_of(checkpoints: Sequence[str]) -> list[str]:
     return names if len(set(names)) == len(names) else list(checkpoints)
 
 
-def check_same_classes(checkpoints: Sequence[str], revision: str) -> None:
+def check_same_classes(checkpoints: Sequence[str], options: LoadOptions) -> None:
     """Check from their configs, before anything is run, that checkpoints predict the same classes, in any order.
 
     Raises:
-        ValueError: They do not.
+        ValueError: They do not, or one of them does not exist or has no exits.
     """
     first: Any = None
     for checkpoint in checkpoints:
-        if not Path(checkpoint).is_dir() and checkpoint.count("/") != 1:
-            raise ValueError(f"checkpoints: there is no folder '{checkpoint}'; pass existing folders or Hub names")
-        config = AutoConfig.from_pretrained(checkpoint, revision=revision)
+        config = read_config(checkpoint, options)
         labels = [str(config.id2label[index]) for index in range(config.num_labels)]
         kind = getattr(config, "multi_label", False)
         first = first or (labels, kind)

@@ -16,14 +16,12 @@ from ..evaluation.metrics import check_classes, task_metrics
 from ..hub.card_facts import CardDataset
 from ..inference.text_files import ROW_KINDS, read_rows
 from ..utils.spelling import did_you_mean
-from .columns import LABEL, guess_label_column, guess_text_columns
+from .columns import LABEL, SAMPLE, guess_label_column, guess_text_columns
 from .options import Fraction
 
 GLUE = "nyu-mll/glue"
 # The fraction of train that becomes the validation split where there is none.
 HELD_OUT = 0.1
-# Rows, spread over a split, from which columns are guessed.
-SAMPLE = 1000
 
 
 @dataclass(kw_only=True)
@@ -129,7 +127,7 @@ class DataArguments:
         texts = self.text_columns or []
         if self.task_name or (texts and (labels or LABEL in rows.column_names)):
             return  # nothing to guess; the names of a task are those of GLUE
-        # From all over the split, since the first rows of a file may all have the same label.
+        # Spread over the split, since the first rows of a file may all have the same label.
         sample = rows.select(range(0, len(rows), -(-len(rows) // SAMPLE) or 1)).to_list()
         self.text_columns = texts or guess_text_columns(sample, pairs, labels)
         if not labels:

@@ -25,12 +25,10 @@ from ..inference.text_files import (
 from ..models.exit_criteria import label_sets
 from ..utils.files import check_writable
 from ..utils.imports import needed
-from .columns import guess_text_columns
+from .columns import SAMPLE, guess_text_columns
 from .options import CHECKPOINT, ModelOptions, Positionals, load, read_config
 from .streams import print_json
 
-# Rows from the start of a file or data set from which its columns with texts are guessed.
-SAMPLE = 1000
 # What is printed of a text besides the answer, and the text; None if it is empty.
 Item = tuple[dict[str, Any], Text | None]
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from ..utils.empty_texts import is_empty
 from ..utils.imports import needs
 from ..utils.spelling import did_you_mean
 
@@ -59,14 +60,12 @@ class Labels(NamedTuple):
 
 
 def is_missing(value: Any) -> bool:
-    """Return whether a value is missing: None, NaN, a text with nothing but white space, or a list with None.
+    """Return whether a value is missing: as `is_empty`, or a list with None.
 
     >>> [is_missing(value) for value in (None, math.nan, " ", ["a", None], 0, "a", [])]
     [True, True, True, True, False, False, False]
     """
-    if isinstance(value, str):
-        return not value.strip()
-    return value is None or value != value or (isinstance(value, list) and None in value)
+    return is_empty(value) or (isinstance(value, list) and None in value)
 
 
 def without_empty(dataset: datasets.Dataset, text_columns: Sequence[str]) -> datasets.Dataset:

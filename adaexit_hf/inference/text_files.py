@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from ..utils.empty_texts import is_empty
 from ..utils.imports import needed
 from ..utils.spelling import did_you_mean
 
@@ -239,15 +240,6 @@ def check_file(path: Path, columns: Sequence[str]) -> None:
         )
     if not path.is_file():
         raise ValueError(f"file: there is no '{path}'; pass an existing file")
-
-
-def is_empty(text: Any) -> bool:
-    """Return whether a text is missing (None or NaN), or has nothing but white space.
-
-    >>> is_empty(None), is_empty(" "), is_empty("a")
-    (True, True, False)
-    """
-    return text is None or text != text or (isinstance(text, str) and not text.strip())
 
 
 def texts_of(row: Mapping[str, Any], columns: Sequence[str], where: str) -> Text | None:

@@ -981,6 +981,11 @@ def test_several_checkpoints_are_on_one_page(capsys, checkpoint, another, labell
     assert "explain: got 2 with 2 checkpoints; pass one checkpoint, or leave it out" in message
 
 
+def test_a_checkpoint_without_exits_is_not_compared(capsys, checkpoint, start, labelled) -> None:
+    message = refused(capsys, "compare", checkpoint, start, *labelled)
+    assert "is a 'bert' model without exits" in message and "measuring" not in message
+
+
 def test_checkpoints_of_other_classes_are_not_compared(capsys, checkpoint, several, another, labelled) -> None:
     edit_config(another, id2label={"0": "good", "1": "awful"}, label2id={"good": 0, "awful": 1})
     for command in ("compare", "report"):
