@@ -27,7 +27,9 @@ class BenchmarkOptions(ModelOptions, OutputOptions):
         default_factory=lambda: ["text"], metadata={"help": "Column of the texts, or two columns for pairs of texts."}
     )
     max_texts: int = field(default=1000, metadata={"help": "Use only this many texts from the start of the file."})
-    single_texts: int = field(default=100, metadata={"help": "Of these texts, time this many one at a time."})
+    single_texts: int | None = field(
+        default=None, metadata={"help": "Of these texts, time this many one at a time. Default: 100."}
+    )
     batch_size: int = field(default=32, metadata={"help": "Texts per batch, for runs with a fixed batch size."})
     rounds: int = field(
         default=5, metadata={"help": "Timed passes of each run, after one pass to warm up. Both runs take turns."}
@@ -48,8 +50,18 @@ def benchmark(options: BenchmarkOptions, positionals: Any) -> None:
     the speed-up and eta (the measured speed-up divided by the speed-up in layers), each as lower quartile, median and
     upper quartile over the rounds. Every prediction is checked.
     """
-    for name in ("single_texts", "rounds", "batch_size"):
-        check_whole_number(name, getattr(options, name), low=1, advice=f"e.g. --{name} 5")
+    if options.pairs and options.single_texts is not None:
+        raise ValueError(
+            f"single_texts: got {options.single_texts} with --pairs, which replaces the comparison of single texts; "
+            "leave out one of them"
+        )
+    single_texts = 100 if options.single_texts is None else options.single_texts
+    for name, value in {
+        "single_texts": single_texts,
+        "rounds": options.rounds,
+        "batch_size": options.batch_size,
+    }.items():
+        check_whole_number(name, value, low=1, advice=f"e.g. --{name} 5")
     path = Path(positionals.file)
     check_file(path, options.text_columns)
     texts = list(islice(read_texts(path, options.text_columns), options.max_texts))
@@ -65,7 +77,7 @@ def benchmark(options: BenchmarkOptions, positionals: Any) -> None:
     setting |= {**exit_settings(model.config), "version": __version__}
     records: list[dict[str, Any]] = []
     if standard:
-        first = trained_workload(model, tokenizer, texts[: options.single_texts])
+        first = trained_workload(model, tokenizer, texts[:single_texts])
         fields = {"candidate": "single", "baseline": "single-static", "batch_size": 1, "batch_tokens": 0}
         records.append(setting | {"texts": len(first.rows)} | fields | measure_single(first, options.rounds))
     for cell in all_cells:

@@ -148,19 +148,23 @@ def answers(model: Any, tokenizer: Any, source: Iterable[Item], all_scores: bool
 
 
 def answer_of(config: Any, logits: Tensor, all_scores: bool) -> dict[str, Any]:
-    """Label and score of a text."""
+    """Label and score of a text. Scores have six digits: a float32 has hardly more."""
     names = config.id2label
     if config.num_labels == 1:
-        return {"score": logits.item()}
+        return {"score": _six_digits(logits.item())}
     finite = bool(logits.isfinite().all())
     probabilities = logits.sigmoid() if config.multi_label else logits.softmax(dim=-1)
-    scores = {names[label]: score for label, score in enumerate(probabilities.tolist())}
+    scores = {names[label]: _six_digits(score) for label, score in enumerate(probabilities.tolist())}
     if config.multi_label:
         chosen = [names[label] for label in label_sets(logits).nonzero().flatten().tolist()]
         return {"labels": chosen if finite else None, "scores": scores}
     label = int(logits.argmax())
-    answer: dict[str, Any] = {"label": names[label] if finite else None, "score": probabilities[label].item()}
+    answer: dict[str, Any] = {"label": names[label] if finite else None, "score": scores[names[label]]}
     return answer | ({"scores": scores} if all_scores else {})
+
+
+def _six_digits(number: float) -> float:
+    return float(f"{number:.6g}")
 
 
 def answer_of_empty(config: Any) -> dict[str, Any]:

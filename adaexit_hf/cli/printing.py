@@ -1,6 +1,7 @@
 """How the commands print tables."""
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,11 +26,22 @@ def aligned(numbers: Sequence[float]) -> list[str]:
     return names
 
 
-def print_curve(points: list[CurvePoint], metric: str, chosen: float | list[float] | None) -> None:
-    """Print a table of about 12 points of a curve, always with full depth and the chosen threshold.
+def print_curve(
+    points: list[CurvePoint], metric: str, chosen: float | list[float] | None, rule: str = "", mark: str = "chosen"
+) -> None:
+    """Print a table of about 12 points of a curve, always with full depth and the model's threshold.
 
     Points that are no better than always giving the most frequent answer are marked.
+
+    Args:
+        points: The curve.
+        metric: Title of the column of scores.
+        chosen: The model's threshold.
+        rule: When a text leaves, from `rule_in_words`, to print above the table.
+        mark: What to write beside the point of the model's threshold.
     """
+    if rule:
+        print(f"\n{textwrap.fill(rule, 100)}")
     full_flops = next(point.flops for point in points if point.threshold is None)
     flops_column = "" if full_flops is None else f" {'FLOPs saved':>12}"
     print(f"\n{'threshold':>12} {metric:>20} {'mean exit layer':>16} {'saved':>7}{flops_column}")
@@ -38,11 +50,11 @@ def print_curve(points: list[CurvePoint], metric: str, chosen: float | list[floa
     names = iter(aligned([point.threshold for point in shown if point.threshold is not None]))
     for point in shown:
         name = "full depth" if point.threshold is None else next(names)
-        mark = " *" * point.no_better_than_majority + " <- chosen" * (point.threshold == chosen)
+        marks = " *" * point.no_better_than_majority + f" <- {mark}" * (point.threshold == chosen)
         flops_column = ""
         if full_flops is not None and point.flops is not None:
             flops_column = f" {1 - point.flops / full_flops:>12.1%}"
-        print(f"{name:>12} {point.score:>20.4f} {point.mean_layers:>16.2f} {point.saving:>7.1%}{flops_column}{mark}")
+        print(f"{name:>12} {point.score:>20.4f} {point.mean_layers:>16.2f} {point.saving:>7.1%}{flops_column}{marks}")
     if points[0].majority is not None:
         starred = "; * no better than that" if any(point.no_better_than_majority for point in shown) else ""
         print(f"{'majority':>12} {points[0].majority:>20.4f}  always the most frequent answer{starred}")
@@ -123,21 +135,34 @@ def print_choice(result: dict[str, Any]) -> None:
 
 
 def print_results(results: dict[str, Any], metric: str) -> None:
-    """Print the scores of every split: at full depth, at the threshold, and of every exit."""
+    """Print the scores of every split: at full depth, at the threshold, and of every exit.
+
+    Of a model with one exit only the scores are printed.
+    """
     for split, result in results.items():
         full_depth, with_exits = result["full_depth"], result["at_threshold"]
-        print(f"\n{split}, {result['samples']} samples: mean exit layer {result['mean_exit_layer']:.2f}")
+        layers = list(result["by_exit"])
+        exits = len(layers) > 1
+        mean = f": mean exit layer {result['mean_exit_layer']:.2f} of {layers[-1]}" if exits else ""
+        print(f"\n{split}, {result['samples']} samples{mean}")
         if "cross_fitted_thresholds" in result:
-            print("  with exits: each half of the rows with a threshold that was chosen on the other half")
+            print(
+                "  with exits: each half of the rows with a threshold that was chosen on the other half; quote these "
+                "scores, not those in the table above"
+            )
         for name in full_depth:
             interval = result.get("intervals", {}).get(name)
             interval_text = (
                 "" if interval is None else " (95 % interval over samples: {:.4f} to {:.4f})".format(*interval)
             )
-            scores = f"{full_depth[name]:.4f} at full depth, {with_exits[name]:.4f} with exits{interval_text}"
+            scores = f"{with_exits[name]:.4f}{interval_text}"
+            if exits:
+                scores = f"{full_depth[name]:.4f} at full depth, {with_exits[name]:.4f} with exits{interval_text}"
             majority = result.get("majority", {}).get(name)
             baseline = "" if majority is None else f", {majority:.4f} of always the most frequent answer"
             print(f"  {name}: {scores}{baseline}")
+        if not exits:
+            continue
         print(
             "  exit by layer:  " + "  ".join(f"{layer}: {count}" for layer, count in result["exit_histogram"].items())
         )

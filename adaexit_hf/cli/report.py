@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import datasets
 
 from ..evaluation.summary import beside_earlier, earlier_measurements, write_results
+from ..evaluation.trace import rule_in_words
 from ..interpretation.attribution import explain
 from ..interpretation.unrolled import NoGradientError, check_one_label
 from ..models.configuration_early_exit import check_whole_number
@@ -95,7 +96,8 @@ def report(options: ReportOptions, positionals: Any) -> None:
     if options.json:
         print_json(results)
     else:
-        print_curve(curve, f"{split} {metrics[0]}", threshold)
+        if len(trace.exit_layers) > 1:
+            print_curve(curve, f"{split} {metrics[0]}", threshold, rule_in_words(trace), "the model's threshold")
         print_results(results, metrics[0])
     summary = beside_earlier(earlier, {"dataset": options.for_card()._asdict(), "results": results})
     written = summary["results"].values()

@@ -1,7 +1,7 @@
 """Fine-tune an early-exit model on GLUE, SICK, or your own labelled texts, and choose its exit threshold.
 
     adaexit train --model_name_or_path microsoft/mpnet-base --task_name sst2 --output_dir out
-    adaexit train --model_name_or_path ENCODER --train_file train.csv --validation_file dev.csv
+    adaexit train --model_name_or_path ENCODER --train_file train.csv --output_dir out
     adaexit train --add_exits CLASSIFIER --train_file train.csv --validation_file dev.csv
     adaexit train settings.yaml
 
@@ -33,9 +33,10 @@ The output folder contains the model with its threshold, `metrics.json` and `cur
 """
 
 import json
+import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,7 +60,7 @@ from ..evaluation.collect import collect_trace
 from ..evaluation.metrics import compute_score
 from ..evaluation.summary import results_at_threshold, write_results
 from ..evaluation.thresholds import best_point, check_max_drop, spread_thresholds
-from ..evaluation.trace import ExitTrace, scored_predictions
+from ..evaluation.trace import ExitTrace, rule_in_words, scored_predictions
 from ..evaluation.tradeoff import tradeoff_curve
 from ..hub.card_facts import training_facts
 from ..models import METHODS
@@ -81,7 +82,7 @@ from .printing import print_curve, print_results
 
 # What flags of Transformers do here, where that is more or less than Transformers says.
 TRANSFORMERS_FLAGS = {
-    "output_dir": "Folder for the model, metrics.json, curve.json and the model card.",
+    "output_dir": "Folder for the model, metrics.json, curve.json and the model card. Default: trainer_output.",
     "num_train_epochs": "Epochs of each stage.",
     "learning_rate": "Learning rate of the encoder.",
     "per_device_train_batch_size": "Texts per training step and device.",
@@ -92,6 +93,9 @@ TRANSFORMERS_FLAGS = {
     "there is none.",
     "push_to_hub": "Push the model to the Hub when it is finished.",
 }
+
+# A threshold that may lose fewer texts of the validation split than this is chosen by chance.
+FEWEST_TEXTS = 3
 
 
 @dataclass(kw_only=True)
@@ -104,8 +108,9 @@ class Arguments(DataArguments):
     add_exits: str | None = field(
         default=None,
         metadata={
+            "metavar": "PATH",
             "help": "In place of --model_name_or_path: Hub name or folder of a fine-tuned classifier that stays as it "
-            "is; only exits before it are trained."
+            "is; only exits before it are trained.",
         },
     )
     method: str | None = field(
@@ -219,7 +224,11 @@ def follow_recipe(arguments: Arguments, training: EarlyExitTrainingArguments, la
         if training.should_log:
             settings = ", ".join(f"{name}={value!r}" for name, value in cast(Any, arguments.method_config).items())
             rates = ", ".join(f"{name}={getattr(training, name)}" for name in recipe.training)
-            print(f"adaexit train: recommended recipe, {arguments.method} with {settings}; {rates}", file=sys.stderr)
+            loss = "; train_loss is the sum of the losses of all exits" * ("'joint'" in settings)
+            print(
+                f"adaexit train: recommended recipe, {arguments.method} with {settings}; {rates}{loss}",
+                file=sys.stderr,
+            )
     elif arguments.add_exits:
         kept = settings_that_keep_a_classifier(cast(str, arguments.method))
         arguments.method_config = kept | cast(dict[str, Any], arguments.method_config)
@@ -317,6 +326,36 @@ def check_flags(arguments: Arguments, model: Any) -> None:
         raise ValueError(
             f"token_depths_model: got '{arguments.token_depths_model}' with --method {arguments.method}; pass "
             '--method depth-adaptive --method_config \'{"depth_source": "reconstruction"}\''
+        )
+
+
+def tell_of_rows(
+    train_set: datasets.Dataset,
+    evaluated: Mapping[str, datasets.Dataset],
+    splits: Mapping[str, datasets.Dataset],
+    arguments: Arguments,
+) -> None:
+    """Say on stderr how many rows there are, and if too few of them choose the threshold.
+
+    Args:
+        train_set: The rows to train on.
+        evaluated: The rows to evaluate on, by split; the threshold is chosen on the first.
+        splits: All rows that were loaded, by split.
+        arguments: The flags.
+    """
+
+    def counted(name: str, rows: datasets.Dataset) -> str:
+        return f"{len(rows)} rows" if len(rows) == len(splits[name]) else f"{len(rows)} of {len(splits[name])} rows"
+
+    others = ", ".join(f"{name}: {counted(name, rows)}" for name, rows in evaluated.items())
+    print(f"adaexit train: train: {counted('train', train_set)}, {others}", file=sys.stderr)
+    name, rows = next(iter(evaluated.items()))
+    if arguments.method != "plain" and len(rows) * arguments.max_drop < FEWEST_TEXTS:
+        print(
+            f"adaexit train: a loss of {arguments.max_drop:.2%} is {len(rows) * arguments.max_drop:.1f} of the "
+            f"{len(rows)} texts in {name}, on which the threshold is chosen: less than chance changes. Hold out more "
+            f"rows (--validation_fraction, --validation_file), or allow more loss (--max_drop)",
+            file=sys.stderr,
         )
 
 
@@ -477,6 +516,16 @@ def train(arguments: Arguments, training: EarlyExitTrainingArguments) -> None:
         if arguments.token_depths_model:
             datasets_by_split = with_token_depths(arguments, training, model, tokenizer, datasets_by_split)
         train_set = datasets_by_split.pop("train")
+    if training.should_log:
+        tell_of_rows(train_set, datasets_by_split, splits, arguments)
+    if training.device.type == "cpu":
+        training.dataloader_pin_memory = False  # PyTorch warns of it where there is no GPU
+        if training.bf16 and torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2"):
+            print(
+                "adaexit train: bf16: this CPU has no units for bfloat16, so that training takes several times as "
+                "long; leave --bf16 out",
+                file=sys.stderr,
+            )
 
     kept = None
     if arguments.add_exits and training.should_save:
@@ -555,7 +604,10 @@ def train(arguments: Arguments, training: EarlyExitTrainingArguments) -> None:
             for name, trace in traces.items()
         }
         tell_of_choice("train", validation, chosen, metrics[0], training.exits_learning_rate)
-        print_curve(curve, f"{evaluation[0]} {metrics[0]}", chosen)
+        if several:
+            with_exits = arguments.method != "plain"
+            rule = rule_in_words(validation) if with_exits else "The threshold is the number of layers that are kept."
+            print_curve(curve, f"{evaluation[0]} {metrics[0]}", chosen, rule)
         print_results(results, metrics[0])
         facts = {"recipe": arguments.recipe, **training_facts(training, len(train_set))}
         run = {"settings": arguments.published(), "seed": training.seed, "dataset": dataset._asdict()}
@@ -568,5 +620,8 @@ def train(arguments: Arguments, training: EarlyExitTrainingArguments) -> None:
         trainer.create_model_card(curve=curve, metrics=results, dataset=dataset, training=facts)
     if trainer.is_world_process_zero():
         print(f"\nsaved in {training.output_dir}")
+        if arguments.method != "plain":
+            texts = "'One text.' 'Another text.'" if len(text_columns) == 2 else "'A text.'"
+            print(f"next: adaexit predict {shlex.quote(training.output_dir)} {texts}")
     if training.push_to_hub:
         trainer.push_to_hub()

@@ -18,6 +18,20 @@ from ..models.exit_criteria import counted, first_ready, label_sets
 from ..models.padded_batches import wide_labels, wrong_labels
 
 COMPARISONS = {"lt": torch.lt, "le": torch.le, "gt": torch.gt, "ge": torch.ge}
+READY_IN_WORDS = {"lt": "below", "le": "at or below", "gt": "above", "ge": "at or above"}
+# What the score of an exit criterion is, to end the sentence "a text leaves at the first exit where".
+CRITERIA_IN_WORDS = {
+    "entropy": "the entropy of the class probabilities (0 if the exit is certain of a class)",
+    "normalized_entropy": "the entropy of the class probabilities as a share of the largest possible one (0: certain, "
+    "1: undecided)",
+    "confidence": "the probability of the predicted class",
+    "margin": "the lead of the most probable class over the second (a difference of probabilities)",
+    "patience": "the number of exits in a row that gave the same answer",
+    "layer": "the number of its layer (so that all texts leave at the same exit)",
+    "learned": "the certainty, which a small trained unit estimates from the exit's input,",
+    "dact": "the lead that the predicted class keeps whatever the later layers answer",
+    "depth": "the share of the text's tokens that have reached the depth they need",
+}
 _TENSORS = ("logits", "scores", "labels", "lengths", "flops")
 _METADATA_KEY = "adaexit_hf_trace"
 
@@ -307,6 +321,19 @@ def check_same_data(traces: Sequence[ExitTrace], names: Sequence[str] | None = N
         else:
             continue
         raise ValueError(f"traces: {title} has {difference}; collect all of them on the same data, in the same order")
+
+
+def rule_in_words(trace: ExitTrace) -> str:
+    """Return at which layers a trace has exits, and when a text leaves, in plain words."""
+    if len(trace.exit_layers) == 1:
+        return f"There is one exit, after layer {trace.depth}, at which all texts leave."
+    score = CRITERIA_IN_WORDS.get(trace.criterion or "", f"the {trace.criterion or 'readiness'} score")
+    label = ", of its least sure label," if trace.multi_label and not counted(trace.criterion) else ""
+    layers = ", ".join(map(str, trace.exit_layers))
+    return (
+        f"There are exits after layers {layers}. A text leaves at the first exit where {score}{label} is "
+        f"{READY_IN_WORDS[trace.ready]} the threshold, and otherwise at the last one."
+    )
 
 
 def made_up(names: Sequence[str] | None) -> bool:

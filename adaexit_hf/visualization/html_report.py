@@ -13,27 +13,12 @@ import numpy
 from ..evaluation.bootstrap import score_bands
 from ..evaluation.metrics import METRICS
 from ..evaluation.thresholds import spread_thresholds
-from ..evaluation.trace import ExitTrace, check_same_data, made_up, predictions
+from ..evaluation.trace import ExitTrace, check_same_data, made_up, predictions, rule_in_words
 from ..evaluation.tradeoff import majority_score
 from ..models.configuration_early_exit import Threshold
-from ..models.exit_criteria import counted
 from .attributed_tokens import DIGITS, TokenAttributions, embedded
 
 ASSETS = Path(__file__).parent / "assets"
-READY_IN_WORDS = {"lt": "below", "le": "at or below", "gt": "above", "ge": "at or above"}
-# What the score of an exit criterion is, to end the sentence "a text leaves at the first exit where".
-CRITERIA_IN_WORDS = {
-    "entropy": "the entropy of the class probabilities (0 if the exit is certain of a class)",
-    "normalized_entropy": "the entropy of the class probabilities as a share of the largest possible one (0: certain, "
-    "1: undecided)",
-    "confidence": "the probability of the predicted class",
-    "margin": "the lead of the most probable class over the second (a difference of probabilities)",
-    "patience": "the number of exits in a row that gave the same answer",
-    "layer": "the number of its layer (so that all texts leave at the same exit)",
-    "learned": "the certainty, which a small trained unit estimates from the exit's input,",
-    "dact": "the lead that the predicted class keeps whatever the later layers answer",
-    "depth": "the share of the text's tokens that have reached the depth they need",
-}
 
 
 class Report(NamedTuple):
@@ -191,7 +176,7 @@ def build_report(
         {
             "name": name,
             "criterion": (trace.criterion or "score").replace("_", " "),
-            "rule": _rule(trace),
+            "rule": rule_in_words(trace),
             "exit_layers": trace.exit_layers,
             "ready": trace.ready,
             "scores": [[_exact(score) for score in row] for row in trace.scores.float().tolist()],
@@ -268,19 +253,6 @@ def _check_names(argument: str, values: Mapping[str, Any], traces: Mapping[str, 
     unknown = [name for name in values if name not in traces]
     if unknown:
         raise ValueError(f"{argument}: got '{unknown[0]}'; the traces are {', '.join(traces)}")
-
-
-def _rule(trace: ExitTrace) -> str:
-    """Return when a text leaves, as a sentence."""
-    if len(trace.exit_layers) == 1:
-        return f"There is one exit, after layer {trace.depth}, at which all texts leave."
-    score = CRITERIA_IN_WORDS.get(trace.criterion or "", f"the {trace.criterion or 'readiness'} score")
-    label = ", of its least sure label," if trace.multi_label and not counted(trace.criterion) else ""
-    layers = ", ".join(map(str, trace.exit_layers))
-    return (
-        f"There are exits after layers {layers}. A text leaves at the first exit where {score}{label} is "
-        f"{READY_IN_WORDS[trace.ready]} the threshold, and otherwise at the last one."
-    )
 
 
 def _majority(trace: ExitTrace, metric: str) -> float | None:

@@ -1069,8 +1069,8 @@ def test_results_without_an_interval_are_printed(capsys) -> None:
     result = {
         "samples": 2,
         "mean_exit_layer": 1.5,
-        "exit_histogram": {},
-        "by_exit": {},
+        "exit_histogram": {"1": 1, "2": 1},
+        "by_exit": {"1": {"accuracy": 0.5}, "2": {"accuracy": 1}},
         "intervals": {"accuracy": None},
     }
     print_results(
@@ -1085,6 +1085,9 @@ def test_benchmark_prints_ratios(capsys, checkpoint, tmp_path) -> None:
     (found,) = answers(called(capsys, "benchmark", checkpoint, str(tmp_path / "texts.txt"), *flags))
     assert found["texts"] == 4
     assert len(found["eta"]) == 3
+    assert "single_texts: got 2 with --pairs" in refused(
+        capsys, "benchmark", checkpoint, str(tmp_path / "texts.txt"), *flags, "--single_texts", "2"
+    )
     assert "pairs: got 'predict'" in refused(
         capsys, "benchmark", checkpoint, str(tmp_path / "texts.txt"), "--pairs", "predict"
     )

@@ -52,6 +52,41 @@ def test_only_results_go_to_stdout(flags, capsys):
     assert "<- chosen" in printed.out
 
 
+def test_a_run_says_what_it_reads_and_which_scores_to_quote(flags, capsys):
+    out = flags("--method", "berxit", "--max_train_samples", "10")
+    printed = capsys.readouterr()
+    assert "adaexit train: train: 10 of 16 rows, validation: 8 rows" in printed.err
+    assert "a loss of 1.00% is 0.1 of the 8 texts in validation, on which the threshold is chosen" in printed.err
+    assert "exits after layers 1, 2, 3. A text leaves at the first exit where" in printed.out
+    assert "quote these scores, not those in the table above" in printed.out
+    assert f"next: adaexit predict {out} 'A text.'" in printed.out
+
+
+def test_enough_rows_to_choose_a_threshold_are_not_spoken_of(flags, capsys):
+    flags("--method", "berxit", "--max_drop", "0.4")
+    assert "on which the threshold is chosen" not in capsys.readouterr().err
+
+
+def test_a_plain_classifier_is_not_said_to_have_exits(flags, capsys):
+    flags("--method", "plain")
+    printed = capsys.readouterr()
+    assert "accuracy: 0." in printed.out and "of always the most frequent answer" in printed.out
+    for word in ("exit", "chosen", "next:"):
+        assert word not in printed.out
+    assert "on which the threshold is chosen" not in printed.err
+
+
+def test_the_loss_of_the_recipe_is_said_to_be_a_sum(flags, capsys):
+    flags()
+    assert "train_loss is the sum of the losses of all exits" in capsys.readouterr().err
+
+
+def test_bfloat16_without_units_for_it_is_told(flags, capsys, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    flags("--method", "berxit", "--bf16", "--max_steps", "1")
+    assert "bf16: this CPU has no units for bfloat16" in capsys.readouterr().err
+
+
 def test_a_folder_with_a_model_is_not_overwritten(flags, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "config.json").write_text("{}")

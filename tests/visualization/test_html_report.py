@@ -18,13 +18,13 @@ from transformers import PreTrainedTokenizerFast
 
 from adaexit_hf.evaluation.bootstrap import score_bands
 from adaexit_hf.evaluation.metrics import compute_score
-from adaexit_hf.evaluation.trace import ExitTrace, predictions
+from adaexit_hf.evaluation.trace import CRITERIA_IN_WORDS, ExitTrace, predictions
 from adaexit_hf.evaluation.tradeoff import layer_scores, tradeoff_curve
 from adaexit_hf.interpretation.attribution import Attribution, Explanation
 from adaexit_hf.models import METHODS
 from adaexit_hf.models.exit_criteria import CRITERIA
 from adaexit_hf.visualization.attributed_tokens import TokenAttributions, token_attributions
-from adaexit_hf.visualization.html_report import ASSETS, CRITERIA_IN_WORDS, build_report, write_report
+from adaexit_hf.visualization.html_report import ASSETS, build_report, write_report
 
 TEXTS = ["</script><b>bold</b>", "not so bad", "good", "bad & worse"] * 5
 
