@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from ..evaluation.bootstrap import score_bands
 from ..evaluation.summary import results_at_threshold
 from ..evaluation.trace import ExitTrace, check_same_data, made_up
 from ..evaluation.tradeoff import majority_score
 from ..models.configuration_early_exit import Threshold
-from .evaluate import EvaluationOptions, Texts, labelled_splits, trace_splits
+from .evaluate import EvaluationOptions, Texts, labelled_splits, score_interval, trace_splits
 from .options import LoadOptions, Positionals, load, read_config
 from .printing import print_comparison
 from .streams import print_json
@@ -168,11 +167,11 @@ def comparison_of(measured: Sequence[Measured]) -> dict[str, Any]:
     models = []
     for each in measured:
         result = results_at_threshold(each.trace, (each.metric,), each.threshold)
-        (band,) = score_bands(each.trace, each.metric, [each.threshold])
+        interval = score_interval(each.trace, each.metric, each.threshold, each.name)
         models.append(
             {"name": each.name, "method": each.trace.method, "threshold": each.threshold}
             | {"full_depth": result["full_depth"][each.metric], "at_threshold": result["at_threshold"][each.metric]}
-            | {"interval": band and list(band), "mean_layers": result["mean_exit_layer"], "depth": each.trace.depth}
+            | {"interval": interval, "mean_layers": result["mean_exit_layer"], "depth": each.trace.depth}
             | {"saving": result["saving"]}
         )
     majority = majority_score(first.trace, first.metric)

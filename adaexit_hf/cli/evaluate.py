@@ -146,34 +146,51 @@ def results_with_intervals(
         threshold: The model's exit threshold.
         data_name: Name of the data set.
 
-    The interval is None, with a message on stderr, if a prediction is not finite or if the metric is undefined on a
-    resample.
+    An interval is None where `score_interval` says so.
     """
     results = {}
     for split, trace in traces.items():
         data = {"name": data_name, "split": split}
         results[split] = results_at_threshold(trace, metrics, threshold, data)
-        results[split]["intervals"] = {metrics[0]: None}
-        # Only the predictions at the threshold: resampling all exits would take many times as long.
-        logits = trace.at(threshold)[0][:, None]
-        if not logits.isfinite().all():
-            print(f"adaexit: {split}: no interval of {metrics[0]}: some predictions are not finite", file=sys.stderr)
-            continue
-        scores, several = torch.zeros(logits.shape[:2]), trace.multi_label
-        at_threshold = ExitTrace(logits, scores, trace.labels, (trace.depth,), trace.ready, multi_label=several)
-        try:
-            interval = bootstrap_samples(
-                [at_threshold],
-                lambda sample: compute_score(
-                    metrics[0],
-                    predictions=predictions(sample.logits[:, 0], sample.multi_label),
-                    references=sample.known_labels(),
-                ),
-            )
-            results[split]["intervals"] = {metrics[0]: [interval.low, interval.high]}
-        except UndefinedResamplesError as error:
-            print(f"adaexit: {split}: no interval of {metrics[0]}: {error}", file=sys.stderr)
+        results[split]["intervals"] = {metrics[0]: score_interval(trace, metrics[0], threshold, split)}
     return results
+
+
+def score_interval(
+    trace: ExitTrace, metric: str, threshold: float | list[float] | None, name: str
+) -> list[float] | None:
+    """The 95 % bootstrap interval over samples of the score at a threshold.
+
+    Args:
+        trace: The trace.
+        metric: Name of the metric.
+        threshold: The model's exit threshold.
+        name: What is scored, for the message.
+
+    Returns:
+        The ends; None, with a message on stderr, if a prediction is not finite or if the metric is undefined on a
+        resample.
+    """
+    # Only the predictions at the threshold: resampling all exits would take many times as long.
+    logits = trace.at(threshold)[0][:, None]
+    if not logits.isfinite().all():
+        print(f"adaexit: {name}: no interval of {metric}: some predictions are not finite", file=sys.stderr)
+        return None
+    scores, several = torch.zeros(logits.shape[:2]), trace.multi_label
+    at_threshold = ExitTrace(logits, scores, trace.labels, (trace.depth,), trace.ready, multi_label=several)
+    try:
+        interval = bootstrap_samples(
+            [at_threshold],
+            lambda sample: compute_score(
+                metric,
+                predictions=predictions(sample.logits[:, 0], sample.multi_label),
+                references=sample.known_labels(),
+            ),
+        )
+    except UndefinedResamplesError as error:
+        print(f"adaexit: {name}: no interval of {metric}: {error}", file=sys.stderr)
+        return None
+    return [interval.low, interval.high]
 
 
 def evaluate(options: EvaluationOptions, positionals: Any) -> None:

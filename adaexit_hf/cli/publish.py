@@ -11,7 +11,7 @@ from huggingface_hub import HfApi
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from ..evaluation.curves import CurvePoint
-from ..evaluation.summary import SCORE_SETTINGS, changed_setting, exit_settings
+from ..evaluation.summary import SCORE_SETTINGS, changed_setting, earlier_measurements, exit_settings
 from ..hub.card_facts import CardDataset, MeasuredSpeed
 from ..hub.conversion import convert_checkpoint
 from ..hub.model_card import write_model_card
@@ -122,7 +122,10 @@ def read_curve(folder: Path) -> list[CurvePoint]:
     try:
         return [CurvePoint(**point) for point in json.loads((folder / "curve.json").read_text(encoding="utf-8"))]
     except (TypeError, ValueError) as error:
-        raise _foreign(folder, "curve.json", error) from error
+        raise ValueError(
+            f"folder: '{folder / 'curve.json'}' was not written by adaexit_hf ({type(error).__name__}: {error}); move "
+            "it away: adaexit report writes it anew"
+        ) from error
 
 
 def read_metrics(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,14 +139,8 @@ def read_metrics(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: The file is not one that `adaexit report` or `adaexit train` wrote; or its results were measured
             with other settings, or do not say with which.
     """
-    try:
-        metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        results = metrics["results"]
-        if not all(isinstance(result["at_threshold"], dict) for result in results.values()):
-            raise TypeError("at_threshold is no object")
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise _foreign(folder, "metrics.json", error) from error
-    for split, result in results.items():
+    metrics = earlier_measurements(folder)
+    for split, result in metrics["results"].items():
         unknown = sorted(settings.keys() - result.keys())
         changed = f"measured at an unknown {unknown[0]}" if unknown else changed_setting(result, settings)
         if changed:
@@ -151,14 +148,6 @@ def read_metrics(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
                 f"folder: '{split}' was {changed}; run adaexit report {folder} ... and adaexit card {folder} first"
             )
     return metrics
-
-
-def _foreign(folder: Path, name: str, error: Exception) -> ValueError:
-    """The error for a file in the folder that has a name of ours, but another content."""
-    return ValueError(
-        f"folder: '{folder / name}' was not written by adaexit report ({type(error).__name__}: {error}); move it, "
-        f"and run adaexit report {folder} ..., which writes it"
-    )
 
 
 @dataclass(kw_only=True)

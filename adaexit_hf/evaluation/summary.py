@@ -137,12 +137,12 @@ def earlier_measurements(folder: Path) -> dict[str, Any]:
         return {}
     try:
         earlier: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if not all(isinstance(result, dict) for result in earlier["results"].values()):
-            raise TypeError("a result is no object")
+        if not all(isinstance(result["at_threshold"], dict) for result in earlier["results"].values()):
+            raise TypeError("at_threshold is no object")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"folder: '{path}' was not written by adaexit_hf ({type(error).__name__}: {error}); move it, or write to "
-            "another folder"
+            f"folder: '{path}' was not written by adaexit_hf ({type(error).__name__}: {error}); move it away: adaexit "
+            "report writes it anew"
         ) from error
     return earlier
 

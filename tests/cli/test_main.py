@@ -503,7 +503,7 @@ def test_numbers_that_do_not_say_what_made_them_are_not_pushed(capsys, checkpoin
 def test_a_file_of_the_user_with_the_name_of_ours_is_named(capsys, checkpoint, name: str, content: str) -> None:
     for ours, least in (("metrics.json", '{"results": {}}'), ("curve.json", "[]")):
         Path(checkpoint, ours).write_text(content if ours == name else least)
-    message = f"{name}' was not written by adaexit report"
+    message = f"{name}' was not written by adaexit_hf"
     assert message in refused(capsys, "card", checkpoint)
     if name == "metrics.json":
         assert message in refused(capsys, "push", checkpoint, "you/model")
