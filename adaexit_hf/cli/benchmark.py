@@ -1,17 +1,17 @@
 """The command `adaexit benchmark`."""
 
+import sys
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 from typing import Any, ClassVar
 
 from ..benchmark.records import machine
 from ..benchmark.timing import cells, measure, measure_single, trained_workload
 from ..evaluation.summary import exit_settings
-from ..inference.text_files import check_file, read_texts
 from ..models.configuration_early_exit import check_whole_number
 from ..version import __version__
-from .options import CHECKPOINT, ModelOptions, OutputOptions, Positionals, load
+from .options import CHECKPOINT, ModelOptions, OutputOptions, Positionals, load, read_config
+from .predict import PredictOptions, items_of_input
 from .printing import print_speed
 from .streams import print_json
 
@@ -23,8 +23,17 @@ class BenchmarkOptions(ModelOptions, OutputOptions):
     positionals: ClassVar[Positionals] = CHECKPOINT | {
         "file": {"help": "File with the texts: .txt, .csv, .tsv, .jsonl, .json or .parquet."}
     }
-    text_columns: list[str] = field(
-        default_factory=lambda: ["text"], metadata={"help": "Column of the texts, or two columns for pairs of texts."}
+    text_columns: list[str] | None = field(
+        default=None,
+        metadata={
+            "aliases": ["--text_column"],
+            "help": "Column of the texts, or two for pairs. Default: text (and text_pair), or guessed if only one "
+            "choice makes sense.",
+        },
+    )
+    delimiter: str | None = field(
+        default=None,
+        metadata={"help": "What separates the fields of a .csv file. Default: found out, of , ; tab and |."},
     )
     max_texts: int = field(default=1000, metadata={"help": "Use only this many texts from the start of the file."})
     single_texts: int | None = field(
@@ -62,11 +71,17 @@ def benchmark(options: BenchmarkOptions, positionals: Any) -> None:
         "batch_size": options.batch_size,
     }.items():
         check_whole_number(name, value, low=1, advice=f"e.g. --{name} 5")
-    path = Path(positionals.file)
-    check_file(path, options.text_columns)
-    texts = list(islice(read_texts(path, options.text_columns), options.max_texts))
+    config = read_config(positionals.checkpoint, options)
+    source = PredictOptions(file=positionals.file, text_columns=options.text_columns, delimiter=options.delimiter)
+    items = list(islice(items_of_input(source, [], config.pairs), options.max_texts))
+    texts = [text for _, text in items if text is not None]
     if not texts:
-        raise ValueError(f"file: '{path}' has no texts, or max_texts {options.max_texts} is 0; pass at least one text")
+        raise ValueError(
+            f"file: '{positionals.file}' has no texts, or max_texts {options.max_texts} is 0; pass at least one text"
+        )
+    if len(texts) < len(items):
+        message = f"{len(items) - len(texts)} of {len(items)} texts are empty and are left out"
+        print(f"adaexit benchmark: {message}", file=sys.stderr)
     model, tokenizer = load(positionals.checkpoint, options, options.exit_threshold)
     batch_tokens = 1024 if model.device.type == "cpu" else 16384
     standard = not options.pairs

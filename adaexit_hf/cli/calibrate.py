@@ -105,7 +105,7 @@ def calibrate(options: CalibrationOptions, positionals: Any) -> None:
         print_json(result)
     else:
         print_choice(result)
-    if not options.dry_run and (folder / "README.md").exists():
+    if not options.dry_run and saved | new_settings != saved and (folder / "README.md").exists():
         message = f"README.md still has the old threshold; run adaexit card {folder}"
         print(f"adaexit calibrate: {message}", file=sys.stderr)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import datasets
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch.utils.data import DataLoader
 from transformers import AutoConfig, AutoModelForSequenceClassification, DataCollatorWithPadding
 
@@ -69,10 +70,7 @@ def match_labels(name: str, config: Any, train: datasets.Dataset, column: str) -
             f"label_column: '{column}' has the labels {labels.names}, but --add_exits '{name}' predicts {own}; pass "
             "all of them"
         )
-    spelled = {label.casefold(): label for label in labels.names}
-    by_name = len(spelled) == len(labels.names) and set(spelled) <= {label.casefold() for label in own}
-    renamed = [spelled.get(label.casefold(), label) for label in own]
-    found = renamed if by_name else names_in_data([train], column, own)
+    found, by_name = names_in_data([train], column, own)
     how = "by name" if by_name else "by order, since one side has indices and no names"
     pairs = ", ".join(f"{theirs} -> {mine}" for theirs, mine in zip(found, own, strict=True))
     print(f"adaexit train: labels of the data -> of '{name}': {pairs} ({how})", file=sys.stderr)
@@ -158,7 +156,8 @@ class KeptClassifier:
             by_name: Whether the labels were matched by name, and not by order.
 
         Raises:
-            ValueError: The labels were matched by order, and the most frequent class alone is right more often.
+            ValueError: The labels were matched by order, and the most frequent class alone is right as often, or in
+                another order 5 % more of the answers are right.
         """
         references = torch.tensor(self.rows["labels"][:])
         answers = predictions(self.logits, self.multi_label)
@@ -169,11 +168,14 @@ class KeptClassifier:
             return
         right = (answers == references).float().mean().item()
         majority = references.bincount().max().item() / len(references)
-        if right < majority and not by_name:
+        classes = self.logits.shape[1]
+        confusion = (answers * classes + references).bincount(minlength=classes**2).reshape(classes, classes)
+        best = confusion.numpy()[linear_sum_assignment(confusion.numpy(), maximize=True)].sum() / len(references)
+        if not by_name and (right <= majority or best > right + 0.05):
             raise ValueError(
-                f"label_column: with its labels matched by order, {scored}: {right:.1%} are right, and {majority:.1%} "
-                "would be if all were of the most frequent class, so the order is probably another one; write the "
-                "classifier's names of the classes into the label column"
+                f"label_column: with its labels matched by order, {scored}: {right:.1%} are right, {majority:.1%} "
+                f"would be if all were of the most frequent class, and {best:.1%} with the labels in another order: "
+                "the order is probably another one; write the classifier's names of the classes into the label column"
             )
 
     def check(self, model: Any) -> None:

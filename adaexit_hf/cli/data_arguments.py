@@ -129,11 +129,16 @@ class DataArguments:
             return  # nothing to guess; the names of a task are those of GLUE
         # Spread over the split, since the first rows of a file may all have the same label.
         sample = rows.select(range(0, len(rows), -(-len(rows) // SAMPLE) or 1)).to_list()
-        self.text_columns = texts or guess_text_columns(sample, pairs, labels)
+        guessed = []
+        if not texts:
+            self.text_columns = guess_text_columns(sample, pairs, labels)
+            guessed.append(f"text_columns {' '.join(self.text_columns)}")
         if not labels:
-            self.label_column = guess_label_column(sample, self.text_columns)
-        columns = f"text_columns {' '.join(self.text_columns)}, label_column {self.label_column}"
-        print(f"adaexit: {columns} (guessed; pass these flags for others)", file=sys.stderr)
+            self.label_column = guess_label_column(sample, self.text_columns or [])
+            guessed.append(f"label_column {self.label_column}")
+        print(
+            f"adaexit: {', '.join(guessed)} (guessed; pass --text_columns, --label_column for others)", file=sys.stderr
+        )
 
     def metric_names(self, labels: Labels) -> tuple[str, ...]:
         """The metrics to report, the main metric first.

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -14,12 +15,12 @@ from ..evaluation.collect import collect_trace
 from ..evaluation.cross_fit import CrossFitted, NoHalvesError, cross_fitted
 from ..evaluation.curves import CurvePoint, not_above
 from ..evaluation.metrics import as_metric, compute_score
-from ..evaluation.summary import results_at_threshold
+from ..evaluation.summary import earlier_measurements, results_at_threshold
 from ..evaluation.thresholds import spread_thresholds
 from ..evaluation.trace import ExitTrace, at_exits, made_up, predictions, scored_predictions
 from ..evaluation.tradeoff import majority_score, tradeoff_curve
-from .data_arguments import DataArguments, evaluation_splits, first_rows, load_splits
-from .options import ModelOptions, OutputOptions, load
+from .data_arguments import HELD_OUT, DataArguments, evaluation_splits, first_rows, load_splits
+from .options import Fraction, ModelOptions, OutputOptions, load
 from .printing import print_results
 from .streams import print_json
 
@@ -60,6 +61,7 @@ def labelled_splits(
             f"label_columns: got {options.label_columns}, but the model also predicts {without}; pass a column for "
             "each of its labels"
         )
+    hold_out_as_in_training(options, model.config.name_or_path)
     all_splits = load_splits(options, config.pairs)
     metrics, columns, column = options.metric_names(labels), options.columns(), options.label()
     if config.pairs is not None and config.pairs != (len(columns) == 2):
@@ -73,7 +75,7 @@ def labelled_splits(
     for split, rows in splits.items():
         check_columns(rows, columns, column, split)
     if labels.names is not None:
-        found = names_in_data(list(splits.values()), column, names)
+        found, _ = names_in_data(list(splits.values()), column, names)
         labels = Labels(found, config.multi_label)
         if made_up(names) and not made_up(found):
             config.id2label, config.label2id = (
@@ -93,8 +95,39 @@ def labelled_splits(
     return tokenized, texts, metrics
 
 
-def names_in_data(splits: Sequence[datasets.Dataset], column: str, names: list[str]) -> list[str]:
+def hold_out_as_in_training(options: DataArguments, checkpoint: str) -> None:
+    """Let `--train_file` stand for the rows that the training of a checkpoint held out of it.
+
+    Args:
+        options: The flags; validation_fraction is set.
+        checkpoint: Folder or Hub name; what training wrote into the folder's metrics.json says what it held out.
+
+    Raises:
+        ValueError: Training held out nothing, or another fraction.
+    """
+    run = earlier_measurements(Path(checkpoint)).get("training") or {} if options.train_file else {}
+    trained = run.get("settings", {})
+    if not options.train_file or Path(options.train_file).name != trained.get("train_file"):
+        return
+    if trained.get("validation_file"):
+        raise ValueError(
+            f"train_file: got '{options.train_file}', of which '{checkpoint}' was trained on all rows; pass "
+            f"'{trained['validation_file']}', on which its threshold was chosen, or other rows as --validation_file"
+        )
+    fraction = trained.get("validation_fraction") or HELD_OUT
+    if options.validation_fraction not in (None, fraction):
+        raise ValueError(
+            f"validation_fraction: got {options.validation_fraction:g}, but the training of '{checkpoint}' held out "
+            f"{fraction:g} of '{options.train_file}', and trained on the rest; leave it out, or pass rows that were "
+            "not trained on as --validation_file"
+        )
+    options.validation_fraction = Fraction(fraction)
+
+
+def names_in_data(splits: Sequence[datasets.Dataset], column: str, names: list[str]) -> tuple[list[str], bool]:
     """The names of the checkpoint's classes in labelled data, in the order of the checkpoint's indices.
+
+    Capital letters make no difference, unless they are all that tells two classes apart.
 
     Names that are made of indices (LABEL_0, 0) say nothing, on either side: then classes are equal if their indices
     are. But where a name of the one side may also be an index of the other (data 0, 1, 2 and a checkpoint with 1, 2,
@@ -105,19 +138,26 @@ def names_in_data(splits: Sequence[datasets.Dataset], column: str, names: list[s
         column: The column with labels.
         names: The checkpoint's names.
 
+    Returns:
+        The names as the data has them, and whether they were matched by name and not by order.
+
     Raises:
         ValueError: The data has other classes than the checkpoint.
     """
     data = datasets.concatenate_datasets([rows.select_columns(column) for rows in splits])
     found = labels_of(data, column).names or []
     if set(found) <= set(names):
-        return names
+        return names, True
+    spelled = {label.casefold(): label for label in found}
+    folded = [name.casefold() for name in names]
+    if len(spelled) == len(found) and len(set(folded)) == len(names) and set(spelled) <= set(folded):
+        return [spelled.get(name.casefold(), name) for name in names], True
     for prefix in ("LABEL_", ""):
         indices = [f"{prefix}{index}" for index in range(len(names))]
         if set(found) <= set(indices) and not set(indices) & set(names):
-            return indices
+            return indices, False
     if made_up(names) and len(found) == len(names) and not set(found) & set(names):
-        return found
+        return found, False
     unknown = [name for name in found if name not in names]
     raise ValueError(
         f"label_column: '{column}' has the classes {found[:20]}, but the checkpoint has {names[:20]}: labels "

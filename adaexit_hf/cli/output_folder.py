@@ -114,25 +114,32 @@ def no_empty_folder(folder: Path) -> Iterator[None]:
         raise
 
 
-def how_to_continue(folder: Path, program: str, argv: Sequence[str]) -> str:
+def how_to_continue(
+    folder: Path, program: str, argv: Sequence[str], overwrite: bool = False, removed: bool = True
+) -> str:
     """What to do after a run was interrupted: a sentence, and the command on a line of its own.
 
     Args:
         folder: The folder of the run.
         program: The command that was run, without its flags.
         argv: Its flags, or one JSON or YAML file with them.
+        overwrite: Whether it was to remove an earlier model.
+        removed: Whether it had removed that model, if there was one.
 
     Examples:
         >>> print(how_to_continue(Path("none"), "adaexit train", ["--seed", "1", "--overwrite_output_dir"]))
         interrupted before the first checkpoint was saved. To start again:
           adaexit train --seed 1 --resume_from_checkpoint auto
     """
+    if overwrite and not removed:
+        return f"interrupted before the earlier model was removed. To start again:\n  {program} {shlex.join(argv)}"
     checkpoints = any(name.startswith(("checkpoint-", "stage-")) for name in models_in(folder))
     state = "interrupted. To continue from the last checkpoint"
     if not checkpoints:
         state = "interrupted before the first checkpoint was saved. To start again"
     if len(argv) == 1 and argv[0].endswith((".json", ".yaml", ".yml")):
-        return f'{state}, set resume_from_checkpoint to "auto" in the file:\n  {program} {argv[0]}'
+        without = " and remove overwrite_output_dir" * overwrite
+        return f'{state}, set resume_from_checkpoint to "auto"{without} in the file:\n  {program} {argv[0]}'
     return f"{state}:\n  {program} {shlex.join([*_without(argv), '--resume_from_checkpoint', 'auto'])}"
 
 

@@ -95,14 +95,22 @@ def predict(options: PredictOptions, positionals: Any) -> None:
         if output.is_dir() or (options.file and output.resolve() == Path(options.file).resolve()):
             raise ValueError(f"output: got '{output}', a folder or the input itself; pass another file")
         check_writable("output", output.parent)
+        output.parent.mkdir(parents=True, exist_ok=True)
     model, tokenizer = load(positionals.checkpoint, options, options.exit_threshold)
     texts = empty = layers = 0
-    with nullcontext() if output is None else output.open("w", encoding="utf-8") as stream:
-        for record in answers(model, tokenizer, source, options.all_scores):
-            print_json(record, stream)
-            texts, empty = texts + 1, empty + ("reason" in record)
-            layers += record["exit_layer"] or 0
-    if output is not None:
+    part = None if output is None else output.with_name(f"{output.name}.part")
+    try:
+        with nullcontext() if part is None else part.open("w", encoding="utf-8") as stream:
+            for record in answers(model, tokenizer, source, options.all_scores):
+                print_json(record, stream)
+                texts, empty = texts + 1, empty + ("reason" in record)
+                layers += record["exit_layer"] or 0
+    except BaseException:
+        if part is not None:
+            print(f"adaexit predict: stopped; the first {texts} answers are in {part}", file=sys.stderr)
+        raise
+    if output is not None and part is not None:
+        part.replace(output)
         mean = f", mean exit layer {layers / (texts - empty):.2f}" if texts > empty else ""
         message = f"{texts} texts, {empty} of them empty{mean}; answers in {output}"
         print(f"adaexit predict: {message}", file=sys.stderr)
@@ -256,8 +264,16 @@ def _items_of_lines(stream: Iterable[bytes], name: str, pairs: bool, options: Pr
         )
         yield from _items_of_rows(rows, f"of {name}", pairs, options)
         return
+    told = False
     for number, line in enumerate(plain_lines(stream, name), start=1):
         if not pairs:
+            if not told and ("\t" in line or line.startswith("{")):
+                message = (
+                    f"{name}: line {number} is {line!r:.80}, which is classified as one text as it is; if it has "
+                    "several fields, pass --text_columns for JSON lines, or --file with a .tsv file"
+                )
+                print(f"adaexit predict: {message}", file=sys.stderr)
+                told = True
             yield _item(line)
             continue
         fields: Any = line.split("\t")
@@ -278,7 +294,7 @@ def _items_of_rows(
     rows: Iterable[Mapping[str, Any]], where: str, pairs: bool | None, options: PredictOptions
 ) -> Iterator[Item]:
     """Yield the texts of rows, in the columns that were passed, that are called text, or that only can be meant."""
-    rows = iter(rows)
+    rows = _objects(rows, where)
     head = list(islice(rows, 1))
     columns, id_column = options.text_columns, options.id_column
     if columns is None and head:
@@ -287,10 +303,8 @@ def _items_of_rows(
         columns = guess_text_columns(head, pairs, [id_column] if id_column else [])
         if len(head) > 1:
             message = f"text_columns {' '.join(columns)} (guessed; pass --text_columns for others)"
-            print(f"adaexit predict: {message}", file=sys.stderr)
+            print(f"adaexit: {message}", file=sys.stderr)
     for number, row in enumerate(chain(head, rows)):
-        if not isinstance(row, Mapping):
-            raise ValueError(f'row {number} {where} is {row!r:.80}; pass JSON objects, e.g. {{"text": "a good film"}}')
         found = texts_of(row, columns or [], f"row {number} {where}")
         texts = [row[name] for name in columns or []]
         record: dict[str, Any] = {}
@@ -300,6 +314,13 @@ def _items_of_rows(
             value = row[id_column]
             record["id"] = value if isinstance(value, str | int | float | None) else str(value)
         yield record | {"text": texts if len(texts) == 2 else texts[0]}, found
+
+
+def _objects(rows: Iterable[Any], where: str) -> Iterator[Mapping[str, Any]]:
+    for number, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            raise ValueError(f'row {number} {where} is {row!r:.80}; pass JSON objects, e.g. {{"text": "a good film"}}')
+        yield row
 
 
 def _split_of(options: PredictOptions) -> Any:

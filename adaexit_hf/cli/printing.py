@@ -99,7 +99,7 @@ def print_speed(records: Sequence[dict[str, Any]], depth: int, standard: bool) -
             time = record["milliseconds"][name]
             speed_up = f" {record['speed_up'][1]:>10.2f}" if name == names[0] else ""
             print(f"  {shown:<32} {time['median']:>10.2f} {time['p95']:>10.2f}{speed_up}")
-    print("\nspeed-up: time of the second line divided by that of the first, median over the rounds.")
+    print("\nspeed-up: in each round, the total time of the second line divided by that of the first; the median.")
     if standard:
         layers = " and ".join(f"{depth / record['layer_speed_up']:.2f}" for record in records)
         best = " and ".join(f"{record['layer_speed_up']:.2f}" for record in records)

@@ -13,8 +13,9 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from ..evaluation.curves import CurvePoint
 from ..evaluation.summary import SCORE_SETTINGS, changed_setting, earlier_measurements, exit_settings
 from ..hub.card_facts import CardDataset, MeasuredSpeed
+from ..hub.card_text import saved_threshold
 from ..hub.conversion import convert_checkpoint
-from ..hub.model_card import write_model_card
+from ..hub.model_card import MARKER, write_model_card
 from ..hub.upload import NEVER_UPLOADED
 from ..models import MODEL_TYPES
 from ..trainer.ledger import LEDGER
@@ -102,8 +103,8 @@ def measured_speed(path: Path) -> MeasuredSpeed:
         settings = {name: record[name] for name in SCORE_SETTINGS}
     except (IndexError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(
-            f"speed: '{path}' is not the output of adaexit benchmark ({type(error).__name__}: {error}); pass a "
-            "file with its output"
+            f"speed: '{path}' is not the output of adaexit benchmark --json ({type(error).__name__}: {error}); pass a "
+            "file with that output"
         ) from error
     if isinstance(threshold, list):
         raise ValueError(
@@ -224,8 +225,15 @@ def push(options: PushOptions, positionals: Any) -> None:
             f"folder: '{folder}' contains a '{config.get('model_type')}' model without exits; push it with "
             "hf upload or model.push_to_hub"
         )
+    settings = AutoConfig.from_pretrained(folder)
     if (folder / "metrics.json").is_file():
-        read_metrics(folder, exit_settings(AutoConfig.from_pretrained(folder)))
+        read_metrics(folder, exit_settings(settings))
+    text = (folder / "README.md").read_text(encoding="utf-8") if (folder / "README.md").exists() else ""
+    if MARKER in text and len(settings.exit_layers) > 1 and saved_threshold(settings) not in text:
+        raise ValueError(
+            f"folder: '{folder / 'README.md'}' was written for another threshold than that in config.json; run "
+            f"adaexit card {folder} first"
+        )
     api = HfApi()
     repo = api.create_repo(positionals.repo_id, private=options.private or None, exist_ok=True)
     commit = api.upload_folder(

@@ -27,7 +27,7 @@ from .evaluate import (
     tell_of_choice,
     trace_splits,
 )
-from .options import Positionals, load
+from .options import Positionals, load, read_config
 from .printing import print_comparison, print_curve, print_results
 from .streams import print_json
 
@@ -75,7 +75,8 @@ def report(options: ReportOptions, positionals: Any) -> None:
         return
     (checkpoint,) = positionals.checkpoints
     output = output_folder(options, checkpoint)
-    earlier = earlier_measurements(output)
+    in_folder = output.resolve() == Path(checkpoint).resolve()
+    earlier = earlier_measurements(output) if in_folder else {}
     if options.explain < 0:
         raise ValueError(
             f"explain: got {options.explain}; pass the number of samples to explain, 0 or more, e.g. --explain 20"
@@ -83,6 +84,7 @@ def report(options: ReportOptions, positionals: Any) -> None:
     check_whole_number("explain_steps", options.explain_steps, low=2, advice="e.g. --explain_steps 64")
     if options.explain:
         needed("captum.attr", "interpret")  # fail before the slow steps
+    saved = read_config(checkpoint, options).exit_threshold
     model, tokenizer = load(checkpoint, options, options.exit_threshold)
     if options.explain:
         check_one_label(model.config)
@@ -102,13 +104,20 @@ def report(options: ReportOptions, positionals: Any) -> None:
     summary = beside_earlier(earlier, {"dataset": options.for_card()._asdict(), "results": results})
     written = summary["results"].values()
     kept = [name for name, result in results.items() if not any(result is each for each in written)]
-    if kept:
+    if in_folder and options.exit_threshold is not None and threshold != saved:
         print(
-            f"adaexit report: metrics.json keeps the cross-fitted results of {', '.join(kept)}, which are not of rows "
-            "that chose the threshold, as those above are",
+            f"adaexit report: metrics.json and curve.json stay as they are, since {threshold} is not the threshold in "
+            "config.json; pass --output FOLDER to write them elsewhere",
             file=sys.stderr,
         )
-    write_results(output, summary, curve)
+    else:
+        if kept:
+            print(
+                f"adaexit report: metrics.json keeps the earlier results of {', '.join(kept)}, which are of more "
+                "rows, or cross-fitted: not of rows that chose the threshold",
+                file=sys.stderr,
+            )
+        write_results(output, summary, curve)
     folder = Path(checkpoint).resolve()
     note = f"Split {split}; {folder.name if folder.is_dir() else checkpoint}."
     method, attributions = model.config.model_type, None

@@ -60,7 +60,7 @@ from ..evaluation.collect import collect_trace
 from ..evaluation.metrics import compute_score
 from ..evaluation.summary import results_at_threshold, write_results
 from ..evaluation.thresholds import best_point, check_max_drop, spread_thresholds
-from ..evaluation.trace import ExitTrace, rule_in_words, scored_predictions
+from ..evaluation.trace import ExitTrace, made_up, rule_in_words, scored_predictions
 from ..evaluation.tradeoff import tradeoff_curve
 from ..hub.card_facts import training_facts
 from ..models import METHODS
@@ -76,7 +76,7 @@ from .data_arguments import DataArguments, evaluation_splits, first_rows, load_s
 from .errors import wrong_usage
 from .evaluate import honest_scores, tell_of_choice
 from .options import MAX_DROP_HELP, Fraction, limit_length
-from .output_folder import check_output_dir, how_to_continue, no_empty_folder, remove_model
+from .output_folder import check_output_dir, how_to_continue, models_in, no_empty_folder, remove_model
 from .parser import CommandParser, HelpAll
 from .printing import print_curve, print_results
 
@@ -224,7 +224,9 @@ def follow_recipe(arguments: Arguments, training: EarlyExitTrainingArguments, la
         if training.should_log:
             settings = ", ".join(f"{name}={value!r}" for name, value in cast(Any, arguments.method_config).items())
             rates = ", ".join(f"{name}={getattr(training, name)}" for name in recipe.training)
-            loss = "; train_loss is the sum of the losses of all exits" * ("'joint'" in settings)
+            loss = "; train_loss is the sum of the losses of all exits" * (
+                cast(Any, arguments.method_config).get("fine_tuning") == "joint"
+            )
             print(
                 f"adaexit train: recommended recipe, {arguments.method} with {settings}; {rates}{loss}",
                 file=sys.stderr,
@@ -444,13 +446,16 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     with wrong_usage():
         arguments, training = parse(argv, prog)
     folder = Path(training.output_dir)
+    earlier = models_in(folder)
     try:
         with no_empty_folder(folder):
             train(arguments, training)
     except KeyboardInterrupt:
         if training.should_log:
             program = prog or f"python {sys.argv[0]}"
-            print(f"\nadaexit train: {how_to_continue(folder, program, argv)}", file=sys.stderr)
+            removed = not earlier or models_in(folder) != earlier
+            advice = how_to_continue(folder, program, argv, arguments.overwrite_output_dir, removed)
+            print(f"\nadaexit train: {advice}", file=sys.stderr)
         raise
 
 
@@ -495,27 +500,41 @@ def train(arguments: Arguments, training: EarlyExitTrainingArguments) -> None:
         check_flags(arguments, model)
         if arguments.add_exits:
             arguments.stage = stage_before(arguments.stage, model)
+    if arguments.add_exits and labels.names is not None and made_up(list(model.config.id2label.values())):
+        model.config.id2label = dict(enumerate(labels.names))
+        model.config.label2id = {name: index for index, name in enumerate(labels.names)}
     if training.should_log:
         tell_of_pooling(arguments, model)
     dropping = layer_drop(model, arguments.layer_drop) if arguments.layer_drop else None
     encoder_config = None if arguments.method == "plain" else model.config.encoder_config
-    limit_length(tokenizer, encoder_config, arguments.max_seq_length, default=128)
+    # A classifier that stays as it is reads texts of the length it was made for.
+    limit_length(tokenizer, encoder_config, arguments.max_seq_length, default=None if arguments.add_exits else 128)
 
     def encode(rows: datasets.Dataset) -> datasets.Dataset:
         return tokenize(rows, tokenizer, text_columns, column, labels)
 
     with training.main_process_first(desc="tokenizing"):
-        if arguments.overwrite_output_dir and training.should_save:  # all was checked that could refuse the run
-            removed = remove_model(Path(training.output_dir))
-            if removed:
-                print(f"adaexit train: removed from {training.output_dir}: {', '.join(removed)}", file=sys.stderr)
         datasets_by_split = {"train": encode(first_rows(splits["train"], arguments.max_train_samples, training.seed))}
         datasets_by_split |= {
             name: encode(first_rows(splits[name], arguments.max_eval_samples)) for name in evaluation
         }
+
+    kept = None
+    if arguments.add_exits and training.should_save:
+        held_out = datasets_by_split[evaluation[0]]
+        batch_size = training.per_device_eval_batch_size
+        kept = KeptClassifier(arguments.add_exits, held_out, evaluation[0], tokenizer, batch_size, training.device)
+        kept.tell_score(metrics[0], by_name)
+        kept.check(model.to(training.device))
+
+    with training.main_process_first(desc="preparing the output folder"):
+        if arguments.overwrite_output_dir and training.should_save:  # all was checked that could refuse the run
+            removed = remove_model(Path(training.output_dir))
+            if removed:
+                print(f"adaexit train: removed from {training.output_dir}: {', '.join(removed)}", file=sys.stderr)
         if arguments.token_depths_model:
             datasets_by_split = with_token_depths(arguments, training, model, tokenizer, datasets_by_split)
-        train_set = datasets_by_split.pop("train")
+    train_set = datasets_by_split.pop("train")
     if training.should_log:
         tell_of_rows(train_set, datasets_by_split, splits, arguments)
     if training.device.type == "cpu":
@@ -526,14 +545,6 @@ def train(arguments: Arguments, training: EarlyExitTrainingArguments) -> None:
                 "long; leave --bf16 out",
                 file=sys.stderr,
             )
-
-    kept = None
-    if arguments.add_exits and training.should_save:
-        held_out = datasets_by_split[evaluation[0]]
-        batch_size = training.per_device_eval_batch_size
-        kept = KeptClassifier(arguments.add_exits, held_out, evaluation[0], tokenizer, batch_size, training.device)
-        kept.tell_score(metrics[0], by_name)
-        kept.check(model.to(training.device))
 
     def compute_metrics(result: Any) -> dict[str, float]:
         references = torch.as_tensor(result.label_ids)

@@ -9,11 +9,11 @@ import torch
 import transformers
 
 from ..evaluation.curves import CurvePoint, check_direction
+from ..evaluation.trace import READY_IN_WORDS
 from ..models.modeling_early_exit import EarlyExitForSequenceClassification, Stage
 from ..version import __version__
 from .card_facts import CardDataset, MeasuredSpeed, SplitMetrics
 
-COMPARISONS = {"lt": "below", "le": "at or below", "gt": "above", "ge": "at or above"}
 UNITS = {"entropy": " nats", "patience": " exits in a row that agree"}  # other criteria have no unit
 HONEST = (
     "cross-fitted: each half of the texts was answered with a threshold that was chosen on the other half, so that no "
@@ -136,21 +136,28 @@ def exit_rule(model: EarlyExitForSequenceClassification) -> str:
     if len(config.exit_layers) == 1:
         return f"There is only one exit, so every text runs all {config.exit_layers[-1]} layers.{exit_heads(model)}"
     if config.exit_criterion == "layer" and isinstance(config.exit_threshold, float | int):
-        last = next(layer for layer in config.exit_layers if layer >= config.exit_threshold)
-        return f"Every text leaves after layer {last} (exit criterion `layer`).{exit_heads(model)}"
+        return f"{saved_threshold(config)}{exit_heads(model)}"
     unit, bounds = UNITS.get(config.exit_criterion, ""), config.threshold_bounds
     rule = (
         f"A text exits at the first exit layer whose readiness score (`{config.exit_criterion}`) is "
-        f"{COMPARISONS[model.ready.__name__]} the threshold, and otherwise at the last layer. The threshold is "
+        f"{READY_IN_WORDS[model.ready.__name__]} the threshold, and otherwise at the last layer. The threshold is "
         f"between {bounds[0]:g} and {bounds[1]:.4g}{unit}.{exit_heads(model)}"
     )
+    return f"{rule} {saved_threshold(config)}"
+
+
+def saved_threshold(config: Any) -> str:
+    """The sentence about the threshold in a model's config."""
+    if config.exit_criterion == "layer" and isinstance(config.exit_threshold, float | int):
+        last = next(layer for layer in config.exit_layers if layer >= config.exit_threshold)
+        return f"Every text leaves after layer {last} (exit criterion `layer`)."
     if config.exit_threshold is None:
-        return f"{rule} No threshold is saved: until you choose one, every text runs all layers."
+        return "No threshold is saved: until you choose one, every text runs all layers."
     numbers = config.exit_threshold if isinstance(config.exit_threshold, list) else [config.exit_threshold]
     saved = ", ".join(f"{number:.6g}" for number in numbers)
     if len(numbers) > 1:
-        return f"{rule} The saved thresholds are {saved} (one per exit)."
-    return f"{rule} The saved threshold is {saved}."
+        return f"The saved thresholds are {saved} (one per exit)."
+    return f"The saved threshold is {saved}."
 
 
 def exits(layers: Sequence[int]) -> str:

@@ -93,6 +93,10 @@ def read_rows(path: Path, delimiter: str | None = None) -> Iterator[Row]:
             the row, the first of which is row 0.
     """
     kind, name = path.suffix.lower(), str(path)
+    if delimiter is not None:
+        delimiter = {r"\t": "\t", "tab": "\t"}.get(delimiter, delimiter)
+        if len(delimiter) != 1:
+            raise ValueError(f"delimiter: got {delimiter!r}; pass one character, e.g. ';', or tab")
     if kind == ".parquet":
         rows: Iterator[Any] = _parquet(path)
     elif kind in (".csv", ".tsv"):
@@ -224,11 +228,11 @@ def parse_json(text: str, where: str) -> Any:
 
 
 def check_file(path: Path, columns: Sequence[str]) -> None:
-    """Check the arguments of `read_texts`, before a model is loaded.
+    """Check a file with texts and the names of its columns, before a model is loaded.
 
     Args:
-        path: as for `read_texts`.
-        columns: as for `read_texts`.
+        path: a .txt file with one text per line, or a file with columns, as for `read_rows`.
+        columns: one column with texts, or two for pairs of texts. Not used for .txt.
 
     Raises:
         ValueError: if the file does not exist or is of an unknown kind, or if there are not one or two columns.
@@ -267,33 +271,3 @@ def texts_of(row: Mapping[str, Any], columns: Sequence[str], where: str) -> Text
     if any(map(is_empty, texts)):
         return None
     return texts[0] if len(columns) == 1 else (texts[0], texts[1])
-
-
-def read_texts(path: Path, columns: Sequence[str]) -> Iterator[Text]:
-    """Read texts, or pairs of texts, from a file, one row at a time.
-
-    Args:
-        path: a .txt file with one text per line, or a file with columns, as for `read_rows`.
-        columns: one column with texts, or two for pairs of texts. Not used for .txt.
-
-    Yields:
-        A text, or a pair of texts.
-
-    Raises:
-        ValueError: if the file does not exist or is of an unknown kind, if a row has no text in one of the columns,
-            and as `read_rows`.
-    """
-    check_file(path, columns)
-    if path.suffix.lower() == ".txt":
-        with path.open("rb") as stream:
-            yield from plain_lines(stream, str(path))
-        return
-    for number, row in enumerate(read_rows(path)):
-        texts = [row[name] for name in columns if isinstance(row.get(name), str)]
-        if len(texts) < len(columns):
-            close = did_you_mean(columns, row)
-            raise ValueError(
-                f"text_columns: row {number} of '{path}' has no text in {' or '.join(columns)}, it is {row!r:.80};"
-                f" its columns are {', '.join(map(str, row))}: pass --text_columns <one or two with texts>{close}"
-            )
-        yield texts[0] if len(columns) == 1 else (texts[0], texts[1])

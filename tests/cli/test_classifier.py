@@ -1,6 +1,7 @@
 """`adaexit train --add_exits`: a fine-tuned classifier gets exits and stays as it is."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -150,8 +151,59 @@ def test_labels_in_another_order_than_the_classifiers_are_noticed(
     add: Add, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert add(labels=(1, 0)) == 1
-    assert "0.0% are right, and 50.0% would be if all were of the most frequent class" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "0.0% are right, 50.0% would be if all were of the most frequent class, and 100.0% with the labels" in told
     assert not (tmp_path / "out").exists()
+
+
+def test_a_refusal_of_the_order_leaves_the_earlier_model(add: Add, tmp_path: Path) -> None:
+    assert add() == 0
+    before = weights_of(tmp_path / "out")
+    assert add("--overwrite_output_dir", labels=(1, 0)) == 1
+    after = weights_of(tmp_path / "out")
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
+def kept_classifier(logits: list[list[float]], labels: list[int]) -> KeptClassifier:
+    kept = KeptClassifier.__new__(KeptClassifier)
+    kept.name, kept.split, kept.multi_label = "stock", "dev", False
+    kept.rows, kept.logits = datasets.Dataset.from_dict({"labels": labels}), torch.tensor(logits)
+    return kept
+
+
+def test_two_of_three_classes_in_the_wrong_order_are_noticed() -> None:
+    kept = kept_classifier(torch.eye(3)[[0, 0, 0, 1, 2, 2]].tolist(), [0, 0, 0, 2, 1, 1])
+    with pytest.raises(ValueError, match="50.0% are right, 50.0% would be .*, and 100.0% with the labels in another"):
+        kept.tell_score("accuracy", by_name=False)
+    kept.tell_score("accuracy", by_name=True)
+
+
+def test_a_classifier_that_is_often_wrong_keeps_its_order() -> None:
+    kept_classifier(torch.eye(3)[[0, 0, 1, 1, 2, 0]].tolist(), [0, 0, 1, 2, 2, 1]).tell_score("accuracy", False)
+
+
+def test_long_texts_stay_as_long_as_for_the_classifier(add: Add, stock: str, tmp_path: Path) -> None:
+    assert add() == 0
+    lengths = [AutoTokenizer.from_pretrained(folder).model_max_length for folder in (stock, tmp_path / "out")]
+    positions = AutoModelForSequenceClassification.from_pretrained(stock).config.max_position_embeddings
+    assert lengths[1] == min(lengths[0], positions)
+
+
+def test_a_classifier_without_names_takes_those_of_the_data(add: Add, stock: str, tmp_path: Path) -> None:
+    nameless = tmp_path / "nameless"
+    shutil.copytree(stock, nameless)
+    config = json.loads((nameless / "config.json").read_text())
+    config |= {"id2label": {"0": "LABEL_0", "1": "LABEL_1"}, "label2id": {"LABEL_0": 0, "LABEL_1": 1}}
+    (nameless / "config.json").write_text(json.dumps(config))
+    assert add(labels=("bad", "good"), start=("--add_exits", str(nameless))) == 0
+    config = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").config
+    assert (config.id2label, config.label2id) == ({0: "bad", 1: "good"}, {"bad": 0, "good": 1})
+
+
+def test_capital_letters_of_classes_make_no_difference_afterwards(add: Add, tmp_path: Path) -> None:
+    assert add(labels=("Negative", "POSITIVE")) == 0
+    dev = ["--validation_file", str(tmp_path / "dev.csv"), "--text_columns", "text"]
+    assert cli.main(["evaluate", str(tmp_path / "out"), *dev]) == 0
 
 
 def test_a_stage_that_would_freeze_a_random_last_exit_is_refused(

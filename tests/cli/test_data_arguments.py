@@ -246,7 +246,9 @@ def test_a_tenth_is_held_out_and_told(tmp_path: Path, capsys: pytest.CaptureFixt
     assert {name: len(rows) for name, rows in training.items()} == {"train": 18, "validation": 2}
     assert sorted(training["validation"]["sentiment"]) == ["bad", "good"]
     told = capsys.readouterr().err
-    assert "text_columns review, label_column sentiment (guessed; pass these flags for others)" in told
+    assert (
+        "text_columns review, label_column sentiment (guessed; pass --text_columns, --label_column for others)" in told
+    )
     assert "there is no validation split; 2 of the 20 rows of train become one" in told
     later = load_splits(DataArguments(train_file=str(tmp_path / "a.csv")), pairs=False)
     assert later["validation"].to_dict() == training["validation"].to_dict()

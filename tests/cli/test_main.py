@@ -5,6 +5,7 @@ import inspect
 import io
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -703,17 +704,21 @@ NAMED = ["bad", "good"]
 
 
 @pytest.mark.parametrize(
-    ("names", "of_data", "expected"),
+    ("names", "of_data", "expected", "by_name"),
     [
-        (NAMED, NAMED, NAMED),
-        (NAMED, NAMED[::-1], NAMED),  # found by name, in any order
-        (NAMED, ["LABEL_0", "LABEL_1"], ["LABEL_0", "LABEL_1"]),
-        (["LABEL_0", "LABEL_1"], NAMED[::-1], NAMED[::-1]),  # the order of the ClassLabel is that of training
-        (["0", "1"], NAMED, NAMED),
+        (NAMED, NAMED, NAMED, True),
+        (NAMED, NAMED[::-1], NAMED, True),  # in any order
+        (["BAD", "Good"], NAMED[::-1], NAMED, True),
+        (["a", "A"], ["A", "a"], ["a", "A"], True),
+        (NAMED, ["LABEL_0", "LABEL_1"], ["LABEL_0", "LABEL_1"], False),
+        (["LABEL_0", "LABEL_1"], NAMED[::-1], NAMED[::-1], False),  # the order of the ClassLabel is that of training
+        (["0", "1"], NAMED, NAMED, False),
     ],
 )
-def test_names_in_data_are_in_the_order_of_the_checkpoint(names: list, of_data: list, expected: list) -> None:
-    assert evaluate_command.names_in_data([class_labels(of_data)], "label", names) == expected
+def test_names_in_data_are_in_the_order_of_the_checkpoint(
+    names: list, of_data: list, expected: list, by_name: bool
+) -> None:
+    assert evaluate_command.names_in_data([class_labels(of_data)], "label", names) == (expected, by_name)
 
 
 @pytest.mark.parametrize(
@@ -1145,3 +1150,97 @@ def test_a_closed_pipe_is_no_error(checkpoint, tmp_path) -> None:
     found = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
     assert (found.returncode, len(found.stdout.splitlines())) == (0, 1), found.stderr
     assert "Error" not in found.stderr
+
+
+def test_rows_that_training_held_out_are_those_of_the_same_file(capsys, start, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    out, file = str(tmp_path / "out"), ["--train_file", write_csv(tmp_path, "train", 20, ["bad", "good"])]
+    quick = ["--max_steps", "1", "--use_cpu", "--report_to", "none", "--save_strategy", "no", "--output_dir", out]
+    called(capsys, "train", "--model_name_or_path", start, *file, *quick, "--validation_fraction", "0.3")
+    (found,) = answers(called(capsys, "evaluate", out, *file, "--json"))
+    assert found["validation"]["samples"] == 6
+    refusal = refused(capsys, "evaluate", out, *file, "--validation_fraction", "0.2")
+    assert f"validation_fraction: got 0.2, but the training of '{out}' held out 0.3 of" in refusal
+    path = Path(out, "metrics.json")
+    metrics = json.loads(path.read_text())
+    metrics["training"]["settings"]["validation_file"] = "dev.csv"
+    path.write_text(json.dumps(metrics))
+    assert "was trained on all rows; pass 'dev.csv'" in refused(capsys, "evaluate", out, *file)
+
+
+def test_results_at_another_threshold_do_not_replace_the_models(capsys, checkpoint, labelled) -> None:
+    called(capsys, "report", checkpoint, *labelled)
+    before = Path(checkpoint, "metrics.json").read_text()
+    assert cli.main(["report", checkpoint, *labelled, "--exit_threshold", "0.7"]) == 0
+    assert "metrics.json and curve.json stay as they are, since 0.7 is not the threshold" in capsys.readouterr().err
+    assert Path(checkpoint, "metrics.json").read_text() == before
+    called(capsys, "report", checkpoint, *labelled, "--max_eval_samples", "4")
+    assert json.loads(Path(checkpoint, "metrics.json").read_text())["results"]["validation"]["samples"] == 12
+
+
+def test_a_report_elsewhere_does_not_mix_two_models(capsys, checkpoint, labelled, tmp_path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(checkpoint, other)
+    called(capsys, "report", checkpoint, *labelled, "--output", str(tmp_path / "page"), "--max_eval_samples", "6")
+    called(capsys, "report", str(other), *labelled, "--output", str(tmp_path / "page"), "--max_eval_samples", "4")
+    results = json.loads((tmp_path / "page" / "metrics.json").read_text())["results"]
+    assert [result["samples"] for result in results.values()] == [4]
+
+
+def test_a_card_of_another_threshold_is_not_pushed(capsys, checkpoint, labelled) -> None:
+    called(capsys, "report", checkpoint, *labelled)
+    called(capsys, "card", checkpoint)
+    edit_config(checkpoint, exit_threshold=0.75)
+    called(capsys, "report", checkpoint, *labelled)
+    assert "README.md' was written for another threshold" in refused(capsys, "push", checkpoint, "you/model")
+
+
+def test_answers_are_complete_or_in_a_file_of_their_own(capsys, checkpoint, tmp_path) -> None:
+    texts, output = tmp_path / "texts.jsonl", tmp_path / "new" / "answers.jsonl"
+    texts.write_text('{"text": "good film"}\n')
+    called(capsys, "predict", checkpoint, "--file", str(texts), "--output", str(output))
+    before = output.read_text()
+    texts.write_text('{"text": "bad"}\n{"text": 5}\n')
+    message = refused(capsys, "predict", checkpoint, "--file", str(texts), "--output", str(output))
+    assert f"stopped; the first 1 answers are in {output}.part" in message
+    assert output.read_text() == before and json.loads(Path(f"{output}.part").read_text())["text"] == "bad"
+
+
+@pytest.mark.parametrize("line", ["good film\tbad book", '{"text": "good film"}'])
+def test_lines_that_look_like_fields_are_told(capsys, checkpoint, monkeypatch, line: str) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(f"{line}\ngood\n".encode())))
+    assert cli.main(["predict", checkpoint]) == 0
+    printed = capsys.readouterr()
+    assert "stdin: line 1 is" in printed.err and "is classified as one text as it is" in printed.err
+    assert len(answers(printed.out)) == 2
+
+
+def test_json_lines_that_are_no_objects_are_named(capsys, checkpoint, monkeypatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"5\n")))
+    assert "row 0 of stdin is 5; pass JSON objects" in refused(capsys, "predict", checkpoint, "--id_column", "id")
+
+
+def test_benchmark_reads_what_predict_reads(capsys, checkpoint, tmp_path) -> None:
+    path = tmp_path / "texts.csv"
+    path.write_text("review;stars\n" + "".join(f"{text};5\n" for text in [*TEXTS, " "]))
+    flags = ["--rounds", "1", "--single_texts", "2", "--json"]
+    assert cli.main(["benchmark", checkpoint, str(path), *flags]) == 0
+    printed = capsys.readouterr()
+    assert "text_columns review (guessed" in printed.err and "1 of 5 texts are empty and are left out" in printed.err
+    assert answers(printed.out)[1]["texts"] == 4
+
+
+def test_the_cards_speed_needs_json(capsys, checkpoint, labelled, tmp_path) -> None:
+    called(capsys, "report", checkpoint, *labelled)
+    (tmp_path / "speed.txt").write_text("4 threads of a CPU\n")
+    refusal = refused(capsys, "card", checkpoint, "--speed", str(tmp_path / "speed.txt"))
+    assert "is not the output of adaexit benchmark --json" in refusal
+
+
+@pytest.mark.parametrize("delimiter", ["tab", "\\t"])
+def test_a_tab_may_be_named(capsys, checkpoint, tmp_path, delimiter: str) -> None:
+    (tmp_path / "texts.csv").write_text("text\tid\ngood film\t1\n")
+    flags = ["--file", str(tmp_path / "texts.csv"), "--delimiter", delimiter]
+    (found,) = answers(called(capsys, "predict", checkpoint, *flags))
+    assert found["text"] == "good film"
+    assert "delimiter: got ';;'; pass one character" in refused(capsys, "predict", checkpoint, *flags[:3], ";;")

@@ -178,6 +178,24 @@ def test_an_interrupted_run_names_the_command_that_continues_it(
     assert json.loads((tmp_path / "out" / "stages.json").read_text())["done"] == ["alternate"]
 
 
+def test_an_interruption_before_the_old_model_was_removed_names_the_same_command(
+    train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train("--method", "plain", "--save_strategy", "no") == 0
+    model = (tmp_path / "out" / "model.safetensors").read_bytes()
+    capsys.readouterr()
+
+    def interrupted(*args: Any, **options: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("adaexit_hf.cli.train.load_splits", interrupted)
+    assert train("--method", "berxit", "--overwrite_output_dir") == 130
+    told = capsys.readouterr().err
+    assert "interrupted before the earlier model was removed. To start again:\n" in told
+    assert "--overwrite_output_dir" in told and "--resume_from_checkpoint" not in told
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == model
+
+
 def test_an_interruption_before_the_first_checkpoint_says_so(tmp_path: Path) -> None:
     assert how_to_continue(tmp_path, "adaexit train", ["--seed", "1"]) == (
         "interrupted before the first checkpoint was saved. To start again:\n"
@@ -191,6 +209,7 @@ def test_a_run_with_a_file_of_settings_is_continued_in_the_file(folder: Folder) 
         'interrupted. To continue from the last checkpoint, set resume_from_checkpoint to "auto" in the file:\n'
         "  adaexit train run.yaml"
     )
+    assert "and remove overwrite_output_dir in the file" in how_to_continue(root, "adaexit train", ["run.yaml"], True)
 
 
 # Exit codes ----------------------------------------------------------------------------------------------------------

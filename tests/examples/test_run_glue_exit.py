@@ -173,7 +173,7 @@ def test_measuring_again_keeps_what_is_known_of_the_training(flags, tmp_path, ca
     again = json.loads((out / "metrics.json").read_text())
     assert again["training"] == trained["training"]
     assert again["results"] == trained["results"]  # cross-fitted; those of the same rows would be better
-    assert "metrics.json keeps the cross-fitted results of validation" in capsys.readouterr().err
+    assert "metrics.json keeps the earlier results of validation" in capsys.readouterr().err
     written = (out / "README.md").read_text()
     assert "`exits_learning_rate` | `0.01`" in written and "`recipe` | `recommended`" in written
     assert main(["card", str(out)]) == 0

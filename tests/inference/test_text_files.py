@@ -7,7 +7,25 @@ from pathlib import Path
 
 import pytest
 
-from adaexit_hf.inference.text_files import DELIMITERS, delimiter_of, plain_lines, read_rows, read_texts
+from adaexit_hf.inference.text_files import (
+    DELIMITERS,
+    check_file,
+    delimiter_of,
+    plain_lines,
+    read_rows,
+    texts_of,
+)
+
+
+def read_texts(path: Path, columns: list[str]):
+    check_file(path, columns)
+    if path.suffix == ".txt":
+        with path.open("rb") as stream:
+            yield from plain_lines(stream, str(path))
+    else:
+        for number, row in enumerate(read_rows(path)):
+            yield texts_of(row, columns, f"row {number} of '{path}'")
+
 
 ROWS = [{"a": 'a "good" film', "b": "one, two"}, {"a": "zwölf Äpfel", "b": "x"}]
 
