@@ -156,8 +156,7 @@ class KeptClassifier:
             by_name: Whether the labels were matched by name, and not by order.
 
         Raises:
-            ValueError: The labels were matched by order, and the most frequent class alone is right as often, or in
-                another order 5 % more of the answers are right.
+            ValueError: The labels were matched by order, and in another order 5 % more of the answers are right.
         """
         references = torch.tensor(self.rows["labels"][:])
         answers = predictions(self.logits, self.multi_label)
@@ -167,15 +166,14 @@ class KeptClassifier:
         if self.logits.shape[1] == 1 or self.multi_label:
             return
         right = (answers == references).float().mean().item()
-        majority = references.bincount().max().item() / len(references)
         classes = self.logits.shape[1]
         confusion = (answers * classes + references).bincount(minlength=classes**2).reshape(classes, classes)
         best = confusion.numpy()[linear_sum_assignment(confusion.numpy(), maximize=True)].sum() / len(references)
-        if not by_name and (right <= majority or best > right + 0.05):
+        if not by_name and best > right + 0.05:
             raise ValueError(
-                f"label_column: with its labels matched by order, {scored}: {right:.1%} are right, {majority:.1%} "
-                f"would be if all were of the most frequent class, and {best:.1%} with the labels in another order: "
-                "the order is probably another one; write the classifier's names of the classes into the label column"
+                f"label_column: with its labels matched by order, {scored}: {right:.1%} are right, and {best:.1%} "
+                "would be with the labels in another order, which is probably the right one; write the classifier's "
+                "names of the classes into the label column"
             )
 
     def check(self, model: Any) -> None:
