@@ -57,7 +57,7 @@ def cross_fitted(
         max_drop: As for `choose_threshold`. Default: 0.01, unless `max_layers` is given.
         seed: Seed of the split. The halves depend on it and on the labels alone, so that all methods and training runs
             have the same ones. Default: 0.
-        max_layers: If given, choose by `choose_within` instead: the best score at this mean number of layers or fewer.
+        max_layers: If given, choose by `choose_within` instead: the most layers up to this mean number.
             Default: None.
         also: Thresholds to try besides those that are spread over the scores of each half. Default: none.
 

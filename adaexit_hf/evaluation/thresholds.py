@@ -12,7 +12,11 @@ from .trace import ExitTrace
 
 
 def choose_threshold(curve: Sequence[CurvePoint], max_drop: float = 0.01) -> CurvePoint:
-    """Choose the point with the largest saving whose score is close enough to that of full depth.
+    """Choose the point with the largest saving up to which every score is close enough to that of full depth.
+
+    The points are tried from full depth on, one after the other with fewer layers, and the last one before the first
+    that loses too much is chosen. A point beyond it may have a score that is good enough again, but mostly by chance:
+    of a hundred points the luckiest one would be chosen, which loses about twice as much on other rows.
 
     Args:
         curve: Curve from `tradeoff_curve` on a validation set.
@@ -20,9 +24,9 @@ def choose_threshold(curve: Sequence[CurvePoint], max_drop: float = 0.01) -> Cur
             allows to lose one percent of that score, 0 nothing. Where a lower score is better, a loss is an increase.
 
     Returns:
-        The point with the largest saving among those that lose no more than allowed; of equal savings the one with
-        the better score. It is full depth (`threshold` None) if no other point qualifies. A warning says if the
-        choice saves nothing though other points do, or is no better than always giving the most frequent answer.
+        The point with the largest saving of those before the first that loses more than allowed; of equal savings the
+        one with the better score. It is full depth (`threshold` None) if no other point qualifies. A warning says if
+        the choice saves nothing though other points do, or is no better than always giving the most frequent answer.
 
     Raises:
         ValueError: If `max_drop` is negative or not below 1, if the curve has not exactly one point at full depth or
@@ -32,6 +36,9 @@ def choose_threshold(curve: Sequence[CurvePoint], max_drop: float = 0.01) -> Cur
         >>> full, half = CurvePoint(None, 0.80, 12.0, 0.0), CurvePoint(0.3, 0.795, 6.0, 0.5)
         >>> choose_threshold([half, full]).threshold  # loses 0.6 %
         0.3
+        >>> third = CurvePoint(0.2, 0.80, 4.0, 0.67)
+        >>> print(choose_threshold([third, half, full], max_drop=0.001).threshold)  # not beyond the half
+        None
     """
     chosen = best_point(curve, max_drop)
     if not chosen.saving and any(point.saving for point in curve):
@@ -72,20 +79,31 @@ def best_point(curve: Sequence[CurvePoint], max_drop: float) -> CurvePoint:
             "curve: the score at full depth is nan; choose a metric that is defined there, or another model"
         )
     higher_is_better = check_direction(curve)
-    good_enough = [point for point in curve if good_as(point.score, full.score, max_drop, higher_is_better)]
     sign = 1 if higher_is_better else -1
-    return max(good_enough, key=lambda point: (point.saving, sign * point.score))
+    by_saving: dict[float, CurvePoint] = {}
+    # A score that is NaN is the worst.
+    for point in sorted(curve, key=lambda point: -math.inf if math.isnan(point.score) else sign * point.score):
+        by_saving[point.saving] = point
+    chosen = full
+    for _, point in sorted(by_saving.items()):
+        if not good_as(point.score, full.score, max_drop, higher_is_better):
+            break
+        chosen = point
+    return chosen
 
 
 def choose_within(curve: Sequence[CurvePoint], max_layers: float) -> CurvePoint:
-    """Choose the point with the best score among those that run few enough layers.
+    """Choose the point that runs the most layers within a budget.
+
+    It is not the point with the best score, which among a hundred points is mostly luck: on other rows the budget that
+    is spent gives the better scores.
 
     Args:
         curve: Curve from `tradeoff_curve` on a validation set.
         max_layers: Largest mean number of layers per sample.
 
     Returns:
-        The point with the best score; of equal scores the one with the fewest layers.
+        The point with the most layers; of equal numbers of layers the one with the better score.
 
     Raises:
         ValueError: If no point of the curve runs so few layers, if a score is NaN, or if the curve is a mean over
@@ -107,7 +125,7 @@ def choose_within(curve: Sequence[CurvePoint], max_layers: float) -> CurvePoint:
     if any(math.isnan(point.score) for point in few_enough):
         raise ValueError("curve: has a score that is nan; choose a metric that is defined there, or another model")
     sign = 1 if check_direction(curve) else -1
-    return max(few_enough, key=lambda point: (sign * point.score, -point.mean_layers))
+    return max(few_enough, key=lambda point: (point.mean_layers, sign * point.score))
 
 
 def good_as(score: float, full_depth: float, max_drop: float, higher_is_better: bool) -> bool:

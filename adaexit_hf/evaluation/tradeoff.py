@@ -263,7 +263,7 @@ def majority_score(trace: ExitTrace, metric: MetricLike) -> float:
 
 
 def choose_layer(trace: ExitTrace, metric: MetricLike, max_drop: float = 0.01) -> int:
-    """Choose one exit layer for all samples: the shallowest one whose score is close enough to that of full depth.
+    """Choose one exit layer for all samples: the shallowest one down to which every score is close to full depth's.
 
     A model leaves there with `exit_criterion="layer"` and this number as `exit_threshold`. A readiness score is worth
     using where it is better than this, which for regression is seldom; see docs/thresholds.md.
@@ -295,7 +295,12 @@ def choose_layer(trace: ExitTrace, metric: MetricLike, max_drop: float = 0.01) -
         raise ValueError(
             "trace: the score at full depth is nan; choose a metric that is defined there, or another model"
         )
-    return next(layer for layer, score in scores.items() if good_as(score, full_depth, max_drop, higher_is_better))
+    chosen = trace.depth
+    for layer, score in reversed(scores.items()):  # as `choose_threshold`: from full depth to the first that is worse
+        if not good_as(score, full_depth, max_drop, higher_is_better):
+            break
+        chosen = layer
+    return chosen
 
 
 Target = Literal["labels", "last_exit"]

@@ -392,6 +392,28 @@ def test_full_depth_is_chosen_when_every_threshold_costs_too_much() -> None:
     assert best_point([CURVE[0], CURVE[-1]], 0.01).threshold is None
 
 
+def reference_choice(curve, max_drop):
+    full = next(point for point in curve if point.threshold is None)
+    allowed = full.score - max_drop * abs(full.score)
+    worse = [point.saving for point in curve if not point.score >= allowed and point.saving > full.saving]
+    before = [point for point in curve if point.score >= allowed and point.saving < min(worse, default=math.inf)]
+    return max(before, key=lambda point: (point.saving, point.score))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_no_point_beyond_the_first_that_loses_too_much_is_chosen(seed):
+    generator = torch.Generator().manual_seed(seed)
+    savings, scores = torch.rand(2, 20, generator=generator).tolist()
+    points = [
+        CurvePoint(float(index), 0.7 + 0.1 * score, 12 * (1 - saving), saving)
+        for index, (saving, score) in enumerate(zip(savings, scores, strict=True))
+    ]
+    points[3] = points[3]._replace(score=math.nan)
+    curve = [*points, CurvePoint(None, 0.75, 12.0, 0.0)]
+    for max_drop in (0.0, 0.01, 0.05):
+        assert best_point(curve, max_drop) == reference_choice(curve, max_drop)
+
+
 def test_the_drop_of_a_negative_score_is_downwards() -> None:
     curve = [CurvePoint(0.5, -1.05, 3.0, 0.75), CurvePoint(None, -1.0, 12.0, 0.0)]
     assert [best_point(curve, drop).threshold for drop in (0.01, 0.1)] == [None, 0.5]
