@@ -108,6 +108,13 @@ def calibrate(options: CalibrationOptions, positionals: Any) -> None:
     if not options.dry_run and saved | new_settings != saved and (folder / "README.md").exists():
         message = f"README.md still has the old threshold; run adaexit card {folder}"
         print(f"adaexit calibrate: {message}", file=sys.stderr)
+    dropped = [name for name in earlier.get("results", {}) if name not in summary["results"]]
+    if not options.dry_run and dropped:
+        message = f"metrics.json no longer has {', '.join(dropped)}, measured at the old threshold"
+        print(f"adaexit calibrate: {message}; run adaexit report {folder} ... on these rows", file=sys.stderr)
+    if not options.dry_run and saved | new_settings != saved and (folder / "report.html").exists():
+        message = f"report.html starts at the old threshold; run adaexit report {folder} ..."
+        print(f"adaexit calibrate: {message}", file=sys.stderr)
 
 
 def old_choice(saved: dict[str, Any], curve: Sequence[CurvePoint], same: bool) -> dict[str, Any]:

@@ -79,6 +79,12 @@ def guess_label_column(rows: Rows, taken: Sequence[str] = ()) -> str:
         return LABEL
     found = [name for name in names if _is_label(_values(rows, name))]
     if len(found) == 1:
+        values = _values(rows, found[0])
+        if found[0] in map(str, values):
+            raise ValueError(
+                f"label_column: the column '{found[0]}' has its own name as a label, as if the first line of the file "
+                "were data; begin the file with a line of names, e.g. text,label, or pass --label_column"
+            )
         return found[0]
     which = f"{', '.join(found)} may be it" if found else "none looks like it"
     raise ValueError(

@@ -245,10 +245,35 @@ def evaluate(options: EvaluationOptions, positionals: Any) -> None:
     datasets_by_split, _, metrics = labelled_splits(model, tokenizer, options)
     traces = trace_splits(model, datasets_by_split, options.batch_size)
     results = results_with_intervals(traces, metrics, model.config.exit_threshold, options.for_card().name)
+    tell_of_rows_that_chose("evaluate", positionals.checkpoint, results, metrics[0])
     if options.json:
         print_json(results)
     else:
         print_results(results, metrics[0])
+
+
+def tell_of_rows_that_chose(command: str, checkpoint: str, results: dict[str, dict[str, Any]], metric: str) -> None:
+    """Say on stderr if the threshold was chosen on the rows that were scored, and which score is known for others.
+
+    Args:
+        command: Name of the command, for the message.
+        checkpoint: The checkpoint's folder or Hub name.
+        results: From `results_with_intervals`.
+        metric: Name of the metric.
+    """
+    chose = {
+        earlier.get("data", {}).get("fingerprint"): earlier["at_threshold"]
+        for earlier in earlier_measurements(Path(checkpoint)).get("results", {}).values()
+        if "cross_fitted_thresholds" in earlier
+    }
+    for split, result in results.items():
+        honest = chose.get(result["data"]["fingerprint"], {}).get(metric)
+        if honest is not None:
+            print(
+                f"adaexit {command}: the threshold was chosen on these rows of {split}, so that {metric} "
+                f"{result['at_threshold'][metric]:.4f} with exits is too good; quote {honest:.4f}, cross-fitted",
+                file=sys.stderr,
+            )
 
 
 def honest_scores(
@@ -343,4 +368,4 @@ def curve_with_threshold(trace: ExitTrace, metric: str, threshold: float | list[
             file=sys.stderr,
         )
     own_threshold = [threshold] if isinstance(threshold, float | int) else []
-    return tradeoff_curve(trace, metric, [*spread_thresholds(trace), *own_threshold])
+    return tradeoff_curve(trace, metric, list(dict.fromkeys([*spread_thresholds(trace), *own_threshold])))

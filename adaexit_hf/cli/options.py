@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from ..models import MODEL_TYPES
 from ..models.configuration_early_exit import check_whole_number
 from ..models.encoder_layers import family_of
+from ..trainer.ledger import LEDGER
 
 # Positional arguments of a command: name -> keyword arguments of `ArgumentParser.add_argument`.
 Positionals = dict[str, dict[str, Any]]
@@ -120,11 +121,18 @@ def read_config(checkpoint: str, options: LoadOptions) -> Any:
     """
     if not Path(checkpoint).is_dir() and checkpoint.count("/") != 1:
         raise ValueError(f"checkpoint: there is no folder '{checkpoint}'; pass an existing folder or a Hub name")
+    if Path(checkpoint, LEDGER).is_file() and not Path(checkpoint, "config.json").is_file():
+        raise ValueError(
+            f"checkpoint: '{checkpoint}' holds a training run that was interrupted; finish it with adaexit train ... "
+            "--resume_from_checkpoint auto"
+        )
     config = AutoConfig.from_pretrained(checkpoint, revision=options.revision)
     if config.model_type not in MODEL_TYPES:
+        fine_tuned = any(name.endswith("ForSequenceClassification") for name in config.architectures or [])
+        flag = "--add_exits" if fine_tuned else "--model_name_or_path"
         raise ValueError(
-            f"checkpoint: '{checkpoint}' is a '{config.model_type}' model without exits; add some with "
-            f"adaexit train --add_exits {checkpoint} ..."
+            f"checkpoint: '{checkpoint}' is a '{config.model_type}' model without exits; train some with "
+            f"adaexit train {flag} {checkpoint} ..."
         )
     return config
 

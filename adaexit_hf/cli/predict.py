@@ -94,6 +94,8 @@ def predict(options: PredictOptions, positionals: Any) -> None:
     if output is not None:
         if output.is_dir() or (options.file and output.resolve() == Path(options.file).resolve()):
             raise ValueError(f"output: got '{output}', a folder or the input itself; pass another file")
+        if output.suffix.lower() in (".csv", ".tsv", ".parquet"):
+            raise ValueError(f"output: got '{output}', but answers are JSON lines; pass a file that ends with .jsonl")
         check_writable("output", output.parent)
         output.parent.mkdir(parents=True, exist_ok=True)
     model, tokenizer = load(positionals.checkpoint, options, options.exit_threshold)

@@ -25,6 +25,7 @@ from .evaluate import (
     labelled_splits,
     results_with_intervals,
     tell_of_choice,
+    tell_of_rows_that_chose,
     trace_splits,
 )
 from .options import Positionals, load, read_config
@@ -95,6 +96,7 @@ def report(options: ReportOptions, positionals: Any) -> None:
     curve = curve_with_threshold(trace, metrics[0], threshold)
     results = results_with_intervals(traces, metrics, threshold, options.for_card().name)
     tell_of_choice("report", trace, threshold, metrics[0])
+    tell_of_rows_that_chose("report", checkpoint, results, metrics[0])
     if options.json:
         print_json(results)
     else:
@@ -140,6 +142,7 @@ def report(options: ReportOptions, positionals: Any) -> None:
         note=note,
     ).page
     replace_text(output / "report.html", page)
+    print(f"\nsaved in {output / 'report.html'}", file=sys.stderr if options.json else sys.stdout)
 
 
 def output_folder(options: ReportOptions, default: str) -> Path:

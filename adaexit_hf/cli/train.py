@@ -361,6 +361,29 @@ def tell_of_rows(
         )
 
 
+def tell_of_saved_threshold(folder: Path, chosen: float | None) -> None:
+    """Say on stderr if a finished model's threshold, which `adaexit calibrate` may have chosen, is replaced."""
+    config = folder / "config.json"
+    saved = json.loads(config.read_text(encoding="utf-8")).get("exit_threshold") if config.is_file() else None
+    if saved not in (None, chosen):
+        print(
+            f"adaexit train: the run in {folder} was finished; its exit_threshold {saved} is replaced by {chosen}: "
+            "choose it again with adaexit calibrate if that was not meant",
+            file=sys.stderr,
+        )
+
+
+def tell_of_checkpoints(folder: Path) -> None:
+    """Say how much room the checkpoints of a finished run take, if there are any."""
+    files = [file for path in folder.glob("stage-*") for file in path.rglob("*") if file.is_file()]
+    size = sum(file.stat().st_size for file in files)
+    if size > 10**8:
+        print(
+            f"the checkpoints in {folder}/stage-*, {size / 1e9:.1f} GB, are needed no more; --save_total_limit 1 "
+            "keeps fewer, --save_strategy no none"
+        )
+
+
 def with_token_depths(
     arguments: Arguments, training: Any, model: Any, tokenizer: Any, datasets_by_split: dict[str, datasets.Dataset]
 ) -> dict[str, datasets.Dataset]:
@@ -601,6 +624,8 @@ def train(arguments: Arguments, training: EarlyExitTrainingArguments) -> None:
         chosen = best_point(curve, arguments.max_drop).threshold
         if arguments.method != "plain":
             trainer.model.config.exit_threshold = chosen
+            if resume:
+                tell_of_saved_threshold(Path(training.output_dir), chosen)
         dataset = arguments.for_card()
         several = len(validation.exit_layers) > 1
         honest = honest_scores("train", validation, metrics, arguments.max_drop, also) if several else None
@@ -633,6 +658,7 @@ def train(arguments: Arguments, training: EarlyExitTrainingArguments) -> None:
         print(f"\nsaved in {training.output_dir}")
         if arguments.method != "plain":
             texts = "'One text.' 'Another text.'" if len(text_columns) == 2 else "'A text.'"
+            tell_of_checkpoints(Path(training.output_dir))
             print(f"next: adaexit predict {shlex.quote(training.output_dir)} {texts}")
     if training.push_to_hub:
         trainer.push_to_hub()

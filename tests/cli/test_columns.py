@@ -81,3 +81,11 @@ def test_another_choice_of_labels_is_the_users(columns: dict[str, Any], message:
 def test_what_is_taken_is_not_taken_again() -> None:
     rows = rows_of(review=text, title=text, y=classes)
     assert guess_text_columns(rows, None, taken=["title"]) == ["review"]
+
+
+def test_a_first_line_that_is_data_is_noticed() -> None:
+    rows = [{"a very good film": f"film {row} is good", "good": ("good", "bad")[row % 2]} for row in range(20)]
+    with pytest.raises(
+        ValueError, match="'good' has its own name as a label, as if the first line of the file were dat"
+    ):
+        guess_label_column(rows)

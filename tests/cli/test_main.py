@@ -412,7 +412,7 @@ def test_predict_on_a_terminal_asks_for_texts(capsys, checkpoint, monkeypatch) -
 
 
 def test_a_stock_checkpoint_is_refused(capsys, start, tmp_path) -> None:
-    assert f"'{start}' is a 'bert' model without exits; add some with adaexit train --add_exits" in refused(
+    assert f"'{start}' is a 'bert' model without exits; train some with adaexit train --model_name_or_path" in refused(
         capsys, "predict", start, "good"
     )
     assert str(tmp_path) in refused(capsys, "predict", str(tmp_path), "good")
@@ -1157,8 +1157,10 @@ def test_rows_that_training_held_out_are_those_of_the_same_file(capsys, start, t
     out, file = str(tmp_path / "out"), ["--train_file", write_csv(tmp_path, "train", 20, ["bad", "good"])]
     quick = ["--max_steps", "1", "--use_cpu", "--report_to", "none", "--save_strategy", "no", "--output_dir", out]
     called(capsys, "train", "--model_name_or_path", start, *file, *quick, "--validation_fraction", "0.3")
-    (found,) = answers(called(capsys, "evaluate", out, *file, "--json"))
-    assert found["validation"]["samples"] == 6
+    assert cli.main(["evaluate", out, *file, "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["validation"]["samples"] == 6
+    assert "the threshold was chosen on these rows of validation" in printed.err
     refusal = refused(capsys, "evaluate", out, *file, "--validation_fraction", "0.2")
     assert f"validation_fraction: got 0.2, but the training of '{out}' held out 0.3 of" in refusal
     path = Path(out, "metrics.json")
@@ -1244,3 +1246,35 @@ def test_a_tab_may_be_named(capsys, checkpoint, tmp_path, delimiter: str) -> Non
     (found,) = answers(called(capsys, "predict", checkpoint, *flags))
     assert found["text"] == "good film"
     assert "delimiter: got ';;'; pass one character" in refused(capsys, "predict", checkpoint, *flags[:3], ";;")
+
+
+def test_calibrate_says_which_measurements_are_gone(capsys, checkpoint, labelled, tmp_path) -> None:
+    (tmp_path / "new.csv").write_text("text,label\ngood film,good\nbad film,bad\nbad book,bad\n")
+    called(capsys, "report", checkpoint, *labelled)
+    called(capsys, "report", checkpoint, "--validation_file", str(tmp_path / "new.csv"))
+    edit_config(checkpoint, exit_threshold=0.99)
+    assert cli.main(["calibrate", checkpoint, *labelled]) == 0
+    told = capsys.readouterr().err
+    assert "metrics.json no longer has new.csv, validation, measured at the old threshold" in told
+    assert "report.html starts at the old threshold" in told
+
+
+def test_answers_are_no_table(capsys, checkpoint, tmp_path) -> None:
+    refusal = refused(capsys, "predict", checkpoint, "good", "--output", str(tmp_path / "answers.csv"))
+    assert "but answers are JSON lines; pass a file that ends with .jsonl" in refusal
+
+
+def test_an_interrupted_run_is_no_checkpoint(capsys, tmp_path) -> None:
+    (tmp_path / "stages.json").write_text('{"done": []}')
+    assert "holds a training run that was interrupted" in refused(capsys, "predict", str(tmp_path), "good")
+
+
+def test_the_models_threshold_is_one_point_of_the_curve(checkpoint, labelled) -> None:
+    trace = ExitTrace(torch.zeros(4, 2, 2), torch.rand(4, 2), torch.tensor([0, 1, 0, 1]), (1, 2), "gt")
+    own = evaluate_command.curve_with_threshold(trace, "accuracy", None)[0].threshold
+    curve = evaluate_command.curve_with_threshold(trace, "accuracy", own)
+    assert [point.threshold for point in curve].count(own) == 1
+
+
+def test_report_says_where_the_page_is(capsys, checkpoint, labelled) -> None:
+    assert f"saved in {Path(checkpoint, 'report.html')}" in called(capsys, "report", checkpoint, *labelled)

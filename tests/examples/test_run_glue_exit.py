@@ -87,6 +87,33 @@ def test_bfloat16_without_units_for_it_is_told(flags, capsys, monkeypatch):
     assert "bf16: this CPU has no units for bfloat16" in capsys.readouterr().err
 
 
+def test_continuing_a_finished_run_says_that_its_threshold_is_replaced(flags, capsys):
+    continued = (
+        "--method",
+        "berxit",
+        "--resume_from_checkpoint",
+        "auto",
+        "--save_strategy",
+        "steps",
+        "--save_steps",
+        "1",
+    )
+    config = flags(*continued) / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"exit_threshold": 0.123}))
+    capsys.readouterr()
+    flags(*continued)
+    assert "its exit_threshold 0.123 is replaced by" in capsys.readouterr().err
+
+
+def test_the_room_that_checkpoints_take_is_told(tmp_path, capsys):
+    train_command.tell_of_checkpoints(tmp_path)
+    (tmp_path / "stage-1-joint" / "final").mkdir(parents=True)
+    with (tmp_path / "stage-1-joint" / "final" / "model.safetensors").open("wb") as file:
+        file.truncate(2 * 10**8)
+    train_command.tell_of_checkpoints(tmp_path)
+    assert "stage-*, 0.2 GB, are needed no more" in capsys.readouterr().out
+
+
 def test_a_folder_with_a_model_is_not_overwritten(flags, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "config.json").write_text("{}")
