@@ -121,7 +121,7 @@ def report(options: ReportOptions, positionals: Any) -> None:
             )
         write_results(output, summary, curve)
     folder = Path(checkpoint).resolve()
-    note = f"Split {split}; {folder.name if folder.is_dir() else checkpoint}."
+    note = f"Split: {split}. Model: {folder.name if folder.is_dir() else checkpoint}."
     method, attributions = model.config.model_type, None
     if options.explain:
         rows = datasets_by_split[split].select(range(min(options.explain, len(trace.logits))))
@@ -185,7 +185,7 @@ def report_several(options: ReportOptions, checkpoints: Sequence[str]) -> None:
         thresholds={each.name: each.threshold for each in measured},
         texts=measured[0].texts,
         title=f"Early exit on {options.for_card().name}",
-        note=f"Split {measured[0].split}.",
+        note=f"Split: {measured[0].split}.",
     ).page
     output.mkdir(parents=True, exist_ok=True)
     replace_text(output / "comparison.html", page)

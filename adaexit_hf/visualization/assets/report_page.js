@@ -128,7 +128,7 @@ function drawCurves() {
   if (data.fixed.length) key(sign(make("path", { d: FIXED, class: "fixed" })), `without exits: ${data.fixed.map((model) => model.name).join(", ")}`);
   if (data.methods.some((method) => method.bands.some(Boolean))) key(sign(make("rect", { x: -24, y: -8, width: 48, height: 16, class: "band", fill: colourOf(0), stroke: colourOf(0) })), inText("95 % of resamples"));
   key(sign(make("line", { x1: -24, x2: 24, y1: 0, y2: 0, class: "full", stroke: colourOf(0) })), "full depth");
-  if (data.majority !== null) key(sign(make("line", { x1: -24, x2: 24, y1: 0, y2: 0, class: "majority" })), inText(`majority (always the most frequent answer): ${percent(data.majority)}`));
+  if (majorityFits) key(sign(make("line", { x1: -24, x2: 24, y1: 0, y2: 0, class: "majority" })), inText(`majority (always the most frequent answer): ${percent(data.majority)}`));
   const dots = data.methods.map((method, index) => {
     const leader = make("line", { class: "leader", stroke: colourOf(index) });
     const dot = make("path", { id: id(index, "dot"), d: shapeOf(index), fill: colourOf(index), stroke: "var(--page)", "stroke-width": 2 });
@@ -200,6 +200,7 @@ function makePanels() {
       ...(method.flops ? { flops: "FLOPs saved" } : {}) };
     const figures = make("dl", { class: "figures" }, ...Object.entries(names).map(([key, name]) => make("div", {},
       make("dt", {}, name), make("dd", { id: id(index, key) }), ...(key === "score" ? [make("dd", { class: "small", id: id(index, "band") })] : []))),
+      make("div", {}, make("dt", {}, `${METRIC} at full depth`), make("dd", {}, percent(method.layer_scores[method.layer_scores.length - 1], 2))),
       ...(data.majority === null ? [] : [make("div", {}, make("dt", {}, "majority baseline"), make("dd", {}, percent(data.majority, 2)))]));
     return make("article", { class: "panel", "aria-labelledby": id(index, "name") },
       make("h3", { id: id(index, "name") }, symbol(index), method.name), make("p", {}, method.rule),
