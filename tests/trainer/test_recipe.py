@@ -33,7 +33,7 @@ def test_the_settings_of_the_recipe_are_printed(capsys: pytest.CaptureFixture[st
     followed("--task_name", "mrpc", names=["no", "yes"])
     assert capsys.readouterr().err == (
         "adaexit train: recommended recipe, berxit with exit_head='pair', exit_pooling='mean', fine_tuning='joint'; "
-        "exits_learning_rate=0.001\n"
+        "exits_learning_rate=0.001; train_loss is the sum of the losses of all exits\n"
     )
 
 
