@@ -11,7 +11,7 @@ from ..evaluation.summary import results_at_threshold
 from ..evaluation.trace import ExitTrace, check_same_data, made_up
 from ..evaluation.tradeoff import majority_score
 from ..models.configuration_early_exit import Threshold
-from .evaluate import EvaluationOptions, Texts, labelled_splits, score_interval, trace_splits
+from .evaluate import EvaluationOptions, Texts, hold_out_as_in_training, labelled_splits, score_interval, trace_splits
 from .options import LoadOptions, Positionals, load, read_config
 from .printing import print_comparison
 from .streams import print_json
@@ -85,6 +85,9 @@ def measure_all(checkpoints: Sequence[str], options: EvaluationOptions, flops: b
     names = names_of(checkpoints)
     check_same_classes(checkpoints, options)
     measured: list[Measured] = []
+    if options.train_file and options.validation_fraction is None:
+        for checkpoint in checkpoints:  # the rows that one of them held out may be those that another was trained on
+            hold_out_as_in_training(options, checkpoint)
     for checkpoint, name in zip(checkpoints, names, strict=True):
         print(f"adaexit: measuring {name}", file=sys.stderr)
         model, tokenizer = load(checkpoint, options)

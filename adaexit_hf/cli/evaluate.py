@@ -15,7 +15,7 @@ from ..evaluation.collect import collect_trace
 from ..evaluation.cross_fit import CrossFitted, NoHalvesError, cross_fitted
 from ..evaluation.curves import CurvePoint, not_above
 from ..evaluation.metrics import as_metric, compute_score
-from ..evaluation.summary import earlier_measurements, results_at_threshold
+from ..evaluation.summary import SCORE_SETTINGS, changed_setting, earlier_measurements, results_at_threshold
 from ..evaluation.thresholds import spread_thresholds
 from ..evaluation.trace import ExitTrace, at_exits, made_up, predictions, scored_predictions
 from ..evaluation.tradeoff import majority_score, tradeoff_curve
@@ -75,7 +75,7 @@ def labelled_splits(
     for split, rows in splits.items():
         check_columns(rows, columns, column, split)
     if labels.names is not None:
-        found, _ = names_in_data(list(splits.values()), column, names)
+        found, by_name = names_in_data(list(splits.values()), column, names)
         labels = Labels(found, config.multi_label)
         if made_up(names) and not made_up(found):
             config.id2label, config.label2id = (
@@ -84,6 +84,9 @@ def labelled_splits(
             )
             message = f"the checkpoint has no names of classes; taking those of the data, in the order {found}"
             print(f"adaexit: {message}", file=sys.stderr)
+        elif not by_name:
+            mapping = ", ".join(f"{theirs} -> {mine}" for theirs, mine in zip(found, names, strict=True))
+            print(f"adaexit: labels of the data -> of the checkpoint: {mapping} (by order)", file=sys.stderr)
     for split, rows in splits.items():
         check_labels(rows, column, labels, split)
     tokenized, texts = dict[str, datasets.Dataset](), dict[str, Texts]()
@@ -96,7 +99,7 @@ def labelled_splits(
 
 
 def hold_out_as_in_training(options: DataArguments, checkpoint: str) -> None:
-    """Let `--train_file` stand for the rows that the training of a checkpoint held out of it.
+    """Let `--train_file` stand for the rows that the training of a checkpoint held out of a file of this name.
 
     Args:
         options: The flags; validation_fraction is set.
@@ -111,8 +114,9 @@ def hold_out_as_in_training(options: DataArguments, checkpoint: str) -> None:
         return
     if trained.get("validation_file"):
         raise ValueError(
-            f"train_file: got '{options.train_file}', of which '{checkpoint}' was trained on all rows; pass "
-            f"'{trained['validation_file']}', on which its threshold was chosen, or other rows as --validation_file"
+            f"train_file: got '{options.train_file}'; '{checkpoint}' was trained on all rows of a file of this name; "
+            f"pass '{trained['validation_file']}', on which its threshold was chosen, or other rows, as "
+            "--validation_file"
         )
     fraction = trained.get("validation_fraction") or HELD_OUT
     if options.validation_fraction not in (None, fraction):
@@ -261,17 +265,19 @@ def tell_of_rows_that_chose(command: str, checkpoint: str, results: dict[str, di
         results: From `results_with_intervals`.
         metric: Name of the metric.
     """
-    chose = {
-        earlier.get("data", {}).get("fingerprint"): earlier["at_threshold"]
-        for earlier in earlier_measurements(Path(checkpoint)).get("results", {}).values()
-        if "cross_fitted_thresholds" in earlier
-    }
+    try:
+        measured = earlier_measurements(Path(checkpoint)).get("results", {}).values()
+    except ValueError:  # not ours, and nothing needs it
+        return
+    chose = {each["data"]["fingerprint"]: each for each in measured if "cross_fitted_thresholds" in each}
     for split, result in results.items():
-        honest = chose.get(result["data"]["fingerprint"], {}).get(metric)
-        if honest is not None:
+        honest = chose.get(result["data"]["fingerprint"])
+        settings = {name: result[name] for name in ("exit_threshold", *SCORE_SETTINGS)}
+        if honest is not None and metric in honest["at_threshold"] and not changed_setting(honest, settings):
             print(
                 f"adaexit {command}: the threshold was chosen on these rows of {split}, so that {metric} "
-                f"{result['at_threshold'][metric]:.4f} with exits is too good; quote {honest:.4f}, cross-fitted",
+                f"{result['at_threshold'][metric]:.4f} with exits may be too good; quote "
+                f"{honest['at_threshold'][metric]:.4f}, cross-fitted",
                 file=sys.stderr,
             )
 

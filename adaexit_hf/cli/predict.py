@@ -97,12 +97,16 @@ def predict(options: PredictOptions, positionals: Any) -> None:
         if output.suffix.lower() in (".csv", ".tsv", ".parquet"):
             raise ValueError(f"output: got '{output}', but answers are JSON lines; pass a file that ends with .jsonl")
         check_writable("output", output.parent)
-        output.parent.mkdir(parents=True, exist_ok=True)
     model, tokenizer = load(positionals.checkpoint, options, options.exit_threshold)
     texts = empty = layers = 0
-    part = None if output is None else output.with_name(f"{output.name}.part")
+    part = output
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        if not output.exists() or (output.is_file() and not output.is_symlink()):  # not of a pipe or a device
+            part = output.with_name(f"{output.name}.part")
+    stream = None if part is None else part.open("w", encoding="utf-8")
     try:
-        with nullcontext() if part is None else part.open("w", encoding="utf-8") as stream:
+        with nullcontext() if stream is None else stream:
             for record in answers(model, tokenizer, source, options.all_scores):
                 print_json(record, stream)
                 texts, empty = texts + 1, empty + ("reason" in record)
@@ -112,7 +116,8 @@ def predict(options: PredictOptions, positionals: Any) -> None:
             print(f"adaexit predict: stopped; the first {texts} answers are in {part}", file=sys.stderr)
         raise
     if output is not None and part is not None:
-        part.replace(output)
+        if part != output:
+            part.replace(output)
         mean = f", mean exit layer {layers / (texts - empty):.2f}" if texts > empty else ""
         message = f"{texts} texts, {empty} of them empty{mean}; answers in {output}"
         print(f"adaexit predict: {message}", file=sys.stderr)
@@ -272,9 +277,9 @@ def _items_of_lines(stream: Iterable[bytes], name: str, pairs: bool, options: Pr
             if not told and ("\t" in line or line.startswith("{")):
                 message = (
                     f"{name}: line {number} is {line!r:.80}, which is classified as one text as it is; if it has "
-                    "several fields, pass --text_columns for JSON lines, or --file with a .tsv file"
+                    "several fields, pass --text_columns for JSON lines, or a .tsv file"
                 )
-                print(f"adaexit predict: {message}", file=sys.stderr)
+                print(f"adaexit: {message}", file=sys.stderr)
                 told = True
             yield _item(line)
             continue

@@ -39,7 +39,7 @@ class CardOptions:
     )
     language: str | None = field(default=None, metadata={"help": "Language of the texts, as a Hub code, e.g. en."})
     license: str | None = field(default=None, metadata={"help": "License, as a Hub identifier, e.g. apache-2.0."})
-    speed: str | None = field(default=None, metadata={"help": "File with the output of adaexit benchmark."})
+    speed: str | None = field(default=None, metadata={"help": "File with the output of adaexit benchmark --json."})
     overwrite: bool = field(
         default=False, metadata={"help": "Replace README.md even if this package did not write it."}
     )
@@ -60,6 +60,7 @@ def card(options: CardOptions, positionals: Any) -> None:
                 f"folder: '{folder}' has no {name}; run adaexit report {folder} ... first, which measures the model"
             )
     check_writable("folder", folder)
+    check_has_exits(folder)
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     metrics = read_metrics(folder, exit_settings(model.config))
     dataset, training = metrics.get("dataset"), metrics.get("training") or {}
@@ -81,11 +82,22 @@ def card(options: CardOptions, positionals: Any) -> None:
     )
 
 
+def check_has_exits(folder: Path, advice: str = "") -> None:
+    """Check that a folder's model is one of ours.
+
+    Raises:
+        ValueError: It is not.
+    """
+    kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    if kind not in MODEL_TYPES:
+        raise ValueError(f"folder: '{folder}' contains a '{kind}' model without exits{advice}")
+
+
 def measured_speed(path: Path) -> MeasuredSpeed:
-    """The first pair of runs in the output of `adaexit benchmark`, in the form that a card reports.
+    """The first pair of runs in the output of `adaexit benchmark --json`, in the form that a card reports.
 
     Args:
-        path: File with the output of `adaexit benchmark`.
+        path: File with the output of `adaexit benchmark --json`.
 
     Raises:
         ValueError: The first line of the file is not such an output.
@@ -219,12 +231,7 @@ def push(options: PushOptions, positionals: Any) -> None:
         )
     if not (folder / "README.md").exists():
         print(f"adaexit push: uploading without a model card; adaexit card {folder} writes one", file=sys.stderr)
-    config = json.loads((folder / "config.json").read_text())
-    if config.get("model_type") not in MODEL_TYPES:
-        raise ValueError(
-            f"folder: '{folder}' contains a '{config.get('model_type')}' model without exits; push it with "
-            "hf upload or model.push_to_hub"
-        )
+    check_has_exits(folder, "; push it with hf upload or model.push_to_hub")
     settings = AutoConfig.from_pretrained(folder)
     if (folder / "metrics.json").is_file():
         read_metrics(folder, exit_settings(settings))

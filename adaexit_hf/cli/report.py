@@ -77,7 +77,8 @@ def report(options: ReportOptions, positionals: Any) -> None:
     (checkpoint,) = positionals.checkpoints
     output = output_folder(options, checkpoint)
     in_folder = output.resolve() == Path(checkpoint).resolve()
-    earlier = earlier_measurements(output) if in_folder else {}
+    found = earlier_measurements(output)  # which refuses a file that is not ours
+    earlier = found if in_folder else {}
     if options.explain < 0:
         raise ValueError(
             f"explain: got {options.explain}; pass the number of samples to explain, 0 or more, e.g. --explain 20"
@@ -92,6 +93,8 @@ def report(options: ReportOptions, positionals: Any) -> None:
     datasets_by_split, texts, metrics = labelled_splits(model, tokenizer, options)
     traces = trace_splits(model, datasets_by_split, options.batch_size, options.flops)
     threshold = model.config.exit_threshold
+    trial = options.exit_threshold is not None and threshold != saved
+    mark = "as passed" if trial else "the model's threshold"
     split, trace = next(iter(traces.items()))
     curve = curve_with_threshold(trace, metrics[0], threshold)
     results = results_with_intervals(traces, metrics, threshold, options.for_card().name)
@@ -101,22 +104,22 @@ def report(options: ReportOptions, positionals: Any) -> None:
         print_json(results)
     else:
         if len(trace.exit_layers) > 1:
-            print_curve(curve, f"{split} {metrics[0]}", threshold, rule_in_words(trace), "the model's threshold")
+            print_curve(curve, f"{split} {metrics[0]}", threshold, rule_in_words(trace), mark)
         print_results(results, metrics[0])
     summary = beside_earlier(earlier, {"dataset": options.for_card()._asdict(), "results": results})
     written = summary["results"].values()
     kept = [name for name, result in results.items() if not any(result is each for each in written)]
-    if in_folder and options.exit_threshold is not None and threshold != saved:
+    if in_folder and (trial or options.max_eval_samples):
         print(
-            f"adaexit report: metrics.json and curve.json stay as they are, since {threshold} is not the threshold in "
-            "config.json; pass --output FOLDER to write them elsewhere",
+            "adaexit report: metrics.json and curve.json are not written, since the threshold or the rows are not all "
+            "those of the model; pass --output FOLDER to write them elsewhere",
             file=sys.stderr,
         )
     else:
         if kept:
             print(
-                f"adaexit report: metrics.json keeps the earlier results of {', '.join(kept)}, which are of more "
-                "rows, or cross-fitted: not of rows that chose the threshold",
+                f"adaexit report: metrics.json keeps the earlier results of {', '.join(kept)}, which are "
+                "cross-fitted: not of rows that chose the threshold, as those above are",
                 file=sys.stderr,
             )
         write_results(output, summary, curve)

@@ -33,6 +33,7 @@ The output folder contains the model with its threshold, `metrics.json` and `cur
 """
 
 import json
+import platform
 import shlex
 import sys
 import time
@@ -40,6 +41,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
 from typing import Any, cast
 
 import datasets
@@ -58,7 +60,7 @@ from ..data.reconstruction import estimate_depths_by_reconstruction
 from ..data.tasks import Labels, check_columns, check_labels, labels_of, tokenize
 from ..evaluation.collect import collect_trace
 from ..evaluation.metrics import compute_score
-from ..evaluation.summary import results_at_threshold, write_results
+from ..evaluation.summary import exit_settings, results_at_threshold, write_results
 from ..evaluation.thresholds import best_point, check_max_drop, spread_thresholds
 from ..evaluation.trace import ExitTrace, made_up, rule_in_words, scored_predictions
 from ..evaluation.tradeoff import tradeoff_curve
@@ -76,7 +78,7 @@ from .data_arguments import DataArguments, evaluation_splits, first_rows, load_s
 from .errors import wrong_usage
 from .evaluate import honest_scores, tell_of_choice
 from .options import MAX_DROP_HELP, Fraction, limit_length
-from .output_folder import check_output_dir, how_to_continue, models_in, no_empty_folder, remove_model
+from .output_folder import check_output_dir, how_to_continue, no_empty_folder, remove_model
 from .parser import CommandParser, HelpAll
 from .printing import print_curve, print_results
 
@@ -158,7 +160,7 @@ class Arguments(DataArguments):
         default=None,
         metadata={
             "help": "Truncate texts to this many tokens, then and in all uses of the model. Default: 128, or fewer "
-            "if the encoder's tokenizer truncates earlier."
+            "if the encoder's tokenizer truncates earlier; with --add_exits the classifier's own limit."
         },
     )
     max_drop: Fraction = field(default=Fraction(0.01), metadata={"help": MAX_DROP_HELP})
@@ -224,9 +226,8 @@ def follow_recipe(arguments: Arguments, training: EarlyExitTrainingArguments, la
         if training.should_log:
             settings = ", ".join(f"{name}={value!r}" for name, value in cast(Any, arguments.method_config).items())
             rates = ", ".join(f"{name}={getattr(training, name)}" for name in recipe.training)
-            loss = "; train_loss is the sum of the losses of all exits" * (
-                cast(Any, arguments.method_config).get("fine_tuning") == "joint"
-            )
+            joint = arguments.method == "berxit" and cast(Any, arguments.method_config).get("fine_tuning") == "joint"
+            loss = "; train_loss is the sum of the losses of all exits" if joint else ""
             print(
                 f"adaexit train: recommended recipe, {arguments.method} with {settings}; {rates}{loss}",
                 file=sys.stderr,
@@ -336,6 +337,7 @@ def tell_of_rows(
     evaluated: Mapping[str, datasets.Dataset],
     splits: Mapping[str, datasets.Dataset],
     arguments: Arguments,
+    chooses: bool,
 ) -> None:
     """Say on stderr how many rows there are, and if too few of them choose the threshold.
 
@@ -344,6 +346,7 @@ def tell_of_rows(
         evaluated: The rows to evaluate on, by split; the threshold is chosen on the first.
         splits: All rows that were loaded, by split.
         arguments: The flags.
+        chooses: Whether a threshold is chosen by answers that are right or wrong.
     """
 
     def counted(name: str, rows: datasets.Dataset) -> str:
@@ -352,7 +355,7 @@ def tell_of_rows(
     others = ", ".join(f"{name}: {counted(name, rows)}" for name, rows in evaluated.items())
     print(f"adaexit train: train: {counted('train', train_set)}, {others}", file=sys.stderr)
     name, rows = next(iter(evaluated.items()))
-    if arguments.method != "plain" and len(rows) * arguments.max_drop < FEWEST_TEXTS:
+    if chooses and arguments.max_drop and len(rows) * arguments.max_drop < FEWEST_TEXTS:
         print(
             f"adaexit train: a loss of {arguments.max_drop:.2%} is {len(rows) * arguments.max_drop:.1f} of the "
             f"{len(rows)} texts in {name}, on which the threshold is chosen: less than chance changes. Hold out more "
@@ -361,16 +364,17 @@ def tell_of_rows(
         )
 
 
-def tell_of_saved_threshold(folder: Path, chosen: float | None) -> None:
-    """Say on stderr if a finished model's threshold, which `adaexit calibrate` may have chosen, is replaced."""
+def tell_of_saved_threshold(folder: Path, new: Mapping[str, Any]) -> None:
+    """Say on stderr if a finished model's exit settings, which `adaexit calibrate` may have chosen, are replaced."""
     config = folder / "config.json"
-    saved = json.loads(config.read_text(encoding="utf-8")).get("exit_threshold") if config.is_file() else None
-    if saved not in (None, chosen):
-        print(
-            f"adaexit train: the run in {folder} was finished; its exit_threshold {saved} is replaced by {chosen}: "
-            "choose it again with adaexit calibrate if that was not meant",
-            file=sys.stderr,
-        )
+    saved = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    for name, value in new.items():
+        if name in saved and saved[name] != value:
+            print(
+                f"adaexit train: the run in {folder} was finished; its {name} {saved[name]} is replaced by {value}: "
+                "run adaexit calibrate again if that was not meant",
+                file=sys.stderr,
+            )
 
 
 def tell_of_checkpoints(folder: Path) -> None:
@@ -469,21 +473,20 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     with wrong_usage():
         arguments, training = parse(argv, prog)
     folder = Path(training.output_dir)
-    earlier = models_in(folder)
+    begun = Event()
     try:
         with no_empty_folder(folder):
-            train(arguments, training)
+            train(arguments, training, begun)
     except KeyboardInterrupt:
         if training.should_log:
             program = prog or f"python {sys.argv[0]}"
-            removed = not earlier or models_in(folder) != earlier
-            advice = how_to_continue(folder, program, argv, arguments.overwrite_output_dir, removed)
+            advice = how_to_continue(folder, program, argv, arguments.overwrite_output_dir, begun.is_set())
             print(f"\nadaexit train: {advice}", file=sys.stderr)
         raise
 
 
-def train(arguments: Arguments, training: EarlyExitTrainingArguments) -> None:
-    """Do what `main` does, with flags that were parsed."""
+def train(arguments: Arguments, training: EarlyExitTrainingArguments, begun: Event) -> None:
+    """Do what `main` does, with flags that were parsed; `begun` is set before the output folder is changed."""
     resume: Any = training.resume_from_checkpoint
     with wrong_usage():
         check_max_drop(arguments.max_drop)
@@ -550,6 +553,7 @@ def train(arguments: Arguments, training: EarlyExitTrainingArguments) -> None:
         kept.tell_score(metrics[0], by_name)
         kept.check(model.to(training.device))
 
+    begun.set()
     with training.main_process_first(desc="preparing the output folder"):
         if arguments.overwrite_output_dir and training.should_save:  # all was checked that could refuse the run
             removed = remove_model(Path(training.output_dir))
@@ -559,10 +563,12 @@ def train(arguments: Arguments, training: EarlyExitTrainingArguments) -> None:
             datasets_by_split = with_token_depths(arguments, training, model, tokenizer, datasets_by_split)
     train_set = datasets_by_split.pop("train")
     if training.should_log:
-        tell_of_rows(train_set, datasets_by_split, splits, arguments)
+        several = arguments.method != "plain" and len(model.config.exit_layers) > 1
+        tell_of_rows(train_set, datasets_by_split, splits, arguments, several and labels.names is not None)
     if training.device.type == "cpu":
         training.dataloader_pin_memory = False  # PyTorch warns of it where there is no GPU
-        if training.bf16 and torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2"):
+        slow = platform.machine() in ("x86_64", "AMD64") and not torch.cpu._is_avx512_bf16_supported()
+        if training.should_log and training.bf16 and slow:
             print(
                 "adaexit train: bf16: this CPU has no units for bfloat16, so that training takes several times as "
                 "long; leave --bf16 out",
@@ -625,7 +631,7 @@ def train(arguments: Arguments, training: EarlyExitTrainingArguments) -> None:
         if arguments.method != "plain":
             trainer.model.config.exit_threshold = chosen
             if resume:
-                tell_of_saved_threshold(Path(training.output_dir), chosen)
+                tell_of_saved_threshold(Path(training.output_dir), exit_settings(trainer.model.config))
         dataset = arguments.for_card()
         several = len(validation.exit_layers) > 1
         honest = honest_scores("train", validation, metrics, arguments.max_drop, also) if several else None

@@ -152,8 +152,7 @@ def beside_earlier(earlier: Mapping[str, Any], summary: Mapping[str, Any]) -> di
 
     What training wrote about itself stays. An earlier result stays unless it was measured with other exit settings, or
     the new one is of the same split of the same data set. Of these two, a cross-fitted result on the same rows stays:
-    the threshold was chosen on these rows, so that a new result on them would be too good. A result on more rows also
-    stays.
+    the threshold was chosen on these rows, so that a new result on them would be too good.
 
     Args:
         earlier: From `earlier_measurements`.
@@ -177,7 +176,7 @@ def beside_earlier(earlier: Mapping[str, Any], summary: Mapping[str, Any]) -> di
     for split in [split for split in new if split in kept]:
         same_rows = kept[split].get("data", {}).get("fingerprint") == new[split]["data"]["fingerprint"]
         cross_fitted = "cross_fitted_thresholds" in kept[split] and "cross_fitted_thresholds" not in new[split]
-        if not (same_rows and cross_fitted or kept[split].get("samples", 0) > new[split].get("samples", 0)):
+        if not (same_rows and cross_fitted):
             del kept[split]
     return dict(earlier) | {"dataset": dataset, "results": new | kept}
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 
 from adaexit_hf import DeeBertForSequenceClassification
 from adaexit_hf.cli import main as cli
-from adaexit_hf.cli.classifier import KeptClassifier, match_labels
+from adaexit_hf.cli.classifier import KeptClassifier, classifier_config, match_labels
 from adaexit_hf.data.tasks import tokenize
 
 TEXTS = ["very good film", "very bad film"]
@@ -152,7 +152,7 @@ def test_labels_in_another_order_than_the_classifiers_are_noticed(
 ) -> None:
     assert add(labels=(1, 0)) == 1
     told = capsys.readouterr().err
-    assert "0.0% are right, and 100.0% would be with the labels in another order" in told
+    assert "0.0% are right, and 100.0% would be if the classes were exchanged" in told
     assert not (tmp_path / "out").exists()
 
 
@@ -172,10 +172,23 @@ def kept_classifier(logits: list[list[float]], labels: list[int]) -> KeptClassif
 
 
 def test_two_of_three_classes_in_the_wrong_order_are_noticed() -> None:
-    kept = kept_classifier(torch.eye(3)[[0, 0, 0, 1, 2, 2]].tolist(), [0, 0, 0, 2, 1, 1])
-    with pytest.raises(ValueError, match="50.0% are right, and 100.0% would be with the labels in another"):
+    kept = kept_classifier(torch.eye(3)[[0, 0, 0, 1, 2, 2] * 2].tolist(), [0, 0, 0, 2, 1, 1] * 2)
+    with pytest.raises(
+        ValueError, match="order, .*50.0% are right, and 100.0% would be if the classes were exchanged"
+    ):
         kept.tell_score("accuracy", by_name=False)
-    kept.tell_score("accuracy", by_name=True)
+    kept.tell_score("accuracy", by_name=True)  # not below the majority
+
+
+def test_exchanged_names_are_noticed() -> None:
+    kept = kept_classifier(torch.eye(2)[[0, 0, 1, 1]].tolist(), [1, 1, 0, 0])
+    with pytest.raises(ValueError, match="matched by name, .* 0.0% are right, .*; correct the labels of the data"):
+        kept.tell_score("accuracy", by_name=True)
+
+
+def test_a_folder_that_does_not_exist_is_named() -> None:
+    with pytest.raises(ValueError, match="add_exits: there is no folder './none'"):
+        classifier_config("./none")
 
 
 def test_a_classifier_that_is_often_wrong_keeps_its_order() -> None:

@@ -1161,23 +1161,27 @@ def test_rows_that_training_held_out_are_those_of_the_same_file(capsys, start, t
     printed = capsys.readouterr()
     assert json.loads(printed.out)["validation"]["samples"] == 6
     assert "the threshold was chosen on these rows of validation" in printed.err
+    assert cli.main(["evaluate", out, *file, "--exit_threshold", "0.77"]) == 0
+    assert "the threshold was chosen on these rows" not in capsys.readouterr().err
     refusal = refused(capsys, "evaluate", out, *file, "--validation_fraction", "0.2")
     assert f"validation_fraction: got 0.2, but the training of '{out}' held out 0.3 of" in refusal
     path = Path(out, "metrics.json")
     metrics = json.loads(path.read_text())
     metrics["training"]["settings"]["validation_file"] = "dev.csv"
     path.write_text(json.dumps(metrics))
-    assert "was trained on all rows; pass 'dev.csv'" in refused(capsys, "evaluate", out, *file)
+    assert "was trained on all rows of a file of this name; pass 'dev.csv'" in refused(capsys, "evaluate", out, *file)
 
 
 def test_results_at_another_threshold_do_not_replace_the_models(capsys, checkpoint, labelled) -> None:
     called(capsys, "report", checkpoint, *labelled)
     before = Path(checkpoint, "metrics.json").read_text()
     assert cli.main(["report", checkpoint, *labelled, "--exit_threshold", "0.7"]) == 0
-    assert "metrics.json and curve.json stay as they are, since 0.7 is not the threshold" in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert "metrics.json and curve.json are not written" in printed.err
+    assert "<- as passed" in printed.out and "the model's threshold" not in printed.out
     assert Path(checkpoint, "metrics.json").read_text() == before
     called(capsys, "report", checkpoint, *labelled, "--max_eval_samples", "4")
-    assert json.loads(Path(checkpoint, "metrics.json").read_text())["results"]["validation"]["samples"] == 12
+    assert Path(checkpoint, "metrics.json").read_text() == before
 
 
 def test_a_report_elsewhere_does_not_mix_two_models(capsys, checkpoint, labelled, tmp_path) -> None:
@@ -1278,3 +1282,22 @@ def test_the_models_threshold_is_one_point_of_the_curve(checkpoint, labelled) ->
 
 def test_report_says_where_the_page_is(capsys, checkpoint, labelled) -> None:
     assert f"saved in {Path(checkpoint, 'report.html')}" in called(capsys, "report", checkpoint, *labelled)
+
+
+def test_answers_go_into_a_pipe_as_they_are(capsys, checkpoint, tmp_path) -> None:
+    target, link = tmp_path / "target.jsonl", tmp_path / "link.jsonl"
+    target.write_text("")
+    link.symlink_to(target)
+    called(capsys, "predict", checkpoint, "good film", "--output", str(link))
+    assert link.is_symlink() and json.loads(target.read_text())["text"] == "good film"
+
+
+def test_checkpoints_that_held_out_different_rows_are_not_compared_on_them(capsys, checkpoint, tmp_path) -> None:
+    file = write_csv(tmp_path, "train", 20, ["bad", "good"])
+    folders = [str(tmp_path / name) for name in ("one", "two")]
+    for folder, fraction in zip(folders, (0.1, 0.3), strict=True):
+        shutil.copytree(checkpoint, folder)
+        settings = {"train_file": "train.csv", "validation_fraction": fraction}
+        Path(folder, "metrics.json").write_text(json.dumps({"training": {"settings": settings}, "results": {}}))
+    refusal = refused(capsys, "compare", *folders, "--train_file", file, "--text_columns", "text")
+    assert f"the training of '{folders[1]}' held out 0.3" in refusal

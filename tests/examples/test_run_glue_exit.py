@@ -82,7 +82,8 @@ def test_the_loss_of_the_recipe_is_said_to_be_a_sum(flags, capsys):
 
 
 def test_bfloat16_without_units_for_it_is_told(flags, capsys, monkeypatch):
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr(train_command.platform, "machine", lambda: "x86_64")
     flags("--method", "berxit", "--bf16", "--max_steps", "1")
     assert "bf16: this CPU has no units for bfloat16" in capsys.readouterr().err
 
@@ -107,6 +108,7 @@ def test_continuing_a_finished_run_says_that_its_threshold_is_replaced(flags, ca
 
 def test_the_room_that_checkpoints_take_is_told(tmp_path, capsys):
     train_command.tell_of_checkpoints(tmp_path)
+    assert capsys.readouterr().out == ""
     (tmp_path / "stage-1-joint" / "final").mkdir(parents=True)
     with (tmp_path / "stage-1-joint" / "final" / "model.safetensors").open("wb") as file:
         file.truncate(2 * 10**8)
