@@ -652,6 +652,9 @@ def train(arguments: Arguments, training: EarlyExitTrainingArguments, begun: Eve
             print_curve(curve, f"{evaluation[0]} {metrics[0]}", chosen, rule)
         print_results(results, metrics[0])
         facts = {"recipe": arguments.recipe, **training_facts(training, len(train_set))}
+        if arguments.add_exits:
+            classifier_name = hub_name(arguments.add_exits) or Path(arguments.add_exits).name
+            facts |= {"stage": arguments.stage, "kept_classifier": classifier_name}
         run = {"settings": arguments.published(), "seed": training.seed, "dataset": dataset._asdict()}
         run |= {"base_model": hub_name(arguments.model_name_or_path), "arguments": facts, **cost}
         summary = {"training": run, "dataset": dataset._asdict(), "results": results}

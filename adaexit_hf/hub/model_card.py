@@ -139,7 +139,8 @@ def build_model_card(
         curve: the result of `tradeoff_curve` on the first split of `metrics`, with its first metric.
         metrics: split -> measurements.
         dataset: the data set that the model was trained and evaluated on.
-        training: argument -> value, as from `training_facts`; `stage_overrides` are shown with their stages.
+        training: argument -> value, as from `training_facts`; `stage_overrides` are shown with their stages; `stage`
+            is the only stage that was run, `kept_classifier` names a classifier that got exits and stayed as it is.
         speed: the measured speed-up.
         base_model: name on the Hub of the encoder that the training started from.
         title: heading. Default: the last part of `name`.
@@ -176,6 +177,8 @@ def build_model_card(
     metric = text.headline(splits)
     pairs, settings = bool(dataset and dataset.pairs), dict(training or {})
     overrides = settings.pop("stage_overrides", None) or {}
+    kept, stage_run = settings.pop("kept_classifier", None), settings.pop("stage", None)
+    stages = [stage for stage in model.stages if stage_run in (None, stage.name)]
     return ModelCard.from_template(
         card_data,
         template_path=str(TEMPLATE),
@@ -200,7 +203,8 @@ def build_model_card(
         honest=any("cross_fitted_thresholds" in measured for measured in splits.values()),
         table=text.threshold_table(model, curve, metric, speed),
         speed_note=text.speed_note(speed),
-        stages=text.stages_table(model.stages, overrides),
+        stages=text.stages_table(stages, overrides),
+        kept_classifier=kept,
         training=text.settings_table("argument", settings),
         settings=text.settings_table("setting", text.method_settings(model)),
         versions=text.versions(),

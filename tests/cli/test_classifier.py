@@ -89,6 +89,9 @@ def test_the_classifier_stays_as_it_is_and_the_exits_are_trained(
     config = AutoModelForSequenceClassification.from_pretrained(out).config
     assert (config.model_type, config.exit_head, config.last_exit_head) == ("berxit", "attention-pool", "dense")
     assert config.id2label == {0: "negative", 1: "positive"}
+    card = (out / "README.md").read_text()
+    assert f"the fine-tuned classifier `{Path(stock).name}`" in card
+    assert "| `exits` |" in card and "| `backbone` |" not in card and "kept_classifier" not in card
     assert json.loads((out / "stages.json").read_text())["done"] == ["exits"]
     result = json.loads((out / "metrics.json").read_text())["results"]["validation"]
     assert result["full_depth"]["accuracy"] == 1.0
