@@ -61,7 +61,7 @@ from comparison_tables import figures, is_regression, tables
 from transformers import AutoConfig, BertConfig
 
 from adaexit_hf import METHODS, ExitTrace, choose_within, tradeoff_curve
-from adaexit_hf.data.tasks import TASKS
+from adaexit_hf.data.glue import TASKS
 from adaexit_hf.evaluation.cross_fit import half_curves, with_thresholds_of_other_half
 from adaexit_hf.evaluation.metrics import compute_score
 from adaexit_hf.evaluation.thresholds import best_point

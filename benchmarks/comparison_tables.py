@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from scipy.stats import t as student_t
 
-from adaexit_hf.data.tasks import TASKS
+from adaexit_hf.data.glue import TASKS
 
 LEGEND = "full depth -> with exits, in percent; ± half the width of the 95 % interval over seeds (Student's t)"
 Row = Mapping[str, Any]

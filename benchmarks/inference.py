@@ -30,7 +30,7 @@ from adaexit_hf.benchmark.planted import planted_model
 from adaexit_hf.benchmark.records import Record, commit, find_record, machine, read_lines
 from adaexit_hf.benchmark.runs import EXITS, RUNS, Workload
 from adaexit_hf.benchmark.timing import cells, grow, measure, planted_workload, trained_workload
-from adaexit_hf.inference.text_files import read_texts
+from adaexit_hf.cli.predict import PredictOptions, items_of_input
 
 PAIRS = ["in-model/static", "in-model-sorted/static-sorted", "predict/static-tokens", "predict/static"]
 PLANTED_PAIRS = [*PAIRS, "authors/static", "predict/authors"]
@@ -126,7 +126,8 @@ def texts_of(arguments: Arguments) -> list[Any]:
     """The texts for the checkpoint."""
     if arguments.text_file is None:
         raise ValueError("text_file: got None; with --model_name_or_path pass a file with texts to classify")
-    return list(islice(read_texts(Path(arguments.text_file), arguments.text_columns), arguments.texts))
+    items = items_of_input(PredictOptions(file=arguments.text_file, text_columns=arguments.text_columns), [], None)
+    return list(islice((text for _, text in items if text is not None), arguments.texts))
 
 
 def shape(arguments: Arguments) -> Record:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..data.tasks import TASKS
+from ..data.glue import TASKS
 
 Rows = Sequence[Mapping[str, Any]]
 # Rows from which columns are guessed.

@@ -11,7 +11,8 @@ import datasets
 import numpy as np
 from datasets.exceptions import DatasetGenerationError
 
-from ..data.tasks import TASKS, Labels, check_columns, without_empty
+from ..data.glue import TASKS
+from ..data.tasks import Labels, check_columns, without_empty
 from ..evaluation.metrics import check_classes, task_metrics
 from ..hub.card_facts import CardDataset
 from ..inference.text_files import ROW_KINDS, read_rows

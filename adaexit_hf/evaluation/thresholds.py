@@ -36,9 +36,9 @@ def choose_threshold(curve: Sequence[CurvePoint], max_drop: float = 0.01) -> Cur
         >>> full, half = CurvePoint(None, 0.80, 12.0, 0.0), CurvePoint(0.3, 0.795, 6.0, 0.5)
         >>> choose_threshold([half, full]).threshold  # loses 0.6 %
         0.3
-        >>> third = CurvePoint(0.2, 0.80, 4.0, 0.67)
-        >>> print(choose_threshold([third, half, full], max_drop=0.001).threshold)  # not beyond the half
-        None
+        >>> worse, lucky = CurvePoint(0.2, 0.78, 4.0, 0.67), CurvePoint(0.1, 0.80, 3.0, 0.75)
+        >>> choose_threshold([lucky, worse, half, full]).threshold
+        0.3
     """
     chosen = best_point(curve, max_drop)
     if not chosen.saving and any(point.saving for point in curve):

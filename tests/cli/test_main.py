@@ -1301,3 +1301,12 @@ def test_checkpoints_that_held_out_different_rows_are_not_compared_on_them(capsy
         Path(folder, "metrics.json").write_text(json.dumps({"training": {"settings": settings}, "results": {}}))
     refusal = refused(capsys, "compare", *folders, "--train_file", file, "--text_columns", "text")
     assert f"the training of '{folders[1]}' held out 0.3" in refusal
+
+
+def test_predict_and_benchmark_need_no_datasets(checkpoint, tmp_path) -> None:
+    (tmp_path / "texts.csv").write_text("review,stars\ngood film,5\nbad book,1\n")
+    block = "import sys; sys.modules['datasets'] = None; from adaexit_hf.cli.main import main; "
+    for command in (f"'predict', {checkpoint!r}, '--file', ", f"'benchmark', {checkpoint!r}, '--rounds', '1', "):
+        argv = f"sys.exit(main([{command}{str(tmp_path / 'texts.csv')!r}]))"
+        done = subprocess.run([sys.executable, "-c", block + argv], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr

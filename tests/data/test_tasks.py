@@ -1,7 +1,8 @@
 import datasets
 import pytest
 
-from adaexit_hf.data.tasks import TASKS, Labels, check_columns, check_labels, labels_of, tokenize
+from adaexit_hf.data.glue import TASKS
+from adaexit_hf.data.tasks import Labels, check_columns, check_labels, labels_of, tokenize
 
 
 def test_there_is_a_task_for_every_set_of_glue_and_sick():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from adaexit_hf.data.tasks import TASKS
+from adaexit_hf.data.glue import TASKS
 from adaexit_hf.evaluation.metrics import METRICS, Metric, check_classes, compute_score
 
 
