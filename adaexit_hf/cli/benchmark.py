@@ -10,31 +10,19 @@ from ..benchmark.timing import cells, measure, measure_single, trained_workload
 from ..evaluation.summary import exit_settings
 from ..models.configuration_early_exit import check_whole_number
 from ..version import __version__
-from .options import CHECKPOINT, ModelOptions, OutputOptions, Positionals, load, read_config
+from .options import CHECKPOINT, ModelOptions, OutputOptions, Positionals, TextOptions, load, read_config
 from .predict import PredictOptions, items_of_input
 from .printing import print_speed
 from .streams import print_json
 
 
 @dataclass(kw_only=True)
-class BenchmarkOptions(ModelOptions, OutputOptions):
+class BenchmarkOptions(ModelOptions, TextOptions, OutputOptions):
     """Flags of `adaexit benchmark`."""
 
     positionals: ClassVar[Positionals] = CHECKPOINT | {
         "file": {"help": "File with the texts: .txt, .csv, .tsv, .jsonl, .json or .parquet."}
     }
-    text_columns: list[str] | None = field(
-        default=None,
-        metadata={
-            "aliases": ["--text_column"],
-            "help": "Column of the texts, or two for pairs. Default: text (and text_pair), or guessed if only one "
-            "choice makes sense.",
-        },
-    )
-    delimiter: str | None = field(
-        default=None,
-        metadata={"help": "What separates the fields of a .csv file. Default: found out, of , ; tab and |."},
-    )
     max_texts: int = field(default=1000, metadata={"help": "Use only this many texts from the start of the file."})
     single_texts: int | None = field(
         default=None, metadata={"help": "Of these texts, time this many one at a time. Default: 100."}

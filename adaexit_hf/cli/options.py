@@ -69,6 +69,24 @@ class ModelOptions(LoadOptions):
     )
 
 
+@dataclass(kw_only=True)
+class TextOptions:
+    """Flags for texts without labels."""
+
+    text_columns: list[str] | None = field(
+        default=None,
+        metadata={
+            "aliases": ["--text_column"],
+            "help": "Column of the texts, or two for pairs. Default: text (and text_pair), or guessed if only one "
+            "choice makes sense.",
+        },
+    )
+    delimiter: str | None = field(
+        default=None,
+        metadata={"help": "What separates the fields of a .csv file. Default: found out, of , ; tab and |."},
+    )
+
+
 def threshold_in(text: str) -> float | None:
     """The threshold in a flag.
 
@@ -113,14 +131,37 @@ def limit_length(tokenizer: Any, encoder_config: Any, max_seq_length: int | None
     tokenizer.model_max_length = max_seq_length
 
 
+def check_folder(argument: str, name: str, hub_names_have_owners: bool = False) -> None:
+    """Check, before anything is loaded, that what can only be a folder exists.
+
+    Args:
+        argument: The flag, for the message.
+        name: Folder or Hub name.
+        hub_names_have_owners: Whether a name without a slash cannot be one of the Hub, as of old encoders
+            ("bert-base-uncased").
+
+    Raises:
+        ValueError: There is no such folder.
+
+    >>> check_folder("checkpoint", "bert-base-uncased")
+    >>> check_folder("checkpoint", "./out")
+    Traceback (most recent call last):
+        ...
+    ValueError: checkpoint: there is no folder './out'; pass an existing folder or a Hub name
+    """
+    slashes = name.count("/")
+    only_folder = name.startswith((".", "/")) or slashes > 1 or (hub_names_have_owners and not slashes)
+    if only_folder and not Path(name).is_dir():
+        raise ValueError(f"{argument}: there is no folder '{name}'; pass an existing folder or a Hub name")
+
+
 def read_config(checkpoint: str, options: LoadOptions) -> Any:
     """The config of a checkpoint, which is read before anything that takes long.
 
     Raises:
         ValueError: The folder does not exist, or the checkpoint has no exits.
     """
-    if not Path(checkpoint).is_dir() and checkpoint.count("/") != 1:
-        raise ValueError(f"checkpoint: there is no folder '{checkpoint}'; pass an existing folder or a Hub name")
+    check_folder("checkpoint", checkpoint, hub_names_have_owners=True)
     if Path(checkpoint, LEDGER).is_file() and not Path(checkpoint, "config.json").is_file():
         raise ValueError(
             f"checkpoint: '{checkpoint}' holds a training run that was interrupted; finish it with adaexit train ... "

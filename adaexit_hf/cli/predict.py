@@ -26,7 +26,7 @@ from ..models.exit_criteria import label_sets
 from ..utils.files import check_writable
 from ..utils.imports import needed
 from .columns import SAMPLE, guess_text_columns
-from .options import CHECKPOINT, ModelOptions, Positionals, load, read_config
+from .options import CHECKPOINT, ModelOptions, Positionals, TextOptions, load, read_config
 from .streams import print_json
 
 # What is printed of a text besides the answer, and the text; None if it is empty.
@@ -34,7 +34,7 @@ Item = tuple[dict[str, Any], Text | None]
 
 
 @dataclass(kw_only=True)
-class PredictOptions(ModelOptions):
+class PredictOptions(ModelOptions, TextOptions):
     """Flags of `adaexit predict`."""
 
     positionals: ClassVar[Positionals] = CHECKPOINT | {
@@ -52,18 +52,6 @@ class PredictOptions(ModelOptions):
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the data set."})
     dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the data set."})
     split: str | None = field(default=None, metadata={"help": "Split of the data set. Default: the only one."})
-    text_columns: list[str] | None = field(
-        default=None,
-        metadata={
-            "aliases": ["--text_column"],
-            "help": "Column of the texts, or two for pairs. Default: text (and text_pair), or guessed if only one "
-            "choice makes sense. On stdin: fields of JSON lines.",
-        },
-    )
-    delimiter: str | None = field(
-        default=None,
-        metadata={"help": "What separates the fields of a .csv file. Default: found out, of , ; tab and |."},
-    )
     id_column: str | None = field(
         default=None, metadata={"help": "Column whose value is printed with each answer, as id."}
     )
@@ -84,7 +72,8 @@ def predict(options: PredictOptions, positionals: Any) -> None:
     probability of every label. Label and score are null where the model's answer is not finite, and with a reason
     where the text is empty.
 
-    Pairs of texts are two arguments, two columns, or on stdin two fields with a tab between them, or JSON lines.
+    Pairs of texts are two arguments, two columns, or on stdin two fields with a tab between them, or JSON lines, whose fields
+    --text_columns names.
     """
     config = read_config(positionals.checkpoint, options)
     if options.all_scores and config.num_labels == 1:

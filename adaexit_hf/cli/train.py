@@ -77,7 +77,7 @@ from .classifier import KeptClassifier, classifier_config, logits_of, match_labe
 from .data_arguments import DataArguments, evaluation_splits, first_rows, load_splits
 from .errors import wrong_usage
 from .evaluate import honest_scores, tell_of_choice
-from .options import MAX_DROP_HELP, Fraction, limit_length
+from .options import MAX_DROP_HELP, Fraction, check_folder, limit_length
 from .output_folder import check_output_dir, how_to_continue, no_empty_folder, remove_model
 from .parser import CommandParser, HelpAll
 from .printing import print_curve, print_results
@@ -490,6 +490,7 @@ def train(arguments: Arguments, training: EarlyExitTrainingArguments, begun: Eve
     resume: Any = training.resume_from_checkpoint
     with wrong_usage():
         check_max_drop(arguments.max_drop)
+        check_folder("add_exits" if arguments.add_exits else "model_name_or_path", arguments.model_name_or_path)
         check_output_dir(
             Path(training.output_dir),
             resume=bool(resume),

@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 
 from adaexit_hf import DeeBertForSequenceClassification
 from adaexit_hf.cli import main as cli
-from adaexit_hf.cli.classifier import KeptClassifier, classifier_config, match_labels
+from adaexit_hf.cli.classifier import KeptClassifier, match_labels
 from adaexit_hf.data.tasks import tokenize
 
 TEXTS = ["very good film", "very bad film"]
@@ -189,9 +189,10 @@ def test_exchanged_names_are_noticed() -> None:
         kept.tell_score("accuracy", by_name=True)
 
 
-def test_a_folder_that_does_not_exist_is_named() -> None:
-    with pytest.raises(ValueError, match="add_exits: there is no folder './none'"):
-        classifier_config("./none")
+@pytest.mark.parametrize("flag", ["--add_exits", "--model_name_or_path"])
+def test_a_folder_that_does_not_exist_is_named(add: Add, capsys: pytest.CaptureFixture[str], flag: str) -> None:
+    assert add(start=(flag, "./none")) == 2
+    assert f"{flag[2:]}: there is no folder './none'" in capsys.readouterr().err
 
 
 def test_a_classifier_that_is_often_wrong_keeps_its_order() -> None:
