@@ -72,8 +72,8 @@ def predict(options: PredictOptions, positionals: Any) -> None:
     probability of every label. Label and score are null where the model's answer is not finite, and with a reason
     where the text is empty.
 
-    Pairs of texts are two arguments, two columns, or on stdin two fields with a tab between them, or JSON lines, whose fields
-    --text_columns names.
+    Pairs of texts are two arguments, two columns, or on stdin two fields with a tab between them, or JSON lines, whose
+    fields --text_columns names.
     """
     config = read_config(positionals.checkpoint, options)
     if options.all_scores and config.num_labels == 1:
