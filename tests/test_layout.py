@@ -12,7 +12,7 @@ PACKAGE = Path(adaexit_hf.__file__).parent
 TESTS = Path(__file__).parent
 # A sub-package imports from those in rows above its own; those in one row do not import each other.
 RANKS = [
-    ("utils", "models"),
+    ("utils", "models", "onnx_runtime"),
     ("data", "inference"),
     ("evaluation",),
     ("interpretation", "pruning"),

@@ -149,7 +149,8 @@ class EncoderLayers:
                 it does not.
         """
         arguments = {"config": encoder.config, "inputs_embeds": hidden, "attention_mask": padding}
-        mask = create_bidirectional_mask(**arguments, allow_is_bidirectional_skip=not pads)
+        arguments["allow_is_bidirectional_skip"] = not pads
+        mask = None if _needs_no_mask(encoder, padding) else create_bidirectional_mask(**arguments)
         return Context(padding, positions, {"mask": mask})
 
     @staticmethod
@@ -179,6 +180,14 @@ class EncoderLayers:
     def pooling(config: PreTrainedConfig) -> str:
         """Return what the family's own classifier reads: "first" (token), or "mean" (over the tokens)."""
         return "first"
+
+
+def _needs_no_mask(encoder: PreTrainedModel, padding: Tensor | None) -> bool:
+    """Return whether attention to all tokens needs no mask; Transformers adds one of ones while a graph is recorded.
+
+    ONNX Runtime is faster without, and its attention kernels take no mask of this kind.
+    """
+    return padding is None and recording() and encoder.config._attn_implementation in ("eager", "sdpa")
 
 
 class _Roberta(EncoderLayers):
@@ -360,7 +369,7 @@ class _ModernBert(EncoderLayers):
         arguments = {"config": encoder.config, "inputs_embeds": hidden, "attention_mask": padding}
         arguments["allow_is_bidirectional_skip"] = not pads
         masks = {
-            "full_attention": create_bidirectional_mask(**arguments),
+            "full_attention": None if _needs_no_mask(encoder, padding) else create_bidirectional_mask(**arguments),
             "sliding_attention": create_bidirectional_sliding_window_mask(**arguments),
         }
         if positions is None:

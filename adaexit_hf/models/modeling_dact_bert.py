@@ -239,7 +239,8 @@ def dact_margin(answer: Tensor, remaining: Tensor, steps_left: int, bound: str =
     wide = torch.float32 if answer.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
     answer, remaining = answer.to(wide), remaining.to(wide)
     top = answer.topk(2, dim=-1).values
-    log_kept = torch.special.xlog1py(steps_left, -remaining)  # ln (1 - p)^d, and 0 for d = 0 even at p = 1
+    # ln (1 - p)^d, and 0 for d = 0 even at p = 1. Not `torch.special.xlog1py`, which ONNX does not know.
+    log_kept = steps_left * torch.log1p(-remaining) if steps_left else torch.zeros_like(remaining)
     if bound == "paper":
         return (top[:, 0] * log_kept.exp() - top[:, 1] - remaining * steps_left).float()
     # The plain formula could round a tiny margin to the wrong sign.

@@ -1,0 +1,5 @@
+"""Export a model to ONNX, one graph per exit (extra `onnx`)."""
+
+from .onnx import export_onnx, onnx_trace
+
+__all__ = ["export_onnx", "onnx_trace"]

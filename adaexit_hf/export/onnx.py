@@ -1,0 +1,470 @@
+"""Export a model to ONNX stage by stage: one graph with the layers up to each exit, and the exit.
+
+A graph cannot let a text leave in the middle, but the program that runs it can stop between two graphs. A stage is
+traced for one text without padding: without a mask, ONNX Runtime runs its layers as fast as graphs that were optimized
+by hand; and dynamic int8 quantization takes its scale from all texts of a batch, so that in a batch the exits would
+depend on the neighbours.
+"""
+
+import copy
+import json
+import logging
+import os
+import shutil
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from ..evaluation.cross_fit import NoHalvesError, cross_fitted
+from ..evaluation.metrics import task_metrics
+from ..evaluation.summary import results_at_threshold, score_settings
+from ..evaluation.thresholds import best_point, check_max_drop
+from ..evaluation.trace import COMPARISONS, ExitTrace
+from ..evaluation.tradeoff import tradeoff_curve
+from ..models.early_exit_loop import InFlight, read_exit
+from ..models.encoder_layers import family_of
+from ..models.exit_criteria import counted
+from ..models.padded_batches import check_model, full_depth, label_column, row_labels, stream_rows
+from ..onnx_runtime.folder import FORMAT_VERSION, MANIFEST, SUBFOLDER, TOKENIZER, sha256, source_files
+from ..utils.files import check_writable, without_nan
+from ..utils.imports import needed
+from ..version import __version__
+
+# Version of ONNX's operators: ONNX Runtime 1.17 and newer run it.
+OPSET = 20
+# Largest difference, to logits and scores of PyTorch, that an exported model may have on the trial texts.
+TOLERANCE = 1e-3
+Source = dict[str, str]
+
+
+def export_onnx(
+    model: Any,
+    tokenizer: Any,
+    folder: str | Path,
+    *,
+    int8: bool = False,
+    validation: Iterable[Any] | None = None,
+    metrics: tuple[str, ...] | None = None,
+    max_drop: float = 0.01,
+) -> dict[str, Any]:
+    """Export a model to ONNX, for `OnnxEarlyExitClassifier`.
+
+    The model is checked on trial texts against PyTorch. The fp32 graphs keep the model's exit threshold. Quantization
+    changes the readiness scores, so that the threshold for int8 is chosen anew, by running the quantized model on
+    `validation`.
+
+    Args:
+        model: an early-exit model of any method but Depth-Adaptive, on any device and in any dtype; the graphs
+            compute in float32.
+        tokenizer: its tokenizer, a fast one.
+        folder: folder to write, which then holds all that is needed to run the model. If it is the subfolder `onnx` of
+            the model's checkpoint, the export is refused as outdated once the checkpoint has changed.
+        int8: whether to export int8 graphs, too: weights of linear layers and embeddings are quantized per channel to
+            7 bits, which no CPU saturates; activations at run time.
+        validation: texts or tokenized rows with labels, none used in training, as for `collect_trace`. Default: None;
+            then the int8 model has no threshold.
+        metrics: names of the metrics to report; the threshold is chosen by the first. Default: those of the kind of
+            labels, accuracy for classes.
+        max_drop: as in `choose_threshold`.
+
+    Returns:
+        The content of `early_exit.json`.
+
+    Raises:
+        ImportError: the extra `onnx` is not installed.
+        TypeError: the model has no exits.
+        ValueError: the model's tokens skip layers; the tokenizer is a slow one; `folder` cannot be written, or is the
+            subfolder of another checkpoint; or `validation` has no labels.
+        RuntimeError: a graph gives other results than PyTorch.
+    """
+    check_model(model)
+    check_max_drop(max_drop)
+    config, folder = model.config, Path(folder)
+    if model.spares_tokens:
+        raise ValueError(
+            f"model: '{config.model_type}' decides for every token how many layers to run, which graphs of whole "
+            "layers cannot do; every other method can be exported, e.g. berxit"
+        )
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        raise ValueError(
+            f"tokenizer: {type(tokenizer).__name__} is a slow tokenizer, which runs only in Transformers; load a fast "
+            "one: AutoTokenizer.from_pretrained(...)"
+        )
+    ready = next(name for name, comparison in COMPARISONS.items() if comparison is model.ready)
+    for module in ("onnx", "onnxscript", "onnxruntime"):
+        needed(module, "onnx")
+    check_writable("folder", folder)
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    source = _source(model, folder)
+    (part / "fp32").mkdir(parents=True)
+    try:
+        traced = _traceable(model)
+        longest = _longest(model, tokenizer)
+        trials = _trial_rows(model, tokenizer, longest)
+        stages = {"fp32": list(_export_stages(traced, trials[0], longest, tokenizer, part))}
+        if int8:
+            (part / "int8").mkdir()
+            stages["int8"] = [_quantized(part, stage) for stage in stages["fp32"]]
+        own_tokenizer = _tokenizer_text(tokenizer, longest)
+        (part / TOKENIZER).write_text(own_tokenizer, encoding="utf-8")
+        labels = None if config.num_labels == 1 else [config.id2label[index] for index in range(config.num_labels)]
+        packages = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime")
+        manifest = {
+            "format_version": FORMAT_VERSION,
+            "versions": {"adaexit_hf": __version__} | {package: version(package) for package in packages},
+            "method": config.model_type,
+            "encoder": config.encoder_config.model_type,
+            "exit_layers": list(config.exit_layers),
+            "criterion": config.exit_criterion,
+            "ready": ready,
+            "bounds": list(config.threshold_bounds),
+            "whole_thresholds": bool(counted(config.exit_criterion)),
+            "settings": score_settings(config),
+            "labels": labels,
+            "multi_label": config.multi_label,
+            "pairs": config.pairs,
+            "max_tokens": longest,
+            "vocab_size": config.encoder_config.vocab_size,
+            "pad_token_id": config.encoder_config.pad_token_id,
+            "source": source,
+            "tokenizer": {"file": TOKENIZER, "sha256": sha256(own_tokenizer.encode())},
+            "certificate": None,
+            "precisions": {
+                name: {
+                    "exit_threshold": config.exit_threshold if name == "fp32" else None,
+                    "calibrated": name == "fp32",
+                    "stages": found,
+                }
+                for name, found in stages.items()
+            },
+        }
+        _write_manifest(part, manifest)
+        _compare_with_pytorch(traced, part, trials)
+        if validation is not None:
+            _measure(model, tokenizer, part, manifest, validation, metrics, max_drop)
+            _write_manifest(part, manifest)
+        _replace_folder(part, folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return manifest
+
+
+def onnx_trace(
+    classifier: Any, dataset: Iterable[Any], tokenizer: Any, config: Any, about: Mapping[str, Any] | None = None
+) -> ExitTrace:
+    """Collect a trace through ONNX Runtime, as `collect_trace` does through PyTorch.
+
+    Args:
+        classifier: an `OnnxEarlyExitClassifier`.
+        dataset: as in `collect_trace`.
+        tokenizer: the model's tokenizer. Not needed for tokenized rows.
+        config: config of the model that was exported.
+        about: as in `collect_trace`.
+
+    Returns:
+        The trace, with labels if the data set has some.
+    """
+    rows = list(stream_rows(dataset, tokenizer, config))
+    column = label_column(rows)
+    labels = None if column is None else row_labels(rows, config.num_labels, column, multi_label=config.multi_label)
+    trace = classifier.trace(rows, about=about)
+    facts = trace.facts | {
+        name: None if trace.facts[name] is None else tuple(trace.facts[name])
+        for name in ("exit_layers", "bounds", "label_names")
+    }
+    logits, scores, lengths = (torch.from_numpy(array) for array in (trace.logits, trace.scores, trace.lengths))
+    return ExitTrace(logits=logits, scores=scores, labels=labels, lengths=lengths, **facts)
+
+
+class _Stage(nn.Module):
+    """The layers after one exit up to the next one, and that exit, for one text without padding.
+
+    Args:
+        model: the model.
+        first: number of the first layer, from 1.
+        last: number of the last layer, after which there is an exit.
+        names: names of the inputs: `input_ids` and perhaps `token_type_ids` for the first stage; for the others
+            `hidden`, and `state_0`, `memory_0`, `token_...`, `row_...` as the stages before return them.
+    """
+
+    def __init__(self, model: Any, first: int, last: int, names: list[str]) -> None:
+        super().__init__()
+        self.model, self.first, self.last, self.names = model, first, last, names
+        self.outputs: list[str] = []
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Return logits, readiness score, and unless it is the last stage what the next one reads."""
+        given = dict(zip(self.names, tensors, strict=True))
+        family, encoder = family_of(self.model.encoder.config), self.model.encoder
+        if self.first == 1:
+            names = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds")
+            flight = InFlight.of(*self.model.embed({name: given.get(name) for name in names}))
+        else:
+            context = family.context(encoder, given["hidden"], None, None)
+            context = context._replace(per_token=_named(given, "token_"), per_row=_named(given, "row_"))
+            state, memory = (tuple(_named(given, prefix).values()) for prefix in ("state_", "memory_"))
+            flight = InFlight.of(given["hidden"], context)._replace(state=state, memory=memory)
+        layers = family.layers(encoder)
+        for number in range(self.first, self.last + 1):
+            hidden, _, context = self.model.layer_step(
+                number - 1, layers[number - 1], flight.hidden, flight.context, False
+            )
+            step = read_exit(
+                self.model,
+                number,
+                flight._replace(hidden=hidden, context=context),
+                self.model.config.exit_temperatures,
+            )
+            flight = step.flight
+        assert step.exit is not None and step.score is not None
+        outputs = {"logits": step.exit.logits, "score": step.score}
+        if self.last < self.model.config.exit_layers[-1]:
+            outputs["hidden"] = flight.hidden
+            if self.first == 1:  # the same for all layers
+                outputs |= {f"token_{name}": value for name, value in flight.context.per_token.items()}
+                outputs |= {f"row_{name}": value for name, value in flight.context.per_row.items()}
+            outputs |= {f"state_{index}": value for index, value in enumerate(flight.state)}
+            outputs |= {f"memory_{index}": value for index, value in enumerate(flight.memory)}
+        self.outputs = list(outputs)
+        return tuple(outputs.values())
+
+
+def _named(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose name starts with a prefix, without it.
+
+    >>> _named({"state_0": 1, "state_1": 2, "hidden": 3}, "state_")
+    {'0': 1, '1': 2}
+    """
+    return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _traceable(model: Any) -> Any:
+    """Return a copy of a model that can be traced: float32, on the CPU, with attention that has a graph."""
+    traced = copy.deepcopy(model).float().cpu().eval()
+    if traced.encoder.config._attn_implementation not in ("eager", "sdpa"):
+        traced.set_attn_implementation("eager")
+    return traced
+
+
+def _longest(model: Any, tokenizer: Any) -> int | None:
+    """Return the largest number of tokens of a text, None for no limit; a tokenizer without limit has a huge one."""
+    limits = (
+        family_of(model.config.encoder_config).max_tokens(model.config.encoder_config),
+        tokenizer.model_max_length,
+    )
+    return min((int(limit) for limit in limits if limit is not None and limit < 2**31), default=None)
+
+
+def _trial_rows(model: Any, tokenizer: Any, longest: int | None) -> list[dict[str, Any]]:
+    """Return tokenized trial texts of several lengths: the first one to trace with, all to compare with PyTorch."""
+    words = ["the film is good", "a", " ".join(["one film is not like the other"] * 200)]
+    pairs = [(words[0], "it is a good one"), ("a", "b"), (words[2], words[2])]
+    texts: list[Any] = pairs if model.config.pairs else words
+    options: dict[str, Any] = {"truncation": True, "max_length": min(longest or 512, 512)}
+    encoded = [tokenizer(*([text] if isinstance(text, str) else text), **options) for text in texts]
+    return [{name: list(row[name]) for name in ("input_ids", "token_type_ids") if name in row} for row in encoded]
+
+
+def _export_stages(
+    model: Any, trial: dict[str, Any], longest: int | None, tokenizer: Any, folder: Path
+) -> Iterator[dict[str, Any]]:
+    """Export every stage as `fp32/stage_01.onnx`, ..., and return its entry in the manifest."""
+    takes_types = family_of(model.encoder.config).takes_token_types and "token_type_ids" in trial
+    names = ["input_ids", *["token_type_ids"] * takes_types]
+    values = {name: torch.tensor([trial[name]]) for name in names}
+    tokens = torch.export.Dim("tokens", min=2, max=longest or 2**20)
+    first = 1
+    for index, last in enumerate(model.config.exit_layers, start=1):
+        names = names if first == 1 else [name for name in values if name not in ("logits", "score")]
+        stage = _Stage(model, first, last, names).eval()
+        inputs = tuple(values[name] for name in names)
+        per_token = ("input_ids", "token_type_ids", "hidden")
+        shapes = tuple({1: tokens} if name in per_token or name.startswith("token_") else {} for name in names)
+        with torch.no_grad(), _quiet():
+            results = dict(zip(_outputs_of(stage, inputs), stage(*inputs), strict=True))
+            # A graph cannot have an input and an output of the same name.
+            program = torch.onnx.export(
+                stage,
+                inputs,
+                dynamo=True,
+                opset_version=OPSET,
+                dynamic_shapes={"tensors": shapes},
+                input_names=names,
+                output_names=[f"next_{name}" for name in results],
+                verbose=False,
+            )
+        assert program is not None
+        file = f"fp32/stage_{index:02}.onnx"
+        program.save(folder / file, external_data=False)
+        yield {"file": file, "sha256": sha256((folder / file).read_bytes()), "inputs": names, "outputs": list(results)}
+        carried = {name: value for name, value in values.items() if name.startswith(("token_", "row_"))}
+        values = {name: value for name, value in (carried | results).items() if name != "token_type_ids"}
+        first = last + 1
+
+
+def _outputs_of(stage: _Stage, inputs: tuple[Tensor, ...]) -> list[str]:
+    """Return the names of a stage's outputs, which are known once it has run."""
+    stage(*inputs)
+    return stage.outputs
+
+
+def _quantized(folder: Path, stage: dict[str, Any]) -> dict[str, Any]:
+    """Quantize the encoder's layers of a stage, not its exit, and return the entry in the manifest."""
+    onnx = needed("onnx", "onnx")
+    quantization = needed("onnxruntime.quantization", "onnx")
+    source, file = folder / stage["file"], stage["file"].replace("fp32", "int8")
+    graph = onnx.load(source).graph
+    nodes = [node.name for node in graph.node if _in_encoder(node)]
+    with _quiet():
+        quantization.quantize_dynamic(
+            source,
+            folder / file,
+            per_channel=True,
+            reduce_range=True,  # 8 bits saturate on CPUs without VNNI, where the scores would be others
+            weight_type=quantization.QuantType.QInt8,
+            op_types_to_quantize=["MatMul", "Gather"],
+            # A matrix product with a bias, Gemm, is first replaced by one without.
+            nodes_to_quantize=[*nodes, *(f"{name}_MatMul" for name in nodes)],
+            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
+        )
+    return stage | {"file": file, "sha256": sha256((folder / file).read_bytes())}
+
+
+def _in_encoder(node: Any) -> bool:
+    """Return whether a node of a graph is of the encoder, and not of an exit."""
+    scopes = next((entry.value for entry in node.metadata_props if entry.key.endswith("name_scopes")), "")
+    return "'model.encoder" in scopes
+
+
+def _tokenizer_text(tokenizer: Any, longest: int | None) -> str:
+    """Return `tokenizer.json` of a tokenizer that truncates to the model's length, and does not pad."""
+    backend = copy.deepcopy(tokenizer.backend_tokenizer)
+    backend.no_padding()
+    if longest is None:
+        backend.no_truncation()
+    else:
+        backend.enable_truncation(longest, strategy="longest_first", direction=tokenizer.truncation_side)
+    return str(backend.to_str(pretty=False))
+
+
+def _source(model: Any, folder: Path) -> Source:
+    """Return the hashes of the checkpoint beside the folder to write; empty if it is not inside of one.
+
+    Raises:
+        ValueError: the checkpoint is not the model.
+    """
+    checkpoint = folder.absolute().parent
+    source = source_files(checkpoint) if folder.name == SUBFOLDER else {}
+    if not source:
+        return {}
+    other = (
+        f"folder: '{checkpoint}' holds another model; pass another folder, or call model.save_pretrained(...) first"
+    )
+    saved = json.loads((checkpoint / "config.json").read_text())
+    own = json.loads(model.config.to_json_string(use_diff=False))
+    for name in ("model_type", "exit_layers", "exit_criterion", "exit_threshold", "exit_temperatures"):
+        if saved.get(name, own[name]) != own[name]:
+            raise ValueError(f"{other} ({name} is {saved[name]} there, and {own[name]} in the model)")
+    weights = model.state_dict()
+    for name in source:
+        if not name.endswith(".safetensors"):
+            continue
+        with safe_open(checkpoint / name, framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118
+                tensor = file.get_tensor(key)
+                if key not in weights or not torch.equal(tensor, weights[key].cpu().to(tensor.dtype)):
+                    raise ValueError(f"{other} (its weight '{key}' differs)")
+    return source
+
+
+def _compare_with_pytorch(model: Any, folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Check that the fp32 graphs give the logits and scores of PyTorch.
+
+    Raises:
+        RuntimeError: they do not.
+    """
+    from ..onnx_runtime.classifier import OnnxEarlyExitClassifier  # needs the extra
+
+    trace = OnnxEarlyExitClassifier(folder, "fp32", threads=1).trace(rows)
+    logits, scores = full_depth(model, rows, batch_size=1)
+    for name, found, expected in (("logits", trace.logits, logits), ("scores", trace.scores, scores)):
+        difference = float(np.abs(found - expected.numpy()).max())
+        if not difference <= TOLERANCE * max(1.0, expected.abs().max().item()):
+            raise RuntimeError(
+                f"export: the {name} of the exported model differ from those of PyTorch by {difference:.3g}; report "
+                f"this with the versions of torch {torch.__version__} and onnxruntime {version('onnxruntime')}"
+            )
+
+
+def _measure(
+    model: Any,
+    tokenizer: Any,
+    folder: Path,
+    manifest: dict[str, Any],
+    validation: Iterable[Any],
+    metrics: tuple[str, ...] | None,
+    max_drop: float,
+) -> None:
+    """Measure every precision on labelled texts, and choose the threshold of int8; the results go to the manifest."""
+    from ..onnx_runtime.classifier import OnnxEarlyExitClassifier  # needs the extra
+
+    config = model.config
+    rows = list(stream_rows(validation, tokenizer, config))
+    if label_column(rows) is None:
+        raise ValueError("validation: has no column 'label' or 'labels', by which a threshold could be chosen")
+    names = metrics or task_metrics(config.num_labels, config.multi_label)
+    for precision, entry in manifest["precisions"].items():
+        trace = onnx_trace(OnnxEarlyExitClassifier(folder, precision), rows, None, config)
+        threshold, honest = entry["exit_threshold"], None
+        if precision != "fp32":
+            threshold = best_point(tradeoff_curve(trace, names[0]), max_drop).threshold
+            entry |= {"exit_threshold": threshold, "calibrated": True, "max_drop": max_drop}
+            try:
+                honest = cross_fitted(trace, names, max_drop)
+            except NoHalvesError as error:
+                warnings.warn(
+                    f"validation: the scores of {precision} are those on the rows that chose its threshold, which are "
+                    f"better than on other rows: {error}",
+                    stacklevel=3,
+                )
+        entry["results"] = without_nan(results_at_threshold(trace, names, threshold, honest=honest))
+
+
+def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+
+def _replace_folder(new: Path, folder: Path) -> None:
+    """Put a finished folder in the place of an earlier one."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(new, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back the reports that PyTorch's exporter and the quantizer print and log, none of which is for the user."""
+    names = ("torch.onnx", "onnxscript", "onnx_ir", "root")
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,179 @@
+"""The folder with an exported model: `early_exit.json`, the tokenizer, and one graph per exit for each precision."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+MANIFEST = "early_exit.json"
+TOKENIZER = "tokenizer.json"
+# The folder's place in a checkpoint.
+SUBFOLDER = "onnx"
+# Raised by changes that older versions cannot read.
+FORMAT_VERSION = 1
+PRECISIONS = ("fp32", "int8")
+
+
+class ExportFolderError(ValueError):
+    """An exported model is incomplete, was changed, or is older than the checkpoint beside it."""
+
+
+def sha256(data: bytes) -> str:
+    """Return the hash by which a file is recognized.
+
+    >>> sha256(b"")[:8]
+    'e3b0c442'
+    """
+    return hashlib.sha256(data).hexdigest()
+
+
+def source_files(checkpoint: Path) -> dict[str, str]:
+    """Return the hashes of the files of a checkpoint that an exported model is made of.
+
+    Args:
+        checkpoint: folder with `config.json` and weights.
+
+    Returns:
+        Hash by file name; empty if the folder holds no checkpoint.
+    """
+    if not (checkpoint / "config.json").is_file():
+        return {}
+    paths = [checkpoint / "config.json", *sorted(checkpoint.glob("*.safetensors"))]
+    return {path.name: _hash_of(path) for path in paths}
+
+
+def find_folder(path: str | Path) -> Path | None:
+    """Return the folder with the exported model at a path: the path itself or its subfolder `onnx`; None without.
+
+    Args:
+        path: local folder.
+    """
+    for folder in (Path(path), Path(path, SUBFOLDER)):
+        if (folder / MANIFEST).is_file():
+            return folder
+    return None
+
+
+def download(name: str, precision: str | None, options: dict[str, Any]) -> Path:
+    """Download an exported model from the Hub, without the weights for PyTorch.
+
+    Args:
+        name: name of the repository.
+        precision: as in `OnnxEarlyExitClassifier.from_pretrained`.
+        options: `revision`, `token`, `cache_dir`, `local_files_only`.
+
+    Returns:
+        The folder in the cache.
+
+    Raises:
+        ImportError: `huggingface_hub` is not installed.
+    """
+    try:
+        from huggingface_hub import hf_hub_download, snapshot_download
+    except ImportError as error:
+        raise ImportError(
+            f"name_or_path: there is no folder '{name}', and a download from the Hub needs huggingface_hub; call "
+            "pip install huggingface_hub"
+        ) from error
+    manifest = read_manifest(Path(hf_hub_download(name, f"{SUBFOLDER}/{MANIFEST}", **options)).parent)
+    wanted = chosen_precision(manifest, precision)
+    patterns = [f"{SUBFOLDER}/{file}" for file in (MANIFEST, TOKENIZER, f"{wanted}/*")]
+    return Path(snapshot_download(name, allow_patterns=patterns, **options), SUBFOLDER)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read `early_exit.json`.
+
+    Args:
+        folder: folder with an exported model.
+
+    Raises:
+        ExportFolderError: the file is not JSON, or was written by a version with another format.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        version = manifest["format_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ExportFolderError(f"'{path}' is not what adaexit export writes ({error}); export again") from error
+    if version != FORMAT_VERSION:
+        raise ExportFolderError(
+            f"'{path}' has format version {version}, and this version of the package reads {FORMAT_VERSION}; "
+            f"{'update the package' if version > FORMAT_VERSION else 'export again'}"
+        )
+    return manifest
+
+
+def chosen_precision(manifest: dict[str, Any], precision: str | None) -> str:
+    """Return the precision to run: the one that was asked for, else int8 if there is one.
+
+    Args:
+        manifest: from `read_manifest`.
+        precision: "fp32", "int8", or None.
+
+    Raises:
+        ValueError: the model was not exported with this precision.
+
+    Examples:
+        >>> chosen_precision({"precisions": {"fp32": {}, "int8": {}}}, None)
+        'int8'
+    """
+    available = [name for name in PRECISIONS if name in manifest["precisions"]]
+    if precision is None:
+        return available[-1]
+    if precision not in available:
+        more = "; export with --int8" if precision == "int8" else ""
+        raise ValueError(f"precision: got {precision!r}; this folder has {' and '.join(available)}{more}")
+    return precision
+
+
+def check_source(folder: Path, manifest: dict[str, Any]) -> None:
+    """Check that the checkpoint beside an exported model, if there is one, is still the one that was exported.
+
+    Args:
+        folder: folder with the exported model.
+        manifest: from `read_manifest`.
+
+    Raises:
+        ExportFolderError: a file of the checkpoint has changed.
+    """
+    if folder.name != SUBFOLDER or not manifest["source"]:
+        return
+    for name, recorded in manifest["source"].items():
+        path = folder.parent / name
+        if path.is_file() and _hash_of(path) != recorded:
+            raise ExportFolderError(
+                f"'{path}' has changed since '{folder}' was exported from it; call adaexit export {folder.parent}, or "
+                f"delete '{folder}'"
+            )
+
+
+def read_checked(folder: Path, name: str, recorded: str) -> bytes:
+    """Read a file of an exported model.
+
+    Args:
+        folder: folder with the exported model.
+        name: path of the file in it.
+        recorded: its hash, from the manifest.
+
+    Raises:
+        ExportFolderError: the file is missing, or is not the one that was exported.
+    """
+    path = folder / name
+    if not path.is_file():
+        raise ExportFolderError(f"'{path}' is missing; copy or download the folder again, or export again")
+    data = path.read_bytes()
+    if sha256(data) != recorded:
+        raise ExportFolderError(
+            f"'{path}' is not the file that was exported, whose hash is in {MANIFEST}; copy or download the folder "
+            "again, or export again"
+        )
+    return data
+
+
+def _hash_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**22):
+            digest.update(block)
+    return digest.hexdigest()
