@@ -10,11 +10,13 @@ from .version import __version__
 if TYPE_CHECKING:
     from .data import *
     from .evaluation import *
+    from .export import *
     from .hub import *
     from .inference import *
     from .interpretation import *
     from .models import *
     from .models import METHODS, MODEL_TYPES
+    from .onnx_runtime import *
     from .pruning import *
     from .trainer import *
     from .visualization import *

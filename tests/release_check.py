@@ -1,4 +1,4 @@
-"""Build the sdist and the wheel, check them, and use the wheel in an empty environment: `make release-check`.
+"""Build both distributions, check them, and use their wheels in empty environments: `make release-check`.
 
     python tests/release_check.py [pip options]
 
@@ -110,13 +110,29 @@ def build(work: Path, pip_install: list[str]) -> list[Path]:
     return [sdist, wheel]
 
 
-def use(wheel: Path, work: Path, pip_install: list[str]) -> None:
+def build_light(work: Path) -> Path:
+    """Build the distribution that runs exported models, adaexit-onnx, with the tools that are installed; the wheel."""
+    source, dist = work / "light", work / "light-dist"
+    # Its package is a link to a folder of this one.
+    shutil.copytree(ROOT / "onnx_runtime", source, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
+    run(work / "tools" / "bin" / "pyproject-build", "--outdir", dist, source, cwd=work)
+    (sdist,), (wheel,) = dist.glob("*.tar.gz"), dist.glob("*.whl")
+    run(work / "tools" / "bin" / "twine", "check", "--strict", sdist, wheel, cwd=work)
+    found = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    expected = {f"adaexit_onnx/{path.name}" for path in (ROOT / PACKAGE / "onnx_runtime").glob("*.py")}
+    if found != expected:
+        fail(f"{wheel.name} holds {sorted(found)}, not {sorted(expected)}; onnx_runtime/pyproject.toml")
+    done(f"built {wheel.name}, which holds {PACKAGE}/onnx_runtime as adaexit_onnx")
+    return wheel
+
+
+def use(wheel: Path, light: Path, work: Path, pip_install: list[str]) -> None:
     """Install the wheel in an empty environment, and use it from Python and from the command line."""
     programs, folder = environment(work / "empty"), work / "elsewhere"
     folder.mkdir()
-    run(programs / "pip", *pip_install, f"{wheel}[train]", cwd=folder)
+    run(programs / "pip", *pip_install, f"{wheel}[onnx]", cwd=folder)
     run(programs / "pip", "check", cwd=folder)
-    done(f"installed {wheel.name}[train] in an empty environment")
+    done(f"installed {wheel.name}[onnx] in an empty environment")
     version = run(programs / "adaexit", "--version", cwd=folder).strip()
     if version != version_of(wheel):
         fail(f"adaexit --version prints {version}, the wheel is {version_of(wheel)}")
@@ -127,6 +143,10 @@ def use(wheel: Path, work: Path, pip_install: list[str]) -> None:
     script = shutil.copy(__file__, folder / "use_wheel.py")
     # What it prints are lines of `done`.
     print(run(programs / "python", "-I", script, "--use", *commands, cwd=folder), end="")  # noqa: T201
+    without_torch = environment(work / "light-env")
+    run(without_torch / "pip", *pip_install, light, cwd=folder)
+    run(without_torch / "pip", "check", cwd=folder)
+    print(run(without_torch / "python", "-I", script, "--use-light", cwd=folder), end="")  # noqa: T201
 
 
 def use_from_python(commands: list[str]) -> None:
@@ -206,6 +226,11 @@ def use_from_python(commands: list[str]) -> None:
     torch.testing.assert_close(again.logits, predictions.logits)
     done("saved and reloaded, with the same answers")
 
+    adaexit_hf.export_onnx(reloaded, AutoTokenizer.from_pretrained("out"), "out/onnx", int8=True, progress=False)
+    found = adaexit_hf.OnnxEarlyExitClassifier.from_pretrained("out", "fp32").predict(texts)
+    torch.testing.assert_close(torch.from_numpy(found.logits), predictions.logits)
+    done("exported to ONNX, with the same answers")
+
     # In this process: each command in one of its own would import torch again.
     (adaexit,) = importlib.metadata.entry_points(group="console_scripts", name="adaexit")
     for command in commands:
@@ -216,11 +241,27 @@ def use_from_python(commands: list[str]) -> None:
     done(f"--help of {', '.join(commands)}")
 
 
+def use_light() -> None:
+    """Predict with the model that was exported in the other environment, where no torch is installed."""
+    import importlib.util
+
+    from adaexit_onnx import OnnxEarlyExitClassifier
+
+    answers = OnnxEarlyExitClassifier.from_pretrained("out", "fp32")(["a good film", "bad"])
+    if [set(answer) for answer in answers] != [{"label", "score", "exit_layer"}] * 2:
+        fail(f"adaexit_onnx answered {answers}")
+    unwanted = [name for name in ("torch", "transformers", PACKAGE) if importlib.util.find_spec(name)]
+    if unwanted:
+        fail(f"adaexit-onnx has installed {', '.join(unwanted)}")
+    done("installed adaexit-onnx in an empty environment, and predicted without torch")
+
+
 def main(pip_options: list[str]) -> None:
     pip_install = ["install", "--quiet", "--no-compile", *pip_options, "-c", str(ROOT / "constraints.txt")]
     with tempfile.TemporaryDirectory(prefix="release-check-") as name:
         archives = build(Path(name), pip_install)
-        use(archives[-1], Path(name), pip_install)
+        archives.append(build_light(Path(name)))
+        use(archives[1], archives[2], Path(name), pip_install)
         shutil.rmtree(ROOT / "dist", ignore_errors=True)
         (ROOT / "dist").mkdir()
         for archive in archives:
@@ -231,5 +272,7 @@ def main(pip_options: list[str]) -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--use"]:
         use_from_python(sys.argv[2:])
+    elif sys.argv[1:2] == ["--use-light"]:
+        use_light()
     else:
         main(sys.argv[1:])

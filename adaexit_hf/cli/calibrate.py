@@ -7,21 +7,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..evaluation.collect import collect_trace
 from ..evaluation.curves import CurvePoint
 from ..evaluation.summary import beside_earlier, earlier_measurements, results_at_threshold, write_results
 from ..evaluation.thresholds import best_point, check_max_drop
-from ..utils.files import check_writable, replace_text
+from ..onnx_runtime.folder import MANIFEST, find_folder
+from ..utils.files import check_writable, replace_text, without_nan
 from .data_arguments import DataArguments
 from .errors import wrong_usage
 from .evaluate import curve_with_threshold, honest_scores, labelled_splits, tell_of_choice
 from .options import MAX_DROP_HELP, Fraction, LoadOptions, OutputOptions, load
 from .printing import print_choice
+from .runtime import ExportedModel, RuntimeOptions, load_runtime, trace_of
 from .streams import print_json
 
 
 @dataclass(kw_only=True)
-class CalibrationOptions(DataArguments, LoadOptions, OutputOptions):
+class CalibrationOptions(DataArguments, LoadOptions, RuntimeOptions, OutputOptions):
     """Flags of `adaexit calibrate`."""
 
     batch_size: int = field(default=32, metadata={"help": "Texts per batch."})
@@ -46,9 +47,12 @@ def calibrate(options: CalibrationOptions, positionals: Any) -> None:
     """Choose the exit threshold that saves the most layers with a score within --max_drop of full depth, and save it.
 
     Only exit_threshold changes in the folder's config.json, with --temperatures also exit_temperatures, and with
-    --exit_criterion also the criterion; metrics.json and curve.json get the new results. With --dry_run nothing
-    changes. Prints the chosen threshold beside the old one, or with --json an object; score, mean layers and saving of
-    the chosen one are cross-fitted: each half of the rows is answered with a threshold that was chosen on the other.
+    --exit_criterion also the criterion; metrics.json and curve.json get the new results. With --runtime onnx the
+    threshold is chosen by the exported model's own scores, and saved beside it in early_exit.json. With --dry_run
+    nothing changes.
+
+    Prints the chosen threshold beside the old one, or with --json an object; score, mean layers and saving of the
+    chosen one are cross-fitted: each half of the rows is answered with a threshold that was chosen on the other.
     """
     with wrong_usage():
         check_max_drop(options.max_drop)
@@ -62,20 +66,31 @@ def calibrate(options: CalibrationOptions, positionals: Any) -> None:
     if not options.dry_run:
         check_writable("checkpoint", folder)
     earlier = earlier_measurements(folder)
-    model, tokenizer = load(positionals.checkpoint, options, exit_criterion=options.exit_criterion)
+    exported = options.runtime == "onnx"
+    if exported and (options.exit_criterion is not None or options.temperatures):
+        raise ValueError(
+            "exit_criterion, temperatures: are part of the exported graphs; calibrate the checkpoint with them, "
+            "without --runtime onnx, and export it again"
+        )
+    if exported:
+        model, tokenizer = load_runtime(positionals.checkpoint, options, threshold_needed=False)
+    else:
+        model, tokenizer = load(positionals.checkpoint, options, exit_criterion=options.exit_criterion)
     datasets_by_split, _, metrics = labelled_splits(model, tokenizer, options)
     split, rows = next(iter(datasets_by_split.items()))
     if options.temperatures:
         halves = rows.train_test_split(test_size=0.5, seed=0)
         model.calibrate_temperatures(halves["test"], batch_size=options.batch_size)
         rows = halves["train"]
-    trace = collect_trace(model, rows, batch_size=options.batch_size)
+    trace = trace_of(model, rows, options.batch_size)
     curve = curve_with_threshold(trace, metrics[0], model.config.exit_threshold)
     chosen = best_point(curve, options.max_drop)
     tell_of_choice("calibrate", trace, chosen.threshold, metrics[0])
     own = model.config.exit_threshold
     honest = honest_scores("calibrate", trace, metrics, options.max_drop, [own] if isinstance(own, float) else [])
     saved = json.loads(config_file.read_text())
+    if exported:  # which has a threshold of its own
+        saved["exit_threshold"] = own
     new_settings: dict[str, Any] = {"exit_threshold": chosen.threshold}
     if options.exit_criterion is not None:  # it also replaces settings that belong to the former one
         for name in set(model.config.own_arguments()) - {"encoder_config", "exit_threshold"}:
@@ -88,7 +103,10 @@ def calibrate(options: CalibrationOptions, positionals: Any) -> None:
     data = {"name": dataset.name, "split": split}
     results = {split: results_at_threshold(trace, metrics, chosen.threshold, data, honest)}
     summary = beside_earlier(earlier, {"dataset": dataset._asdict(), "results": results})
-    if not options.dry_run:  # after all that could fail
+    if exported:
+        if not options.dry_run:
+            save_exported_threshold(model, results[split], options.max_drop)
+    elif not options.dry_run:  # after all that could fail
         replace_text(config_file, json.dumps(saved | new_settings, indent=2, sort_keys=True) + "\n")
         write_results(folder, summary, curve)
     full_depth = next(point for point in curve if point.threshold is None)
@@ -100,21 +118,38 @@ def calibrate(options: CalibrationOptions, positionals: Any) -> None:
     result |= {"mean_layers": found.mean_layers, "saving": found.saving}
     result |= {"cross_fitted_thresholds": None if honest is None else list(honest.thresholds)} | new_settings
     result |= {"old": old_choice(saved, curve, same=options.exit_criterion is None and not options.temperatures)}
-    result |= {"saved": not options.dry_run}
+    result |= {"saved": None if options.dry_run else MANIFEST if exported else config_file.name}
     if options.json:
         print_json(result)
     else:
         print_choice(result)
-    if not options.dry_run and saved | new_settings != saved and (folder / "README.md").exists():
+    if options.dry_run or exported:
+        return
+    if saved | new_settings != saved and (folder / "README.md").exists():
         message = f"README.md still has the old threshold; run adaexit card {folder}"
         print(f"adaexit calibrate: {message}", file=sys.stderr)
     dropped = [name for name in earlier.get("results", {}) if name not in summary["results"]]
-    if not options.dry_run and dropped:
+    if dropped:
         message = f"metrics.json no longer has {', '.join(dropped)}, measured at the old threshold"
         print(f"adaexit calibrate: {message}; run adaexit report {folder} ... on these rows", file=sys.stderr)
-    if not options.dry_run and saved | new_settings != saved and (folder / "report.html").exists():
+    if saved | new_settings != saved and (folder / "report.html").exists():
         message = f"report.html starts at the old threshold; run adaexit report {folder} ..."
         print(f"adaexit calibrate: {message}", file=sys.stderr)
+    if saved | new_settings != saved and find_folder(folder) is not None:
+        message = f"the exported model has the old threshold; run adaexit export {folder} ..."
+        print(f"adaexit calibrate: {message}", file=sys.stderr)
+
+
+def save_exported_threshold(model: ExportedModel, results: dict[str, Any], max_drop: float) -> None:
+    """Write a new threshold, and what it gives, into an exported model's early_exit.json."""
+    facts = model.classifier.facts
+    facts["precisions"][model.classifier.precision] |= {
+        "exit_threshold": results["exit_threshold"],
+        "calibrated": True,
+        "max_drop": max_drop,
+        "results": without_nan(results),
+    }
+    replace_text(model.folder / MANIFEST, json.dumps(facts, indent=2) + "\n")
 
 
 def old_choice(saved: dict[str, Any], curve: Sequence[CurvePoint], same: bool) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from ..evaluation.trace import ExitTrace, check_same_data, made_up
 from ..evaluation.tradeoff import majority_score
 from ..models.configuration_early_exit import Threshold
 from .evaluate import EvaluationOptions, Texts, hold_out_as_in_training, labelled_splits, score_interval, trace_splits
-from .options import LoadOptions, Positionals, load, read_config
+from .options import LoadOptions, Positionals, read_config
 from .printing import print_comparison
+from .runtime import load_runtime
 from .streams import print_json
 
 CHECKPOINTS: Positionals = {
@@ -90,7 +91,7 @@ def measure_all(checkpoints: Sequence[str], options: EvaluationOptions, flops: b
             hold_out_as_in_training(options, checkpoint)
     for checkpoint, name in zip(checkpoints, names, strict=True):
         print(f"adaexit: measuring {name}", file=sys.stderr)
-        model, tokenizer = load(checkpoint, options)
+        model, tokenizer = load_runtime(checkpoint, options)
         rows, texts, metrics = labelled_splits(model, tokenizer, options)
         split = next(iter(rows))
         trace = trace_splits(model, {split: rows[split]}, options.batch_size, flops)[split]

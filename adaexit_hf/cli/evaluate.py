@@ -11,7 +11,6 @@ import torch
 
 from ..data.tasks import Labels, check_columns, check_labels, labels_of, tokenize
 from ..evaluation.bootstrap import UndefinedResamplesError, bootstrap_samples
-from ..evaluation.collect import collect_trace
 from ..evaluation.cross_fit import CrossFitted, NoHalvesError, cross_fitted
 from ..evaluation.curves import CurvePoint, not_above
 from ..evaluation.metrics import as_metric, compute_score
@@ -20,13 +19,14 @@ from ..evaluation.thresholds import spread_thresholds
 from ..evaluation.trace import ExitTrace, at_exits, made_up, predictions, scored_predictions
 from ..evaluation.tradeoff import majority_score, tradeoff_curve
 from .data_arguments import HELD_OUT, DataArguments, evaluation_splits, first_rows, load_splits
-from .options import Fraction, ModelOptions, OutputOptions, load
+from .options import Fraction, ModelOptions, OutputOptions
 from .printing import print_results
+from .runtime import ExportedModel, RuntimeOptions, load_runtime, trace_of
 from .streams import print_json
 
 
 @dataclass(kw_only=True)
-class EvaluationOptions(DataArguments, ModelOptions, OutputOptions):
+class EvaluationOptions(DataArguments, ModelOptions, RuntimeOptions, OutputOptions):
     """Flags of `adaexit evaluate`."""
 
     batch_size: int = field(default=32, metadata={"help": "Texts per batch."})
@@ -173,10 +173,7 @@ def trace_splits(
     model: Any, datasets_by_split: dict[str, datasets.Dataset], batch_size: int, flops: bool = False
 ) -> dict[str, ExitTrace]:
     """The trace of every split."""
-    return {
-        split: collect_trace(model, rows, batch_size=batch_size, count_flops=flops)
-        for split, rows in datasets_by_split.items()
-    }
+    return {split: trace_of(model, rows, batch_size, flops) for split, rows in datasets_by_split.items()}
 
 
 def results_with_intervals(
@@ -245,30 +242,36 @@ def evaluate(options: EvaluationOptions, positionals: Any) -> None:
     or null if it is undefined. If the threshold was chosen on the same texts, the interval does not account for that
     choice.
     """
-    model, tokenizer = load(positionals.checkpoint, options, options.exit_threshold)
+    model, tokenizer = load_runtime(positionals.checkpoint, options, options.exit_threshold)
     datasets_by_split, _, metrics = labelled_splits(model, tokenizer, options)
     traces = trace_splits(model, datasets_by_split, options.batch_size)
     results = results_with_intervals(traces, metrics, model.config.exit_threshold, options.for_card().name)
-    tell_of_rows_that_chose("evaluate", positionals.checkpoint, results, metrics[0])
+    tell_of_rows_that_chose("evaluate", positionals.checkpoint, model, results, metrics[0])
     if options.json:
         print_json(results)
     else:
         print_results(results, metrics[0])
 
 
-def tell_of_rows_that_chose(command: str, checkpoint: str, results: dict[str, dict[str, Any]], metric: str) -> None:
+def tell_of_rows_that_chose(
+    command: str, checkpoint: str, model: Any, results: dict[str, dict[str, Any]], metric: str
+) -> None:
     """Say on stderr if the threshold was chosen on the rows that were scored, and which score is known for others.
 
     Args:
         command: Name of the command, for the message.
         checkpoint: The checkpoint's folder or Hub name.
+        model: The model, or an `ExportedModel`, which has its own results.
         results: From `results_with_intervals`.
         metric: Name of the metric.
     """
     try:
-        measured = earlier_measurements(Path(checkpoint)).get("results", {}).values()
+        measured = list(earlier_measurements(Path(checkpoint)).get("results", {}).values())
     except ValueError:  # not ours, and nothing needs it
         return
+    if isinstance(model, ExportedModel):
+        own = model.classifier.facts["precisions"][model.classifier.precision]
+        measured = [own["results"]] if "results" in own else []
     chose = {each["data"]["fingerprint"]: each for each in measured if "cross_fitted_thresholds" in each}
     for split, result in results.items():
         honest = chose.get(result["data"]["fingerprint"])

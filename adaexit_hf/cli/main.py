@@ -27,6 +27,7 @@ COMMANDS = {
     ),
     "predict": ("predict", "classify texts from the command line, a file or stdin; prints JSON lines"),
     "benchmark": ("benchmark", "compare the speed of a checkpoint with the same classifier without exits"),
+    "export": ("export", "export a checkpoint to ONNX by stages, to run it without PyTorch"),
     "card": ("publish", "write the model card of a checkpoint"),
     "convert": ("publish", "convert a checkpoint of the papers' authors to this package's format"),
     "push": ("publish", "upload a checkpoint to the Hugging Face Hub, in one commit"),

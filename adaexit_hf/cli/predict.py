@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ..inference.prediction import predict_stream
 from ..inference.text_files import (
     Text,
     check_file,
@@ -26,7 +25,8 @@ from ..models.exit_criteria import label_sets
 from ..utils.files import check_writable
 from ..utils.imports import needed
 from .columns import SAMPLE, guess_text_columns
-from .options import CHECKPOINT, ModelOptions, Positionals, TextOptions, load, read_config
+from .options import CHECKPOINT, ModelOptions, Positionals, TextOptions, read_config
+from .runtime import RuntimeOptions, load_runtime, predictions_of
 from .streams import print_json
 
 # What is printed of a text besides the answer, and the text; None if it is empty.
@@ -34,7 +34,7 @@ Item = tuple[dict[str, Any], Text | None]
 
 
 @dataclass(kw_only=True)
-class PredictOptions(ModelOptions, TextOptions):
+class PredictOptions(ModelOptions, RuntimeOptions, TextOptions):
     """Flags of `adaexit predict`."""
 
     positionals: ClassVar[Positionals] = CHECKPOINT | {
@@ -86,7 +86,7 @@ def predict(options: PredictOptions, positionals: Any) -> None:
         if output.suffix.lower() in (".csv", ".tsv", ".parquet"):
             raise ValueError(f"output: got '{output}', but answers are JSON lines; pass a file that ends with .jsonl")
         check_writable("output", output.parent)
-    model, tokenizer = load(positionals.checkpoint, options, options.exit_threshold)
+    model, tokenizer = load_runtime(positionals.checkpoint, options, options.exit_threshold)
     texts = empty = layers = 0
     part = output
     if output is not None:
@@ -138,8 +138,8 @@ def answers(model: Any, tokenizer: Any, source: Iterable[Item], all_scores: bool
     stream, failure = texts(), None
     try:
         first = list(islice(stream, 1))
-        if first or not pending:  # `predict_stream` refuses to answer nothing at all
-            for prediction in predict_stream(model, chain(first, stream), tokenizer):
+        if first or not pending:  # no texts at all are refused
+            for prediction in predictions_of(model, chain(first, stream), tokenizer):
                 yield from empty()
                 record, _ = pending.popleft()
                 answer = answer_of(model.config, prediction.logits, all_scores)

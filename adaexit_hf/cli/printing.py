@@ -3,6 +3,7 @@
 import math
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ..evaluation.curves import CurvePoint
@@ -122,7 +123,7 @@ def print_choice(result: dict[str, Any]) -> None:
     print(f"{'':>12} {'threshold':>12} {metric:>20} {'mean exit layer':>16} {'saved':>7}")
     for name, row in (("old", old), ("chosen", result)):
         threshold = row["threshold"]
-        text = f"{threshold:.6g}" if isinstance(threshold, float | int) else "per exit" if threshold else "full depth"
+        text = _threshold_text(threshold)
         score = f"{row['score']:>20.4f} {row['mean_layers']:>16.2f} {row['saving']:>7.1%}" if "score" in row else ""
         print(f"{name:>12} {text:>12} {score}".rstrip())
     print(f"{'full depth':>12} {'':>12} {result['full_depth']:>20.4f}\n")
@@ -131,7 +132,7 @@ def print_choice(result: dict[str, Any]) -> None:
         print(f"exit_criterion: {criterion}, was {old['exit_criterion']}; thresholds are in their units")
     if result["cross_fitted_thresholds"]:
         print("chosen: each half of the rows is scored with a threshold that was chosen on the other half")
-    print("saved in config.json" if result["saved"] else "dry run: nothing was saved")
+    print(f"saved in {result['saved']}" if result["saved"] else "dry run: nothing was saved")
 
 
 def print_results(results: dict[str, Any], metric: str) -> None:
@@ -171,3 +172,29 @@ def print_results(results: dict[str, Any], metric: str) -> None:
         marked = [f"{layer}: {score:.4f}{'*' * (score <= majority)}" for layer, score in by_exit.items()]
         starred = any(score <= majority for score in by_exit.values())
         print(f"  {metric} by layer:  " + "  ".join(marked) + "  (* no better than the majority)" * starred)
+
+
+def print_export(manifest: dict[str, Any], folder: Path, metrics: Sequence[str] | None) -> None:
+    """Print size, threshold and, where they were measured, scores of every precision that was exported."""
+    depth = manifest["exit_layers"][-1]
+    heads = ("threshold", "full depth", "with exits", "mean layers", "MB")
+    print(f"\n{'':<6} {heads[0]:>12} {heads[1]:>12} {heads[2]:>12} {heads[3]:>14} {heads[4]:>6}")
+    for precision, entry in manifest["precisions"].items():
+        threshold = entry["exit_threshold"]
+        text = "none yet" if not entry["calibrated"] else _threshold_text(threshold)
+        size = sum((folder / stage["file"]).stat().st_size for stage in entry["stages"]) / 1e6
+        scores = f"{'-':>12} {'-':>12} {'-':>14}"
+        if metrics and "results" in entry:
+            result = entry["results"]
+            layers = f"{result['mean_exit_layer']:.2f} of {depth}"
+            full_depth, with_exits = (result[name][metrics[0]] for name in ("full_depth", "at_threshold"))
+            scores = f"{full_depth:>12.4f} {with_exits:>12.4f} {layers:>14}"
+        print(f"{precision:<6} {text:>12} {scores} {size:>6.0f}")
+    if any("cross_fitted_thresholds" in entry.get("results", {}) for entry in manifest["precisions"].values()):
+        print("int8: each half of the rows is scored with a threshold that was chosen on the other half")
+    print(f"\nsaved in {folder}")
+
+
+def _threshold_text(threshold: Any) -> str:
+    """Write a threshold: a number, or that there are several or none."""
+    return f"{threshold:.6g}" if isinstance(threshold, float | int) else "per exit" if threshold else "full depth"

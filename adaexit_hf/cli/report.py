@@ -13,6 +13,7 @@ from ..evaluation.trace import rule_in_words
 from ..interpretation.attribution import explain
 from ..interpretation.unrolled import NoGradientError, check_one_label
 from ..models.configuration_early_exit import check_whole_number
+from ..onnx_runtime.folder import SUBFOLDER
 from ..utils.files import check_writable, replace_text
 from ..utils.imports import needed
 from ..visualization.attributed_tokens import TokenAttributions, finite_only, token_attributions
@@ -28,8 +29,9 @@ from .evaluate import (
     tell_of_rows_that_chose,
     trace_splits,
 )
-from .options import Positionals, load, read_config
+from .options import Positionals, read_config
 from .printing import print_comparison, print_curve, print_results
+from .runtime import load_runtime
 from .streams import print_json
 
 
@@ -75,7 +77,8 @@ def report(options: ReportOptions, positionals: Any) -> None:
         report_several(options, positionals.checkpoints)
         return
     (checkpoint,) = positionals.checkpoints
-    output = output_folder(options, checkpoint)
+    exported = options.runtime == "onnx"  # whose results lie beside it, since those of the checkpoint are others
+    output = output_folder(options, str(Path(checkpoint, SUBFOLDER)) if exported else checkpoint)
     in_folder = output.resolve() == Path(checkpoint).resolve()
     found = earlier_measurements(output)  # which refuses a file that is not ours
     earlier = found if in_folder else {}
@@ -84,10 +87,13 @@ def report(options: ReportOptions, positionals: Any) -> None:
             f"explain: got {options.explain}; pass the number of samples to explain, 0 or more, e.g. --explain 20"
         )
     check_whole_number("explain_steps", options.explain_steps, low=2, advice="e.g. --explain_steps 64")
+    if options.explain and exported:
+        raise ValueError("explain: an exported model has no gradients; leave out --runtime onnx")
     if options.explain:
         needed("captum.attr", "interpret")  # fail before the slow steps
     saved = read_config(checkpoint, options).exit_threshold
-    model, tokenizer = load(checkpoint, options, options.exit_threshold)
+    model, tokenizer = load_runtime(checkpoint, options, options.exit_threshold)
+    saved = model.classifier.exit_threshold if exported else saved
     if options.explain:
         check_one_label(model.config)
     datasets_by_split, texts, metrics = labelled_splits(model, tokenizer, options)
@@ -99,7 +105,7 @@ def report(options: ReportOptions, positionals: Any) -> None:
     curve = curve_with_threshold(trace, metrics[0], threshold)
     results = results_with_intervals(traces, metrics, threshold, options.for_card().name)
     tell_of_choice("report", trace, threshold, metrics[0])
-    tell_of_rows_that_chose("report", checkpoint, results, metrics[0])
+    tell_of_rows_that_chose("report", checkpoint, model, results, metrics[0])
     if options.json:
         print_json(results)
     else:
@@ -125,6 +131,8 @@ def report(options: ReportOptions, positionals: Any) -> None:
         write_results(output, summary, curve)
     folder = Path(checkpoint).resolve()
     note = f"Split: {split}. Model: {folder.name if folder.is_dir() else checkpoint}."
+    if exported:
+        note += f" Runtime: ONNX, {model.classifier.precision}."
     method, attributions = model.config.model_type, None
     if options.explain:
         rows = datasets_by_split[split].select(range(min(options.explain, len(trace.logits))))

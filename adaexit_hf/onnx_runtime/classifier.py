@@ -117,6 +117,7 @@ class OnnxEarlyExitClassifier:
         exit_layers: number of layers run at each exit.
         exit_threshold: the threshold that was chosen for this precision: one number, or one per exit; None is full
             depth.
+        calibrated: whether this threshold belongs to this precision; otherwise one must be passed.
         threads: number of texts that run at a time.
     """
 
@@ -132,7 +133,7 @@ class OnnxEarlyExitClassifier:
         self.exit_layers: list[int] = self.facts["exit_layers"]
         self.exit_threshold: Threshold = chosen["exit_threshold"]
         self.threads = threads or _cores()
-        self._calibrated: bool = chosen["calibrated"]
+        self.calibrated: bool = chosen["calibrated"]
         tokenizer = read_checked(folder, TOKENIZER, self.facts["tokenizer"]["sha256"])
         self._tokenizer = Tokenizer.from_str(tokenizer.decode())
         self._stages = [_Stage(folder, stage) for stage in chosen["stages"]]
@@ -321,6 +322,10 @@ class OnnxEarlyExitClassifier:
                 f"texts: item {index} is {item!r:.80}; pass texts, pairs of texts, rows with 'text' (and "
                 "'text_pair'), or tokenized rows with 'input_ids'"
             )
+        try:
+            "".join(texts).encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"texts: item {index} has half a surrogate pair, which is no character") from None
         pairs = self.facts["pairs"]
         if pairs not in (None, len(texts) == 2):
             kinds = ("a single text", "a pair of texts")
@@ -332,10 +337,19 @@ class OnnxEarlyExitClassifier:
 
     def _checked_row(self, index: int, item: Mapping[str, Any]) -> tuple[dict[str, list[int]], bool]:
         """Return the columns of a tokenized row without padding, truncated as in PyTorch: the last token stays."""
-        columns = {
-            name: [int(value) for value in item[name]] for name in ("input_ids", "token_type_ids") if name in item
-        }
-        mask = item.get("attention_mask")
+        unread = [name for name in ("position_ids", "inputs_embeds") if item.get(name) is not None]
+        if unread:
+            raise ValueError(f"texts: item {index} has {' and '.join(unread)}, which an exported model does not read")
+        names = ("input_ids", "token_type_ids", "attention_mask")
+        given = [name for name in names if name == "input_ids" or item.get(name) is not None]
+        columns = {name: _whole_numbers(index, name, item[name]) for name in given}
+        columns.setdefault("token_type_ids", [0] * len(columns["input_ids"]))
+        if not columns["input_ids"] or len({len(values) for values in columns.values()}) > 1:
+            raise ValueError(
+                f"texts: item {index} has no input_ids, or more or fewer token_type_ids or values in its "
+                "attention_mask; tokenize it again"
+            )
+        mask = columns.pop("attention_mask", None)
         if mask is not None:
             real = [place for place, value in enumerate(mask) if value]
             start, end = (real[0], real[-1] + 1) if real else (0, len(mask))
@@ -345,9 +359,6 @@ class OnnxEarlyExitClassifier:
                 )
             columns = {name: values[start:end] for name, values in columns.items()}
         ids, limit, vocabulary = columns["input_ids"], self.facts["max_tokens"], self.facts["vocab_size"]
-        columns.setdefault("token_type_ids", [0] * len(ids))
-        if not ids or len(columns["token_type_ids"]) != len(ids):
-            raise ValueError(f"texts: item {index} has no input_ids, or not as many token_type_ids; tokenize it again")
         if min(ids) < 0 or max(ids) >= vocabulary:
             wrong = min(ids) if min(ids) < 0 else max(ids)
             raise ValueError(
@@ -373,15 +384,18 @@ class OnnxEarlyExitClassifier:
                     f"exit_threshold: got {exit_threshold} with early_exit=False, where all layers run; leave out one"
                 )
             return None
-        if exit_threshold is None and not self._calibrated:
+        if exit_threshold is None and not self.calibrated:
             raise ValueError(
                 f"exit_threshold: none was chosen for {self.precision}, whose scores differ from those of the model "
                 "that was exported; export with labelled texts (--validation_file), or pass exit_threshold=<number>, "
                 "or early_exit=False for full depth"
             )
         chosen = self.exit_threshold if exit_threshold is None else exit_threshold
+        chosen = chosen.tolist() if isinstance(chosen, np.ndarray | np.generic) else chosen
         whole, exits = self.facts["whole_thresholds"], len(self.exit_layers)
-        if chosen is None or (whole and not isinstance(chosen, list | tuple) and chosen == 0):
+        # A patience of 0 is full depth, as in PyTorch.
+        zero = isinstance(chosen, int | float) and not isinstance(chosen, bool) and chosen == 0
+        if chosen is None or (zero and self.facts["criterion"] == "patience"):
             if early_exit:
                 raise ValueError("early_exit: got True, which needs a threshold; pass exit_threshold=<number>")
             return None
@@ -401,11 +415,14 @@ class OnnxEarlyExitClassifier:
         return [float(value) for value in thresholds]
 
     def _predict_window(self, window: list[Tensors], thresholds: list[float] | None) -> tuple[Array, Array, Array]:
-        ready = READY[self.facts["ready"]]
+        ready, not_finite = READY[self.facts["ready"]], 0
         answers: list[tuple[Array, int, Array]] = [(np.empty(0), 0, np.empty(0))] * len(window)
         remaining = list(range(len(window)))
         for index, states in enumerate(self._exits(window, remaining)):
             last = index == len(self.exit_layers) - 1
+            if last or thresholds:
+                # The score is NaN where the logits are not finite, and NaN is never ready.
+                not_finite += sum(math.isnan(states[text]["score"][0]) for text in remaining)
             left = {
                 text
                 for text in remaining
@@ -416,13 +433,14 @@ class OnnxEarlyExitClassifier:
                 states[text].clear()
             remaining[:] = [text for text in remaining if text not in left]
         logits, layers, scores = zip(*answers, strict=True)
-        stacked = np.stack(logits).astype(np.float32)
-        not_finite = int((~np.isfinite(stacked)).any(axis=1).sum())
         if not_finite:
             warnings.warn(
-                f"{not_finite} of {len(window)} texts got NaN or infinite logits; check the model", stacklevel=3
+                f"{not_finite} exits gave NaN or infinite logits; their texts went on to the next exit. Check the "
+                "model",
+                RuntimeWarning,
+                stacklevel=3,
             )
-        return stacked, np.asarray(layers), np.asarray(scores, dtype=np.float32)
+        return np.stack(logits).astype(np.float32), np.asarray(layers), np.asarray(scores, dtype=np.float32)
 
     def _exits(self, window: list[Tensors], remaining: list[int] | None = None) -> Iterator[list[Tensors]]:
         """Run one stage after the other, and return what is known of every text after each of them.
@@ -502,6 +520,17 @@ class _Stage:
 def _cores() -> int:
     """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _whole_numbers(index: int, name: str, values: Any) -> list[int]:
+    """Return a column of a tokenized row as a list; an array or a tensor becomes one."""
+    values = values.tolist() if hasattr(values, "tolist") else values
+    if not isinstance(values, list | tuple) or not all(isinstance(value, int | np.integer) for value in values):
+        raise ValueError(
+            f"texts: item {index} has the {name} {values!r:.60}; pass a flat list of whole numbers, and a single row "
+            "as a list, [row]"
+        )
+    return [int(value) for value in values]
 
 
 def _is_row(item: Any) -> bool:

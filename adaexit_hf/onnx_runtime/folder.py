@@ -64,17 +64,9 @@ def download(name: str, precision: str | None, options: dict[str, Any]) -> Path:
 
     Returns:
         The folder in the cache.
-
-    Raises:
-        ImportError: `huggingface_hub` is not installed.
     """
-    try:
-        from huggingface_hub import hf_hub_download, snapshot_download
-    except ImportError as error:
-        raise ImportError(
-            f"name_or_path: there is no folder '{name}', and a download from the Hub needs huggingface_hub; call "
-            "pip install huggingface_hub"
-        ) from error
+    from huggingface_hub import hf_hub_download, snapshot_download  # slow to import, and often not needed
+
     manifest = read_manifest(Path(hf_hub_download(name, f"{SUBFOLDER}/{MANIFEST}", **options)).parent)
     wanted = chosen_precision(manifest, precision)
     patterns = [f"{SUBFOLDER}/{file}" for file in (MANIFEST, TOKENIZER, f"{wanted}/*")]
@@ -137,6 +129,7 @@ def check_source(folder: Path, manifest: dict[str, Any]) -> None:
     Raises:
         ExportFolderError: a file of the checkpoint has changed.
     """
+    folder = folder.absolute()  # "." has no name
     if folder.name != SUBFOLDER or not manifest["source"]:
         return
     for name, recorded in manifest["source"].items():

@@ -566,7 +566,7 @@ def test_a_folder_that_cannot_be_written_is_refused_first(
     monkeypatch.setattr("adaexit_hf.utils.files.tempfile.TemporaryFile", full)
     for module in ("publish.AutoModelForSequenceClassification.from_pretrained", "publish.convert_checkpoint"):
         monkeypatch.setattr(f"adaexit_hf.cli.{module}", lambda *_, **__: pytest.fail("too late"))
-    monkeypatch.setattr("adaexit_hf.cli.report.load", lambda *_, **__: pytest.fail("too late"))
+    monkeypatch.setattr("adaexit_hf.cli.report.load_runtime", lambda *_, **__: pytest.fail("too late"))
     more = {"report": [checkpoint, *labelled], "card": [checkpoint], "convert": ["somewhere", str(tmp_path / "new")]}
     assert "no file can be written into" in refused(capsys, command, *more[command])
 
@@ -816,7 +816,7 @@ def test_calibrate_shows_the_old_threshold_beside_the_new_one(capsys, checkpoint
     flags = [*labelled, "--max_drop", "99%", "--dry_run"]
     (found,) = answers(called(capsys, "calibrate", checkpoint, *flags, "--json"))
     table = called(capsys, "calibrate", checkpoint, *flags)
-    assert path.read_text() == before and found["saved"] is False and "dry run: nothing was saved" in table
+    assert path.read_text() == before and found["saved"] is None and "dry run: nothing was saved" in table
     (evaluated,) = answers(called(capsys, "evaluate", checkpoint, *labelled, "--json"))
     assert found["old"]["threshold"] == 0.5 and found["old"]["exit_criterion"] == "confidence"
     assert found["old"]["score"] == pytest.approx(evaluated["validation"]["at_threshold"]["accuracy"])

@@ -1,0 +1,85 @@
+"""The command `adaexit export` (needs the extra `onnx`)."""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..evaluation.thresholds import check_max_drop
+from ..onnx_runtime.folder import SUBFOLDER
+from ..utils.imports import needed
+from .data_arguments import DataArguments
+from .errors import wrong_usage
+from .evaluate import labelled_splits
+from .options import MAX_DROP_HELP, Fraction, LoadOptions, OutputOptions, load
+from .printing import print_export
+from .streams import print_json
+
+
+@dataclass(kw_only=True)
+class ExportOptions(DataArguments, LoadOptions, OutputOptions):
+    """Flags of `adaexit export`."""
+
+    output: str | None = field(
+        default=None, metadata={"help": "Folder to write. Default: the subfolder onnx of the checkpoint's folder."}
+    )
+    int8: bool = field(
+        default=False,
+        metadata={
+            "help": "Also export int8 graphs, a third of the size and the fastest on CPUs. Their scores are other "
+            "ones, so pass labelled texts to choose their threshold."
+        },
+    )
+    max_drop: Fraction = field(default=Fraction(0.01), metadata={"help": MAX_DROP_HELP})
+
+
+def export(options: ExportOptions, positionals: Any) -> None:
+    """Export a checkpoint to ONNX, one graph per exit, to run it without PyTorch.
+
+    Labelled texts that were not trained on (--validation_file, --task_name, ... as in adaexit evaluate) choose the
+    threshold for int8, and measure every precision; without them the fp32 graphs keep the checkpoint's threshold, and
+    the int8 graphs have none. The graphs are compared with PyTorch before they are saved.
+
+    Prints a table, or with --json what early_exit.json says.
+    """
+    with wrong_usage():
+        check_max_drop(options.max_drop)
+    labelled = options.train_file or options.validation_file or options.task_name or options.dataset_name
+    if options.max_drop != ExportOptions.max_drop and not (labelled and options.int8):
+        raise ValueError(
+            f"max_drop: got {options.max_drop:g}, but only a threshold for --int8 is chosen here, on labels; "
+            "leave it out, or see adaexit calibrate"
+        )
+    if options.output is None and not Path(positionals.checkpoint).is_dir():
+        raise ValueError(
+            f"output: '{positionals.checkpoint}' is not a local folder; pass --output FOLDER, e.g. --output onnx"
+        )
+    folder = Path(options.output) if options.output else Path(positionals.checkpoint, SUBFOLDER)
+    for module in ("onnx", "onnxscript", "onnxruntime"):
+        needed(module, "onnx")
+    from ..export.onnx import export_onnx
+
+    model, tokenizer = load(positionals.checkpoint, options)
+    validation, metrics = None, None
+    if labelled:
+        datasets_by_split, _, metrics = labelled_splits(model, tokenizer, options)
+        validation = next(iter(datasets_by_split.values()))
+    elif options.int8:
+        print(
+            "adaexit export: no labelled texts, so no threshold is chosen for int8; pass --validation_file FILE, or "
+            f"later call adaexit calibrate {positionals.checkpoint} --runtime onnx --validation_file FILE",
+            file=sys.stderr,
+        )
+    manifest = export_onnx(
+        model,
+        tokenizer,
+        folder,
+        int8=options.int8,
+        validation=validation,
+        metrics=metrics,
+        max_drop=options.max_drop,
+    )
+    if options.json:
+        print_json(manifest)
+        return
+    print_export(manifest, folder, metrics)

@@ -1,0 +1,136 @@
+"""Run a checkpoint with PyTorch, or its exported form with ONNX Runtime, behind the same commands."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer
+
+from ..evaluation.collect import collect_trace
+from ..evaluation.trace import ExitTrace
+from ..inference.prediction import Prediction, predict_stream
+from ..models.padded_batches import stream_rows
+from ..utils.imports import needed
+from .options import limit_length, load, read_config, threshold_in
+
+RUNTIMES = ("torch", "onnx")
+
+
+@dataclass(kw_only=True)
+class RuntimeOptions:
+    """Flags that choose what runs the model."""
+
+    runtime: str = field(
+        default="torch", metadata={"help": "torch, or onnx for what adaexit export has written into the checkpoint."}
+    )
+    precision: str | None = field(
+        default=None, metadata={"help": "With --runtime onnx: fp32 or int8. Default: int8 if it was exported."}
+    )
+
+
+@dataclass
+class ExportedModel:
+    """An exported model, and the config of its checkpoint with the threshold of this precision.
+
+    Attributes:
+        classifier: An `OnnxEarlyExitClassifier`.
+        config: The config.
+        folder: Folder of the exported model.
+    """
+
+    classifier: Any
+    config: Any
+    folder: Path
+
+
+def load_runtime(
+    checkpoint: str, options: Any, exit_threshold: str | None = None, threshold_needed: bool = True
+) -> tuple[Any, Any]:
+    """Load a checkpoint for inference, or its exported form.
+
+    Args:
+        checkpoint: Local folder or Hub name.
+        options: `LoadOptions` with `RuntimeOptions`.
+        exit_threshold: As for `load`.
+        threshold_needed: Whether an exported model without a threshold of its own is refused. Default: True.
+
+    Returns:
+        The model, or an `ExportedModel`; and its tokenizer.
+
+    Raises:
+        ValueError: As `load`; or the flags do not fit the runtime, or the exported model has no threshold, or is not
+            that of the checkpoint.
+    """
+    if options.runtime not in RUNTIMES:
+        raise ValueError(f"runtime: got '{options.runtime}'; choose torch or onnx")
+    if options.runtime == "torch":
+        if options.precision is not None:
+            raise ValueError(
+                f"precision: got '{options.precision}' without --runtime onnx; pass --dtype, or leave it out"
+            )
+        return load(checkpoint, options, exit_threshold)
+    for flag, fitting in {"dtype": ("auto", "float32"), "device": ("auto", "cpu")}.items():
+        if getattr(options, flag) not in fitting:
+            advice = "pass --precision" if flag == "dtype" else "ONNX Runtime runs on the CPU here"
+            raise ValueError(f"{flag}: got '{getattr(options, flag)}' with --runtime onnx; leave it out, {advice}")
+    needed("onnxruntime", "onnx")
+    from ..onnx_runtime import OnnxEarlyExitClassifier
+    from ..onnx_runtime.folder import find_folder
+
+    config = read_config(checkpoint, options)
+    if exit_threshold is not None:
+        config.thresholds(threshold_in(exit_threshold))
+    hub_options = {} if Path(checkpoint).is_dir() else {"revision": options.revision}
+    classifier = OnnxEarlyExitClassifier.from_pretrained(checkpoint, options.precision, **hub_options)
+    if exit_threshold is None and threshold_needed and not classifier.calibrated:
+        raise ValueError(
+            f"exit_threshold: none was chosen for {classifier.precision}; call adaexit calibrate {checkpoint} "
+            "--runtime onnx --validation_file FILE, or pass --exit_threshold"
+        )
+    config.exit_threshold = classifier.exit_threshold if exit_threshold is None else threshold_in(exit_threshold)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint, revision=options.revision)
+    limit_length(tokenizer, config.encoder_config, options.max_seq_length)
+    return ExportedModel(classifier, config, find_folder(checkpoint) or Path(checkpoint)), tokenizer
+
+
+def trace_of(model: Any, rows: Any, batch_size: int, flops: bool = False) -> ExitTrace:
+    """Collect the trace of a model or an `ExportedModel`.
+
+    Args:
+        model: The model.
+        rows: Tokenized rows.
+        batch_size: Rows per batch in PyTorch; ONNX Runtime runs text by text.
+        flops: Whether to count floating-point operations.
+
+    Raises:
+        ValueError: FLOPs of an exported model.
+    """
+    if not isinstance(model, ExportedModel):
+        return collect_trace(model, rows, batch_size=batch_size, count_flops=flops)
+    if flops:
+        raise ValueError("flops: cannot be counted with --runtime onnx; leave out one of them")
+    from ..export.onnx import onnx_trace
+
+    return onnx_trace(model.classifier, rows, None, model.config)
+
+
+def predictions_of(model: Any, texts: Iterable[Any], tokenizer: Any) -> Iterator[Prediction]:
+    """Classify texts with a model or an `ExportedModel` at its threshold, in order.
+
+    Args:
+        model: The model.
+        texts: The texts; there may be any number of them.
+        tokenizer: Its tokenizer.
+    """
+    if not isinstance(model, ExportedModel):
+        yield from predict_stream(model, texts, tokenizer)
+        return
+    rows = stream_rows(texts, tokenizer, model.config)
+    threshold = model.config.exit_threshold
+    found = model.classifier.predict_stream(
+        rows, exit_threshold=threshold, early_exit=False if threshold is None else None
+    )
+    for place, (logits, exit_layer, exit_score) in enumerate(found):
+        yield Prediction(place, torch.from_numpy(logits), exit_layer, exit_score)

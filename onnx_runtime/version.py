@@ -1,0 +1,1 @@
+../adaexit_hf/version.py

@@ -1,0 +1,157 @@
+"""`adaexit export`, and the commands with `--runtime onnx`, in process, on a tiny checkpoint."""
+
+import json
+import shutil
+from pathlib import Path
+
+import datasets
+import pytest
+from transformers import AutoTokenizer
+
+from adaexit_hf import BerxitForSequenceClassification, ExportFolderError, OnnxEarlyExitClassifier
+from adaexit_hf.cli import main as cli
+
+TEXTS = ["very good film", "bad book", "good", "very very bad film"] * 3
+
+
+@pytest.fixture(scope="module")
+def exported(start, tmp_path_factory) -> tuple[Path, list[str]]:
+    """A checkpoint exported with int8 and a threshold for it, and the flags of its labelled texts."""
+    folder = tmp_path_factory.mktemp("exported")
+    datasets.config.HF_DATASETS_CACHE = folder / "cache"
+    names = {"id2label": {0: "bad", 1: "good"}, "label2id": {"bad": 0, "good": 1}}
+    model = BerxitForSequenceClassification.from_encoder_pretrained(start, **names, exit_threshold=0.51)
+    model.save_pretrained(folder / "out")
+    AutoTokenizer.from_pretrained(start).save_pretrained(folder / "out")
+    rows = "".join(f"{text},{'good' if 'good' in text else 'bad'}\n" for text in TEXTS)
+    (folder / "dev.csv").write_text(f"text,label\n{rows}")
+    flags = ["--validation_file", str(folder / "dev.csv"), "--text_columns", "text"]
+    assert cli.main(["export", str(folder / "out"), "--int8", *flags]) == 0
+    return folder / "out", flags
+
+
+@pytest.fixture
+def checkpoint(exported, tmp_path) -> str:
+    """A copy, which a test may change."""
+    shutil.copytree(exported[0], tmp_path / "out")
+    return str(tmp_path / "out")
+
+
+def called(capsys, *arguments: str) -> str:
+    capsys.readouterr()
+    code = cli.main(list(arguments))
+    found = capsys.readouterr()
+    assert code == 0, found.err
+    return found.out
+
+
+def refused(capsys, *arguments: str) -> str:
+    capsys.readouterr()
+    assert cli.main(list(arguments)) == 1
+    return capsys.readouterr().err
+
+
+def answers(printed: str) -> list[dict]:
+    return [json.loads(line) for line in printed.splitlines()]
+
+
+def test_both_precisions_are_exported_with_thresholds(exported) -> None:
+    facts = json.loads((exported[0] / "onnx" / "early_exit.json").read_text())["precisions"]
+    assert list(facts) == ["fp32", "int8"] and all(entry["calibrated"] for entry in facts.values())
+    assert facts["fp32"]["exit_threshold"] == 0.51 and "cross_fitted_thresholds" in facts["int8"]["results"]
+
+
+def test_export_prints_a_row_per_precision(capsys, checkpoint, exported) -> None:
+    printed = called(capsys, "export", checkpoint, *exported[1])
+    assert "\nfp32 " in printed and "int8" not in printed and printed.endswith(f"saved in {checkpoint}/onnx\n")
+
+
+def test_predict_gives_the_answers_of_pytorch(capsys, checkpoint) -> None:
+    arguments = ("predict", checkpoint, *TEXTS[:4])
+    expected = answers(called(capsys, *arguments))
+    found = answers(called(capsys, *arguments, "--runtime", "onnx", "--precision", "fp32"))
+    assert found == [each | {"score": pytest.approx(each["score"], abs=1e-4)} for each in expected]
+
+
+@pytest.mark.filterwarnings("ignore:1 texts have more than 3 tokens")
+def test_predict_truncates_as_asked(capsys, checkpoint) -> None:
+    arguments = ("predict", checkpoint, "good bad very very very bad", "--max_seq_length", "3", "--all_scores")
+    (expected,) = answers(called(capsys, *arguments))
+    (found,) = answers(called(capsys, *arguments, "--runtime", "onnx", "--precision", "fp32"))
+    assert found["scores"] == pytest.approx(expected["scores"], abs=1e-4)
+
+
+def test_evaluate_scores_the_exported_model(capsys, checkpoint, exported) -> None:
+    arguments = ("evaluate", checkpoint, *exported[1], "--json")
+    expected = answers(called(capsys, *arguments))[0]["validation"]
+    found = answers(called(capsys, *arguments, "--runtime", "onnx", "--precision", "fp32"))[0]["validation"]
+    for name in ("exit_histogram", "by_exit", "at_threshold", "exit_threshold"):
+        assert found[name] == expected[name]
+
+
+def test_evaluate_says_that_the_rows_chose_the_threshold(capsys, checkpoint, exported) -> None:
+    assert cli.main(["evaluate", checkpoint, *exported[1], "--runtime", "onnx"]) == 0
+    assert "the threshold was chosen on these rows" in capsys.readouterr().err
+
+
+def test_calibrate_changes_the_exported_threshold_only(capsys, checkpoint, exported) -> None:
+    config = Path(checkpoint, "config.json").read_text()
+    found = answers(
+        called(capsys, "calibrate", checkpoint, *exported[1], "--runtime", "onnx", "--max_drop", "90%", "--json")
+    )
+    assert found[0]["saved"] == "early_exit.json" and Path(checkpoint, "config.json").read_text() == config
+    assert OnnxEarlyExitClassifier.from_pretrained(checkpoint).exit_threshold == found[0]["threshold"]
+    assert OnnxEarlyExitClassifier.from_pretrained(checkpoint, "fp32").exit_threshold == 0.51
+
+
+def test_a_dry_run_saves_nothing(capsys, checkpoint, exported) -> None:
+    before = Path(checkpoint, "onnx", "early_exit.json").read_bytes()
+    called(capsys, "calibrate", checkpoint, *exported[1], "--runtime", "onnx", "--max_drop", "90%", "--dry_run")
+    assert Path(checkpoint, "onnx", "early_exit.json").read_bytes() == before
+
+
+def test_calibrating_the_checkpoint_says_that_the_export_is_old(capsys, checkpoint, exported) -> None:
+    assert cli.main(["calibrate", checkpoint, *exported[1], "--max_drop", "90%"]) == 0
+    assert "the exported model has the old threshold; run adaexit export" in capsys.readouterr().err
+    with pytest.raises(ExportFolderError, match="config.json' has changed since"):
+        OnnxEarlyExitClassifier.from_pretrained(checkpoint)
+
+
+def test_report_writes_beside_the_graphs(capsys, checkpoint, exported) -> None:
+    printed = called(capsys, "report", checkpoint, *exported[1], "--runtime", "onnx")
+    assert printed.endswith(f"saved in {checkpoint}/onnx/report.html\n")
+    assert "Runtime: ONNX, int8." in Path(checkpoint, "onnx", "report.html").read_text()
+    assert not Path(checkpoint, "metrics.json").exists() and Path(checkpoint, "onnx", "metrics.json").exists()
+
+
+def test_a_model_without_threshold_asks_for_one(capsys, checkpoint) -> None:
+    called(capsys, "export", checkpoint, "--int8")
+    message = refused(capsys, "predict", checkpoint, "good", "--runtime", "onnx")
+    assert f"none was chosen for int8; call adaexit calibrate {checkpoint} --runtime onnx" in message
+    assert answers(called(capsys, "predict", checkpoint, "good", "--runtime", "onnx", "--exit_threshold", "none"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["predict", "--runtime", "jax", "good"], "runtime: got 'jax'; choose torch or onnx"),
+        (["predict", "--precision", "int8", "good"], "precision: got 'int8' without --runtime onnx"),
+        (["predict", "--runtime", "onnx", "--dtype", "bfloat16", "good"], "dtype: got 'bfloat16' with --runtime onnx"),
+        (["predict", "--runtime", "onnx", "--device", "cuda", "good"], "device: got 'cuda' with --runtime onnx"),
+        (["predict", "--runtime", "onnx", "--exit_threshold", "3", "good"], "exit_threshold: got 3"),
+        (["export", "--max_drop", "2%"], "max_drop: got 0.02, but only a threshold for --int8 is chosen here"),
+    ],
+)
+def test_flags_that_do_not_fit_are_refused(capsys, checkpoint, arguments: list[str], message: str) -> None:
+    assert message in refused(capsys, arguments[0], checkpoint, *arguments[1:])
+
+
+@pytest.mark.parametrize("flags", [["--explain", "2"], ["--flops"]])
+def test_reports_that_need_pytorch_are_refused(capsys, checkpoint, exported, flags: list[str]) -> None:
+    name = flags[0].removeprefix("--")
+    assert f"{name}: " in refused(capsys, "report", checkpoint, *exported[1], "--runtime", "onnx", *flags)
+
+
+def test_criteria_are_part_of_the_graphs(capsys, checkpoint, exported) -> None:
+    flags = ("--runtime", "onnx", "--exit_criterion", "layer")
+    assert "are part of the exported graphs" in refused(capsys, "calibrate", checkpoint, *exported[1], *flags)
