@@ -7,7 +7,19 @@ from compare_methods import applies, static_depths, variant_of
 from comparison_tables import figures, interval, markdown, seeds_if_few
 from matplotlib.figure import Figure
 from results_claims import compared, differences, verdict
-from results_figures import OURS, PAPERS, Row, Runs, area, curve_of, datasets_of, depth_of, full_score, validation_of
+from results_figures import (
+    NAMES,
+    OURS,
+    PAPERS,
+    Row,
+    Runs,
+    area,
+    curve_of,
+    datasets_of,
+    depth_of,
+    full_score,
+    validation_of,
+)
 
 Score = Callable[[Row], float | None]
 CHART = {
@@ -147,6 +159,36 @@ def between(runs: Runs, first: str, second: str, dataset: str, score: Score) -> 
 def recommended_against_papers(runs: Runs) -> list[str]:
     """The recommended recipe's area minus that of every paper's method as in its paper."""
     return table_of(runs, lambda dataset, method: between(runs, OURS, method, dataset, third_area), PAPERS, "minus")
+
+
+def against_earlier_papers(runs: Runs, earlier: Runs) -> list[str]:
+    """The recommended recipe's area beside that of the best paper's method in earlier runs on the same rows."""
+
+    def areas(rows: Sequence[Row]) -> list[float]:
+        return [value for row in rows if (value := third_area(row)) is not None]
+
+    body = []
+    for dataset in datasets_of(runs):
+        ours = runs.get((dataset, OURS), [])
+        papers = {method: areas(earlier.get((dataset, method), [])) for method in PAPERS}
+        best = max(
+            (name for name, found in papers.items() if found),
+            key=lambda name: statistics.fmean(papers[name]),
+            default=None,
+        )
+        if not areas(ours) or best is None:
+            continue
+        samples = [validation_of(rows[0])["samples"] for rows in (ours, earlier[dataset, best])]
+        own, theirs = statistics.fmean(areas(ours)), statistics.fmean(papers[best])
+        body.append(
+            [
+                dataset if samples[0] == samples[1] else f"{dataset} (of other rows: {samples[0]} and {samples[1]})",
+                f"{own:.1f}{seeds_if_few(areas(ours))}",
+                f"{theirs:.1f}{seeds_if_few(papers[best])}, {NAMES[best]}",
+                f"{own - theirs:+.1f}",
+            ]
+        )
+    return markdown(["data set", "recommended", "best recipe of a paper, version 0.1.0", "difference"], body)
 
 
 def gain_of_the_head(runs: Runs) -> list[str]:

@@ -228,7 +228,12 @@ def chart(runs: Runs, folder: Path, prefix: str) -> list[str]:
 
 
 def page(
-    runs: Runs, speed: Sequence[Row], folder: Path, prefix: str = "results", ponder_costs: Sequence[Row] = ()
+    runs: Runs,
+    speed: Sequence[Row],
+    folder: Path,
+    prefix: str = "results",
+    ponder_costs: Sequence[Row] = (),
+    earlier: Runs | None = None,
 ) -> str:
     """The text of the page; its figures, whose names start with the prefix, are written to the folder."""
     datasets, methods = names_of(runs)
@@ -255,6 +260,7 @@ def page(
         "    --results benchmarks/results_by_method.jsonl -- --bf16",
         "python benchmarks/results_page.py benchmarks/results_by_method.jsonl \\",
         "    --speed benchmarks/inference_speed.jsonl --ponder_costs benchmarks/dact_ponder_costs.jsonl \\",
+        "    --earlier benchmarks/comparison.jsonl \\",
         "    --pages README.md docs/results.md model_cards/[a-z]*.md",
     ]
     parts = {
@@ -269,6 +275,7 @@ def page(
         "areas_from_half": areas(runs, 1 / 2),
         "saving_on_the_clock": savings.saving_on_the_clock(speed),
         "heads": savings.heads(),
+        "against_earlier_papers": first.against_earlier_papers(runs, earlier or {}),
         "depth_by_ponder_cost": savings.depth_by_ponder_cost(ponder_costs),
     }
     parts |= {claim.__name__: claim(runs) for claim in (*first.OF_RUNS, *claims.OF_RUNS, *savings.OF_RUNS)}
@@ -305,6 +312,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("results", type=Path, help="Results file of compare_methods.py, JSON lines.")
     parser.add_argument("--speed", type=Path, help="Output of inference.py, JSON lines.")
     parser.add_argument("--ponder_costs", type=Path, help="Output of dact_ponder_costs.py, JSON lines.")
+    parser.add_argument("--earlier", type=Path, help="Results file of version 0.1.0, JSON lines.")
     parser.add_argument("--output", type=Path, help="Folder to write to. Default: that of the results file.")
     parser.add_argument(
         "--pages",
@@ -318,6 +326,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.results: "compare_methods.py --results",
         options.speed: "inference.py --output",
         options.ponder_costs: "dact_ponder_costs.py --results",
+        options.earlier: "compare_methods.py --results",
     }
     for path, maker in makers.items():
         if path is not None and not path.is_file():
@@ -325,6 +334,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = list(whole_lines(options.results))
     speed = [json.loads(line) for line in options.speed.read_text().splitlines()] if options.speed else []
     ponder_costs = list(whole_lines(options.ponder_costs)) if options.ponder_costs else []
+    earlier = by_method(whole_lines(options.earlier)) if options.earlier else {}
     if not rows:
         parser.error(f"{options.results}: has no results; run compare_methods.py --results {options.results}")
     folder = options.output or options.results.parent
@@ -335,7 +345,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if left_out:
             print(f"{left_out} lines of earlier training settings left out", file=sys.stderr)
         file, prefix = (f"RESULTS_{name}.md", f"results_{name}") if place else ("RESULTS.md", "results")
-        (folder / file).write_text(page(runs, speed, folder, prefix, ponder_costs).rstrip() + "\n")
+        (folder / file).write_text(
+            page(runs, speed, folder, prefix, ponder_costs, {} if place else earlier).rstrip() + "\n"
+        )
         for path in [] if place else options.pages:
             write_table(path, runs)
         print(folder / file)

@@ -82,7 +82,8 @@ def test_the_pages_in_the_repository_are_up_to_date(tmp_path):
 def test_the_page_of_results_is_up_to_date(tmp_path):
     names = ("results_by_method", "inference_speed", "dact_ponder_costs")
     results, speed, costs = (str(RESULTS / f"{name}.jsonl") for name in names)
-    given = ["--speed", speed, "--ponder_costs", costs, "--output", str(tmp_path)]
+    earlier = str(RESULTS / "comparison.jsonl")
+    given = ["--speed", speed, "--ponder_costs", costs, "--earlier", earlier, "--output", str(tmp_path)]
     assert results_page.main([results, *given]) == 0
     for path in tmp_path.iterdir():
         kept = RESULTS / path.name
@@ -105,6 +106,17 @@ def test_the_chart_without_runs_is_an_error_that_says_what_to_run(tmp_path, caps
 def test_the_area_by_hand(tmp_path):
     # Straight lines: their means are 70, 70.5 and 71.
     assert "| DeeBERT | 70.5 ± 1.2 |" in written(tmp_path, exits("deebert"))
+
+
+def test_the_best_paper_of_earlier_runs_beside_the_recommended_recipe(tmp_path):
+    def three_layers(method: str, gain: float) -> list[dict]:  # from 60 % + gain to 80 % + gain
+        points = [(0.5, 0.6 + gain, 1.0), (None, 0.8 + gain, 3.0)]
+        return [line(method, seed, points) for seed in range(3)]
+
+    earlier = [*three_layers("deebert", 0.02), *three_layers("pabee", 0.01), *three_layers("berxit-exits-1e-3", 0.04)]
+    (tmp_path / "earlier.jsonl").write_text("".join(json.dumps(each) + "\n" for each in earlier))
+    page = written(tmp_path, three_layers("recommended", 0.05), "--earlier", str(tmp_path / "earlier.jsonl"))
+    assert "| 75.0 | 72.0, DeeBERT | +3.0 |" in page
 
 
 def test_a_curve_that_starts_later_has_no_area(tmp_path):
