@@ -109,13 +109,13 @@ def test_the_area_by_hand(tmp_path):
 
 
 def test_the_best_paper_of_earlier_runs_beside_the_recommended_recipe(tmp_path):
-    def three_layers(method: str, gain: float) -> list[dict]:  # from 60 % + gain to 80 % + gain
-        points = [(0.5, 0.6 + gain, 1.0), (None, 0.8 + gain, 3.0)]
+    def from_a_third(method: str, gain: float) -> list[dict]:  # of the layers, from 60 % + gain to 80 % + gain
+        points = [(0.5, 0.6 + gain, 2 / 3), (None, 0.8 + gain, 2.0)]
         return [line(method, seed, points) for seed in range(3)]
 
-    earlier = [*three_layers("deebert", 0.02), *three_layers("pabee", 0.01), *three_layers("berxit-exits-1e-3", 0.04)]
+    earlier = [*from_a_third("deebert", 0.02), *from_a_third("pabee", 0.01), *from_a_third("berxit-exits-1e-3", 0.04)]
     (tmp_path / "earlier.jsonl").write_text("".join(json.dumps(each) + "\n" for each in earlier))
-    page = written(tmp_path, three_layers("recommended", 0.05), "--earlier", str(tmp_path / "earlier.jsonl"))
+    page = written(tmp_path, from_a_third("recommended", 0.05), "--earlier", str(tmp_path / "earlier.jsonl"))
     assert "| 75.0 | 72.0, DeeBERT | +3.0 |" in page
 
 
