@@ -31,7 +31,7 @@ def line(method: str, seed: int, curve: list[tuple[float | None, float, float]],
     result = {
         "full_depth": {"accuracy": full}, "at_threshold": {"accuracy": score}, "mean_exit_layer": layers,
         "exit_threshold": threshold, "by_exit": {"1": {"accuracy": 0.5}, "2": {"accuracy": full}},
-        "exit_histogram": {"1": 1, "2": 1},
+        "exit_histogram": {"1": 1, "2": 1}, "samples": 2,
     }  # fmt: skip
     test = result | {"full_depth": {"accuracy": full - 0.1}, "at_threshold": {"accuracy": score - 0.12}}
     points = [CurvePoint(threshold, score, layers, 1 - layers / 2)._asdict() for threshold, score, layers in curve]
