@@ -1,5 +1,5 @@
 """Export a model to ONNX, one graph per exit (extra `onnx`)."""
 
-from .onnx import export_onnx, onnx_trace
+from .onnx import export_onnx
 
-__all__ = ["export_onnx", "onnx_trace"]
+__all__ = ["export_onnx"]

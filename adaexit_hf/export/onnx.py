@@ -86,6 +86,21 @@ def export_onnx(
         ValueError: the model's tokens skip layers; the tokenizer is a slow one; `folder` cannot be written, or is the
             subfolder of another checkpoint; or `validation` has no labels.
         RuntimeError: a graph gives other results than PyTorch.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> from transformers import BertConfig, BertTokenizer
+        >>> from adaexit_hf import BerxitConfig, BerxitForSequenceClassification, OnnxEarlyExitClassifier
+        >>> tokenizer = BertTokenizer(vocab={"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "good": 4, "film": 5})
+        >>> encoder = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=2, num_attention_heads=2)
+        >>> model = BerxitForSequenceClassification(BerxitConfig(encoder, num_labels=2, exit_threshold=0.1)).eval()
+        >>> with TemporaryDirectory() as folder:
+        ...     facts = export_onnx(model, tokenizer, f"{folder}/onnx", progress=False)
+        ...     answers = OnnxEarlyExitClassifier.from_pretrained(folder).predict(["good film", "film"])
+        >>> [stage["outputs"] for stage in facts["precisions"]["fp32"]["stages"]]
+        [['logits', 'score', 'hidden'], ['logits', 'score']]
+        >>> answers.exit_layer.tolist()
+        [1, 1]
     """
     check_model(model)
     check_max_drop(max_drop)

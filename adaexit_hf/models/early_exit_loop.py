@@ -297,6 +297,17 @@ def _leaving(step: Step, number: int, index: Tensor | slice | None = None) -> tu
     return columns if index is None else tuple(column[index] for column in columns)
 
 
+def exit_layer_numbers(config: Any, device: torch.device) -> Tensor:
+    """Return after which layers there are exits, shape `(exits,)`.
+
+    Args:
+        config: the model's config.
+        device: device of the result.
+    """
+    # Not `torch.tensor`: the CPU would wait for its copy to a GPU, which the capture of a CUDA graph forbids.
+    return torch.cat([torch.full((1,), layer, device=device) for layer in config.exit_layers])
+
+
 def right_padded(inputs: dict[str, Tensor | None]) -> tuple[dict[str, Tensor | None], Tensor | None]:
     """Move padding at the start of rows to their end.
 

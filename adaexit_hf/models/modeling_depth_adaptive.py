@@ -41,6 +41,7 @@ from .configuration_early_exit import EarlyExitConfig
 from .configuration_early_exit import Threshold
 from .configuration_early_exit import check_choice
 from .configuration_early_exit import check_number
+from .early_exit_loop import exit_layer_numbers
 from .encoder_layers import Context
 from .encoder_layers import recording
 from .encoder_layers import run_tokens
@@ -577,7 +578,7 @@ class DepthAdaptiveForSequenceClassification(EarlyExitForSequenceClassification)
         if index == 0 and self.halting is not None:
             halting = self.halting(hidden)
             if "given" not in context.per_token:
-                layers = torch.tensor(self.config.exit_layers, device=hidden.device)
+                layers = exit_layer_numbers(self.config, hidden.device)
                 depths = torch.where(depths > 0, layers[halting.argmax(dim=-1)], 0)
             context = context._replace(per_token=context.per_token | {"depths": depths, "halting": halting})
         return hidden, attention, context

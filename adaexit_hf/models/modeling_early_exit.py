@@ -41,6 +41,7 @@ from .early_exit_loop import InFlight
 from .early_exit_loop import LayerLoop
 from .early_exit_loop import run_early_exit
 from .early_exit_loop import exit_from_states
+from .early_exit_loop import exit_layer_numbers
 from .early_exit_loop import right_padded
 from .early_exit_loop import rotated_back
 from .early_exit_loop import sentence_vector
@@ -807,7 +808,7 @@ class EarlyExitForSequenceClassification(EarlyExitPreTrainedModel):
         Without thresholds that of the last exit, with logits and scores of all exits; else, for every row, that of the
         first exit that is ready.
         """
-        depths = torch.tensor(self.config.exit_layers, device=exits[-1].logits.device)
+        depths = exit_layer_numbers(self.config, exits[-1].logits.device)
         exit_logits = torch.stack([exit.logits for exit in exits], dim=1)  # (batch, exits, labels)
         if thresholds is None:
             return {

@@ -82,7 +82,7 @@ class OnnxTrace(NamedTuple):
         """Write one safetensors file, which `adaexit_hf.ExitTrace.load` reads.
 
         Args:
-            path: the file; an existing one is overwritten.
+            path: the file; missing folders are created, and an existing file is overwritten.
 
         Raises:
             ImportError: `safetensors` is not installed.
@@ -93,6 +93,7 @@ class OnnxTrace(NamedTuple):
             raise ImportError("a trace is saved as safetensors; call pip install safetensors") from error
         tensors = {"logits": self.logits, "scores": self.scores, "labels": self.labels, "lengths": self.lengths}
         metadata = {"format": "pt", "adaexit_hf_trace": json.dumps(self.facts)}
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         save_file({name: value for name, value in tensors.items() if value is not None}, path, metadata)
 
 
@@ -119,6 +120,12 @@ class OnnxEarlyExitClassifier:
             depth.
         calibrated: whether this threshold belongs to this precision; otherwise one must be passed.
         threads: number of texts that run at a time.
+
+    Examples:
+        >>> OnnxEarlyExitClassifier.from_pretrained("/no/such/folder")
+        Traceback (most recent call last):
+            ...
+        ValueError: name_or_path: '/no/such/folder' is no folder; call adaexit export /no/such/folder
     """
 
     def __init__(self, folder: str | Path, precision: str | None = None, threads: int | None = None) -> None:

@@ -86,6 +86,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         version = manifest["format_version"]
+        if not isinstance(version, int):
+            raise TypeError(f"format_version is {version!r}")
     except (ValueError, KeyError, TypeError) as error:
         raise ExportFolderError(f"'{path}' is not what adaexit export writes ({error}); export again") from error
     if version != FORMAT_VERSION:

@@ -19,9 +19,15 @@ import torch
 from datasets import Dataset
 from helpers.tiny import encoder_config
 from helpers.words import new_tokenizer
-from transformers import BertForSequenceClassification, BertModel, HfArgumentParser
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertForSequenceClassification,
+    BertModel,
+    HfArgumentParser,
+)
 
-from adaexit_hf import BerxitConfig, BerxitForSequenceClassification
+from adaexit_hf import BerxitConfig, BerxitForSequenceClassification, export_onnx
 from adaexit_hf.cli import main as cli
 
 ROOT = Path(__file__).parents[2]
@@ -51,11 +57,22 @@ def prose(page: Path) -> str:
 def run_python(page: Path, code: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     """Run the blocks of a page one after the other; what they print must not be empty. Returns their names."""
     names: dict[str, Any] = {"__name__": "page"}
+    if any("adaexit_onnx" in block for block in code):
+        export_out(names)
     for number, block in enumerate(code, start=1):
         exec(compile(block, f"{page.name}, block {number}", "exec"), names)
         if re.search(r"^print\(", block, flags=re.MULTILINE):
             assert capsys.readouterr().out.strip(), f"{page.name}, block {number} prints nothing"
     return names
+
+
+def export_out(names: dict[str, Any]) -> None:
+    """Export the model "out", and import the package of the distribution adaexit-onnx, which is a link to ours."""
+    model, tokenizer = (auto.from_pretrained("out") for auto in (AutoModelForSequenceClassification, AutoTokenizer))
+    export_onnx(model.eval(), tokenizer, "out/onnx", progress=False)
+    if str(ROOT / "onnx_runtime") not in sys.path:
+        sys.path.append(str(ROOT / "onnx_runtime"))
+    names |= {"texts": ["a good film ."], "labels": [1]}
 
 
 def make_workshop(folder: Path) -> None:

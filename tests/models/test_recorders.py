@@ -134,7 +134,8 @@ def test_the_old_onnx_exporter_records_all_layers() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         names = {"input_names": ["input_ids", "attention_mask"], "output_names": list(ANSWER)}
-        torch.onnx.export(Answer(model, exit_threshold=threshold), batches[0], file, dynamo=False, **names)
+        answer = Answer(model, exit_threshold=threshold).eval()  # the exporter restores the mode of what it is given
+        torch.onnx.export(answer, batches[0], file, dynamo=False, **names)
     session = runtime.InferenceSession(file.getvalue())
 
     def run(input_ids: Tensor, attention_mask: Tensor) -> list[Tensor]:
