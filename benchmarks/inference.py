@@ -4,33 +4,47 @@
     python benchmarks/inference.py --output speed.jsonl --model_name_or_path out --text_file dev.tsv \
         --text_columns sentence
     python benchmarks/inference.py --output speed.jsonl --grow 1000 10000 100000 --layers 4 --hidden_size 128
+    python benchmarks/inference.py --output speed.jsonl --onnx --threads 1 --texts 100 --lengths long
 
 The first command times a model of BERT-base's shape with random weights and planned exit layers. The second times a
 trained checkpoint with its threshold on real texts (.txt, .csv, .tsv, .json or .jsonl). The third measures how time
-per text and peak memory grow with the number of texts. The two runs of a pair take turns, after one pass of each to
-warm up; the table shows medians of their time ratios, with quartiles over the rounds. eta is the measured speed-up
-divided by the speed-up in layers. Every prediction is checked. Each measurement is written as one JSON line; what was
-already measured with the same settings on the same machine (at any commit) is not measured again. The package
-`datasets` is not needed.
+per text and peak memory grow with the number of texts. The fourth compares PyTorch and ONNX Runtime on the CPU, each
+with exits and without, in fp32 and int8, of the random model or of a checkpoint that was exported; it needs the extra
+`onnx`. The two runs of a pair take turns, after one pass of each to warm up; the table shows medians of their time
+ratios, with quartiles over the rounds. eta is the measured speed-up divided by the speed-up in layers. Every
+prediction is checked. Each measurement is written as one JSON line; what was already measured with the same settings
+on the same machine (at any commit) is not measured again. The package `datasets` is not needed.
 """
 
 import itertools
 import json
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, BertConfig, HfArgumentParser
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    HfArgumentParser,
+    PreTrainedTokenizerFast,
+)
 
 from adaexit_hf.benchmark.planted import planted_model
 from adaexit_hf.benchmark.records import Record, commit, find_record, machine, read_lines
 from adaexit_hf.benchmark.runs import EXITS, RUNS, Workload
+from adaexit_hf.benchmark.runtimes import compare_runtimes, exported_folder
 from adaexit_hf.benchmark.timing import cells, grow, measure, planted_workload, trained_workload
 from adaexit_hf.cli.predict import PredictOptions, items_of_input
+from adaexit_hf.onnx_runtime.folder import read_manifest
 
 PAIRS = ["in-model/static", "in-model-sorted/static-sorted", "predict/static-tokens", "predict/static"]
 PLANTED_PAIRS = [*PAIRS, "authors/static", "predict/authors"]
@@ -52,7 +66,9 @@ class Arguments:
             f"checkpoint {' '.join(TRAINED_PAIRS)}."
         },
     )
-    batch_sizes: list[int] = field(default_factory=lambda: [1, 8, 32, 128, 256], metadata={"help": "Texts per batch."})
+    batch_sizes: list[int] = field(
+        default_factory=list, metadata={"help": "Texts per batch. Default: 1 8 32 128 256; with --onnx only 32."}
+    )
     batch_tokens: list[int] = field(
         default_factory=list, metadata={"help": "Tokens per batch of predict. Default: 1024 on a CPU, else 16384."}
     )
@@ -61,7 +77,8 @@ class Arguments:
     )
     texts: int = field(default=1000, metadata={"help": "Texts per pass; the first ones of a file."})
     lengths: str = field(
-        default="short", metadata={"help": "short: about 53 +- 16 tokens; mixed: 1 to 512, log-uniform."}
+        default="short",
+        metadata={"help": "short: about 53 +- 16 tokens; long: about 400 +- 50; mixed: 1 to 512, log-uniform."},
     )
     rounds: int = field(default=5, metadata={"help": "Timed passes of each run; both runs take turns."})
     dtypes: list[str] = field(default_factory=lambda: ["float32"], metadata={"help": "float32, bfloat16, float16."})
@@ -81,6 +98,11 @@ class Arguments:
         default_factory=list,
         metadata={"help": "Numbers of texts: measure only growth, with the first of the savings."},
     )
+    onnx: bool = field(
+        default=False,
+        metadata={"help": "Compare PyTorch and ONNX Runtime instead, all in turn."},
+    )
+    single_texts: int = field(default=50, metadata={"help": "With --onnx: time this many texts one at a time."})
     model_name_or_path: str | None = field(default=None, metadata={"help": "Checkpoint to time, with its tokenizer."})
     exit_threshold: float | None = field(
         default=None, metadata={"help": "Exit threshold. Default: that of the checkpoint."}
@@ -105,6 +127,27 @@ class Workloads:
             self.last = (saving, self.trained() if saving is None else self.planted(saving))
         return measure(self.last[1], *cell, self.arguments.rounds)
 
+    def measure_runtimes(self, saving: float | None) -> Record:
+        """Compare the runtimes on planted texts with this saving or, if it is None, on the exported checkpoint."""
+        from adaexit_hf.export.onnx import export_onnx, export_stock  # needs the extra `onnx`
+
+        options = self.arguments
+        work = self.trained() if saving is None else self.planted(saving)
+        tokens = (options.batch_tokens or [1024])[0]
+        with tempfile.TemporaryDirectory() as temporary:
+            if saving is None:
+                folder = exported_folder(str(options.model_name_or_path))
+            else:
+                folder = Path(temporary, "exits")
+                export_onnx(work.model, no_words(work.model), folder, int8=True)
+            manifest = read_manifest(folder)
+            (first, *_), longest = manifest["precisions"]["fp32"]["stages"], manifest["max_tokens"]
+            stock = export_stock(work.stock, Path(temporary), first["inputs"], longest)
+            sizes = (options.single_texts, (options.batch_sizes or [32])[0], tokens, options.rounds)
+            # The plan decides where planted texts exit, in int8, too.
+            ways = compare_runtimes(work, folder, stock, *sizes, work.model.config.exit_threshold if saving else None)
+        return {"layer_speed_up": work.layer_speed_up, "ways": ways}
+
     def planted(self, saving: float) -> Workload:
         options = self.arguments
         if self.model is None:
@@ -120,6 +163,17 @@ class Workloads:
             model.config.exit_threshold = options.exit_threshold
         fields = {"compile_static": options.compile_static, "max_memory": options.max_memory}
         return trained_workload(model, AutoTokenizer.from_pretrained(name), texts_of(options), **fields)
+
+
+def no_words(model: Any) -> Any:
+    """A tokenizer to export with a model of planted texts, which have none: every word is unknown."""
+    words = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = [(name, words[name]) for name in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=special)
+    longest = model.config.encoder_config.max_position_embeddings
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=longest, pad_token="[PAD]")
 
 
 def texts_of(arguments: Arguments) -> list[Any]:
@@ -164,8 +218,24 @@ def measurements(arguments: Arguments, device: str) -> Iterator[tuple[Record, Ca
             "text_columns": arguments.text_columns,
             "texts": count,
         }
+    if arguments.onnx:
+        setting |= {
+            "onnxruntime": version("onnxruntime"),
+            "dtype": "float32",
+            "single_texts": arguments.single_texts,
+            "batch_size": (arguments.batch_sizes or [32])[0],
+            "batch_tokens": (arguments.batch_tokens or [1024])[0],
+        }
+        workloads = Workloads(arguments, "float32", device)
+        for saving in savings:
+            yield setting | {"runtimes": True, "saving": saving}, partial(workloads.measure_runtimes, saving)
+        return
     pairs = arguments.pairs or (PLANTED_PAIRS if name is None else TRAINED_PAIRS)
-    all_cells = cells(pairs, arguments.batch_sizes, arguments.batch_tokens or [1024 if device == "cpu" else 16384])
+    all_cells = cells(
+        pairs,
+        arguments.batch_sizes or [1, 8, 32, 128, 256],
+        arguments.batch_tokens or [1024 if device == "cpu" else 16384],
+    )
     for dtype in arguments.dtypes:
         workloads = Workloads(arguments, dtype, device)
         for saving, cell in itertools.product(savings, all_cells):
@@ -176,7 +246,17 @@ def measurements(arguments: Arguments, device: str) -> Iterator[tuple[Record, Ca
 def table(records: list[Record]) -> str:
     """A Markdown table with one row per record."""
     lines: list[list[str]] = []
-    if records and records[0].get("grow"):
+    if records and "ways" in records[0]:
+        lines = [["texts", "run", "mean layers", "median, ms", "p95, ms", "against the best static", "eta"]]
+        for way in itertools.chain.from_iterable(record["ways"] for record in records):
+            times = {name: run["milliseconds"] for name, run in way["runs"].items()}
+            best = times[way["best_static"]]["median"]
+            for name, run in way["runs"].items():
+                layers, eta = f"{run['mean_layers']:.2f} of {way['depth']}", way["eta"].get(name)
+                row = [f"{way['texts']}, {way['way']}", name, layers]
+                row += [f"{times[name][key]:.2f}" for key in ("median", "p95")]
+                lines.append([*row, f"{best / times[name]['median']:.2f}x", f"{eta[1]:.2f}" if eta else ""])
+    elif records and records[0].get("grow"):
         lines = [["texts", "dtype", "ms per text", "peak memory, MiB", "before the first text, MiB"]]
         for record in records:
             memory = [f"{record[name] / 2**20:.0f}" for name in ("peak_memory", "memory_before")]
@@ -232,7 +312,7 @@ def main() -> None:
             raise ValueError(f"dtypes: got '{dtype}'; choose from float32, bfloat16 and float16")
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    device = arguments.device
+    device = "cpu" if arguments.onnx and arguments.device == "auto" else arguments.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     output, source, results = Path(arguments.output), commit(), []
@@ -243,10 +323,11 @@ def main() -> None:
             record = settings | run() | {"commit": source}
             with output.open("a") as file:
                 file.write(json.dumps(record) + "\n")
-            print(table([record]).splitlines()[-1], flush=True)
+            rows = table([record]).splitlines()
+            print("\n".join(rows[2:]), flush=True)
         results.append(record)
     print(f"\n{table(results)}")
-    if arguments.plot and not arguments.grow:
+    if arguments.plot and not arguments.grow and not arguments.onnx:
         # Pairs in which both runs exit early save no layers against each other, so they are not drawn.
         draw([record for record in results if record["baseline"] not in EXITS], arguments.plot)
 

@@ -50,9 +50,10 @@ class PlantedForSequenceClassification(EarlyExitForSequenceClassification):
         self, index: int, pooled: Tensor, hidden: Tensor, context: Context, state: State
     ) -> tuple[Exit, State]:
         logits = self.exits[index](pooled)
-        entropy(logits)  # unused, but DeeBERT would compute it, so its time must count
-        # The score is the number of layers still to run: below 0.5 where the row exits.
-        return Exit(logits, context.per_row["planned"] - self.config.exit_layers[index]), ()
+        to_run = context.per_row["planned"] - self.config.exit_layers[index]
+        # The score is the number of layers still to run: below 0.5 where the row exits. DeeBERT would compute the
+        # entropy, so its time must count; a graph would not compute it if nothing depended on it.
+        return Exit(logits, to_run + entropy(logits) / 10), ()
 
 
 def planted_model(
@@ -126,20 +127,22 @@ def text_lengths(texts: int, kind: str, seed: int = 0) -> list[int]:
 
     Args:
         texts: Number of texts.
-        kind: "short", normal with mean 53 and standard deviation 16, clipped to 5..128; or "mixed", log-uniform in
-            1..512.
+        kind: "short", normal with mean 53 and standard deviation 16, clipped to 5..128; "long", normal with mean 400
+            and standard deviation 50, clipped to 256..512; or "mixed", log-uniform in 1..512.
         seed: Seed of the lengths.
 
     Raises:
-        ValueError: The kind is neither of the two.
+        ValueError: The kind is none of the three.
 
     >>> text_lengths(5, "short"), text_lengths(5, "mixed")
     ([68, 31, 42, 59, 37], [194, 113, 13, 5, 24])
     """
-    check_choice("lengths", kind, ("short", "mixed"))
+    check_choice("lengths", kind, ("short", "long", "mixed"))
     rng = random.Random(seed)
     if kind == "short":
         return [min(128, max(5, round(rng.gauss(53, 16)))) for _ in range(texts)]
+    if kind == "long":
+        return [min(512, max(256, round(rng.gauss(400, 50)))) for _ in range(texts)]
     return [min(512, int(math.exp(rng.uniform(0, math.log(513))))) for _ in range(texts)]
 
 

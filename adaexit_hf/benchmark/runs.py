@@ -263,8 +263,8 @@ def text_by_text(work: Workload, stock: bool) -> Callable[[int], RunOutput]:
     """
 
     def classify(place: int) -> RunOutput:
-        (text,) = cast(list[Any], work.texts)[place : place + 1]
-        rows = read_rows([text], work.tokenizer, work.model.config)
+        items = work.rows if work.texts is None else work.texts
+        rows = read_rows(items[place : place + 1], work.tokenizer, work.model.config)
         ((_, batch),) = _batches(work, [[0]], rows)
         logits, layers = _static(work)([0], batch) if stock else _in_model(work)([0], batch)
         return logits.float().cpu(), None if layers is None else layers.cpu()

@@ -4,15 +4,12 @@ eta is the measured speed-up divided by the speed-up in layers; it is 1 if skipp
 The runs are in `runs`, the model with planned exits is in `planted`, and `benchmarks/inference.py` is the command.
 """
 
-import re
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +18,7 @@ from transformers import BertConfig, PreTrainedConfig
 from ..inference.prediction import predict_stream
 from ..models import EarlyExitForSequenceClassification
 from ..models.padded_batches import read_rows
+from .first_answer import peak_memory
 from .planted import planned_layers, planted_model, planted_rows, text_lengths
 from .records import Record
 from .runs import (
@@ -237,7 +235,7 @@ def planted_workload(
         model: A model from `planted_model`.
         texts: Number of texts.
         saving: Depth divided by the mean exit layer.
-        lengths: "short" or "mixed", see `text_lengths`.
+        lengths: "short", "long" or "mixed", see `text_lengths`.
         seed: Seed of plan, lengths and tokens.
         **fields: As for `workload`.
     """
@@ -326,7 +324,7 @@ def grow(
         texts: Number of planted texts.
         encoder: Arguments of the `BertConfig`.
         saving: Depth divided by the mean exit layer.
-        lengths: "short" or "mixed", see `text_lengths`.
+        lengths: "short", "long" or "mixed", see `text_lengths`.
         dtype: Name of the dtype, e.g. "float32".
         device: Device of the model.
         threads: CPU threads.
@@ -361,18 +359,3 @@ def _measure_growth(
     on_device = torch.cuda.max_memory_allocated(device) if device.startswith("cuda") else None
     record = {"seconds_per_text": seconds / texts, "memory_before": before, "peak_memory": peak_memory()}
     return record | {"peak_device_memory": on_device}
-
-
-def peak_memory() -> int:
-    """Peak memory of this process so far, in bytes.
-
-    On Linux it is read from /proc, since `ru_maxrss` of a child process includes the memory of its parent.
-    """
-    status = Path("/proc/self/status")
-    high_water = re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(), flags=re.MULTILINE) if status.exists() else None
-    if high_water:
-        return int(high_water[1]) * 1024
-    import resource  # does not exist on Windows
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -21,7 +21,7 @@ GROUPS = {
     """,
     "Model": """
         model_name_or_path add_exits method recipe method_config exit_threshold exit_criterion temperatures max_drop
-        batch_size rounds runtime precision int8 dtype device revision
+        batch_size rounds onnx threads runtime precision int8 dtype device revision
     """,
     "Training": """
         num_train_epochs learning_rate exits_learning_rate per_device_train_batch_size bf16 use_cpu seed

@@ -33,7 +33,6 @@ The output folder contains the model with its threshold, `metrics.json` and `cur
 """
 
 import json
-import platform
 import shlex
 import sys
 import time
@@ -72,6 +71,7 @@ from ..trainer.recipe import recommended_recipe, sentence_pooling, settings_that
 from ..trainer.trainer import EarlyExitTrainer
 from ..trainer.training_args import EarlyExitTrainingArguments
 from ..utils.files import check_writable
+from ..utils.processor import bf16_is_slow
 from ..utils.spelling import did_you_mean
 from .classifier import KeptClassifier, classifier_config, logits_of, match_labels, stage_before
 from .data_arguments import DataArguments, evaluation_splits, first_rows, load_splits
@@ -568,8 +568,7 @@ def train(arguments: Arguments, training: EarlyExitTrainingArguments, begun: Eve
         tell_of_rows(train_set, datasets_by_split, splits, arguments, several and labels.names is not None)
     if training.device.type == "cpu":
         training.dataloader_pin_memory = False  # PyTorch warns of it where there is no GPU
-        slow = platform.machine() in ("x86_64", "AMD64") and not torch.cpu._is_avx512_bf16_supported()
-        if training.should_log and training.bf16 and slow:
+        if training.should_log and training.bf16 and bf16_is_slow(training.device):
             print(
                 "adaexit train: bf16: this CPU has no units for bfloat16, so that training takes several times as "
                 "long; leave --bf16 out",

@@ -6,9 +6,11 @@ by hand; and dynamic int8 quantization takes its scale from all texts of a batch
 depend on the neighbours.
 """
 
+import ast
 import copy
 import json
 import logging
+import math
 import os
 import shutil
 import warnings
@@ -24,7 +26,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from ..evaluation.cross_fit import NoHalvesError, cross_fitted
-from ..evaluation.metrics import task_metrics
+from ..evaluation.metrics import check_classes, task_metrics
 from ..evaluation.summary import results_at_threshold, score_settings
 from ..evaluation.thresholds import best_point, check_max_drop
 from ..evaluation.trace import COMPARISONS, ExitTrace
@@ -42,6 +44,9 @@ from ..version import __version__
 OPSET = 20
 # Largest difference, to logits and scores of PyTorch, that an exported model may have on the trial texts.
 TOLERANCE = 1e-3
+# Numbers in a matrix of an exit from which on it is quantized, too: those of an attention pool read as many bytes in
+# float32 as a quantized layer, and made a stage of MiniLM a tenth slower.
+LARGE = 2**15
 Source = dict[str, str]
 
 
@@ -68,8 +73,8 @@ def export_onnx(
         tokenizer: its tokenizer, a fast one.
         folder: folder to write, which then holds all that is needed to run the model. If it is the subfolder `onnx` of
             the model's checkpoint, the export is refused as outdated once the checkpoint has changed.
-        int8: whether to export int8 graphs, too: weights of linear layers and embeddings are quantized per channel to
-            7 bits, which no CPU saturates; activations at run time.
+        int8: whether to export int8 graphs, too. Weights of linear layers, but of none whose outputs are logits, are
+            quantized per channel to 7 bits, which no CPU saturates; embeddings to 8 bits; activations at run time.
         validation: texts or tokenized rows with labels, none used in training, as for `collect_trace`. Default: None;
             then the int8 model has no threshold.
         metrics: names of the metrics to report; the threshold is chosen by the first. Default: those of the kind of
@@ -119,6 +124,12 @@ def export_onnx(
     for module in ("onnx", "onnxscript", "onnxruntime"):
         needed(module, "onnx")
     check_writable("folder", folder)
+    names = metrics or task_metrics(config.num_labels, config.multi_label)
+    for name in names:
+        check_classes(name, config.num_labels, config.multi_label)
+    rows = None if validation is None else list(stream_rows(validation, tokenizer, config))
+    if rows is not None and label_column(rows) is None:
+        raise ValueError("validation: has no column 'label' or 'labels', by which a threshold could be chosen")
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     source = _source(model, folder)
@@ -168,8 +179,8 @@ def export_onnx(
         }
         _write_manifest(part, manifest)
         _compare_with_pytorch(traced, part, trials)
-        if validation is not None:
-            _measure(model, tokenizer, part, manifest, validation, metrics, max_drop)
+        if rows is not None:
+            _measure(config, part, manifest, rows, names, max_drop)
             _write_manifest(part, manifest)
         _replace_folder(part, folder)
     finally:
@@ -395,20 +406,32 @@ def _save_graph(
 
 
 def _quantized(folder: Path, stage: dict[str, Any]) -> dict[str, Any]:
-    """Quantize the encoder's layers of a stage, not its exit, and return the entry in the manifest."""
+    """Quantize a stage, and return its entry in the manifest."""
     file = stage["file"].replace("fp32", "int8")
     _quantize(folder / stage["file"], folder / file, "model.encoder")
     return stage | {"file": file, "sha256": sha256((folder / file).read_bytes())}
 
 
 def _quantize(source: Path, target: Path, scope: str) -> None:
-    """Quantize those nodes of a graph that were traced within a module, e.g. "model.encoder"."""
+    """Quantize the encoder's part of a graph, and large layers of exits, but no layer whose outputs are logits.
+
+    Args:
+        source: file of the graph.
+        target: file to write.
+        scope: module of the encoder, e.g. "model.encoder".
+    """
     onnx = needed("onnx", "onnx")
     quantization = needed("onnxruntime.quantization", "onnx")
     graph = onnx.load(source).graph
     # ONNX Runtime has scales per channel only for matrices; DeBERTa's positions are one matrix per attention head.
     stacked = {tensor.name for tensor in graph.initializer if len(tensor.dims) > 2}
-    nodes = [node.name for node in graph.node if _is_within(node, scope) and stacked.isdisjoint(node.input)]
+    large = {tensor.name for tensor in graph.initializer if math.prod(tensor.dims) >= LARGE}
+    nodes = [
+        node.name
+        for node in graph.node
+        if stacked.isdisjoint(node.input)
+        and (_is_within(node, scope) or not (large.isdisjoint(node.input) or _is_within(node, "", ".classifier")))
+    ]
     with _quiet():
         quantization.quantize_dynamic(
             source,
@@ -423,10 +446,10 @@ def _quantize(source: Path, target: Path, scope: str) -> None:
         )
 
 
-def _is_within(node: Any, scope: str) -> bool:
-    """Return whether a node of a graph was traced within a module: of the encoder, and not of an exit."""
-    scopes = next((entry.value for entry in node.metadata_props if entry.key.endswith("name_scopes")), "")
-    return f"'{scope}" in scopes
+def _is_within(node: Any, start: str, end: str = "") -> bool:
+    """Return whether a node of a graph was traced within a module whose name starts and ends like this."""
+    scopes = next((entry.value for entry in node.metadata_props if entry.key.endswith("name_scopes")), "[]")
+    return any(scope.startswith(start) and scope.endswith(end) for scope in ast.literal_eval(scopes) if scope)
 
 
 def _tokenizer_text(tokenizer: Any, longest: int | None) -> str:
@@ -454,8 +477,10 @@ def _source(model: Any, folder: Path) -> Source:
         f"folder: '{checkpoint}' holds another model; pass another folder, or call model.save_pretrained(...) first"
     )
     saved = json.loads((checkpoint / "config.json").read_text())
-    own = json.loads(model.config.to_json_string(use_diff=False))
-    for name in ("model_type", "exit_layers", "exit_criterion", "exit_threshold", "exit_temperatures"):
+    config = model.config
+    own = json.loads(config.to_json_string(use_diff=False))
+    names = {*config.own_arguments(), "model_type", "id2label", "problem_type"} - {"encoder_config"}
+    for name in sorted(names & set(own)):
         if saved.get(name, own[name]) != own[name]:
             raise ValueError(f"{other} ({name} is {saved[name]} there, and {own[name]} in the model)")
     weights = model.state_dict()
@@ -499,22 +524,16 @@ def _compare_with_pytorch(model: Any, folder: Path, rows: list[dict[str, Any]]) 
 
 
 def _measure(
-    model: Any,
-    tokenizer: Any,
+    config: Any,
     folder: Path,
     manifest: dict[str, Any],
-    validation: Iterable[Any],
-    metrics: tuple[str, ...] | None,
+    rows: list[dict[str, Any]],
+    names: tuple[str, ...],
     max_drop: float,
 ) -> None:
-    """Measure every precision on labelled texts, and choose the threshold of int8; the results go to the manifest."""
+    """Measure every precision on labelled rows, and choose the threshold of int8; the results go to the manifest."""
     from ..onnx_runtime.classifier import OnnxEarlyExitClassifier  # needs the extra
 
-    config = model.config
-    rows = list(stream_rows(validation, tokenizer, config))
-    if label_column(rows) is None:
-        raise ValueError("validation: has no column 'label' or 'labels', by which a threshold could be chosen")
-    names = metrics or task_metrics(config.num_labels, config.multi_label)
     for precision, entry in manifest["precisions"].items():
         trace = onnx_trace(OnnxEarlyExitClassifier(folder, precision), rows, None, config)
         threshold, honest = entry["exit_threshold"], None

@@ -2,6 +2,7 @@
 
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any, NamedTuple, cast
 
@@ -26,6 +27,7 @@ from ..models.padded_batches import (
     padded_batch,
     progress_bar,
 )
+from ..utils.processor import bf16_is_slow
 
 # Length of the text with which the memory per row is estimated: a prime number, so that a side of a tensor with this
 # length can only be the number of tokens.
@@ -219,6 +221,12 @@ class _Predictor:
         check_model(model)
         self.model = model
         self.thresholds = model.thresholds_in_use(exit_threshold, early_exit)
+        if model.dtype == torch.bfloat16 and bf16_is_slow(model.device):
+            warnings.warn(
+                "model: is in bfloat16, for which this CPU has no units, so that it is several times slower than in "
+                "float32; call model.float()",
+                stacklevel=3,
+            )
         default = 1024 if model.device.type == "cpu" else 16384
         self.batch_tokens = default if batch_tokens is None else batch_tokens
         self.max_memory = max_memory

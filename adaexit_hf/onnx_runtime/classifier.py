@@ -311,6 +311,7 @@ class OnnxEarlyExitClassifier:
                     encoding = encodings[index]
                     columns = {"input_ids": encoding.ids, "token_type_ids": encoding.type_ids}
                     too_long = bool(encoding.overflowing)
+                    self._check_ids(index, encoding.ids)
                 else:
                     columns, too_long = self._checked_row(index, item)
                 inputs = self._stages[0].inputs
@@ -365,17 +366,27 @@ class OnnxEarlyExitClassifier:
                     f"texts: item {index} has an attention_mask with gaps, which PyTorch can run: predict"
                 )
             columns = {name: values[start:end] for name, values in columns.items()}
-        ids, limit, vocabulary = columns["input_ids"], self.facts["max_tokens"], self.facts["vocab_size"]
-        if min(ids) < 0 or max(ids) >= vocabulary:
-            wrong = min(ids) if min(ids) < 0 else max(ids)
+        ids, limit = columns["input_ids"], self.facts["max_tokens"]
+        self._check_ids(index, ids)
+        if any(columns["token_type_ids"]) and "token_type_ids" not in self._stages[0].inputs:
             raise ValueError(
-                f"texts: item {index} has the token id {wrong}, but the vocabulary has the ids 0 to {vocabulary - 1}; "
-                "use the tokenizer of the checkpoint"
+                f"texts: item {index} has token_type_ids, which this model was exported without; leave them out, or "
+                "export it with a tokenizer that writes them"
             )
         too_long = limit is not None and len(ids) > limit
         if too_long:
             columns = {name: [*values[: limit - 1], values[-1]] for name, values in columns.items()}
         return columns, too_long
+
+    def _check_ids(self, index: int, ids: Sequence[int]) -> None:
+        """Check that token ids are in the vocabulary."""
+        vocabulary = self.facts["vocab_size"]
+        if ids and (min(ids) < 0 or max(ids) >= vocabulary):
+            wrong = min(ids) if min(ids) < 0 else max(ids)
+            raise ValueError(
+                f"texts: item {index} has the token id {wrong}, but the vocabulary has the ids 0 to {vocabulary - 1}; "
+                "use the tokenizer of the checkpoint"
+            )
 
     # Running the stages
 

@@ -129,17 +129,16 @@ def check_source(folder: Path, manifest: dict[str, Any]) -> None:
         manifest: from `read_manifest`.
 
     Raises:
-        ExportFolderError: a file of the checkpoint has changed.
+        ExportFolderError: a file of the checkpoint has changed, or is new.
     """
     folder = folder.absolute()  # "." has no name
     if folder.name != SUBFOLDER or not manifest["source"]:
         return
-    for name, recorded in manifest["source"].items():
-        path = folder.parent / name
-        if path.is_file() and _hash_of(path) != recorded:
+    for name, found in source_files(folder.parent).items():
+        if found != manifest["source"].get(name):
             raise ExportFolderError(
-                f"'{path}' has changed since '{folder}' was exported from it; call adaexit export {folder.parent}, or "
-                f"delete '{folder}'"
+                f"'{folder.parent / name}' has changed since '{folder}' was exported from it; call adaexit export "
+                f"{folder.parent}, or delete '{folder}'"
             )
 
 

@@ -72,8 +72,11 @@ def test_lengths_lie_around_what_was_asked():
     assert short.mean().item() == pytest.approx(53, abs=1)
     assert short.std().item() == pytest.approx(16, abs=1)
     assert (min(mixed), max(mixed) > 500) == (1, True)
-    with pytest.raises(ValueError, match="lengths: got 'long'"):
-        text_lengths(1, "long")
+    long = torch.tensor(text_lengths(4000, "long")).float()
+    assert (long.min().item() >= 256, long.max().item() <= 512) == (True, True)
+    assert long.mean().item() == pytest.approx(400, abs=3)
+    with pytest.raises(ValueError, match="lengths: got 'longer'"):
+        text_lengths(1, "longer")
 
 
 def test_a_planted_model_exits_as_planned_and_computes_its_exits(planted):

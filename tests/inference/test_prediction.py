@@ -30,7 +30,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import adaexit_hf.models.padded_batches
-from adaexit_hf import DatasetError, Prediction, predict_stream
+from adaexit_hf import DatasetError, Prediction, predict, predict_stream
 from adaexit_hf.models import EarlyExitForSequenceClassification
 from adaexit_hf.models.early_exit_loop import InFlight, repacked, rows_per_batch, run_early_exit, trimmed
 from adaexit_hf.models.padded_batches import padded_batch
@@ -549,3 +549,13 @@ def test_warns_of_nothing_else(tokenizer: PreTrainedTokenizerFast) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         silent(build("deebert"), ["w7", ""], tokenizer, exit_threshold=0.9)
+
+
+@pytest.mark.parametrize("slow", [True, False])
+def test_bf16_on_a_cpu_without_units_is_warned_about(monkeypatch: pytest.MonkeyPatch, slow: bool) -> None:
+    monkeypatch.setattr("adaexit_hf.inference.prediction.bf16_is_slow", lambda device: slow)
+    model = build("deebert").bfloat16()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        predict(model, [{"input_ids": [1, 5, 2]}], exit_threshold=0.5, progress=False)
+    assert any("this CPU has no units" in str(each.message) for each in caught) == slow
