@@ -15,7 +15,7 @@ from ..utils.files import check_writable, replace_text, without_nan
 from .data_arguments import DataArguments
 from .errors import wrong_usage
 from .evaluate import curve_with_threshold, honest_scores, labelled_splits, tell_of_choice
-from .options import MAX_DROP_HELP, Fraction, LoadOptions, OutputOptions, load
+from .options import MAX_DROP_HELP, Fraction, LoadOptions, OutputOptions
 from .printing import print_choice
 from .runtime import ExportedModel, RuntimeOptions, load_runtime, trace_of
 from .streams import print_json
@@ -72,10 +72,9 @@ def calibrate(options: CalibrationOptions, positionals: Any) -> None:
             "exit_criterion, temperatures: are part of the exported graphs; calibrate the checkpoint with them, "
             "without --runtime onnx, and export it again"
         )
-    if exported:
-        model, tokenizer = load_runtime(positionals.checkpoint, options, threshold_needed=False)
-    else:
-        model, tokenizer = load(positionals.checkpoint, options, exit_criterion=options.exit_criterion)
+    model, tokenizer = load_runtime(
+        positionals.checkpoint, options, exit_criterion=options.exit_criterion, threshold_needed=False
+    )
     datasets_by_split, _, metrics = labelled_splits(model, tokenizer, options)
     split, rows = next(iter(datasets_by_split.items()))
     if options.temperatures:
@@ -123,6 +122,9 @@ def calibrate(options: CalibrationOptions, positionals: Any) -> None:
         print_json(result)
     else:
         print_choice(result)
+    if exported and not options.dry_run and (model.folder / model.classifier.precision / "report.html").exists():
+        message = f"the exported model's report.html starts at the old threshold; run adaexit report {folder} ..."
+        print(f"adaexit calibrate: {message}", file=sys.stderr)
     if options.dry_run or exported:
         return
     if saved | new_settings != saved and (folder / "README.md").exists():

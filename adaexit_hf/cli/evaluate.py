@@ -268,10 +268,10 @@ def tell_of_rows_that_chose(
     try:
         measured = list(earlier_measurements(Path(checkpoint)).get("results", {}).values())
     except ValueError:  # not ours, and nothing needs it
-        return
+        measured = []
     if isinstance(model, ExportedModel):
         own = model.classifier.facts["precisions"][model.classifier.precision]
-        measured = [own["results"]] if "results" in own else []
+        measured += [own["results"]] if "cross_fitted_thresholds" in own.get("results", {}) else []
     chose = {each["data"]["fingerprint"]: each for each in measured if "cross_fitted_thresholds" in each}
     for split, result in results.items():
         honest = chose.get(result["data"]["fingerprint"])

@@ -1,7 +1,7 @@
 """The command `adaexit export` (needs the extra `onnx`)."""
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from ..onnx_runtime.folder import SUBFOLDER
 from ..utils.imports import needed
 from .data_arguments import DataArguments
 from .errors import wrong_usage
-from .evaluate import labelled_splits
+from .evaluate import labelled_splits, tell_of_rows_that_chose
 from .options import MAX_DROP_HELP, Fraction, LoadOptions, OutputOptions, load
 from .printing import print_export
 from .streams import print_json
@@ -31,6 +31,8 @@ class ExportOptions(DataArguments, LoadOptions, OutputOptions):
         },
     )
     max_drop: Fraction = field(default=Fraction(0.01), metadata={"help": MAX_DROP_HELP})
+    dtype: str = field(default="auto", init=False)  # no flags: the graphs compute in float32, wherever the model is
+    device: str = field(default="cpu", init=False)
 
 
 def export(options: ExportOptions, positionals: Any) -> None:
@@ -49,6 +51,13 @@ def export(options: ExportOptions, positionals: Any) -> None:
         raise ValueError(
             f"max_drop: got {options.max_drop:g}, but only a threshold for --int8 is chosen here, on labels; "
             "leave it out, or see adaexit calibrate"
+        )
+    unused = [each.name for each in fields(DataArguments) if getattr(options, each.name) != each.default]
+    unused = [name for name in unused if name != "max_seq_length"]
+    if unused and not labelled:
+        raise ValueError(
+            f"{unused[0]}: got {getattr(options, unused[0])!r} without labelled texts; pass --validation_file, "
+            "--task_name or --dataset_name, or leave it out"
         )
     if options.output is None and not Path(positionals.checkpoint).is_dir():
         raise ValueError(
@@ -79,7 +88,10 @@ def export(options: ExportOptions, positionals: Any) -> None:
         metrics=metrics,
         max_drop=options.max_drop,
     )
+    if metrics:
+        results = {"fp32": manifest["precisions"]["fp32"]["results"]}
+        tell_of_rows_that_chose("export", positionals.checkpoint, model, results, metrics[0])
     if options.json:
         print_json(manifest)
-        return
-    print_export(manifest, folder, metrics)
+    else:
+        print_export(manifest, folder, metrics)

@@ -13,7 +13,6 @@ from ..evaluation.trace import rule_in_words
 from ..interpretation.attribution import explain
 from ..interpretation.unrolled import NoGradientError, check_one_label
 from ..models.configuration_early_exit import check_whole_number
-from ..onnx_runtime.folder import SUBFOLDER
 from ..utils.files import check_writable, replace_text
 from ..utils.imports import needed
 from ..visualization.attributed_tokens import TokenAttributions, finite_only, token_attributions
@@ -77,11 +76,7 @@ def report(options: ReportOptions, positionals: Any) -> None:
         report_several(options, positionals.checkpoints)
         return
     (checkpoint,) = positionals.checkpoints
-    exported = options.runtime == "onnx"  # whose results lie beside it, since those of the checkpoint are others
-    output = output_folder(options, str(Path(checkpoint, SUBFOLDER)) if exported else checkpoint)
-    in_folder = output.resolve() == Path(checkpoint).resolve()
-    found = earlier_measurements(output)  # which refuses a file that is not ours
-    earlier = found if in_folder else {}
+    exported = options.runtime == "onnx"
     if options.explain < 0:
         raise ValueError(
             f"explain: got {options.explain}; pass the number of samples to explain, 0 or more, e.g. --explain 20"
@@ -93,7 +88,13 @@ def report(options: ReportOptions, positionals: Any) -> None:
         needed("captum.attr", "interpret")  # fail before the slow steps
     saved = read_config(checkpoint, options).exit_threshold
     model, tokenizer = load_runtime(checkpoint, options, options.exit_threshold)
-    saved = model.classifier.exit_threshold if exported else saved
+    own_folder = Path(checkpoint)
+    if exported:  # whose results lie beside its graphs, since those of the checkpoint are others
+        saved, own_folder = model.classifier.exit_threshold, model.folder / model.classifier.precision
+    output = output_folder(options, str(own_folder))
+    in_folder = output.resolve() == own_folder.resolve()
+    found = earlier_measurements(output)  # which refuses a file that is not ours
+    earlier = found if in_folder else {}
     if options.explain:
         check_one_label(model.config)
     datasets_by_split, texts, metrics = labelled_splits(model, tokenizer, options)

@@ -46,7 +46,11 @@ class ExportedModel:
 
 
 def load_runtime(
-    checkpoint: str, options: Any, exit_threshold: str | None = None, threshold_needed: bool = True
+    checkpoint: str,
+    options: Any,
+    exit_threshold: str | None = None,
+    exit_criterion: str | None = None,
+    threshold_needed: bool = True,
 ) -> tuple[Any, Any]:
     """Load a checkpoint for inference, or its exported form.
 
@@ -54,6 +58,7 @@ def load_runtime(
         checkpoint: Local folder or Hub name.
         options: `LoadOptions` with `RuntimeOptions`.
         exit_threshold: As for `load`.
+        exit_criterion: As for `load`; only for PyTorch.
         threshold_needed: Whether an exported model without a threshold of its own is refused. Default: True.
 
     Returns:
@@ -70,11 +75,15 @@ def load_runtime(
             raise ValueError(
                 f"precision: got '{options.precision}' without --runtime onnx; pass --dtype, or leave it out"
             )
-        return load(checkpoint, options, exit_threshold)
+        return load(checkpoint, options, exit_threshold, exit_criterion)
     for flag, fitting in {"dtype": ("auto", "float32"), "device": ("auto", "cpu")}.items():
         if getattr(options, flag) not in fitting:
             advice = "pass --precision" if flag == "dtype" else "ONNX Runtime runs on the CPU here"
             raise ValueError(f"{flag}: got '{getattr(options, flag)}' with --runtime onnx; leave it out, {advice}")
+    if getattr(options, "batch_size", 32) != 32:
+        raise ValueError(
+            f"batch_size: got {options.batch_size} with --runtime onnx, which runs text by text; leave it out"
+        )
     needed("onnxruntime", "onnx")
     from ..onnx_runtime import OnnxEarlyExitClassifier
     from ..onnx_runtime.folder import find_folder
@@ -84,6 +93,21 @@ def load_runtime(
         config.thresholds(threshold_in(exit_threshold))
     hub_options = {} if Path(checkpoint).is_dir() else {"revision": options.revision}
     classifier = OnnxEarlyExitClassifier.from_pretrained(checkpoint, options.precision, **hub_options)
+    facts = classifier.facts
+    labels = None if config.num_labels == 1 else [config.id2label[index] for index in range(config.num_labels)]
+    same = {"method": config.model_type, "exit_layers": list(config.exit_layers), "labels": labels}
+    for name, own in (same | {"criterion": config.exit_criterion, "multi_label": config.multi_label}).items():
+        if facts[name] != own:
+            raise ValueError(
+                f"checkpoint: the exported model in '{checkpoint}' is of another one: its {name} is {facts[name]}, "
+                f"that of the checkpoint {own}; call adaexit export {checkpoint}"
+            )
+    longest = facts["max_tokens"]
+    if options.max_seq_length is not None and longest is not None and options.max_seq_length > longest:
+        raise ValueError(
+            f"max_seq_length: got {options.max_seq_length}, but the model was exported for at most {longest} tokens; "
+            "pass it to adaexit export, too"
+        )
     if exit_threshold is None and threshold_needed and not classifier.calibrated:
         raise ValueError(
             f"exit_threshold: none was chosen for {classifier.precision}; call adaexit calibrate {checkpoint} "

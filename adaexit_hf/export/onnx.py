@@ -13,6 +13,7 @@ import logging
 import math
 import os
 import shutil
+import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -35,7 +36,7 @@ from ..models.early_exit_loop import InFlight, read_exit
 from ..models.encoder_layers import family_of
 from ..models.exit_criteria import counted
 from ..models.padded_batches import check_model, full_depth, label_column, progress_bar, row_labels, stream_rows
-from ..onnx_runtime.folder import FORMAT_VERSION, MANIFEST, SUBFOLDER, TOKENIZER, sha256, source_files
+from ..onnx_runtime.folder import FORMAT_VERSION, MANIFEST, PRECISIONS, SUBFOLDER, TOKENIZER, sha256, source_files
 from ..utils.files import check_writable, without_nan
 from ..utils.imports import needed
 from ..version import __version__
@@ -71,7 +72,8 @@ def export_onnx(
         model: an early-exit model of any method but Depth-Adaptive, on any device and in any dtype; the graphs
             compute in float32.
         tokenizer: its tokenizer, a fast one.
-        folder: folder to write, which then holds all that is needed to run the model. If it is the subfolder `onnx` of
+        folder: a new folder, or one with an earlier export, which is replaced; it then holds all that is needed to run
+            the model. If it is the subfolder `onnx` of
             the model's checkpoint, the export is refused as outdated once the checkpoint has changed.
         int8: whether to export int8 graphs, too. Weights of linear layers, but of none whose outputs are logits, are
             quantized per channel to 7 bits, which no CPU saturates; embeddings to 8 bits; activations at run time.
@@ -88,8 +90,9 @@ def export_onnx(
     Raises:
         ImportError: the extra `onnx` is not installed.
         TypeError: the model has no exits.
-        ValueError: the model's tokens skip layers; the tokenizer is a slow one; `folder` cannot be written, or is the
-            subfolder of another checkpoint; or `validation` has no labels.
+        ValueError: the model's tokens skip layers; the tokenizer is a slow one, or does more than its tokenizer.json
+            says; `folder` cannot be written, holds other files, or is the subfolder of another checkpoint;
+            `validation` has no labels; or an argument is given without the one that it belongs to.
         RuntimeError: a graph gives other results than PyTorch.
 
     Examples:
@@ -109,7 +112,7 @@ def export_onnx(
     """
     check_model(model)
     check_max_drop(max_drop)
-    config, folder = model.config, Path(folder)
+    config, folder = model.config, Path(folder).absolute()
     if model.spares_tokens:
         raise ValueError(
             f"model: '{config.model_type}' decides for every token how many layers to run, which graphs of whole "
@@ -123,17 +126,24 @@ def export_onnx(
     ready = next(name for name, comparison in COMPARISONS.items() if comparison is model.ready)
     for module in ("onnx", "onnxscript", "onnxruntime"):
         needed(module, "onnx")
-    check_writable("folder", folder)
+    _check_folder(folder)
+    if validation is None and metrics is not None:
+        raise ValueError(f"metrics: got {metrics} without validation, on which they are measured; leave it out")
+    if max_drop != 0.01 and (validation is None or not int8):
+        raise ValueError(
+            f"max_drop: got {max_drop:g}, but only a threshold for int8 is chosen here, on validation; leave it out"
+        )
     names = metrics or task_metrics(config.num_labels, config.multi_label)
     for name in names:
         check_classes(name, config.num_labels, config.multi_label)
     rows = None if validation is None else list(stream_rows(validation, tokenizer, config))
     if rows is not None and label_column(rows) is None:
         raise ValueError("validation: has no column 'label' or 'labels', by which a threshold could be chosen")
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
     source = _source(model, folder)
-    (part / "fp32").mkdir(parents=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Names that start with "_" are never uploaded.
+    part = Path(tempfile.mkdtemp(prefix=f"_{folder.name}-", dir=folder.parent))
+    (part / "fp32").mkdir()
     try:
         traced = _traceable(model)
         longest = _longest(model, tokenizer)
@@ -144,7 +154,7 @@ def export_onnx(
         if int8:
             (part / "int8").mkdir()
             stages["int8"] = [_quantized(part, stage) for stage in stages["fp32"]]
-        own_tokenizer = _tokenizer_text(tokenizer, longest)
+        own_tokenizer = _tokenizer_text(tokenizer, longest, config.pairs)
         (part / TOKENIZER).write_text(own_tokenizer, encoding="utf-8")
         labels = None if config.num_labels == 1 else [config.id2label[index] for index in range(config.num_labels)]
         packages = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime")
@@ -167,7 +177,6 @@ def export_onnx(
             "pad_token_id": config.encoder_config.pad_token_id,
             "source": source,
             "tokenizer": {"file": TOKENIZER, "sha256": sha256(own_tokenizer.encode())},
-            "certificate": None,
             "precisions": {
                 name: {
                     "exit_threshold": config.exit_threshold if name == "fp32" else None,
@@ -182,7 +191,7 @@ def export_onnx(
         if rows is not None:
             _measure(config, part, manifest, rows, names, max_drop)
             _write_manifest(part, manifest)
-        _replace_folder(part, folder)
+        _replace_entries(part, folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return manifest
@@ -346,12 +355,15 @@ def _longest(model: Any, tokenizer: Any) -> int | None:
 
 def _trial_rows(model: Any, tokenizer: Any, longest: int | None) -> list[dict[str, Any]]:
     """Return tokenized trial texts of several lengths: the first one to trace with, all to compare with PyTorch."""
-    words = ["the film is good", "a", " ".join(["one film is not like the other"] * 200)]
-    pairs = [(words[0], "it is a good one"), ("a", "b"), (words[2], words[2])]
-    texts: list[Any] = pairs if model.config.pairs else words
     options: dict[str, Any] = {"truncation": True, "max_length": min(longest or 512, 512)}
-    encoded = [tokenizer(*([text] if isinstance(text, str) else text), **options) for text in texts]
+    encoded = [tokenizer(*texts, **options) for texts in _trial_texts(model.config.pairs)]
     return [{name: list(row[name]) for name in ("input_ids", "token_type_ids") if name in row} for row in encoded]
+
+
+def _trial_texts(pairs: bool | None) -> list[tuple[str, ...]]:
+    """Return a text, or a pair, of usual length, a short one and one that is longer than most models read."""
+    words = ["the film is good", "a", " ".join(["one film is not like the other"] * 200)]
+    return [(words[0], "it is a good one"), ("a", "b"), (words[2], words[2])] if pairs else [(text,) for text in words]
 
 
 def _export_stages(model: Any, trial: dict[str, Any], longest: int | None, folder: Path) -> Iterator[dict[str, Any]]:
@@ -432,6 +444,8 @@ def _quantize(source: Path, target: Path, scope: str) -> None:
         if stacked.isdisjoint(node.input)
         and (_is_within(node, scope) or not (large.isdisjoint(node.input) or _is_within(node, "", ".classifier")))
     ]
+    if not nodes:  # which would quantize all nodes, those of logits, too
+        raise RuntimeError(f"export: no node of '{source.name}' names its module; use the versions in constraints.txt")
     with _quiet():
         quantization.quantize_dynamic(
             source,
@@ -452,14 +466,25 @@ def _is_within(node: Any, start: str, end: str = "") -> bool:
     return any(scope.startswith(start) and scope.endswith(end) for scope in ast.literal_eval(scopes) if scope)
 
 
-def _tokenizer_text(tokenizer: Any, longest: int | None) -> str:
-    """Return `tokenizer.json` of a tokenizer that truncates to the model's length, and does not pad."""
+def _tokenizer_text(tokenizer: Any, longest: int | None, pairs: bool | None) -> str:
+    """Return `tokenizer.json` of a tokenizer that truncates to the model's length, and does not pad.
+
+    Raises:
+        ValueError: it gives other tokens than `tokenizer` in Transformers.
+    """
     backend = copy.deepcopy(tokenizer.backend_tokenizer)
     backend.no_padding()
     if longest is None:
         backend.no_truncation()
     else:
         backend.enable_truncation(longest, strategy="longest_first", direction=tokenizer.truncation_side)
+    options = {} if longest is None else {"truncation": True, "max_length": longest}
+    for texts in _trial_texts(pairs):
+        if backend.encode(*texts).ids != list(tokenizer(*texts, verbose=False, **options)["input_ids"]):
+            raise ValueError(
+                f"tokenizer: {type(tokenizer).__name__} does more than its tokenizer.json says: it gives other tokens "
+                f"for {texts[0]!r:.40}; export with one that does not, PreTrainedTokenizerFast"
+            )
     return str(backend.to_str(pretty=False))
 
 
@@ -555,14 +580,32 @@ def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
-def _replace_folder(new: Path, folder: Path) -> None:
-    """Put a finished folder in the place of an earlier one."""
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(new, folder)
-    shutil.rmtree(old, ignore_errors=True)
+def _check_folder(folder: Path) -> None:
+    """Check that a folder is new, empty or holds an exported model, since what it holds is replaced.
+
+    Raises:
+        ValueError: it holds something else, or cannot be written.
+    """
+    if (folder / "config.json").exists():
+        raise ValueError(f"folder: '{folder}' holds a checkpoint; pass another folder, e.g. {folder / SUBFOLDER}")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not (folder / MANIFEST).exists():
+        raise ValueError(f"folder: '{folder}' holds other files; pass a new folder, or one with an exported model")
+    check_writable("folder", folder)
+
+
+def _replace_entries(new: Path, folder: Path) -> None:
+    """Move a finished export to its folder, in the place of an earlier one; other files there stay.
+
+    The manifest goes first and comes last: an export that is stopped in between counts as none.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MANIFEST).unlink(missing_ok=True)
+    for name in PRECISIONS:
+        shutil.rmtree(folder / name, ignore_errors=True)
+        if (new / name).exists():
+            os.replace(new / name, folder / name)
+    for name in (TOKENIZER, MANIFEST):
+        os.replace(new / name, folder / name)
 
 
 @contextmanager

@@ -144,7 +144,7 @@ class OnnxEarlyExitClassifier:
         tokenizer = read_checked(folder, TOKENIZER, self.facts["tokenizer"]["sha256"])
         self._tokenizer = Tokenizer.from_str(tokenizer.decode())
         self._stages = [_Stage(folder, stage) for stage in chosen["stages"]]
-        self._pool = ThreadPoolExecutor(self.threads, "adaexit-onnx") if self.threads > 1 else None
+        self._pools: dict[int, ThreadPoolExecutor] = {}  # by process: a fork has none of its parent's threads
 
     @classmethod
     def from_pretrained(
@@ -278,8 +278,12 @@ class OnnxEarlyExitClassifier:
 
     def _windows(self, texts: Iterable[Any]) -> Iterator[list[Tensors]]:
         """Iterate over tokenized texts, as many at a time as have at most `WINDOW_TOKENS` tokens together."""
-        if isinstance(texts, str | bytes | Mapping):
-            raise ValueError(f"texts: got {type(texts).__name__}; pass a list of texts, e.g. predict([text])")
+        table = hasattr(texts, "to_pydict") or (hasattr(texts, "columns") and hasattr(texts, "to_dict"))
+        if table or isinstance(texts, str | bytes | Mapping):
+            raise ValueError(
+                f"texts: got {type(texts).__name__}; pass a list of texts, e.g. predict([text]), or of a table "
+                "predict(list(table['text']))"
+            )
         truncated = tokens = 0
         window: list[Tensors] = []
         empty = True
@@ -361,7 +365,7 @@ class OnnxEarlyExitClassifier:
         if mask is not None:
             real = [place for place, value in enumerate(mask) if value]
             start, end = (real[0], real[-1] + 1) if real else (0, len(mask))
-            if not all(mask[start:end]):
+            if real and not all(mask[start:end]):
                 raise ValueError(
                     f"texts: item {index} has an attention_mask with gaps, which PyTorch can run: predict"
                 )
@@ -381,7 +385,9 @@ class OnnxEarlyExitClassifier:
     def _check_ids(self, index: int, ids: Sequence[int]) -> None:
         """Check that token ids are in the vocabulary."""
         vocabulary = self.facts["vocab_size"]
-        if ids and (min(ids) < 0 or max(ids) >= vocabulary):
+        if not ids:
+            raise ValueError(f"texts: item {index} has no tokens; remove it")
+        if min(ids) < 0 or max(ids) >= vocabulary:
             wrong = min(ids) if min(ids) < 0 else max(ids)
             raise ValueError(
                 f"texts: item {index} has the token id {wrong}, but the vocabulary has the ids 0 to {vocabulary - 1}; "
@@ -482,10 +488,13 @@ class OnnxEarlyExitClassifier:
             for text in todo:
                 states[text] |= stage.run(states[text])
 
-        if self._pool is None or len(texts) == 1:
+        if self.threads == 1 or len(texts) == 1:
             work()
-        else:
-            list(self._pool.map(work, range(min(self.threads, len(texts)))))
+            return
+        process = os.getpid()
+        if process not in self._pools:
+            self._pools = {process: ThreadPoolExecutor(self.threads, "adaexit-onnx")}
+        list(self._pools[process].map(work, range(min(self.threads, len(texts)))))
 
     def _named(self, logits: Array, exit_layer: Any) -> dict[str, Any]:
         layer = {"exit_layer": int(exit_layer)}

@@ -28,7 +28,7 @@ def sha256(data: bytes) -> str:
 
 
 def source_files(checkpoint: Path) -> dict[str, str]:
-    """Return the hashes of the files of a checkpoint that an exported model is made of.
+    """Return the hashes of the files of a checkpoint that an exported model is made of: config, tokenizer, weights.
 
     Args:
         checkpoint: folder with `config.json` and weights.
@@ -38,8 +38,8 @@ def source_files(checkpoint: Path) -> dict[str, str]:
     """
     if not (checkpoint / "config.json").is_file():
         return {}
-    paths = [checkpoint / "config.json", *sorted(checkpoint.glob("*.safetensors"))]
-    return {path.name: _hash_of(path) for path in paths}
+    names = ("config.json", "tokenizer.json", "model*.safetensors", "pytorch_model*.bin")
+    return {path.name: _hash_of(path) for name in names for path in sorted(checkpoint.glob(name))}
 
 
 def find_folder(path: str | Path) -> Path | None:
@@ -129,16 +129,17 @@ def check_source(folder: Path, manifest: dict[str, Any]) -> None:
         manifest: from `read_manifest`.
 
     Raises:
-        ExportFolderError: a file of the checkpoint has changed, or is new.
+        ExportFolderError: a file of the checkpoint has changed.
     """
     folder = folder.absolute()  # "." has no name
     if folder.name != SUBFOLDER or not manifest["source"]:
         return
+    int8 = " --int8" if "int8" in manifest["precisions"] else ""
     for name, found in source_files(folder.parent).items():
-        if found != manifest["source"].get(name):
+        if found != manifest["source"].get(name, found):
             raise ExportFolderError(
                 f"'{folder.parent / name}' has changed since '{folder}' was exported from it; call adaexit export "
-                f"{folder.parent}, or delete '{folder}'"
+                f"{folder.parent}{int8} ..., or delete '{folder}'"
             )
 
 

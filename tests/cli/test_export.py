@@ -119,9 +119,10 @@ def test_calibrating_the_checkpoint_says_that_the_export_is_old(capsys, checkpoi
 
 def test_report_writes_beside_the_graphs(capsys, checkpoint, exported) -> None:
     printed = called(capsys, "report", checkpoint, *exported[1], "--runtime", "onnx")
-    assert printed.endswith(f"saved in {checkpoint}/onnx/report.html\n")
-    assert "Runtime: ONNX, int8." in Path(checkpoint, "onnx", "report.html").read_text()
-    assert not Path(checkpoint, "metrics.json").exists() and Path(checkpoint, "onnx", "metrics.json").exists()
+    folder = Path(checkpoint, "onnx", "int8")
+    assert printed.endswith(f"saved in {folder}/report.html\n")
+    assert "Runtime: ONNX, int8." in (folder / "report.html").read_text()
+    assert not Path(checkpoint, "metrics.json").exists() and (folder / "metrics.json").exists()
 
 
 def test_a_model_without_threshold_asks_for_one(capsys, checkpoint) -> None:
@@ -139,10 +140,23 @@ def test_a_model_without_threshold_asks_for_one(capsys, checkpoint) -> None:
         (["predict", "--runtime", "onnx", "--dtype", "bfloat16", "good"], "dtype: got 'bfloat16' with --runtime onnx"),
         (["predict", "--runtime", "onnx", "--device", "cuda", "good"], "device: got 'cuda' with --runtime onnx"),
         (["predict", "--runtime", "onnx", "--exit_threshold", "3", "good"], "exit_threshold: got 3"),
+        (["calibrate", "--runtime", "ONNX", "--validation_file", "dev.csv"], "runtime: got 'ONNX'"),
+        (["calibrate", "--precision", "int8", "--validation_file", "dev.csv"], "precision: got 'int8' without"),
+        (["evaluate", "--runtime", "onnx", "--batch_size", "7", "--validation_file", "dev.csv"], "batch_size: got 7"),
+        (
+            ["predict", "--runtime", "onnx", "--max_seq_length", "30", "good"],
+            "max_seq_length: got 30, but the model was",
+        ),
+        (["export", "--metrics", "f1"], "metrics: got ['f1'] without labelled texts"),
+        (["export", "--output", "."], "holds other files"),
         (["export", "--max_drop", "2%"], "max_drop: got 0.02, but only a threshold for --int8 is chosen here"),
     ],
 )
-def test_flags_that_do_not_fit_are_refused(capsys, checkpoint, arguments: list[str], message: str) -> None:
+def test_flags_that_do_not_fit_are_refused(
+    capsys, monkeypatch, checkpoint, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(Path(checkpoint).parent)
+    Path("dev.csv").write_text("text,label\ngood,good\n")
     assert message in refused(capsys, arguments[0], checkpoint, *arguments[1:])
 
 
@@ -150,6 +164,23 @@ def test_flags_that_do_not_fit_are_refused(capsys, checkpoint, arguments: list[s
 def test_reports_that_need_pytorch_are_refused(capsys, checkpoint, exported, flags: list[str]) -> None:
     name = flags[0].removeprefix("--")
     assert f"{name}: " in refused(capsys, "report", checkpoint, *exported[1], "--runtime", "onnx", *flags)
+
+
+def test_a_checkpoint_is_never_replaced_by_its_export(capsys, checkpoint) -> None:
+    before = {path.name for path in Path(checkpoint).iterdir()}
+    assert "holds a checkpoint; pass another folder" in refused(capsys, "export", checkpoint, "--output", checkpoint)
+    assert {path.name for path in Path(checkpoint).iterdir()} == before
+
+
+def test_an_export_of_another_model_is_refused(capsys, checkpoint) -> None:
+    path = Path(checkpoint, "onnx", "early_exit.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"labels": ["no", "yes"], "source": {}}))
+    assert "its labels is ['no', 'yes']" in refused(capsys, "predict", checkpoint, "good", "--runtime", "onnx")
+
+
+def test_a_report_on_few_rows_leaves_the_results_alone(capsys, checkpoint, exported) -> None:
+    called(capsys, "report", checkpoint, *exported[1], "--runtime", "onnx", "--max_eval_samples", "6")
+    assert not Path(checkpoint, "onnx", "int8", "metrics.json").exists()
 
 
 def test_criteria_are_part_of_the_graphs(capsys, checkpoint, exported) -> None:
