@@ -79,6 +79,12 @@ def export(options: ExportOptions, positionals: Any) -> None:
             f"later call adaexit calibrate {positionals.checkpoint} --runtime onnx --validation_file FILE",
             file=sys.stderr,
         )
+    if not options.int8 and (folder / "int8").is_dir():
+        print(
+            f"adaexit export: '{folder}' has int8 graphs of an earlier export, which will be removed; pass --int8 to "
+            "export them anew",
+            file=sys.stderr,
+        )
     manifest = export_onnx(
         model,
         tokenizer,

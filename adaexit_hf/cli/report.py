@@ -77,6 +77,9 @@ def report(options: ReportOptions, positionals: Any) -> None:
         return
     (checkpoint,) = positionals.checkpoints
     exported = options.runtime == "onnx"
+    own_folder = Path(checkpoint)
+    output = output_folder(options, checkpoint)
+    found = earlier_measurements(output)  # which refuses a file that is not ours
     if options.explain < 0:
         raise ValueError(
             f"explain: got {options.explain}; pass the number of samples to explain, 0 or more, e.g. --explain 20"
@@ -88,12 +91,11 @@ def report(options: ReportOptions, positionals: Any) -> None:
         needed("captum.attr", "interpret")  # fail before the slow steps
     saved = read_config(checkpoint, options).exit_threshold
     model, tokenizer = load_runtime(checkpoint, options, options.exit_threshold)
-    own_folder = Path(checkpoint)
     if exported:  # whose results lie beside its graphs, since those of the checkpoint are others
         saved, own_folder = model.classifier.exit_threshold, model.folder / model.classifier.precision
-    output = output_folder(options, str(own_folder))
+        output = output_folder(options, str(own_folder))
+        found = earlier_measurements(output)
     in_folder = output.resolve() == own_folder.resolve()
-    found = earlier_measurements(output)  # which refuses a file that is not ours
     earlier = found if in_folder else {}
     if options.explain:
         check_one_label(model.config)

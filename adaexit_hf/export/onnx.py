@@ -48,6 +48,8 @@ TOLERANCE = 1e-3
 # Numbers in a matrix of an exit from which on it is quantized, too: those of an attention pool read as many bytes in
 # float32 as a quantized layer, and made a stage of MiniLM a tenth slower.
 LARGE = 2**15
+# End of the key under which the exporter notes in which modules a node was traced.
+SCOPES = "name_scopes"
 Source = dict[str, str]
 
 
@@ -154,6 +156,7 @@ def export_onnx(
         if int8:
             (part / "int8").mkdir()
             stages["int8"] = [_quantized(part, stage) for stage in stages["fp32"]]
+        stages = {name: [_without_paths(part, stage) for stage in found] for name, found in stages.items()}
         own_tokenizer = _tokenizer_text(tokenizer, longest, config.pairs)
         (part / TOKENIZER).write_text(own_tokenizer, encoding="utf-8")
         labels = None if config.num_labels == 1 else [config.id2label[index] for index in range(config.num_labels)]
@@ -417,6 +420,20 @@ def _save_graph(
     program.save(path, external_data=False)
 
 
+def _without_paths(folder: Path, stage: dict[str, Any]) -> dict[str, Any]:
+    """Remove what the exporter notes of its source, with paths of this machine; returns the manifest's entry."""
+    onnx = needed("onnx", "onnx")
+    model = onnx.load(folder / stage["file"])
+    graph = model.graph
+    for noted in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        kept = [entry for entry in noted.metadata_props if entry.key.endswith(SCOPES)]
+        del noted.metadata_props[:]
+        noted.metadata_props.extend(kept)
+        noted.ClearField("doc_string")
+    onnx.save(model, folder / stage["file"])
+    return stage | {"sha256": sha256((folder / stage["file"]).read_bytes())}
+
+
 def _quantized(folder: Path, stage: dict[str, Any]) -> dict[str, Any]:
     """Quantize a stage, and return its entry in the manifest."""
     file = stage["file"].replace("fp32", "int8")
@@ -462,7 +479,7 @@ def _quantize(source: Path, target: Path, scope: str) -> None:
 
 def _is_within(node: Any, start: str, end: str = "") -> bool:
     """Return whether a node of a graph was traced within a module whose name starts and ends like this."""
-    scopes = next((entry.value for entry in node.metadata_props if entry.key.endswith("name_scopes")), "[]")
+    scopes = next((entry.value for entry in node.metadata_props if entry.key.endswith(SCOPES)), "[]")
     return any(scope.startswith(start) and scope.endswith(end) for scope in ast.literal_eval(scopes) if scope)
 
 
