@@ -83,7 +83,7 @@ def test_the_loss_of_the_recipe_is_said_to_be_a_sum(flags, capsys):
 
 def test_bfloat16_without_units_for_it_is_told(flags, capsys, monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    monkeypatch.setattr(train_command.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
     flags("--method", "berxit", "--bf16", "--max_steps", "1")
     assert "bf16: this CPU has no units for bfloat16" in capsys.readouterr().err
 
