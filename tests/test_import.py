@@ -9,6 +9,7 @@ import pytest
 from helpers.fresh import run
 
 import adaexit_hf
+from adaexit_hf.cli.main import COMMANDS
 from adaexit_hf.models import METHODS, MODEL_TYPES
 
 
@@ -76,6 +77,27 @@ names = [name.split(".")[-1] for name in sys.modules if name.startswith("adaexit
 print(names, "transformers.trainer" in sys.modules, "adaexit_hf.trainer" in sys.modules)
 """
     assert run(code) == "['modeling_early_exit'] False False"
+
+
+@pytest.mark.slow
+def test_commands_need_the_extra_onnx_only_to_use_it() -> None:
+    modules = [
+        "adaexit_hf.export",
+        "adaexit_hf.benchmark",
+        *(f"adaexit_hf.cli.{name}" for name, _ in COMMANDS.values()),
+    ]
+    code = f"""
+import importlib, sys
+for name in ("onnx", "onnxruntime", "onnxscript"):
+    sys.modules[name] = None  # importing it is an ImportError
+for name in {modules}:
+    importlib.import_module(name)
+try:
+    from adaexit_hf import OnnxEarlyExitClassifier
+except ImportError as error:
+    print(error)
+"""
+    assert "pip install adaexit_hf[onnx]" in run_in_new_process(code)
 
 
 def test_a_copy_of_the_mapping_has_the_classes() -> None:

@@ -5,7 +5,19 @@ distribution of its own, `adaexit-onnx`, where it is called `adaexit_onnx` and n
 NumPy. Both are built from these files.
 """
 
-from .classifier import OnnxEarlyExitClassifier, OnnxPredictions, OnnxTrace
-from .folder import ExportFolderError
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .classifier import OnnxEarlyExitClassifier, OnnxPredictions, OnnxTrace
+    from .folder import ExportFolderError
 
 __all__ = ["ExportFolderError", "OnnxEarlyExitClassifier", "OnnxPredictions", "OnnxTrace"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'; it has {', '.join(__all__)}")
+    # Only now: `folder` is also read where ONNX Runtime, which `classifier` needs, is not installed.
+    module = "folder" if name == "ExportFolderError" else "classifier"
+    return getattr(importlib.import_module(f".{module}", __name__), name)

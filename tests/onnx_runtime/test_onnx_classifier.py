@@ -445,6 +445,6 @@ def test_it_runs_by_another_name_where_pytorch_cannot_be_imported(tmp_path: Path
 
 
 def test_it_says_what_to_install_where_onnx_runtime_is_missing(tmp_path: Path) -> None:
-    code = "import sys; sys.modules['onnxruntime'] = None; import adaexit_hf.onnx_runtime"
+    code = "import sys; sys.modules['onnxruntime'] = None; from adaexit_hf.onnx_runtime import OnnxEarlyExitClassifier"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert re.search(r"ImportError: you need ONNX Runtime and Tokenizers \(.*\); call pip install", done.stderr)
