@@ -16,6 +16,7 @@ from ..benchmark.runtimes import compare_runtimes, exported_folder
 from ..benchmark.start_up import measure_start_up
 from ..benchmark.timing import cells, measure, measure_single, trained_workload
 from ..evaluation.summary import exit_settings
+from ..export.onnx import check_installed, export_stock
 from ..models.configuration_early_exit import check_whole_number
 from ..onnx_runtime.folder import read_manifest
 from ..utils.imports import needed
@@ -141,8 +142,7 @@ def _exported(checkpoint: str, options: BenchmarkOptions) -> Path:
         ImportError: The extra `onnx` is not installed.
         ValueError: There is none, or the flags do not fit it.
     """
-    for module in ("onnx", "onnxscript", "onnxruntime"):
-        needed(module, "onnx")
+    check_installed()
     if options.device not in ("auto", "cpu") or options.dtype not in ("auto", "float32"):
         raise ValueError(
             f"onnx: got --device {options.device} --dtype {options.dtype}, but it compares float32 on the CPU (and "
@@ -185,8 +185,6 @@ def _compare_with_onnx(
     single_texts: int,
 ) -> None:
     """Compare the runs in PyTorch and ONNX Runtime, and what their first answers cost, and print the records."""
-    from ..export.onnx import export_stock  # needs the extra
-
     manifest = read_manifest(folder)
     work = trained_workload(model, tokenizer, texts)
     own_threshold = None if options.exit_threshold is None else threshold_in(options.exit_threshold)

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation.thresholds import check_max_drop
+from ..export.onnx import check_installed, export_onnx
 from ..onnx_runtime.folder import SUBFOLDER
-from ..utils.imports import needed
 from .data_arguments import DataArguments
 from .errors import wrong_usage
 from .evaluate import labelled_splits, tell_of_rows_that_chose
@@ -64,10 +64,7 @@ def export(options: ExportOptions, positionals: Any) -> None:
             f"output: '{positionals.checkpoint}' is not a local folder; pass --output FOLDER, e.g. --output onnx"
         )
     folder = Path(options.output) if options.output else Path(positionals.checkpoint, SUBFOLDER)
-    for module in ("onnx", "onnxscript", "onnxruntime"):
-        needed(module, "onnx")
-    from ..export.onnx import export_onnx
-
+    check_installed()
     model, tokenizer = load(positionals.checkpoint, options)
     validation, metrics = None, None
     if labelled:

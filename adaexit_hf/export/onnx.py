@@ -50,7 +50,16 @@ TOLERANCE = 1e-3
 LARGE = 2**15
 # End of the key under which the exporter notes in which modules a node was traced.
 SCOPES = "name_scopes"
-Source = dict[str, str]
+
+
+def check_installed() -> None:
+    """Check, before anything slow, that all packages of the extra `onnx` are installed.
+
+    Raises:
+        ImportError: one of them is not.
+    """
+    for module in ("onnx", "onnxscript", "onnxruntime"):
+        needed(module, "onnx")
 
 
 def export_onnx(
@@ -75,8 +84,8 @@ def export_onnx(
             compute in float32.
         tokenizer: its tokenizer, a fast one.
         folder: a new folder, or one with an earlier export, which is replaced; it then holds all that is needed to run
-            the model. If it is the subfolder `onnx` of
-            the model's checkpoint, the export is refused as outdated once the checkpoint has changed.
+            the model. If it is the subfolder `onnx` of the model's checkpoint, the export is refused as outdated once
+            the checkpoint has changed.
         int8: whether to export int8 graphs, too. Weights of linear layers, but of none whose outputs are logits, are
             quantized per channel to 7 bits, which no CPU saturates; embeddings to 8 bits; activations at run time.
         validation: texts or tokenized rows with labels, none used in training, as for `collect_trace`. Default: None;
@@ -126,8 +135,7 @@ def export_onnx(
             "one: AutoTokenizer.from_pretrained(...)"
         )
     ready = next(name for name, comparison in COMPARISONS.items() if comparison is model.ready)
-    for module in ("onnx", "onnxscript", "onnxruntime"):
-        needed(module, "onnx")
+    check_installed()
     _check_folder(folder)
     if validation is None and metrics is not None:
         raise ValueError(f"metrics: got {metrics} without validation, on which they are measured; leave it out")
@@ -243,8 +251,7 @@ def export_stock(stock: Any, folder: Path, inputs: list[str], longest: int | Non
     Raises:
         ImportError: the extra `onnx` is not installed.
     """
-    for module in ("onnx", "onnxscript", "onnxruntime"):
-        needed(module, "onnx")
+    check_installed()
     files: dict[str, Path] = {}
     batch, tokens = (
         torch.export.Dim("batch", min=1, max=2**16),
@@ -291,7 +298,7 @@ class _Stage(nn.Module):
     def __init__(self, model: Any, first: int, last: int, names: list[str]) -> None:
         super().__init__()
         self.model, self.first, self.last, self.names = model, first, last, names
-        self.outputs: list[str] = []
+        self.outputs: list[str] = []  # known once it has run
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Return logits, readiness score, and unless it is the last stage what the next one reads."""
@@ -370,7 +377,7 @@ def _trial_texts(pairs: bool | None) -> list[tuple[str, ...]]:
 
 
 def _export_stages(model: Any, trial: dict[str, Any], longest: int | None, folder: Path) -> Iterator[dict[str, Any]]:
-    """Export every stage as `fp32/stage_01.onnx`, ..., and return its entry in the manifest."""
+    """Export every stage as `fp32/stage_01.onnx`, ..., and return its entry in the manifest, without the hash."""
     takes_types = family_of(model.encoder.config).takes_token_types and "token_type_ids" in trial
     names = ["input_ids", *["token_type_ids"] * takes_types]
     values = {name: torch.tensor([trial[name]]) for name in names}
@@ -383,22 +390,17 @@ def _export_stages(model: Any, trial: dict[str, Any], longest: int | None, folde
         per_token = ("input_ids", "token_type_ids", "hidden")
         shapes = tuple({1: tokens} if name in per_token or name.startswith("token_") else {} for name in names)
         with torch.no_grad(), _quiet():
-            results = dict(zip(_outputs_of(stage, inputs), stage(*inputs), strict=True))
+            tensors = stage(*inputs)
+        results = dict(zip(stage.outputs, tensors, strict=True))
         file = f"fp32/stage_{index:02}.onnx"
         # A graph cannot have an input and an output of the same name.
         _save_graph(
             stage, dict(zip(names, inputs, strict=True)), shapes, [f"next_{name}" for name in results], folder / file
         )
-        yield {"file": file, "sha256": sha256((folder / file).read_bytes()), "inputs": names, "outputs": list(results)}
+        yield {"file": file, "inputs": names, "outputs": list(results)}
         carried = {name: value for name, value in values.items() if name.startswith(("token_", "row_"))}
         values = {name: value for name, value in (carried | results).items() if name != "token_type_ids"}
         first = last + 1
-
-
-def _outputs_of(stage: _Stage, inputs: tuple[Tensor, ...]) -> list[str]:
-    """Return the names of a stage's outputs, which are known once it has run."""
-    stage(*inputs)
-    return stage.outputs
 
 
 def _save_graph(
@@ -421,7 +423,7 @@ def _save_graph(
 
 
 def _without_paths(folder: Path, stage: dict[str, Any]) -> dict[str, Any]:
-    """Remove what the exporter notes of its source, with paths of this machine; returns the manifest's entry."""
+    """Remove what the exporter notes of its source, with paths of this machine, and add the hash of the file."""
     onnx = needed("onnx", "onnx")
     model = onnx.load(folder / stage["file"])
     graph = model.graph
@@ -435,10 +437,10 @@ def _without_paths(folder: Path, stage: dict[str, Any]) -> dict[str, Any]:
 
 
 def _quantized(folder: Path, stage: dict[str, Any]) -> dict[str, Any]:
-    """Quantize a stage, and return its entry in the manifest."""
+    """Quantize a stage, and return its entry in the manifest, without the hash."""
     file = stage["file"].replace("fp32", "int8")
     _quantize(folder / stage["file"], folder / file, "model.encoder")
-    return stage | {"file": file, "sha256": sha256((folder / file).read_bytes())}
+    return stage | {"file": file}
 
 
 def _quantize(source: Path, target: Path, scope: str) -> None:
@@ -505,7 +507,7 @@ def _tokenizer_text(tokenizer: Any, longest: int | None, pairs: bool | None) -> 
     return str(backend.to_str(pretty=False))
 
 
-def _source(model: Any, folder: Path) -> Source:
+def _source(model: Any, folder: Path) -> dict[str, str]:
     """Return the hashes of the checkpoint beside the folder to write; empty if it is not inside of one.
 
     Raises:
