@@ -20,6 +20,7 @@ from ..export.onnx import check_installed, export_stock
 from ..models.configuration_early_exit import check_whole_number
 from ..onnx_runtime.folder import read_manifest
 from ..utils.imports import needed
+from ..utils.processor import default_batch_tokens
 from ..version import __version__
 from .options import CHECKPOINT, ModelOptions, OutputOptions, Positionals, TextOptions, load, read_config, threshold_in
 from .predict import PredictOptions, items_of_input
@@ -114,7 +115,7 @@ def _compare_in_torch(
     options: BenchmarkOptions, model: Any, tokenizer: Any, texts: list[Any], single_texts: int
 ) -> None:
     """Compare the standard runs, or the pairs that were chosen, and print the records."""
-    batch_tokens = 1024 if model.device.type == "cpu" else 16384
+    batch_tokens = default_batch_tokens(model.device, model.dtype)
     standard = not options.pairs
     pairs = ["predict-texts/static-texts"] if standard else options.pairs
     all_cells = cells(pairs, [options.batch_size], [batch_tokens])

@@ -27,7 +27,7 @@ from ..models.padded_batches import (
     padded_batch,
     progress_bar,
 )
-from ..utils.processor import bf16_is_slow
+from ..utils.processor import bf16_is_slow, default_batch_tokens
 
 # Length of the text with which the memory per row is estimated: a prime number, so that a side of a tensor with this
 # length can only be the number of tokens.
@@ -93,7 +93,8 @@ def predict(
         exit_threshold: as for the model's forward: one threshold, or one per exit. Default: the one in the config.
         early_exit: False runs all layers; True raises an error if there is no threshold. Default: exit early if there
             is a threshold.
-        batch_tokens: largest number of tokens in a batch, padding included. Default: 1024 on a CPU, 16384 elsewhere.
+        batch_tokens: largest number of tokens in a batch, padding included. Default: 1024 on a CPU, 2048 in bfloat16
+            or float16 on a CPU with AMX, 16384 elsewhere.
         max_memory: largest size of a window in bytes: its hidden states and what the layers need besides them, such as
             attention masks. Default: 1 GiB.
         progress: whether to show a progress bar.
@@ -227,7 +228,7 @@ class _Predictor:
                 "float32; call model.float()",
                 stacklevel=3,
             )
-        default = 1024 if model.device.type == "cpu" else 16384
+        default = default_batch_tokens(model.device, model.dtype)
         self.batch_tokens = default if batch_tokens is None else batch_tokens
         self.max_memory = max_memory
         check_whole_number("batch_tokens", self.batch_tokens, low=1, advice=f"e.g. batch_tokens={default}")

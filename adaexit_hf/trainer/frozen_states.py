@@ -21,6 +21,7 @@ from transformers.utils import logging
 
 from ..data.batches_by_length import MOST_ROWS, chunks, fetch_rows, groups, length_of
 from ..models.padded_batches import eval_mode, model_inputs, progress_bar
+from ..utils.processor import default_batch_tokens
 
 logger = logging.get_logger(__name__)
 
@@ -150,7 +151,7 @@ def frozen_states(
     Raises:
         NoRoomError: if the states do not fit into memory and on the disk.
     """
-    size, batch_tokens = len(dataset), 1024 if model.device.type == "cpu" else 16384
+    size, batch_tokens = len(dataset), default_batch_tokens(model.device, model.dtype)
     lengths = [length_of(row) for places in chunks(range(size), MOST_ROWS) for row in fetch_rows(dataset, places)]
     weights = lengths if model.reads_all_tokens else [1] * size
     file = file.with_name(f"{file.name}-{accelerator.process_index - accelerator.local_process_index}")
