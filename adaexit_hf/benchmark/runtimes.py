@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..data.batches_by_length import groups
+from ..evaluation.collect import onnx_trace
 from ..models.padded_batches import read_rows
 from ..onnx_runtime.folder import PRECISIONS, TOKENIZER, download, find_folder, read_manifest
 from ..utils.imports import needed
@@ -146,7 +147,7 @@ def compare_runtimes(
         if threshold is None and not classifier.calibrated:
             left_out[name] = "no threshold was chosen for it; call adaexit calibrate with --runtime onnx"
             continue
-        expected = work.expected if precision == "fp32" else _expected_of_trace(classifier, items, threshold)
+        expected = work.expected if precision == "fp32" else _expected_of_trace(classifier, work, threshold)
         one = partial(_classify, classifier, items, threshold)
         singles[name] = _single(one, first, expected)
         many[name] = Run([partial(one, None)], expected, expected.exit_layer.double().mean().item())
@@ -325,21 +326,12 @@ def _classify(classifier: Any, items: list[Any], threshold: float | None, place:
     return torch.from_numpy(found.logits), torch.from_numpy(found.exit_layer)
 
 
-def _expected_of_trace(classifier: Any, items: list[Any], threshold: float | None) -> Expected:
+def _expected_of_trace(classifier: Any, work: Workload, threshold: float | None) -> Expected:
     """What an exported model must return according to its own trace at full depth."""
-    from ..onnx_runtime.classifier import READY  # needs the extra
-
-    trace = classifier.trace(items)
-    chosen_threshold = classifier.exit_threshold if threshold is None else threshold
-    ready = np.zeros(trace.scores.shape, dtype=bool)
-    if chosen_threshold is not None:
-        ready |= READY[classifier.facts["ready"]](trace.scores, np.asarray(chosen_threshold, dtype=np.float32))
-    ready[:, -1] = True
-    chosen = ready.argmax(axis=1)
-    logits, every = torch.from_numpy(trace.logits), range(len(chosen))
-    exit_layer = torch.tensor(classifier.exit_layers)[torch.from_numpy(chosen)]
-    certain = torch.ones(len(chosen), dtype=torch.bool)
-    return Expected(logits[every, chosen], exit_layer, logits[:, -1], logits[:, -1], certain, REPEATED)
+    trace = onnx_trace(classifier, _items(work), work.tokenizer, work.model.config)
+    logits, exit_layer = trace.at(classifier.exit_threshold if threshold is None else threshold)
+    certain = torch.ones(len(logits), dtype=torch.bool)
+    return Expected(logits, exit_layer, trace.logits[:, -1], trace.logits[:, -1], certain, REPEATED)
 
 
 def _repeated(logits: Tensor) -> Expected:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
-from ..evaluation.collect import collect_trace
+from ..evaluation.collect import collect_trace, onnx_trace
+from ..evaluation.summary import label_names
 from ..evaluation.trace import ExitTrace
 from ..inference.prediction import Prediction, predict_stream
 from ..models.padded_batches import stream_rows
@@ -94,8 +95,7 @@ def load_runtime(
     hub_options = {} if Path(checkpoint).is_dir() else {"revision": options.revision}
     classifier = OnnxEarlyExitClassifier.from_pretrained(checkpoint, options.precision, **hub_options)
     facts = classifier.facts
-    labels = None if config.num_labels == 1 else [config.id2label[index] for index in range(config.num_labels)]
-    same = {"method": config.model_type, "exit_layers": list(config.exit_layers), "labels": labels}
+    same = {"method": config.model_type, "exit_layers": list(config.exit_layers), "labels": label_names(config)}
     for name, own in (same | {"criterion": config.exit_criterion, "multi_label": config.multi_label}).items():
         if facts[name] != own:
             raise ValueError(
@@ -135,8 +135,6 @@ def trace_of(model: Any, rows: Any, batch_size: int, flops: bool = False) -> Exi
         return collect_trace(model, rows, batch_size=batch_size, count_flops=flops)
     if flops:
         raise ValueError("flops: cannot be counted with --runtime onnx; leave out one of them")
-    from ..export.onnx import onnx_trace
-
     return onnx_trace(model.classifier, rows, None, model.config)
 
 

@@ -19,7 +19,7 @@ from ..models.padded_batches import (
     stream_rows,
 )
 from .flops import RowFlops
-from .summary import score_settings
+from .summary import label_names, score_settings
 from .trace import COMPARISONS, ExitTrace
 
 # Number of batches that are read ahead, so that texts of similar length can share a batch.
@@ -99,6 +99,7 @@ def collect_trace(
             if counter is not None:
                 flops += [counter.of(row, length) for row, length in zip(window, window_lengths, strict=True)]
     logits, scores = (torch.cat(tensors) for tensors in zip(*outputs, strict=True))
+    names = label_names(config)
     return ExitTrace(
         logits,
         scores,
@@ -108,12 +109,37 @@ def collect_trace(
         criterion=config.exit_criterion,
         bounds=config.threshold_bounds,
         method=config.model_type,
-        label_names=tuple(config.id2label[index] for index in range(config.num_labels))
-        if config.num_labels > 1
-        else None,
+        label_names=None if names is None else tuple(names),
         lengths=torch.tensor(lengths),
         flops=torch.stack(flops) if flops else None,
         about=dict(about or {}),
         settings=score_settings(config),
         multi_label=config.multi_label,
     )
+
+
+def onnx_trace(
+    classifier: Any, dataset: Iterable[Any], tokenizer: Any, config: Any, about: Mapping[str, Any] | None = None
+) -> ExitTrace:
+    """Collect a trace through ONNX Runtime, as `collect_trace` does through PyTorch.
+
+    Args:
+        classifier: an `OnnxEarlyExitClassifier`.
+        dataset: as in `collect_trace`.
+        tokenizer: the model's tokenizer. Not needed for tokenized rows.
+        config: config of the model that was exported.
+        about: as in `collect_trace`.
+
+    Returns:
+        The trace, with labels if the data set has some.
+    """
+    rows = list(stream_rows(dataset, tokenizer, config))
+    column = label_column(rows)
+    labels = None if column is None else row_labels(rows, config.num_labels, column, multi_label=config.multi_label)
+    trace = classifier.trace(rows, about=about)
+    facts = trace.facts | {
+        name: None if trace.facts[name] is None else tuple(trace.facts[name])
+        for name in ("exit_layers", "bounds", "label_names")
+    }
+    logits, scores, lengths = (torch.from_numpy(array) for array in (trace.logits, trace.scores, trace.lengths))
+    return ExitTrace(logits=logits, scores=scores, labels=labels, lengths=lengths, **facts)

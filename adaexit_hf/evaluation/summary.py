@@ -29,6 +29,15 @@ def score_settings(config: Any) -> dict[str, Any]:
     return {name: getattr(config, name) for name in SCORE_SETTINGS}
 
 
+def label_names(config: Any) -> list[str] | None:
+    """Return the names of the labels in the order of the logits; None for regression.
+
+    Args:
+        config: Config of an early-exit model.
+    """
+    return None if config.num_labels == 1 else [str(config.id2label[index]) for index in range(config.num_labels)]
+
+
 def exit_settings(config: Any) -> dict[str, Any]:
     """Return the settings of a model's config that decide where a text exits: the threshold and `score_settings`.
 

@@ -15,7 +15,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -26,16 +26,17 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from ..evaluation.collect import onnx_trace
 from ..evaluation.cross_fit import NoHalvesError, cross_fitted
 from ..evaluation.metrics import check_classes, task_metrics
-from ..evaluation.summary import results_at_threshold, score_settings
+from ..evaluation.summary import label_names, results_at_threshold, score_settings
 from ..evaluation.thresholds import best_point, check_max_drop
-from ..evaluation.trace import COMPARISONS, ExitTrace
+from ..evaluation.trace import COMPARISONS
 from ..evaluation.tradeoff import tradeoff_curve
 from ..models.early_exit_loop import InFlight, read_exit
 from ..models.encoder_layers import family_of
 from ..models.exit_criteria import counted
-from ..models.padded_batches import check_model, full_depth, label_column, progress_bar, row_labels, stream_rows
+from ..models.padded_batches import check_model, full_depth, label_column, progress_bar, stream_rows
 from ..onnx_runtime.folder import FORMAT_VERSION, MANIFEST, PRECISIONS, SUBFOLDER, TOKENIZER, sha256, source_files
 from ..utils.files import check_writable, without_nan
 from ..utils.imports import needed
@@ -167,7 +168,6 @@ def export_onnx(
         stages = {name: [_without_paths(part, stage) for stage in found] for name, found in stages.items()}
         own_tokenizer = _tokenizer_text(tokenizer, longest, config.pairs)
         (part / TOKENIZER).write_text(own_tokenizer, encoding="utf-8")
-        labels = None if config.num_labels == 1 else [config.id2label[index] for index in range(config.num_labels)]
         packages = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime")
         manifest = {
             "format_version": FORMAT_VERSION,
@@ -180,7 +180,7 @@ def export_onnx(
             "bounds": list(config.threshold_bounds),
             "whole_thresholds": bool(counted(config.exit_criterion)),
             "settings": score_settings(config),
-            "labels": labels,
+            "labels": label_names(config),
             "multi_label": config.multi_label,
             "pairs": config.pairs,
             "max_tokens": longest,
@@ -206,33 +206,6 @@ def export_onnx(
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return manifest
-
-
-def onnx_trace(
-    classifier: Any, dataset: Iterable[Any], tokenizer: Any, config: Any, about: Mapping[str, Any] | None = None
-) -> ExitTrace:
-    """Collect a trace through ONNX Runtime, as `collect_trace` does through PyTorch.
-
-    Args:
-        classifier: an `OnnxEarlyExitClassifier`.
-        dataset: as in `collect_trace`.
-        tokenizer: the model's tokenizer. Not needed for tokenized rows.
-        config: config of the model that was exported.
-        about: as in `collect_trace`.
-
-    Returns:
-        The trace, with labels if the data set has some.
-    """
-    rows = list(stream_rows(dataset, tokenizer, config))
-    column = label_column(rows)
-    labels = None if column is None else row_labels(rows, config.num_labels, column, multi_label=config.multi_label)
-    trace = classifier.trace(rows, about=about)
-    facts = trace.facts | {
-        name: None if trace.facts[name] is None else tuple(trace.facts[name])
-        for name in ("exit_layers", "bounds", "label_names")
-    }
-    logits, scores, lengths = (torch.from_numpy(array) for array in (trace.logits, trace.scores, trace.lengths))
-    return ExitTrace(logits=logits, scores=scores, labels=labels, lengths=lengths, **facts)
 
 
 def export_stock(stock: Any, folder: Path, inputs: list[str], longest: int | None) -> dict[str, Path]:

@@ -110,7 +110,7 @@ def test_a_run_that_does_not_repeat_its_answers_is_reported() -> None:
 def test_int8_must_exit_where_its_trace_does(exported) -> None:
     work, folder, _ = exported
     classifier = runtimes._classifier(folder, "int8")
-    expected = runtimes._expected_of_trace(classifier, work.texts, 1.05)
+    expected = runtimes._expected_of_trace(classifier, work, 1.05)
     found = classifier.predict(work.texts, exit_threshold=1.05)
     assert expected.exit_layer.tolist() == found.exit_layer.tolist()
     run = runtimes.Run([lambda: runtimes._classify(classifier, work.texts, 0.5, None)], expected)

@@ -22,11 +22,12 @@ from helpers.words import new_tokenizer
 from transformers import AutoModelForSequenceClassification, CanineTokenizer
 
 from adaexit_hf import collect_trace
+from adaexit_hf.evaluation.collect import onnx_trace
 from adaexit_hf.evaluation.cross_fit import cross_fitted
 from adaexit_hf.evaluation.thresholds import best_point
 from adaexit_hf.evaluation.tradeoff import tradeoff_curve
 from adaexit_hf.export import onnx as onnx_export
-from adaexit_hf.export.onnx import export_onnx, onnx_trace
+from adaexit_hf.export.onnx import export_onnx
 from adaexit_hf.models import METHODS
 from adaexit_hf.onnx_runtime import OnnxEarlyExitClassifier
 

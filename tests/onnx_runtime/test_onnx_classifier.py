@@ -20,7 +20,8 @@ from transformers import PreTrainedTokenizerFast
 
 import adaexit_hf.onnx_runtime
 from adaexit_hf import ExitTrace
-from adaexit_hf.export.onnx import _tokenizer_text, onnx_trace
+from adaexit_hf.evaluation.collect import onnx_trace
+from adaexit_hf.export.onnx import _tokenizer_text
 from adaexit_hf.models.padded_batches import read_rows
 from adaexit_hf.onnx_runtime import OnnxEarlyExitClassifier, OnnxPredictions
 from adaexit_hf.onnx_runtime.folder import sha256
