@@ -28,13 +28,6 @@ def machine(device: str) -> Record:
     }
 
 
-def bfloat16_units() -> bool:
-    """Whether the CPU computes in bfloat16 itself: it has AVX-512 BF16 or AMX. Without, bfloat16 is emulated."""
-    cpu_info = Path("/proc/cpuinfo")
-    flags = re.search(r"^flags\s*:(.+)$", cpu_info.read_text() if cpu_info.exists() else "", flags=re.MULTILINE)
-    return flags is not None and not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags[1].split())
-
-
 def commit() -> str | None:
     """The git commit of this package's source, with "+" if files have changed since; None outside a repository."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--exclude=*"]

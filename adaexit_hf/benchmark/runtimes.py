@@ -22,14 +22,15 @@ from ..evaluation.collect import onnx_trace
 from ..models.padded_batches import read_rows
 from ..onnx_runtime.folder import PRECISIONS, TOKENIZER, download, find_folder, read_manifest
 from ..utils.imports import needed
-from .records import Record, bfloat16_units
+from ..utils.processor import bf16_is_slow
+from .records import Record
 from .runs import Expected, RunOutput, Workload, check_output, make_run, text_by_text
 from .timing import milliseconds, quartiles, timed, workload
 
 CPU = torch.device("cpu")
 # Allowed difference of a logit between passes of a run that is compared with itself only.
 REPEATED = 1e-4
-NO_BFLOAT16 = "this CPU has no bfloat16 units (avx512_bf16 or amx_bf16), without which it is slower than float32"
+NO_BFLOAT16 = "this CPU has no bfloat16 units (AVX-512 BF16), without which it is slower than float32"
 
 
 class Run(NamedTuple):
@@ -116,7 +117,7 @@ def compare_runtimes(
     singles, many = {}, {}
     first = range(min(single_texts, len(work.rows)))
     torch_works = {"": work}
-    if bfloat16_units():
+    if not bf16_is_slow(CPU):
         torch_works[" bf16"] = _in_bfloat16(work)
     else:
         left_out["stock torch bf16"] = NO_BFLOAT16

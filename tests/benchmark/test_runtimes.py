@@ -13,13 +13,13 @@ from helpers.tiny import build, encoder_config
 from helpers.words import new_tokenizer
 
 from adaexit_hf.benchmark import runtimes
-from adaexit_hf.benchmark.records import bfloat16_units
 from adaexit_hf.benchmark.runs import AnswersDifferError, Workload
 from adaexit_hf.benchmark.runtimes import compare_runtimes, exported_folder, measure_in_turn
 from adaexit_hf.benchmark.start_up import measure_start_up
 from adaexit_hf.benchmark.timing import trained_workload
 from adaexit_hf.cli import main as cli
 from adaexit_hf.export.onnx import export_onnx, export_stock
+from adaexit_hf.utils.processor import bf16_is_slow
 
 STATIC = ["stock torch", "stock onnx fp32", "stock onnx int8"]
 BATCHES = ["stock torch, batches", "stock onnx fp32, batches", "stock onnx int8, batches"]
@@ -52,7 +52,7 @@ def records(exported) -> list[dict]:
 def test_all_ways_to_run_take_part(records) -> None:
     single, many = records
     assert (single["way"], single["texts"], many["way"]) == ("single", 3, "many")
-    bfloat16 = ["stock torch bf16", "exits torch bf16"] if bfloat16_units() else []
+    bfloat16 = ["stock torch bf16", "exits torch bf16"] if not bf16_is_slow(runtimes.CPU) else []
     assert sorted(single["runs"]) == sorted([*STATIC, *EXITS, *bfloat16])
     assert {*STATIC[1:], *BATCHES, *EXITS} <= set(many["runs"])
     assert len(many["runs"]["exits torch"]["seconds"]) == 2
@@ -128,9 +128,9 @@ def test_threads_run_texts_or_operators(exported) -> None:
 
 
 def test_bfloat16_runs_only_where_the_cpu_has_it(exported, records, monkeypatch, tmp_path) -> None:
-    if not bfloat16_units():
+    if bf16_is_slow(runtimes.CPU):
         assert "no bfloat16 units" in records[0]["left_out"]["stock torch bf16"]
-    monkeypatch.setattr(runtimes, "bfloat16_units", lambda: True)
+    monkeypatch.setattr(runtimes, "bf16_is_slow", lambda device: False)
     single, many = compare_runtimes(*exported, single_texts=1, rounds=1)
     assert {"stock torch bf16", "exits torch bf16"} <= set(single["runs"])
     assert {"stock torch bf16, batches", "exits torch bf16"} <= set(many["runs"])
