@@ -122,7 +122,8 @@ def calibrate(options: CalibrationOptions, positionals: Any) -> None:
         print_json(result)
     else:
         print_choice(result)
-    if exported and not options.dry_run and (model.folder / model.classifier.precision / "report.html").exists():
+    page = model.classifier.folder / model.classifier.precision / "report.html" if exported else None
+    if page is not None and page.exists() and not options.dry_run:
         message = f"the exported model's report.html starts at the old threshold; run adaexit report {folder} ..."
         print(f"adaexit calibrate: {message}", file=sys.stderr)
     if options.dry_run or exported:
@@ -151,7 +152,7 @@ def save_exported_threshold(model: ExportedModel, results: dict[str, Any], max_d
         "max_drop": max_drop,
         "results": without_nan(results),
     }
-    replace_text(model.folder / MANIFEST, json.dumps(facts, indent=2) + "\n")
+    replace_text(model.classifier.folder / MANIFEST, json.dumps(facts, indent=2) + "\n")
 
 
 def old_choice(saved: dict[str, Any], curve: Sequence[CurvePoint], same: bool) -> dict[str, Any]:

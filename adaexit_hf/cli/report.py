@@ -92,7 +92,7 @@ def report(options: ReportOptions, positionals: Any) -> None:
     saved = read_config(checkpoint, options).exit_threshold
     model, tokenizer = load_runtime(checkpoint, options, options.exit_threshold)
     if exported:  # whose results lie beside its graphs, since those of the checkpoint are others
-        saved, own_folder = model.classifier.exit_threshold, model.folder / model.classifier.precision
+        saved, own_folder = model.classifier.exit_threshold, model.classifier.folder / model.classifier.precision
         output = output_folder(options, str(own_folder))
         found = earlier_measurements(output)
     in_folder = output.resolve() == own_folder.resolve()

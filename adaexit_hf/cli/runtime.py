@@ -38,12 +38,10 @@ class ExportedModel:
     Attributes:
         classifier: An `OnnxEarlyExitClassifier`.
         config: The config.
-        folder: Folder of the exported model.
     """
 
     classifier: Any
     config: Any
-    folder: Path
 
 
 def load_runtime(
@@ -87,7 +85,6 @@ def load_runtime(
         )
     needed("onnxruntime", "onnx")
     from ..onnx_runtime import OnnxEarlyExitClassifier
-    from ..onnx_runtime.folder import find_folder
 
     config = read_config(checkpoint, options)
     if exit_threshold is not None:
@@ -116,7 +113,7 @@ def load_runtime(
     config.exit_threshold = classifier.exit_threshold if exit_threshold is None else threshold_in(exit_threshold)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint, revision=options.revision)
     limit_length(tokenizer, config.encoder_config, options.max_seq_length)
-    return ExportedModel(classifier, config, find_folder(checkpoint) or Path(checkpoint)), tokenizer
+    return ExportedModel(classifier, config), tokenizer
 
 
 def trace_of(model: Any, rows: Any, batch_size: int, flops: bool = False) -> ExitTrace:

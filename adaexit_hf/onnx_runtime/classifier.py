@@ -112,6 +112,7 @@ class OnnxEarlyExitClassifier:
         threads: as in `from_pretrained`.
 
     Attributes:
+        folder: folder with `early_exit.json`.
         facts: the content of `early_exit.json`.
         precision: "fp32" or "int8".
         labels: names of the labels, in the order of the logits; None for regression.
@@ -132,6 +133,7 @@ class OnnxEarlyExitClassifier:
         folder = Path(folder)
         if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
             raise ValueError(f"threads: got {threads!r}; pass a whole number from 1, or None for all cores")
+        self.folder = folder
         self.facts = read_manifest(folder)
         check_source(folder, self.facts)
         self.precision = chosen_precision(self.facts, precision)
@@ -327,9 +329,11 @@ class OnnxEarlyExitClassifier:
         Raises:
             ValueError: it is something else, or not of the kind that the model was trained on.
         """
-        texts = [item.get("text"), item.get("text_pair")] if isinstance(item, Mapping) else item
-        texts = [texts] if isinstance(texts, str) else texts[:1] if _is_pair(texts, second=None) else texts
-        if not isinstance(texts, list | tuple) or len(texts) not in (1, 2) or not all(map(_is_text, texts)):
+        texts = [item] if isinstance(item, str) else item
+        if isinstance(item, Mapping):
+            texts = [item.get("text"), *([] if item.get("text_pair") is None else [item["text_pair"]])]
+        strings = isinstance(texts, list | tuple) and all(isinstance(text, str) for text in texts)
+        if not strings or len(texts) not in (1, 2):
             raise ValueError(
                 f"texts: item {index} is {item!r:.80}; pass texts, pairs of texts, rows with 'text' (and "
                 "'text_pair'), or tokenized rows with 'input_ids'"
@@ -562,11 +566,3 @@ def _whole_numbers(index: int, name: str, values: Any) -> list[int]:
 
 def _is_row(item: Any) -> bool:
     return isinstance(item, Mapping) and "input_ids" in item
-
-
-def _is_pair(texts: Any, second: Any) -> bool:
-    return isinstance(texts, list | tuple) and len(texts) == 2 and texts[1] is second
-
-
-def _is_text(text: Any) -> bool:
-    return isinstance(text, str)
