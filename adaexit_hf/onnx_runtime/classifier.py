@@ -20,8 +20,10 @@ except ImportError as error:
     raise ImportError(f"you need ONNX Runtime and Tokenizers ({error}); call pip install adaexit_hf[onnx]") from error
 
 from .folder import (
+    MANIFEST,
     TOKENIZER,
     ExportFolderError,
+    check_hub_name,
     check_source,
     chosen_precision,
     download,
@@ -126,7 +128,8 @@ class OnnxEarlyExitClassifier:
         >>> OnnxEarlyExitClassifier.from_pretrained("/no/such/folder")
         Traceback (most recent call last):
             ...
-        ValueError: name_or_path: '/no/such/folder' is no folder; call adaexit export /no/such/folder
+        ValueError: name_or_path: there is no folder '/no/such/folder'; pass the folder of an exported model, or a \
+name on the Hub, owner/name
     """
 
     def __init__(self, folder: str | Path, precision: str | None = None, threads: int | None = None) -> None:
@@ -148,6 +151,13 @@ class OnnxEarlyExitClassifier:
         self._stages = [_Stage(folder, stage) for stage in chosen["stages"]]
         self._pools: dict[int, ThreadPoolExecutor] = {}  # by process: a fork has none of its parent's threads
 
+    def __repr__(self) -> str:
+        threshold = self.exit_threshold if self.calibrated else "not chosen"
+        return (
+            f"{type(self).__name__}('{self.folder}', {self.precision}, threads={self.threads}, "
+            f"exit_layers={self.exit_layers}, exit_threshold={threshold})"
+        )
+
     @classmethod
     def from_pretrained(
         cls, name_or_path: str | Path, precision: str | None = None, *, threads: int | None = None, **hub_options: Any
@@ -159,7 +169,7 @@ class OnnxEarlyExitClassifier:
             precision: "fp32" or "int8". Default: int8 if the model was exported with it, else fp32.
             threads: number of texts that run at a time, each on one core. Default: the number of cores that this
                 process may use.
-            **hub_options: `revision`, `token`, `cache_dir`, `local_files_only`, for a name on the Hub.
+            **hub_options: `revision`, `token`, `cache_dir`, `local_files_only`, for a name on the Hub only.
 
         Returns:
             The classifier.
@@ -167,7 +177,8 @@ class OnnxEarlyExitClassifier:
         Raises:
             ExportFolderError: a file is missing or was changed, or the checkpoint beside it was changed after the
                 export. It is a `ValueError`.
-            ValueError: the folder has no exported model, or not with this precision; or `threads` is less than 1.
+            ValueError: there is no such folder, it has no exported model, or not with this precision; an option of the
+                Hub is given with a folder; or `threads` is less than 1.
             TypeError: an unknown option.
         """
         unknown = sorted(set(hub_options) - {"revision", "token", "cache_dir", "local_files_only"})
@@ -177,10 +188,24 @@ class OnnxEarlyExitClassifier:
                 "token, cache_dir and local_files_only"
             )
         folder = find_folder(name_or_path)
-        if folder is None and (Path(name_or_path).exists() or str(name_or_path).startswith((".", "/"))):
-            state = "has no exported model" if Path(name_or_path).is_dir() else "is no folder"
-            raise ValueError(f"name_or_path: '{name_or_path}' {state}; call adaexit export {name_or_path}")
-        return cls(folder or download(str(name_or_path), precision, hub_options), precision, threads)
+        if folder is None:
+            path = Path(name_or_path)
+            if (path.parent / MANIFEST).is_file():
+                raise ValueError(f"name_or_path: '{path}' is a part of an exported model; pass '{path.parent}'")
+            if path.is_dir():
+                raise ValueError(f"name_or_path: '{path}' has no exported model; call adaexit export {path}")
+            if path.exists():
+                raise ValueError(f"name_or_path: '{path}' is no folder; pass the folder of an exported model")
+            check_hub_name(str(name_or_path))
+            return cls(download(str(name_or_path), precision, hub_options), precision, threads)
+        # Nothing is downloaded, as local_files_only asks; the values are not printed, since one may be a token.
+        unused = [name for name in ("revision", "token", "cache_dir") if hub_options.get(name) is not None]
+        if unused:
+            raise ValueError(
+                f"{', '.join(unused)}: only for a name on the Hub, and '{name_or_path}' is a local folder; leave "
+                f"{'it' if len(unused) == 1 else 'them'} out"
+            )
+        return cls(folder, precision, threads)
 
     def __call__(self, texts: Any, **options: Any) -> list[dict[str, Any]]:
         """Classify texts and name the answers.
@@ -250,8 +275,10 @@ class OnnxEarlyExitClassifier:
             The trace. With it, thresholds can be chosen for this precision.
 
         Raises:
-            ValueError: as in `predict`; or there are more or fewer labels than texts.
+            ValueError: as in `predict`; or there are more or fewer labels than texts; or one of them is no class
+                index, not finite, or with several labels at once not one 0 or 1 for each.
         """
+        labels = None if labels is None else self._checked_labels(labels)
         logits: list[Array] = []
         scores: list[Array] = []
         lengths: list[int] = []
@@ -271,10 +298,31 @@ class OnnxEarlyExitClassifier:
         return OnnxTrace(
             np.stack(logits).astype(np.float32),
             np.stack(scores).astype(np.float32),
-            None if labels is None else np.asarray(labels),
+            labels,
             np.asarray(lengths),
             facts,
         )
+
+    def _checked_labels(self, labels: Any) -> Array:
+        """Return labels as an array: int64, or float32 for regression; what is wrong is refused as in a trace."""
+        classes, several = len(self.labels or ()), self.facts["multi_label"]
+        allowed = f"class indices from 0 to {classes - 1}" if classes else "finite numbers"
+        allowed = f"for each text a list of {classes} numbers, 0 or 1" if several else allowed
+        try:
+            found = np.asarray(labels)
+        except ValueError:  # lists of unequal lengths
+            found = np.empty(0, dtype=object)
+        wanted = (len(found), classes) if several and found.ndim else found.shape[:1]
+        if found.dtype.kind not in "biuf" or found.ndim == 0 or found.shape != wanted:
+            raise ValueError(f"labels: got {labels!r:.80}; pass {allowed}")
+        numbers = found.astype(np.float64)
+        wrong = ~np.isfinite(numbers)
+        if classes:
+            wrong |= (numbers < 0) | (numbers > (1 if several else classes - 1)) | (numbers != np.round(numbers))
+        if wrong.any():
+            text = int(np.nonzero(wrong)[0][0])
+            raise ValueError(f"labels: got {found[text].tolist()} for text {text}; pass {allowed}")
+        return found.astype(np.int64 if classes else np.float32)
 
     # From items to rows
 
@@ -286,26 +334,32 @@ class OnnxEarlyExitClassifier:
                 f"texts: got {type(texts).__name__}; pass a list of texts, e.g. predict([text]), or of a table "
                 "predict(list(table['text']))"
             )
-        truncated = tokens = 0
+        truncated = told = tokens = 0
         window: list[Tensors] = []
         empty = True
         for row, too_long in self._rows(enumerate(texts)):
             empty, length = False, row["input_ids"].shape[1]
             truncated += too_long
             if window and tokens + length > WINDOW_TOKENS:
+                if truncated and not told:  # now, since the stream may have no end
+                    told = self._tell_of_truncated(truncated)
                 yield window
                 window, tokens = [], 0
             window.append(row)
             tokens += length
         if empty:
             raise ValueError("texts: got none; pass at least one")
-        if truncated:
-            warnings.warn(
-                f"{truncated} texts have more than {self.facts['max_tokens']} tokens, the most that this model reads; "
-                "they were truncated",
-                stacklevel=3,
-            )
+        if truncated > told:
+            self._tell_of_truncated(truncated)
         yield window
+
+    def _tell_of_truncated(self, count: int) -> int:
+        warnings.warn(
+            f"{count} texts have more than {self.facts['max_tokens']} tokens, the most that this model reads; they "
+            "were truncated",
+            stacklevel=4,
+        )
+        return count
 
     def _rows(self, items: Iterator[tuple[int, Any]]) -> Iterator[tuple[Tensors, bool]]:
         """Return what the first stage reads of every item, and whether it was truncated."""

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,26 @@ SUBFOLDER = "onnx"
 # Raised by changes that older versions cannot read.
 FORMAT_VERSION = 1
 PRECISIONS = ("fp32", "int8")
+# What the fields of the manifest hold that are read here, then those of its parts.
+FIELDS: dict[str, tuple[type, ...]] = {
+    "method": (str,),
+    "exit_layers": (list,),
+    "criterion": (str,),
+    "ready": (str,),
+    "bounds": (list,),
+    "whole_thresholds": (bool,),
+    "settings": (dict,),
+    "labels": (list, type(None)),
+    "multi_label": (bool,),
+    "pairs": (bool, type(None)),
+    "max_tokens": (int, type(None)),
+    "vocab_size": (int,),
+    "source": (dict,),
+    "tokenizer": (dict,),
+    "precisions": (dict,),
+}
+PRECISION_FIELDS = {"exit_threshold": (int, float, list, type(None)), "calibrated": (bool,), "stages": (list,)}
+STAGE_FIELDS = {"file": (str,), "inputs": (list,), "outputs": (list,), "sha256": (str,)}
 
 
 class ExportFolderError(ValueError):
@@ -54,6 +76,30 @@ def find_folder(path: str | Path) -> Path | None:
     return None
 
 
+def check_hub_name(name: str) -> None:
+    """Check that what is no local folder can be a repository on the Hub, before it is looked for there.
+
+    Args:
+        name: what was passed.
+
+    Raises:
+        ValueError: it is no "owner/name", or `owner` is a local folder, so that a folder is meant.
+
+    Examples:
+        >>> check_hub_name("you/model")
+        >>> check_hub_name("./oout")
+        Traceback (most recent call last):
+            ...
+        ValueError: name_or_path: there is no folder './oout'; pass the folder of an exported model, or a name on the \
+Hub, owner/name
+    """
+    if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) is None or Path(name).parent.is_dir():
+        raise ValueError(
+            f"name_or_path: there is no folder '{name}'; pass the folder of an exported model, or a name on the Hub, "
+            "owner/name"
+        )
+
+
 def download(name: str, precision: str | None, options: dict[str, Any]) -> Path:
     """Download an exported model from the Hub, without the weights for PyTorch.
 
@@ -80,7 +126,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         folder: folder with an exported model.
 
     Raises:
-        ExportFolderError: the file is not JSON, or was written by a version with another format.
+        ExportFolderError: the file is not JSON, was written by a version with another format, or lacks a field or has
+            one with a value that cannot be.
     """
     path = folder / MANIFEST
     try:
@@ -95,7 +142,41 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"'{path}' has format version {version}, and this version of the package reads {FORMAT_VERSION}; "
             f"{'update the package' if version > FORMAT_VERSION else 'export again'}"
         )
+    _check_fields(path, manifest)
     return manifest
+
+
+def _check_fields(path: Path, manifest: dict[str, Any]) -> None:
+    """Check that a manifest, which somebody may have edited, has the fields that are read here.
+
+    Raises:
+        ExportFolderError: it does not.
+    """
+
+    def check(holds: bool, field: str, value: Any) -> None:
+        if not holds:
+            raise ExportFolderError(f"'{path}': {field} is {value!r:.80}, which cannot be; export again")
+
+    def check_all(values: Any, fields: Mapping[str, tuple[type, ...]], within: str = "") -> None:
+        check(isinstance(values, dict), within.rstrip("."), values)
+        for name, kinds in fields.items():
+            if name not in values:
+                raise ExportFolderError(f"'{path}' has no field {within}{name}; export again")
+            check(isinstance(values[name], kinds), f"{within}{name}", values[name])
+
+    check_all(manifest, FIELDS)
+    check_all(manifest["tokenizer"], {"sha256": (str,)}, "tokenizer.")
+    layers, bounds, precisions = (manifest[name] for name in ("exit_layers", "bounds", "precisions"))
+    check(bool(layers) and all(isinstance(layer, int) for layer in layers), "exit_layers", layers)
+    check(len(bounds) == 2 and all(isinstance(bound, int | float) for bound in bounds), "bounds", bounds)
+    check(manifest["ready"] in ("lt", "le", "gt", "ge"), "ready", manifest["ready"])
+    check(not set(PRECISIONS).isdisjoint(precisions), "precisions", list(precisions))
+    for precision in set(PRECISIONS) & set(precisions):
+        entry, within = precisions[precision], f"precisions.{precision}."
+        check_all(entry, PRECISION_FIELDS, within)
+        check(len(entry["stages"]) == len(layers), f"number of {within}stages", len(entry["stages"]))
+        for index, stage in enumerate(entry["stages"]):
+            check_all(stage, STAGE_FIELDS, f"{within}stages.{index}.")
 
 
 def chosen_precision(manifest: dict[str, Any], precision: str | None) -> str:

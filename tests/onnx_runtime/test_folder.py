@@ -56,9 +56,40 @@ def test_a_folder_without_an_exported_model_says_how_to_make_one(tmp_path: Path)
 
 def test_a_path_that_is_no_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    for name in ("file", "missing"):
-        with pytest.raises(ValueError, match=f"name_or_path: '{tmp_path / name}' is no folder"):
-            load(tmp_path / name)
+    with pytest.raises(ValueError, match=f"name_or_path: '{tmp_path / 'file'}' is no folder"):
+        load(tmp_path / "file")
+
+
+@pytest.mark.parametrize("name", ["oout", "./oout", "../oout", "/oout", "~/oout", "a/b/c", "out/", "runs/oout", ""])
+def test_a_mistyped_folder_is_not_looked_for_on_the_hub(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("adaexit_hf.onnx_runtime.classifier.download", pytest.fail)
+    (tmp_path / "runs").mkdir()
+    message = f"name_or_path: there is no folder '{name}'; pass the folder of an exported model, or a name on the Hub"
+    with pytest.raises(ValueError, match=message if name else "name_or_path: '.' has no exported model"):
+        load(name)
+
+
+def test_other_names_are_looked_for_on_the_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr("adaexit_hf.onnx_runtime.classifier.download", lambda *given: (asked.append(given), folder)[1])
+    assert load("you/model_2-a.b", revision="v2").exit_layers == [1, 2]
+    assert asked == [("you/model_2-a.b", None, {"revision": "v2"})]
+
+
+def test_a_part_of_an_exported_model_names_the_folder_to_pass(folder: Path) -> None:
+    with pytest.raises(ValueError, match=f"'{folder}/fp32' is a part of an exported model; pass '{folder}'"):
+        load(folder / "fp32")
+
+
+def test_options_of_the_hub_are_refused_for_a_folder(folder: Path) -> None:
+    with pytest.raises(ValueError, match=f"revision: only for a name on the Hub, and '{folder}' is a local folder; l"):
+        load(folder, revision="v2")
+    with pytest.raises(ValueError, match="token, cache_dir: only for a name on the Hub"):
+        load(folder, token="secret", cache_dir="cache")
+    assert load(folder, revision=None, local_files_only=True).exit_layers == [1, 2]
 
 
 def test_an_unknown_option_is_refused(folder: Path) -> None:
@@ -165,6 +196,40 @@ def test_another_format_is_refused(version: Any, message: str, folder: Path) -> 
 def test_a_manifest_that_is_none_is_refused(text: str, folder: Path) -> None:
     (folder / "early_exit.json").write_text(text)
     with pytest.raises(ExportFolderError, match="early_exit.json' is not what adaexit export writes .*; export again"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda facts: facts.pop("exit_layers"), "has no field exit_layers; export again"),
+        (lambda facts: facts.pop("tokenizer"), "has no field tokenizer; export again"),
+        (lambda facts: facts["tokenizer"].pop("sha256"), "has no field tokenizer.sha256; export again"),
+        (lambda facts: facts["precisions"]["fp32"].pop("calibrated"), "has no field precisions.fp32.calibrated; "),
+        (
+            lambda facts: facts["precisions"]["fp32"]["stages"][1].pop("inputs"),
+            "has no field precisions.fp32.stages.1.inputs; export again",
+        ),
+        (lambda facts: facts["precisions"]["fp32"]["stages"].pop(), "number of precisions.fp32.stages is 1, which ca"),
+        (lambda facts: facts.update(precisions={}), r"precisions is \[\], which cannot be; export again"),
+        (lambda facts: facts.update(precisions={"fp32": None}), "precisions.fp32 is None, which cannot be; export"),
+        (lambda facts: facts.update(exit_layers=["1", "2"]), r"exit_layers is \['1', '2'\], which cannot be; export"),
+        (lambda facts: facts.update(ready="<"), "ready is '<', which cannot be"),
+        (lambda facts: facts.update(bounds=[0]), r"bounds is \[0\], which cannot be"),
+        (lambda facts: facts.update(labels="no"), "labels is 'no', which cannot be"),
+        (
+            lambda facts: facts["precisions"]["fp32"].update(exit_threshold="0.5"),
+            "precisions.fp32.exit_threshold is '0.5', which cannot be",
+        ),
+    ],
+)
+def test_a_manifest_that_was_edited_names_the_field(
+    change: Callable[[dict[str, Any]], Any], message: str, folder: Path
+) -> None:
+    facts = facts_of(folder)
+    change(facts)
+    write_facts(folder, facts)
+    with pytest.raises(ExportFolderError, match=f"'{folder / 'early_exit.json'}':? {message}"):
         load(folder)
 
 

@@ -1,5 +1,7 @@
 """What the classifier of exported models takes and gives."""
 
+import io
+import json
 import math
 import os
 import re
@@ -24,6 +26,7 @@ from adaexit_hf.evaluation.collect import onnx_trace
 from adaexit_hf.export.onnx import _tokenizer_text
 from adaexit_hf.models.padded_batches import read_rows
 from adaexit_hf.onnx_runtime import OnnxEarlyExitClassifier, OnnxPredictions
+from adaexit_hf.onnx_runtime.__main__ import main as shell
 from adaexit_hf.onnx_runtime.folder import sha256
 
 MIXED = ["w5 w6", ("w7", "w8 w9"), {"input_ids": [1, 11, 2]}, {"text": "w12"}, {"text": "w5", "text_pair": "w6"}]
@@ -124,6 +127,22 @@ def test_truncation_is_that_of_pytorch(side: str, tmp_path: Path) -> None:
     assert [each["input_ids"] for each in found] == [each["input_ids"] for each in expected]
     assert [each["token_type_ids"] for each in found[:-1]] == [each["token_type_ids"] for each in expected[:-1]]
     assert {len(each["input_ids"]) for each in found} == {32, 3}
+
+
+def test_the_first_truncated_text_of_a_stream_is_told_of(
+    classifier: OnnxEarlyExitClassifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have no end; what follows is counted at the end."""
+    monkeypatch.setattr("adaexit_hf.onnx_runtime.classifier.WINDOW_TOKENS", 10)
+    endless = classifier.predict_stream((words(50) for _ in count()), 1)
+    with pytest.warns(UserWarning, match="texts have more than 32 tokens"):
+        next(endless)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        next(endless)
+    with pytest.warns(UserWarning, match="^[24] texts have more than 32 tokens") as told:
+        list(classifier.predict_stream([words(50)] * 4, 1))
+    assert [str(each.message)[:7] for each in told] == ["2 texts", "4 texts"]
 
 
 def test_texts_that_fit_are_not_warned_of(classifier: OnnxEarlyExitClassifier) -> None:
@@ -404,6 +423,70 @@ def test_more_or_fewer_labels_than_texts_are_refused(classifier: OnnxEarlyExitCl
     for labels in ([], [0], [0, 1, 2]):
         with pytest.raises(ValueError, match=f"labels: got {len(labels)} for 2 texts; pass one per text"):
             classifier.trace(["w5", "w6"], labels)
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "message"),
+    [
+        ("pabee-bert", [0, 3], "labels: got 3 for text 1; pass class indices from 0 to 2"),
+        ("pabee-bert", [-1, 2], "labels: got -1 for text 0; pass class indices from 0 to 2"),
+        ("pabee-bert", [0, 1.5], "labels: got 1.5 for text 1; pass class indices"),
+        ("pabee-bert", [0, math.nan], "labels: got nan for text 1; pass class indices"),
+        ("pabee-bert", ["no", "yes"], r"labels: got \['no', 'yes'\]; pass class indices"),
+        ("pabee-bert", [0, None], r"labels: got \[0, None\]; pass class indices"),
+        ("pabee-bert", [[0], [1]], r"labels: got \[\[0\], \[1\]\]; pass class indices"),
+        ("pabee-bert", 1, "labels: got 1; pass class indices"),
+        ("berxit-distilbert-regression", [0.5, math.inf], "labels: got inf for text 1; pass finite numbers"),
+        ("fastbert-mpnet-labels", [0, 1], r"labels: got \[0, 1\]; pass for each text a list of 3 numbers, 0 or 1"),
+        ("fastbert-mpnet-labels", [[0, 1, 2], [0, 0, 0]], r"labels: got \[0, 1, 2\] for text 0; pass for each text"),
+        ("fastbert-mpnet-labels", [[0, 1, 1], [0]], "pass for each text a list of 3 numbers"),
+    ],
+)
+def test_wrong_labels_are_refused(name: str, labels: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        exported(name).run().trace(["w5", "w6"], labels)
+
+
+def test_labels_have_the_types_of_a_trace() -> None:
+    kinds = {"pabee-bert": [1.0, 2], "berxit-distilbert-regression": [1, 2], "fastbert-mpnet-labels": [[True] * 3] * 2}
+    found = {name: exported(name).run().trace(["w5", "w6"], labels).labels for name, labels in kinds.items()}
+    assert [str(labels.dtype) for labels in found.values() if labels is not None] == ["int64", "float32", "int64"]
+
+
+# From a shell --------------------------------------------------------------------------------------------------------
+
+
+def test_texts_are_answered_in_a_shell(capsys: pytest.CaptureFixture[str]) -> None:
+    made = exported("fastbert-bert")
+    assert shell([str(made.folder), "w5", " ", "w6 w7"]) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    first, last = made.run()(["w5", "w6 w7"])
+    empty = {"label": None, "score": None, "exit_layer": None, "reason": "the text is empty"}
+    assert found == [{"text": "w5"} | first, {"text": " "} | empty, {"text": "w6 w7"} | last]
+
+
+def test_lines_are_answered_in_a_shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("adaexit_hf.onnx_runtime.__main__.BLOCK", 2)
+    monkeypatch.setattr("sys.stdin", io.StringIO("w5\tw6\n\tw7\nw7\tw8 w9\r\n"))
+    made = exported("deebert-bert-pair")
+    assert shell([str(made.folder), "--precision", "fp32"]) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [each["text"] for each in found] == ["w5\tw6", "\tw7", "w7\tw8 w9"]
+    answered = made.run()([("w5", "w6"), ("w7", "w8 w9")])
+    assert [found[0], found[2]] == [{"text": found[0]["text"]} | answered[0], {"text": found[2]["text"]} | answered[1]]
+    assert found[1]["reason"] == "the text is empty"
+
+
+def test_a_shell_is_told_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    assert shell(["./oout", "w5"]) == 1
+    assert capsys.readouterr().err.startswith("adaexit_onnx: name_or_path: there is no folder './oout'")
+
+
+def test_what_is_loaded_can_be_seen(by_margin: OnnxEarlyExitClassifier) -> None:
+    folder = exported("deebert-bert-pair").folder
+    expected = f"OnnxEarlyExitClassifier('{folder}', fp32, threads=1, exit_layers=[1, 2], exit_threshold=None)"
+    assert repr(by_margin) == expected
+    assert repr(exported("deebert-bert-pair").run("int8")).endswith("exit_threshold=not chosen)")
 
 
 # Without PyTorch -----------------------------------------------------------------------------------------------------
