@@ -49,6 +49,9 @@ TOLERANCE = 1e-3
 # Numbers in a matrix of an exit from which on it is quantized, too: those of an attention pool read as many bytes in
 # float32 as a quantized layer, and made a stage of MiniLM a tenth slower.
 LARGE = 2**15
+# Settings of an encoder that say how it was loaded and what it returns, not what it computes.
+UNCOMPARED = {"_name_or_path", "architectures", "dtype", "transformers_version", "return_dict", "use_cache"}
+UNCOMPARED |= {"output_attentions", "output_hidden_states"}
 # End of the key under which the exporter notes in which modules a node was traced.
 SCOPES = "name_scopes"
 
@@ -497,9 +500,13 @@ def _source(model: Any, folder: Path) -> dict[str, str]:
     config = model.config
     own = json.loads(config.to_json_string(use_diff=False))
     names = {*config.own_arguments(), "model_type", "id2label", "problem_type"} - {"encoder_config"}
-    for name in sorted(names & set(own)):
-        if saved.get(name, own[name]) != own[name]:
-            raise ValueError(f"{other} ({name} is {saved[name]} there, and {own[name]} in the model)")
+    of_encoder = set(own["encoder_config"]) - UNCOMPARED
+    for part, compared in (("", names & set(own)), ("encoder_config", of_encoder)):
+        there, here = (values.get(part, {}) if part else values for values in (saved, own))
+        for name in sorted(compared):
+            if there.get(name, here[name]) != here[name]:
+                field = f"{part}.{name}".lstrip(".")
+                raise ValueError(f"{other} ({field} is {there[name]} there, and {here[name]} in the model)")
     weights = model.state_dict()
     for name in source:
         if not name.endswith(".safetensors"):

@@ -419,6 +419,14 @@ def test_results_that_differ_from_pytorch_are_refused(tmp_path: Path) -> None:
         ({"exit_threshold": 0.25}, r"\(exit_threshold is 0.25 there, and None in the model\)"),
         ({"exit_criterion": "margin"}, r"\(exit_criterion is margin there, and entropy in the model\)"),
         ({"exit_temperatures": [1.0, 2.0]}, r"\(exit_temperatures is \[1.0, 2.0\] there, and None in the model\)"),
+        (
+            {"encoder_config": encoder_config("bert", num_hidden_layers=2, hidden_act="relu")},
+            r"\(encoder_config.hidden_act is relu there, and gelu in the model\)",
+        ),
+        (
+            {"encoder_config": encoder_config("bert", num_hidden_layers=2, num_attention_heads=2)},
+            r"\(encoder_config.num_attention_heads is 2 there, and 4 in the model\)",
+        ),
     ],
 )
 def test_the_folder_of_a_checkpoint_with_other_exit_settings_is_refused(
@@ -450,7 +458,7 @@ def test_the_hashes_of_the_checkpoint_are_kept_only_in_its_subfolder_onnx(tmp_pa
 
 def test_the_model_that_a_checkpoint_loads_is_that_of_its_folder(tmp_path: Path) -> None:
     exported("fastbert-bert").model.save_pretrained(tmp_path)
-    model = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path, dtype="float32", output_attentions=True)
     export_again("fastbert-bert", tmp_path / "onnx", model=model)
     assert OnnxEarlyExitClassifier.from_pretrained(tmp_path, threads=1).predict(["w5"]).exit_layer.tolist() == [2]
 
