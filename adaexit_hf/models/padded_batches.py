@@ -139,7 +139,8 @@ def _plain(values: Any) -> Any:
 class RowReader:
     """Reads texts, pairs of texts, rows with `text` and `text_pair`, and tokenized rows, as tokenized rows.
 
-    Padding at both ends of a row is removed. Rows that are too long are truncated, and a warning says how many.
+    Padding at both ends of a row is removed. Rows that are too long are truncated; a warning says how many, with the
+    first ones, and if there are more once again at the end.
 
     Args:
         tokenizer: for items that are not tokenized; may be None if all are.
@@ -161,7 +162,7 @@ class RowReader:
         limits = (family_of(encoder_config).max_tokens(encoder_config), getattr(tokenizer, "model_max_length", None))
         # The largest number of tokens of a row; None for no limit.
         self.longest: int | None = min((limit for limit in limits if limit), default=None)
-        self.truncated = 0
+        self.truncated = self.told = 0  # rows that were truncated, and how many of them were warned of
 
     def rows(self, items: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:
         """Return tokenized rows, each with its index; if an item raises an error, all rows before it come first.
@@ -187,15 +188,21 @@ class RowReader:
             if not block:
                 break
             for (index, row), own_labels in zip(self._tokenized(block), labels, strict=True):
+                if not self.told:  # now, since there may be no end
+                    self._tell_of_truncated()
                 yield index, row | own_labels
-        if self.truncated:
+        self._tell_of_truncated()
+        if failure is not None:
+            raise failure
+
+    def _tell_of_truncated(self) -> None:
+        if self.truncated > self.told:
+            self.told = self.truncated
             warnings.warn(
                 f"{self.truncated} texts have more than {self.longest} tokens, the most that this model reads (the "
                 "tokenizer's model_max_length, or the encoder's positions); they were truncated",
-                stacklevel=3,
+                stacklevel=4,
             )
-        if failure is not None:
-            raise failure
 
     def _texts(self, index: int, item: Any) -> Texts:
         """Return the text of an item and None, or its two texts, if the model was trained on such."""

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
+from itertools import chain, repeat
 from typing import Any
 
 import pytest
@@ -421,6 +422,21 @@ def test_a_tokenized_row_that_is_too_long_keeps_its_last_token() -> None:
     with pytest.warns(UserWarning, match="1 texts have more than 32 tokens"):
         found = silent(model, [{"input_ids": [1, *range(5, 55), 2]}], early_exit=False)
     torch.testing.assert_close(found, silent(model, [{"input_ids": [1, *range(5, 35), 2]}], early_exit=False))
+
+
+def test_the_first_truncated_texts_of_a_stream_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have no end; what follows is counted at the end."""
+    monkeypatch.setattr("adaexit_hf.models.padded_batches.BLOCK", 2)
+    model, short, long = build("deebert"), {"input_ids": [1, 7, 2]}, {"input_ids": [1, *range(5, 55), 2]}
+    endless = predict_stream(model, chain([short, long], repeat(long)), early_exit=False, max_memory=1, progress=False)
+    with pytest.warns(UserWarning, match="^1 texts have more than 32 tokens"):
+        next(endless)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert [next(endless).place for _ in range(4)] == [1, 2, 3, 4]
+    with pytest.warns(UserWarning, match="texts have more than 32 tokens") as told:
+        list(predict_stream(model, [short, long, long, long], early_exit=False, progress=False))
+    assert [str(each.message)[:7] for each in told] == ["1 texts", "3 texts"]
 
 
 def test_depths_of_tokens_are_passed_on() -> None:
