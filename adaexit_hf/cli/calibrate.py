@@ -15,9 +15,9 @@ from ..utils.files import check_writable, replace_text, without_nan
 from .data_arguments import DataArguments
 from .errors import wrong_usage
 from .evaluate import curve_with_threshold, honest_scores, labelled_splits, tell_of_choice
-from .options import MAX_DROP_HELP, Fraction, LoadOptions, OutputOptions
+from .options import MAX_DROP_HELP, Fraction, LoadOptions, OutputOptions, check_not_exported
 from .printing import print_choice
-from .runtime import ExportedModel, RuntimeOptions, load_runtime, trace_of
+from .runtime import ExportedModel, RuntimeOptions, load_runtime, ran_by, trace_of
 from .streams import print_json
 
 
@@ -56,6 +56,7 @@ def calibrate(options: CalibrationOptions, positionals: Any) -> None:
     """
     with wrong_usage():
         check_max_drop(options.max_drop)
+    check_not_exported("checkpoint", positionals.checkpoint)
     config_file = Path(positionals.checkpoint) / "config.json"
     if not config_file.is_file():
         raise ValueError(
@@ -100,7 +101,7 @@ def calibrate(options: CalibrationOptions, positionals: Any) -> None:
         new_settings["exit_temperatures"] = model.config.exit_temperatures
     dataset = options.for_card()
     data = {"name": dataset.name, "split": split}
-    results = {split: results_at_threshold(trace, metrics, chosen.threshold, data, honest)}
+    results = {split: results_at_threshold(trace, metrics, chosen.threshold, data, honest) | ran_by(model)}
     summary = beside_earlier(earlier, {"dataset": dataset._asdict(), "results": results})
     if exported:
         if not options.dry_run:
@@ -112,6 +113,7 @@ def calibrate(options: CalibrationOptions, positionals: Any) -> None:
     found = chosen if honest is None else honest
     score = chosen.score if honest is None else honest.scores[metrics[0]]
     result: dict[str, Any] = {"split": split, "samples": len(trace.logits), "metric": metrics[0]}
+    result |= ran_by(model)
     result |= {"full_depth": full_depth.score, "majority": chosen.majority}
     result |= {"threshold": chosen.threshold, "score": score}
     result |= {"mean_layers": found.mean_layers, "saving": found.saving}

@@ -14,7 +14,7 @@ from ..models.configuration_early_exit import Threshold
 from .evaluate import EvaluationOptions, Texts, hold_out_as_in_training, labelled_splits, score_interval, trace_splits
 from .options import LoadOptions, Positionals, read_config
 from .printing import print_comparison
-from .runtime import load_runtime
+from .runtime import load_runtime, ran_by
 from .streams import print_json
 
 CHECKPOINTS: Positionals = {
@@ -54,6 +54,7 @@ class Measured(NamedTuple):
         texts: The texts.
         split: Name of the split.
         metric: Name of the first metric.
+        runtime: What ran it, from `ran_by`.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Measured(NamedTuple):
     texts: Texts
     split: str
     metric: str
+    runtime: dict[str, str]
 
 
 def measure_all(checkpoints: Sequence[str], options: EvaluationOptions, flops: bool = False) -> list[Measured]:
@@ -97,7 +99,8 @@ def measure_all(checkpoints: Sequence[str], options: EvaluationOptions, flops: b
         trace = trace_splits(model, {split: rows[split]}, options.batch_size, flops)[split]
         if measured:
             trace = in_order(trace, measured[0].trace.label_names)
-        measured.append(Measured(name, trace, model.config.exit_threshold, texts[split], split, metrics[0]))
+        threshold = model.config.exit_threshold
+        measured.append(Measured(name, trace, threshold, texts[split], split, metrics[0], ran_by(model)))
     check_same_data([each.trace for each in measured], names)
     return measured
 
@@ -177,6 +180,7 @@ def comparison_of(measured: Sequence[Measured]) -> dict[str, Any]:
             | {"full_depth": result["full_depth"][each.metric], "at_threshold": result["at_threshold"][each.metric]}
             | {"interval": interval, "mean_layers": result["mean_exit_layer"], "depth": each.trace.depth}
             | {"saving": result["saving"]}
+            | each.runtime
         )
     majority = majority_score(first.trace, first.metric)
     facts = {"split": first.split, "samples": len(first.trace.logits), "metric": first.metric, "majority": majority}

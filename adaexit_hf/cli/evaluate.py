@@ -21,7 +21,7 @@ from ..evaluation.tradeoff import majority_score, tradeoff_curve
 from .data_arguments import HELD_OUT, DataArguments, evaluation_splits, first_rows, load_splits
 from .options import Fraction, ModelOptions, OutputOptions
 from .printing import print_results
-from .runtime import ExportedModel, RuntimeOptions, load_runtime, trace_of
+from .runtime import ExportedModel, RuntimeOptions, load_runtime, ran_by, trace_of
 from .streams import print_json
 
 
@@ -177,22 +177,22 @@ def trace_splits(
 
 
 def results_with_intervals(
-    traces: dict[str, ExitTrace], metrics: tuple[str, ...], threshold: float | list[float] | None, data_name: str
+    model: Any, traces: dict[str, ExitTrace], metrics: tuple[str, ...], data_name: str
 ) -> dict[str, dict[str, Any]]:
     """The scores of every split, with a 95 % bootstrap interval over samples of the first metric at the threshold.
 
     Args:
+        model: The model, or an `ExportedModel`.
         traces: Trace by split.
         metrics: Names of the metrics.
-        threshold: The model's exit threshold.
         data_name: Name of the data set.
 
     An interval is None where `score_interval` says so.
     """
-    results = {}
+    results, threshold = {}, model.config.exit_threshold
     for split, trace in traces.items():
         data = {"name": data_name, "split": split}
-        results[split] = results_at_threshold(trace, metrics, threshold, data)
+        results[split] = results_at_threshold(trace, metrics, threshold, data) | ran_by(model)
         results[split]["intervals"] = {metrics[0]: score_interval(trace, metrics[0], threshold, split)}
     return results
 
@@ -245,7 +245,7 @@ def evaluate(options: EvaluationOptions, positionals: Any) -> None:
     model, tokenizer = load_runtime(positionals.checkpoint, options, options.exit_threshold)
     datasets_by_split, _, metrics = labelled_splits(model, tokenizer, options)
     traces = trace_splits(model, datasets_by_split, options.batch_size)
-    results = results_with_intervals(traces, metrics, model.config.exit_threshold, options.for_card().name)
+    results = results_with_intervals(model, traces, metrics, options.for_card().name)
     tell_of_rows_that_chose("evaluate", positionals.checkpoint, model, results, metrics[0])
     if options.json:
         print_json(results)

@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from ..models import MODEL_TYPES
 from ..models.configuration_early_exit import check_whole_number
 from ..models.encoder_layers import family_of
+from ..onnx_runtime.folder import MANIFEST
 from ..trainer.ledger import LEDGER
 
 # Positional arguments of a command: name -> keyword arguments of `ArgumentParser.add_argument`.
@@ -141,7 +142,7 @@ def check_folder(argument: str, name: str, hub_names_have_owners: bool = False) 
             ("bert-base-uncased").
 
     Raises:
-        ValueError: There is no such folder.
+        ValueError: There is no such folder, or it holds an exported model.
 
     >>> check_folder("checkpoint", "bert-base-uncased")
     >>> check_folder("checkpoint", "./out")
@@ -153,15 +154,51 @@ def check_folder(argument: str, name: str, hub_names_have_owners: bool = False) 
     only_folder = name.startswith((".", "/")) or slashes > 1 or (hub_names_have_owners and not slashes)
     if only_folder and not Path(name).is_dir():
         raise ValueError(f"{argument}: there is no folder '{name}'; pass an existing folder or a Hub name")
+    check_not_exported(argument, name)
+
+
+def check_not_exported(argument: str, name: str) -> None:
+    """Check that a folder is not an exported model in place of its checkpoint.
+
+    Args:
+        argument: The flag, for the message.
+        name: Folder or Hub name.
+
+    Raises:
+        ValueError: It is an exported model, or the part of it with one precision.
+    """
+    path = Path(name)
+    folder = next((each for each in (path, path.parent) if (each / MANIFEST).is_file()), None)
+    if folder is None or (path / "config.json").is_file():
+        return
+    checkpoint = folder.parent if folder.name else folder.absolute().parent
+    known = (checkpoint / "config.json").is_file()
+    advice = f"pass '{checkpoint}'" if known else "pass the folder of the checkpoint that it was exported from"
+    raise ValueError(
+        f"{argument}: '{name}' holds graphs that adaexit export wrote, and no checkpoint; {advice}, with --runtime "
+        "onnx where the graphs are to run"
+    )
+
+
+def check_revision(name: str, revision: str | None) -> None:
+    """Check that a revision is not asked for of a local folder, which has none.
+
+    Raises:
+        ValueError: It is.
+    """
+    if revision not in (None, "main") and Path(name).is_dir():
+        raise ValueError(f"revision: got '{revision}', but '{name}' is a local folder, which has none; leave it out")
 
 
 def read_config(checkpoint: str, options: LoadOptions) -> Any:
     """The config of a checkpoint, which is read before anything that takes long.
 
     Raises:
-        ValueError: The folder does not exist, or the checkpoint has no exits.
+        ValueError: The folder does not exist, holds an exported model or has no revisions, or the checkpoint has no
+            exits.
     """
     check_folder("checkpoint", checkpoint, hub_names_have_owners=True)
+    check_revision(checkpoint, options.revision)
     if Path(checkpoint, LEDGER).is_file() and not Path(checkpoint, "config.json").is_file():
         raise ValueError(
             f"checkpoint: '{checkpoint}' holds a training run that was interrupted; finish it with adaexit train ... "

@@ -65,7 +65,7 @@ def print_comparison(comparison: dict[str, Any]) -> None:
     """Print a table with one row per checkpoint, from `comparison_of`."""
     models, majority = comparison["models"], comparison["majority"]
     width = max(len(name) for name in ("majority", *(model["name"] for model in models)))
-    print(f"\n{comparison['metric']} on {comparison['split']}, {comparison['samples']} samples")
+    print(f"\n{comparison['metric']} on {comparison['split']}, {comparison['samples']} samples{_runtimes(models)}")
     heads = ("full depth", "with exits", "95 % interval", "mean layers", "layers saved")
     print(f"{'':<{width}}  {heads[0]:>10}  {heads[1]:>10}  {heads[2]:>16}  {heads[3]:>13}  {heads[4]:>12}")
     for model in models:
@@ -119,7 +119,7 @@ def print_speed(records: Sequence[dict[str, Any]], depth: int, standard: bool) -
 def print_choice(result: dict[str, Any]) -> None:
     """Print what `adaexit calibrate` has chosen, beside the old threshold and full depth."""
     old, metric = result["old"], result["metric"]
-    print(f"{result['split']}, {result['samples']} samples\n")
+    print(f"{result['split']}, {result['samples']} samples{_runtimes([result])}\n")
     print(f"{'':>12} {'threshold':>12} {metric:>20} {'mean exit layer':>16} {'saved':>7}")
     for name, row in (("old", old), ("chosen", result)):
         threshold = row["threshold"]
@@ -145,7 +145,7 @@ def print_results(results: dict[str, Any], metric: str) -> None:
         layers = list(result["by_exit"])
         exits = len(layers) > 1
         mean = f": mean exit layer {result['mean_exit_layer']:.2f} of {layers[-1]}" if exits else ""
-        print(f"\n{split}, {result['samples']} samples{mean}")
+        print(f"\n{split}, {result['samples']} samples{_runtimes([result])}{mean}")
         if "cross_fitted_thresholds" in result:
             print(
                 "  with exits: each half of the rows with a threshold that was chosen on the other half; quote these "
@@ -192,7 +192,25 @@ def print_export(manifest: dict[str, Any], folder: Path, metrics: Sequence[str] 
         print(f"{precision:<6} {text:>12} {scores} {size:>6.0f}")
     if any("cross_fitted_thresholds" in entry.get("results", {}) for entry in manifest["precisions"].values()):
         print("int8: each half of the rows is scored with a threshold that was chosen on the other half")
+    for precision, entry in manifest["precisions"].items():
+        same = entry.get("results", {}).get("same_as_fp32")
+        if same:
+            what = "labels" if manifest["multi_label"] else "class"
+            print(
+                f"{precision}: the {what} of fp32 on {same['at_threshold']:.1%} of the texts with exits, "
+                f"{same['full_depth']:.1%} at full depth"
+            )
     print(f"\nsaved in {folder}")
+
+
+def _runtimes(results: Sequence[dict[str, Any]]) -> str:
+    """Write what made results, from `ran_by`; nothing of those that do not say.
+
+    >>> _runtimes([{"runtime": "onnx", "precision": "int8"}, {"runtime": "torch", "dtype": "float32"}])
+    ', onnx int8 and torch float32'
+    """
+    names = [f"{each['runtime']} {each.get('precision') or each['dtype']}" for each in results if "runtime" in each]
+    return f", {' and '.join(dict.fromkeys(names))}" if names else ""
 
 
 def _threshold_text(threshold: Any) -> str:

@@ -20,7 +20,7 @@ from ..hub.upload import NEVER_UPLOADED
 from ..models import MODEL_TYPES
 from ..trainer.ledger import LEDGER
 from ..utils.files import check_writable
-from .options import Positionals
+from .options import Positionals, check_not_exported, check_revision
 
 FOLDER: Positionals = {"folder": {"help": "Local folder of an early-exit model."}}
 
@@ -54,6 +54,7 @@ def card(options: CardOptions, positionals: Any) -> None:
     folder = Path(positionals.folder)
     if not folder.is_dir():
         raise ValueError(f"folder: there is no '{folder}'; pass an existing folder")
+    check_not_exported("folder", positionals.folder)
     for name in ("config.json", "metrics.json", "curve.json"):
         if not (folder / name).is_file():
             raise ValueError(
@@ -182,6 +183,8 @@ def convert(options: ConvertOptions, positionals: Any) -> None:
     """Convert a checkpoint that was trained with the code of the papers' authors into a model of this package."""
     if Path(positionals.output, "config.json").exists():
         raise ValueError(f"output: '{positionals.output}' already contains a model; pass another folder")
+    check_not_exported("source", positionals.source)
+    check_revision(positionals.source, options.revision)
     check_writable("output", Path(positionals.output))
     convert_checkpoint(positionals.source, positionals.output, labels=options.labels, revision=options.revision)
     print(positionals.output)
@@ -224,6 +227,7 @@ def push(options: PushOptions, positionals: Any) -> None:
     URL of the commit.
     """
     folder = Path(positionals.folder)
+    check_not_exported("folder", positionals.folder)
     check_finished(folder)
     if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
         raise ValueError(

@@ -106,7 +106,7 @@ def report(options: ReportOptions, positionals: Any) -> None:
     mark = "as passed" if trial else "the model's threshold"
     split, trace = next(iter(traces.items()))
     curve = curve_with_threshold(trace, metrics[0], threshold)
-    results = results_with_intervals(traces, metrics, threshold, options.for_card().name)
+    results = results_with_intervals(model, traces, metrics, options.for_card().name)
     tell_of_choice("report", trace, threshold, metrics[0])
     tell_of_rows_that_chose("report", checkpoint, model, results, metrics[0])
     if options.json:

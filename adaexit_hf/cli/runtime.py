@@ -44,6 +44,17 @@ class ExportedModel:
     config: Any
 
 
+def ran_by(model: Any) -> dict[str, str]:
+    """What runs a model, and in which precision, for results.
+
+    Args:
+        model: The model, or an `ExportedModel`.
+    """
+    if isinstance(model, ExportedModel):
+        return {"runtime": "onnx", "precision": model.classifier.precision}
+    return {"runtime": "torch", "dtype": str(model.dtype).removeprefix("torch.")}
+
+
 def load_runtime(
     checkpoint: str,
     options: Any,

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
 from ..evaluation.collect import onnx_trace
 from ..evaluation.cross_fit import NoHalvesError, cross_fitted
@@ -49,9 +50,6 @@ TOLERANCE = 1e-3
 # Numbers in a matrix of an exit from which on it is quantized, too: those of an attention pool read as many bytes in
 # float32 as a quantized layer, and made a stage of MiniLM a tenth slower.
 LARGE = 2**15
-# Settings of an encoder that say how it was loaded and what it returns, not what it computes.
-UNCOMPARED = {"_name_or_path", "architectures", "dtype", "transformers_version", "return_dict", "use_cache"}
-UNCOMPARED |= {"output_attentions", "output_hidden_states"}
 # End of the key under which the exporter notes in which modules a node was traced.
 SCOPES = "name_scopes"
 
@@ -500,7 +498,8 @@ def _source(model: Any, folder: Path) -> dict[str, str]:
     config = model.config
     own = json.loads(config.to_json_string(use_diff=False))
     names = {*config.own_arguments(), "model_type", "id2label", "problem_type"} - {"encoder_config"}
-    of_encoder = set(own["encoder_config"]) - UNCOMPARED
+    # What all configs have says how a model was loaded and what it returns, not what its layers compute.
+    of_encoder = {*own["encoder_config"]} - {*PreTrainedConfig().to_dict()} | {"model_type"}
     for part, compared in (("", names & set(own)), ("encoder_config", of_encoder)):
         there, here = (values.get(part, {}) if part else values for values in (saved, own))
         for name in sorted(compared):

@@ -106,6 +106,67 @@ def test_calibrate_changes_the_exported_threshold_only(capsys, checkpoint, expor
     assert OnnxEarlyExitClassifier.from_pretrained(checkpoint, "fp32").exit_threshold == 0.99
 
 
+@pytest.mark.parametrize("command", ["evaluate", "calibrate", "report", "compare"])
+@pytest.mark.parametrize(
+    ("flags", "runtime", "text"),
+    [
+        (["--runtime", "onnx"], {"runtime": "onnx", "precision": "int8"}, ", onnx int8"),
+        (["--dtype", "bfloat16"], {"runtime": "torch", "dtype": "bfloat16"}, ", torch bfloat16"),
+    ],
+)
+def test_results_say_what_ran(capsys, checkpoint, exported, command, flags, runtime, text) -> None:
+    arguments = (command, checkpoint, *exported[1], *flags)
+    assert f"12 samples{text}" in called(capsys, *arguments)
+    (found,) = answers(called(capsys, *arguments, "--json"))
+    result = found["models"][0] if command == "compare" else found.get("validation", found)
+    assert runtime.items() <= result.items()
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "file"),
+    [
+        ("calibrate", ["--runtime", "onnx"], "onnx/early_exit.json"),
+        ("report", ["--runtime", "onnx"], "onnx/int8/metrics.json"),
+        ("calibrate", [], "metrics.json"),
+        ("report", [], "metrics.json"),
+    ],
+)
+def test_results_that_are_kept_say_what_ran(capsys, checkpoint, exported, command, flags, file) -> None:
+    called(capsys, command, checkpoint, *exported[1], *flags)
+    written = json.loads(Path(checkpoint, file).read_text())
+    (result,) = written.get("results", {}).values() or [written["precisions"]["int8"]["results"]]
+    expected = {"runtime": "onnx", "precision": "int8"} if flags else {"runtime": "torch", "dtype": "float32"}
+    assert expected.items() <= result.items()
+
+
+@pytest.mark.parametrize("place", ["onnx", "onnx/int8"])
+def test_an_exported_model_in_place_of_its_checkpoint_names_the_checkpoint(
+    capsys, checkpoint, exported, place
+) -> None:
+    folder = f"{checkpoint}/{place}"
+    message = f"'{folder}' holds graphs that adaexit export wrote, and no checkpoint; pass '{checkpoint}', with"
+    data, file = exported[1], exported[1][1]
+    commands = [
+        ["predict", folder, "good"],
+        ["predict", folder, "good", "--runtime", "onnx"],
+        ["evaluate", folder, *data],
+    ]
+    commands += [["calibrate", folder, *data, "--runtime", "onnx"], ["report", folder, *data], ["export", folder]]
+    commands += [["compare", folder, checkpoint, *data], ["benchmark", folder, file], ["card", folder]]
+    commands += [["push", folder, "you/model"], ["convert", folder, "new"]]
+    for arguments in commands:
+        assert message in refused(capsys, *arguments)
+    for flag in ("--model_name_or_path", "--add_exits"):
+        assert cli.main(["train", flag, folder, "--train_file", file]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_local_folder_has_no_revisions(capsys, checkpoint) -> None:
+    message = f"revision: got 'v2', but '{checkpoint}' is a local folder, which has none; leave it out"
+    for arguments in (["predict", checkpoint, "good"], ["export", checkpoint], ["convert", checkpoint, "new"]):
+        assert message in refused(capsys, *arguments, "--revision", "v2")
+
+
 def test_a_dry_run_saves_nothing(capsys, checkpoint, exported) -> None:
     before = Path(checkpoint, "onnx", "early_exit.json").read_bytes()
     called(capsys, "calibrate", checkpoint, *exported[1], "--runtime", "onnx", "--max_drop", "90%", "--dry_run")

@@ -967,7 +967,7 @@ def test_checkpoints_are_compared_in_one_table(capsys, checkpoint, another, labe
         assert (model["mean_layers"], model["saving"]) == (result["mean_exit_layer"], result["saving"])
         assert model["interval"] == pytest.approx(result["intervals"]["accuracy"])
     lines = called(capsys, "compare", checkpoint, another, *labelled).splitlines()
-    assert lines[1] == "accuracy on validation, 12 samples"
+    assert lines[1] == "accuracy on validation, 12 samples, torch float32"
     assert [line.split()[0] for line in lines[3:]] == ["model", "other", "majority"]
 
 
