@@ -32,7 +32,7 @@ from ..evaluation.cross_fit import NoHalvesError, cross_fitted
 from ..evaluation.metrics import check_classes, task_metrics
 from ..evaluation.summary import label_names, results_at_threshold, score_settings
 from ..evaluation.thresholds import best_point, check_max_drop
-from ..evaluation.trace import COMPARISONS
+from ..evaluation.trace import COMPARISONS, ExitTrace, predictions
 from ..evaluation.tradeoff import tradeoff_curve
 from ..models.early_exit_loop import InFlight, read_exit
 from ..models.encoder_layers import family_of
@@ -98,7 +98,8 @@ def export_onnx(
         progress: whether to show a progress bar.
 
     Returns:
-        The content of `early_exit.json`.
+        The content of `early_exit.json`. The `results` of int8 on `validation` say as `same_as_fp32` on which share of
+        the texts it gives the class (or the labels) of fp32: at full depth, with exits, and at every exit.
 
     Raises:
         ImportError: the extra `onnx` is not installed.
@@ -557,6 +558,7 @@ def _measure(
     """Measure every precision on labelled rows, and choose the threshold of int8; the results go to the manifest."""
     from ..onnx_runtime.classifier import OnnxEarlyExitClassifier  # needs the extra
 
+    own: ExitTrace | None = None
     for precision, entry in manifest["precisions"].items():
         trace = onnx_trace(OnnxEarlyExitClassifier(folder, precision), rows, None, config)
         threshold, honest = entry["exit_threshold"], None
@@ -572,6 +574,35 @@ def _measure(
                     stacklevel=3,
                 )
         entry["results"] = without_nan(results_at_threshold(trace, names, threshold, honest=honest))
+        if own is not None and config.num_labels > 1:
+            own_threshold = manifest["precisions"]["fp32"]["exit_threshold"]
+            entry["results"]["same_as_fp32"] = _agreement(trace, threshold, own, own_threshold)
+        own = trace if precision == "fp32" else own
+
+
+def _agreement(trace: ExitTrace, threshold: Any, other: ExitTrace, other_threshold: Any) -> dict[str, Any]:
+    """Return on which share of the texts two traces give the same class, or the same labels.
+
+    Args:
+        trace: Trace.
+        threshold: Its threshold.
+        other: Another trace of the same texts.
+        other_threshold: The threshold of that one.
+
+    Returns:
+        The shares of the answers at full depth, at the thresholds, and of every exit.
+    """
+
+    def share(logits: Tensor, others: Tensor) -> float:
+        same = predictions(logits, trace.multi_label) == predictions(others, trace.multi_label)
+        return same.reshape(len(same), -1).all(dim=1).double().mean().item()
+
+    exits = [share(trace.logits[:, index], other.logits[:, index]) for index in range(len(trace.exit_layers))]
+    return {
+        "full_depth": exits[-1],
+        "at_threshold": share(trace.at(threshold)[0], other.at(other_threshold)[0]),
+        "by_exit": {str(layer): same for layer, same in zip(trace.exit_layers, exits, strict=True)},
+    }
 
 
 def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:

@@ -68,6 +68,16 @@ def test_export_prints_a_row_per_precision(capsys, checkpoint, exported) -> None
     assert "\nfp32 " in printed and "int8" not in printed and printed.endswith(f"saved in {checkpoint}/onnx\n")
 
 
+def test_export_says_how_often_int8_gives_the_class_of_fp32(capsys, checkpoint, exported) -> None:
+    printed = called(capsys, "export", checkpoint, "--int8", *exported[1])
+    facts = json.loads(Path(checkpoint, "onnx", "early_exit.json").read_text())
+    same = facts["precisions"]["int8"]["results"]["same_as_fp32"]
+    line = (
+        f"int8: the class of fp32 on {same['at_threshold']:.1%} of the texts with exits, {same['full_depth']:.1%} at"
+    )
+    assert line in printed
+
+
 def test_predict_gives_the_answers_of_pytorch(capsys, checkpoint) -> None:
     arguments = ("predict", checkpoint, *TEXTS[:4])
     expected = answers(called(capsys, *arguments))

@@ -17,6 +17,7 @@ from helpers.exports import (
     exported,
     facts_of,
 )
+from helpers.runs import new_model, new_trainer, texts
 from helpers.tiny import FAMILIES, build, encoder, encoder_config
 from helpers.words import new_tokenizer
 from transformers import AutoModelForSequenceClassification, CanineTokenizer
@@ -516,3 +517,46 @@ def test_large_layers_of_exits_are_quantized_but_no_layer_of_logits(monkeypatch,
 def test_graphs_hold_no_paths_of_the_machine_that_made_them() -> None:
     for file in exported("deebert-bert-pair").folder.glob("*/*.onnx"):
         assert b"site-packages" not in file.read_bytes() and b"adaexit_hf" not in file.read_bytes()
+
+
+# Agreement of int8 with fp32 -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What `early_exit.json` says of a model that was trained until it knows the classes of its texts."""
+    folder, rows = tmp_path_factory.mktemp("trained"), texts(400)
+    for row in rows:
+        row["input_ids"][1] = 5 + row["label"]  # a word of the class
+    model = new_model("berxit", exit_layers=[1, 2, 4])
+    sizes = {"max_steps": 100, "per_device_train_batch_size": 32, "learning_rate": 3e-3, "logging_steps": 100}
+    new_trainer(model, folder / "run", rows=rows[:300], **sizes).train()
+    export_onnx(model.eval(), new_tokenizer(), folder / "onnx", int8=True, validation=rows[300:], progress=False)
+    return facts_of(folder / "onnx") | {"folder": folder / "onnx", "rows": rows[300:], "config": model.config}
+
+
+def test_int8_gives_the_classes_of_fp32(trained: dict[str, Any]) -> None:
+    """The bound of docs/export.md."""
+    results = trained["precisions"]["int8"]["results"]
+    assert results["full_depth"]["accuracy"] > 0.9
+    same = results["same_as_fp32"]
+    assert min(same["full_depth"], same["at_threshold"], *same["by_exit"].values()) >= 0.95
+
+
+def test_the_agreement_is_that_of_the_answers(trained: dict[str, Any]) -> None:
+    found, classes = trained["precisions"]["int8"]["results"]["same_as_fp32"], {}
+    for precision in ("fp32", "int8"):
+        classifier = OnnxEarlyExitClassifier.from_pretrained(trained["folder"], precision, threads=1)
+        rows = [{"input_ids": row["input_ids"]} for row in trained["rows"]]
+        answers = [classifier.predict(rows).logits, *classifier.trace(rows).logits.swapaxes(0, 1)]
+        classes[precision] = np.stack(answers).argmax(axis=-1)
+    expected = (classes["fp32"] == classes["int8"]).mean(axis=1).tolist()
+    assert [found["at_threshold"], *found["by_exit"].values()] == pytest.approx(expected)
+    assert found["full_depth"] == found["by_exit"]["4"]
+
+
+def test_numbers_and_fp32_have_no_agreement(validated: Exported, tmp_path: Path) -> None:
+    assert "same_as_fp32" not in facts_of(validated.folder)["precisions"]["fp32"]["results"]
+    made = exported("berxit-distilbert-regression")
+    manifest = export_again("berxit-distilbert-regression", tmp_path / "onnx", int8=True, validation=made.labelled())
+    assert "same_as_fp32" not in manifest["precisions"]["int8"]["results"]
