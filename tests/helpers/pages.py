@@ -142,6 +142,11 @@ def check_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     program, *rest = words
     if program == "adaexit":
         check_own_command(rest, monkeypatch)
+    elif words[:3] == ["python", "-m", "adaexit_onnx"]:
+        shell = importlib.import_module("adaexit_hf.onnx_runtime.__main__")
+        monkeypatch.setattr(shell.OnnxEarlyExitClassifier, "from_pretrained", _stop)
+        with pytest.raises(ParsedError):
+            shell.main(rest[2:])
     elif program == "python" or words[:2] == ["accelerate", "launch"]:
         script = next(place for place, word in enumerate(words) if word.endswith(".py"))
         assert all(Path(ROOT, word).is_file() for word in words[:script] if word.endswith(".yaml"))

@@ -157,6 +157,15 @@ def test_a_model_without_a_longest_text_truncates_none() -> None:
     assert len(rows_of(classifier, [words(600)])[0]["input_ids"]) == 602
 
 
+def test_empty_texts_are_read_as_predict_reads_them(
+    classifier: OnnxEarlyExitClassifier, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """As texts without words, in both; `adaexit predict` and `python -m adaexit_onnx` answer that they are empty."""
+    items, config = ["", " \n", ("", "w5"), ("w5", "")], exported("pabee-bert").model.config
+    expected = read_rows(items, tokenizer, config)
+    assert [row["input_ids"] for row in rows_of(classifier, items)] == [row["input_ids"] for row in expected]
+
+
 # Bad items -----------------------------------------------------------------------------------------------------------
 
 
