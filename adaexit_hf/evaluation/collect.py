@@ -18,6 +18,7 @@ from ..models.padded_batches import (
     row_labels,
     stream_rows,
 )
+from .fingerprints import row_hash
 from .flops import RowFlops
 from .summary import label_names, score_settings
 from .trace import COMPARISONS, ExitTrace
@@ -85,6 +86,7 @@ def collect_trace(
     stream, outputs, flops = stream_rows(dataset, tokenizer, config), [], []
     labels: list[Tensor | None] = []
     lengths: list[int] = []
+    hashes: list[int] = []
     column, counter = None, RowFlops(model) if count_flops else None
     total = len(dataset) if isinstance(dataset, Sized) else None
     with progress_bar(total=total, desc="Tracing exits", unit=" rows", disable=not progress) as bar:
@@ -95,6 +97,7 @@ def collect_trace(
             labels.append(row_labels(window, *arguments) if column else None)
             window_lengths = [len(row["input_ids"]) for row in window]
             lengths += window_lengths
+            hashes += [row_hash(row["input_ids"]) for row in window]
             outputs.append(full_depth(model, window, batch_size, tell=bar.update))
             if counter is not None:
                 flops += [counter.of(row, length) for row, length in zip(window, window_lengths, strict=True)]
@@ -115,6 +118,7 @@ def collect_trace(
         about=dict(about or {}),
         settings=score_settings(config),
         multi_label=config.multi_label,
+        row_hashes=torch.tensor(hashes),
     )
 
 

@@ -1,6 +1,7 @@
 """A trace: the logits and readiness scores of every exit for every sample of a data set, kept in one file."""
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,7 +33,7 @@ CRITERIA_IN_WORDS = {
     "dact": "the lead that the predicted class keeps whatever the later layers answer",
     "depth": "the share of the text's tokens that have reached the depth they need",
 }
-_TENSORS = ("logits", "scores", "labels", "lengths", "flops")
+_TENSORS = ("logits", "scores", "labels", "lengths", "flops", "row_hashes")
 _METADATA_KEY = "adaexit_hf_trace"
 
 
@@ -61,6 +62,8 @@ class ExitTrace:
         about: Anything else worth keeping that JSON can represent: data set, split, seed. Default: empty.
         settings: The config's settings that made the scores, from `score_settings`. Default: empty, unknown.
         multi_label: Whether a sample may have several labels at once. Default: False.
+        row_hashes: Hash of each sample's tokens, int64, `(samples,)`, with which `overlap` finds texts that two traces
+            share; None if unknown, as in traces of earlier versions. A short text can be guessed from its hash.
 
     Raises:
         ValueError: If there are no samples, if the shapes do not match, if a label is not a class index or not finite,
@@ -93,6 +96,7 @@ class ExitTrace:
     about: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     multi_label: bool = False
+    row_hashes: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.logits.dim() != 3 or not self.logits.numel():
@@ -103,6 +107,7 @@ class ExitTrace:
         samples, exits, labels = self.logits.shape
         shapes: dict[str, tuple[int, ...]] = {"scores": (samples, exits), "flops": (samples, exits)}
         shapes |= {"labels": (samples, labels) if self.multi_label else (samples,), "lengths": (samples,)}
+        shapes |= {"row_hashes": (samples,)}
         for name, shape in shapes.items():
             value = getattr(self, name)
             if value is not None and tuple(value.shape) != shape:
@@ -132,6 +137,16 @@ class ExitTrace:
     def depth(self) -> int:
         """Number of layers run at full depth, L."""
         return self.exit_layers[-1]
+
+    @property
+    def fingerprint(self) -> str | None:
+        """What the set of texts is known by: 32 hexadecimal digits that do not depend on the order of the rows.
+
+        None if the trace has no `row_hashes`.
+        """
+        if self.row_hashes is None:
+            return None
+        return hashlib.blake2b(self.row_hashes.sort().values.cpu().numpy().tobytes(), digest_size=16).hexdigest()
 
     def known_labels(self) -> Tensor:
         """Return the labels, or refuse a trace without labels.
@@ -220,7 +235,8 @@ class ExitTrace:
         """Return the trace of some of the samples.
 
         Args:
-            samples: Indices of the samples, `(taken,)`; an index may occur several times.
+            samples: Indices of the samples, `(taken,)`; an index may occur several times. Or bool, `(samples,)`: True
+                for those to take.
 
         Returns:
             A trace of `taken` samples, in the given order.
