@@ -1,12 +1,16 @@
 """Measure quality and cost: traces, trade-off curves, thresholds, metrics, bootstrap intervals, FLOPs."""
 
 from .bootstrap import Interval, bootstrap_samples, bootstrap_seeds
+from .certificate import Certificate, Refusal, certify
 from .collect import collect_trace
 from .cross_fit import CrossFitted, cross_fitted
 from .curves import CurvePoint, MeanPoint, PairwiseAreas, area_under_curve, areas_between, mean_curve, score_at
+from .fingerprints import overlap
 from .flops import flops_per_exit
+from .guarantee import Guarantee
 from .later_answers import GoneOn, had_they_gone_on
 from .metrics import METRICS, Metric, compute_score
+from .monitor import CertificateMonitor
 from .thresholds import choose_threshold, choose_within
 from .trace import ExitTrace
 from .tradeoff import (
@@ -23,19 +27,24 @@ from .tradeoff import (
 
 __all__ = [
     "METRICS",
+    "Certificate",
+    "CertificateMonitor",
     "CrossFitted",
     "CurvePoint",
     "ExitTrace",
     "GoneOn",
+    "Guarantee",
     "Interval",
     "MeanPoint",
     "Metric",
     "OracleBound",
     "PairwiseAreas",
+    "Refusal",
     "area_under_curve",
     "areas_between",
     "bootstrap_samples",
     "bootstrap_seeds",
+    "certify",
     "choose_layer",
     "choose_threshold",
     "choose_within",
@@ -51,6 +60,7 @@ __all__ = [
     "mean_curve",
     "oracle_bound",
     "oracle_exits",
+    "overlap",
     "score_at",
     "tradeoff_curve",
 ]

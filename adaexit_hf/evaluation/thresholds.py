@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..models.exit_criteria import counted
 from .curves import CurvePoint, MeanPoint, check_direction
 from .trace import ExitTrace
 
@@ -201,6 +202,45 @@ def spread_thresholds(trace: ExitTrace, count: int = 100) -> list[float]:
         between = scores[ranks + 1] if whole else ((scores[ranks] + scores[ranks + 1]) / 2).clamp(low, high)
         thresholds += between.tolist()
     return sorted(set(thresholds))
+
+
+def fixed_thresholds(trace: ExitTrace) -> list[float]:
+    """Choose thresholds by the exit criterion alone, so that they depend on no text.
+
+    50 are spread evenly over the range of the criterion. 60 more approach its strict end, where the scores of a
+    confident model crowd: their distances from it are powers of ten from 1 to 0.00001 of the range. For criteria that
+    count (patience, layer) they are the whole numbers.
+
+    Args:
+        trace: Trace with or without labels, of which criterion and bounds are used.
+
+    Returns:
+        Distinct thresholds, the strictest first.
+
+    Raises:
+        ValueError: If the trace has no finite bounds.
+
+    Examples:
+        >>> trace = ExitTrace(torch.zeros(1, 2, 2), torch.zeros(1, 2), None, (1, 2), "gt", bounds=(0.0, 1.0))
+        >>> [round(threshold, 6) for threshold in fixed_thresholds(trace)][:3]
+        [0.99999, 0.999988, 0.999985]
+        >>> [round(threshold, 6) for threshold in fixed_thresholds(trace)][-3:]
+        [0.04, 0.02, 0.0]
+    """
+    low, high = trace.bounds or (-math.inf, math.inf)
+    if not math.isfinite(high - low):
+        raise ValueError(
+            f"trace: its bounds are {trace.bounds}, so no thresholds can be spread over them; pass "
+            "thresholds=[...] that were chosen on other data"
+        )
+    upwards = trace.ready in ("lt", "le")  # a higher threshold makes more scores ready
+    if counted(trace.criterion):
+        return sorted(map(float, range(math.ceil(low), math.floor(high) + 1)), reverse=not upwards)
+    shares = {step / 50 for step in range(1, 51)} | {10 ** (-5 * step / 60) for step in range(61)}
+    distances = [share * (high - low) for share in sorted(shares)]
+    # Where a score may be equal to its threshold, as with a share of 1, the strict end is one.
+    distances = [0.0] * (trace.ready in ("le", "ge")) + distances
+    return [low + distance if upwards else high - distance for distance in distances]
 
 
 def _first_exit_threshold(ready: str, scores: Tensor, low: float, high: float, whole: bool) -> list[float]:
