@@ -145,11 +145,12 @@ def _log_capital(ordered: Numbers, limit: float, bets: Numbers) -> float:
     return max(0.0, float(np.log1p(stakes * (limit - ordered)).cumsum().max()))
 
 
-def smallest_number(passes: Callable[[int], bool]) -> int | None:
+def smallest_number(passes: Callable[[int], bool], precision: float = 0.0) -> int | None:
     """Search for the smallest number of rows with which a test succeeds, if it also does with more.
 
     Args:
         passes: Whether the test succeeds with so many rows.
+        precision: Share by which the number may be too large. Default: 0, exact.
 
     Returns:
         The number; None if it is above 131,072.
@@ -164,7 +165,7 @@ def smallest_number(passes: Callable[[int], bool]) -> int | None:
         if high > _MOST_ROWS:
             return None
     low = high // 2  # fails, or is 0
-    while high - low > 1:
+    while high - low > max(1, precision * high):
         middle = (low + high) // 2
         low, high = (low, middle) if passes(middle) else (middle, high)
     return high

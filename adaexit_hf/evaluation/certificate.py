@@ -343,7 +343,7 @@ class _Test:
             return None
         if self.exact:
             return smallest_number(lambda rows: binomial_p_value(mean * rows, rows, self.limit) <= self.delta)
-        return smallest_number(lambda rows: self.p_value(np.resize(values, rows), self.limit) <= self.delta)
+        return smallest_number(lambda rows: self.p_value(np.resize(values, rows), self.limit) <= self.delta, 0.02)
 
 
 @cache
