@@ -145,5 +145,6 @@ def onnx_trace(
         name: None if trace.facts[name] is None else tuple(trace.facts[name])
         for name in ("exit_layers", "bounds", "label_names")
     }
-    logits, scores, lengths = (torch.from_numpy(array) for array in (trace.logits, trace.scores, trace.lengths))
-    return ExitTrace(logits=logits, scores=scores, labels=labels, lengths=lengths, **facts)
+    names = ("logits", "scores", "lengths", "row_hashes")
+    tensors: dict[str, Any] = {name: torch.from_numpy(getattr(trace, name)) for name in names}
+    return ExitTrace(labels=labels, **tensors, **facts)

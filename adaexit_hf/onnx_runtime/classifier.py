@@ -1,5 +1,6 @@
 """`OnnxEarlyExitClassifier`: run an exported model stage by stage, text by text."""
 
+import hashlib
 import json
 import math
 import os
@@ -72,6 +73,8 @@ class OnnxTrace(NamedTuple):
             `(texts, labels)`; None if none were passed.
         lengths: tokens of each text, shape `(texts,)`.
         facts: what else an `ExitTrace` says: exit layers, criterion, names of the labels, ...
+        row_hashes: hash of the tokens of each text, int64, shape `(texts,)`, by which `adaexit_hf.overlap` finds texts
+            that two traces share.
     """
 
     logits: Array
@@ -79,6 +82,7 @@ class OnnxTrace(NamedTuple):
     labels: Array | None
     lengths: Array
     facts: dict[str, Any]
+    row_hashes: Array
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, which `adaexit_hf.ExitTrace.load` reads.
@@ -93,7 +97,7 @@ class OnnxTrace(NamedTuple):
             from safetensors.numpy import save_file
         except ImportError as error:
             raise ImportError("a trace is saved as safetensors; call pip install safetensors") from error
-        tensors = {"logits": self.logits, "scores": self.scores, "labels": self.labels, "lengths": self.lengths}
+        tensors = {name: value for name, value in self._asdict().items() if name != "facts"}
         metadata = {"format": "pt", "adaexit_hf_trace": json.dumps(self.facts)}
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         save_file({name: value for name, value in tensors.items() if value is not None}, path, metadata)
@@ -282,7 +286,9 @@ name on the Hub, owner/name
         logits: list[Array] = []
         scores: list[Array] = []
         lengths: list[int] = []
+        hashes: list[int] = []
         for window in self._windows(texts):
+            hashes += [_row_hash(row["input_ids"]) for row in window]
             lengths += [row["input_ids"].shape[1] for row in window]
             exits = [
                 (np.stack([text["logits"][0] for text in states]), np.stack([text["score"][0] for text in states]))
@@ -301,6 +307,7 @@ name on the Hub, owner/name
             labels,
             np.asarray(lengths),
             facts,
+            np.asarray(hashes, dtype=np.int64),
         )
 
     def _checked_labels(self, labels: Any) -> Array:
@@ -620,3 +627,9 @@ def _whole_numbers(index: int, name: str, values: Any) -> list[int]:
 
 def _is_row(item: Any) -> bool:
     return isinstance(item, Mapping) and "input_ids" in item
+
+
+def _row_hash(tokens: Array) -> int:
+    """Hash token ids as `collect_trace` does: the first 8 bytes of BLAKE2b of little-endian 64-bit integers."""
+    digest = hashlib.blake2b(tokens.astype("<i8").tobytes(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)

@@ -21,7 +21,7 @@ from helpers.exports import PAIRS, TEXTS, copied, exported, facts_of, words, wri
 from transformers import PreTrainedTokenizerFast
 
 import adaexit_hf.onnx_runtime
-from adaexit_hf import ExitTrace
+from adaexit_hf import ExitTrace, collect_trace
 from adaexit_hf.evaluation.collect import onnx_trace
 from adaexit_hf.export.onnx import _tokenizer_text
 from adaexit_hf.models.padded_batches import read_rows
@@ -415,9 +415,12 @@ def test_a_saved_trace_is_read_by_the_package(name: str, tmp_path: Path) -> None
     classifier.trace(made.items, labels, about).save(tmp_path / "trace.safetensors")
     found = ExitTrace.load(tmp_path / "trace.safetensors")
     expected = onnx_trace(classifier, made.labelled(), made.tokenizer, made.model.config, about)
-    for part in ("logits", "scores", "labels", "lengths"):
+    tensors = ("logits", "scores", "labels", "lengths", "row_hashes")
+    for part in tensors:
         assert torch.equal(getattr(found, part), getattr(expected, part))
-    facts = [name for name in vars(expected) if name not in ("logits", "scores", "labels", "lengths")]
+    in_torch = collect_trace(made.model, made.labelled(), made.tokenizer, progress=False)
+    assert torch.equal(found.row_hashes, in_torch.row_hashes)
+    facts = [name for name in vars(expected) if name not in tensors]
     assert {fact: getattr(found, fact) for fact in facts} == {fact: getattr(expected, fact) for fact in facts}
 
 
