@@ -14,7 +14,7 @@ The populations, with exits after layers 3 and 12 and a limit of 5 %:
 - edge: the risk is just above the limit from the strictest threshold on, so that every certificate is wrong.
 - ties: there are five different scores only. The limit is just crossed at the third.
 - waves: a second exit, after layer 6, errs on texts that leave before it at the next threshold, so that the risk is
-  just above the limit at nine thresholds, each time by other texts, and 0 at the others.
+  just above the limit at every threshold but the strictest, each time by other texts.
 """
 
 import argparse
@@ -85,7 +85,7 @@ def population(name: str, kind: str) -> ExitTrace:
     at_exit = np.stack([losses, np.zeros(SIZE)], axis=1)
     if name == "waves":
         scores, at_exit, layers = np.insert(scores, 1, 0, axis=1), np.insert(at_exit, 1, 0, axis=1), (3, 6, DEPTH)
-        for place, threshold in enumerate(GRID[1:-1]):
+        for place, threshold in enumerate(GRID[1:]):
             rows = np.arange(place, SIZE - SIZE // 10, 10)[:TOO_MANY] + SIZE // 10
             scores[rows], at_exit[rows, 1] = (threshold - 0.05, threshold + 0.05, 0), 1
     if kind == "mean_difference":
@@ -324,7 +324,8 @@ def guarantees_of(trace: ExitTrace) -> list[Guarantee]:
             Guarantee("changed_answers", 0.1, tolerance=0.5),
             *(Guarantee("mean_difference", limit, value_range=(0, 5)) for limit in (0.2, 0.4)),
         ]
-    return [Guarantee(kind, limit) for kind in ("changed_answers", "harm", "accuracy_drop") for limit in (0.02, 0.05)]
+    chosen = [("changed_answers", 0.02), ("changed_answers", 0.05), ("harm", 0.02), ("accuracy_drop", 0.02)]
+    return [Guarantee(kind, limit) for kind, limit in chosen]
 
 
 def jobs(draws: int, traces: Sequence[Path]) -> Iterator[tuple[Row, Callable[[], Row]]]:

@@ -19,6 +19,7 @@ def test_the_examples_in_the_docstrings():
     assert (tested.failed, tested.attempted > 0) == (0, True)
 
 
+@pytest.mark.slow
 def test_the_tables_on_the_page_are_up_to_date(tmp_path):
     copy = Path(shutil.copy(certificates.PAGE, tmp_path))
     certificates.write_tables(copy, certificates.lines_of(certificates.RESULTS))
@@ -40,7 +41,7 @@ def test_the_populations_cross_the_limit_where_they_say(kind):
     ties = dict(zip(certificates.GRID, risks("ties"), strict=True))
     assert ties[0.7] < limit < ties[0.6] <= just
     waves = risks("waves")
-    assert waves[0] == waves[-1] == 0 and all(limit < risk <= just for risk in waves[1:-1])
+    assert waves[0] == 0 and all(limit < risk <= just for risk in waves[1:])
 
 
 @pytest.mark.slow
@@ -61,12 +62,6 @@ def test_the_tempting_ways_are_wrong_more_often():
     for way in ("best of the grid by the observed risk", "first threshold of six whose test fails"):
         found = certificates.outcome(known, 300, 200, certificates.WRONG_WAYS[way])
         assert found["violated"] > 0.2
-
-
-def test_the_issues_numbers():
-    """A harm of at most 1 % with a confidence of 95 %: 299 rows are the least."""
-    rows = [line for line in certificates.needed_rows().splitlines() if line.startswith("| 1 % ")]
-    assert rows[0].split(" | ")[1] == "299"
 
 
 @pytest.mark.slow
