@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation.curves import CurvePoint
+from ..evaluation.fingerprints import add_seen_rows, hashes_of
 from ..evaluation.summary import beside_earlier, earlier_measurements, results_at_threshold, write_results
 from ..evaluation.thresholds import best_point, check_max_drop
 from ..onnx_runtime.folder import MANIFEST, find_folder
@@ -82,6 +83,9 @@ def calibrate(options: CalibrationOptions, positionals: Any) -> None:
         halves = rows.train_test_split(test_size=0.5, seed=0)
         model.calibrate_temperatures(halves["test"], batch_size=options.batch_size)
         rows = halves["train"]
+    seen = {"threshold": hashes_of(rows)}
+    if options.temperatures:
+        seen["temperatures"] = hashes_of(halves["test"])
     trace = trace_of(model, rows, options.batch_size)
     curve = curve_with_threshold(trace, metrics[0], model.config.exit_threshold)
     chosen = best_point(curve, options.max_drop)
@@ -109,6 +113,8 @@ def calibrate(options: CalibrationOptions, positionals: Any) -> None:
     elif not options.dry_run:  # after all that could fail
         replace_text(config_file, json.dumps(saved | new_settings, indent=2, sort_keys=True) + "\n")
         write_results(folder, summary, curve)
+    if not options.dry_run:
+        add_seen_rows(folder, seen)
     full_depth = next(point for point in curve if point.threshold is None)
     found = chosen if honest is None else honest
     score = chosen.score if honest is None else honest.scores[metrics[0]]

@@ -1,4 +1,4 @@
-"""Wrong usage, as opposed to work that failed: the command then ends with exit code 2, as argparse ends it."""
+"""Errors of commands that did not fail: wrong usage, with exit code 2 as argparse has it, and a no as the answer."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,6 +6,10 @@ from contextlib import contextmanager
 
 class UsageError(ValueError):
     """The arguments of a command are wrong, which was found after they were parsed and before any work."""
+
+
+class RefusedError(ValueError):
+    """A command did its work, and the answer is no: a certificate that is refused, or does not hold."""
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from ..evaluation.summary import SCORE_SETTINGS, changed_setting, earlier_measur
 from ..evaluation.thresholds import spread_thresholds
 from ..evaluation.trace import ExitTrace, at_exits, made_up, predictions, scored_predictions
 from ..evaluation.tradeoff import majority_score, tradeoff_curve
+from ..utils.spelling import did_you_mean
 from .data_arguments import HELD_OUT, DataArguments, evaluation_splits, first_rows, load_splits
 from .options import Fraction, ModelOptions, OutputOptions
 from .printing import print_results
@@ -36,7 +37,7 @@ Texts = list[str] | list[list[str]]
 
 
 def labelled_splits(
-    model: Any, tokenizer: Any, options: DataArguments
+    model: Any, tokenizer: Any, options: DataArguments, keep: str | None = None
 ) -> tuple[dict[str, datasets.Dataset], dict[str, Texts], tuple[str, ...]]:
     """Load and tokenize every split to evaluate on.
 
@@ -44,6 +45,7 @@ def labelled_splits(
         model: The early-exit model; its config says which label has which index.
         tokenizer: Its tokenizer.
         options: Which data set, columns and metrics.
+        keep: Another column that the tokenized rows keep. Default: none.
 
     Returns:
         Tokenized rows with the model's label indices, by split; their texts, by split; and the names of the metrics.
@@ -74,6 +76,11 @@ def labelled_splits(
     splits = {split: first_rows(all_splits[split], options.max_eval_samples) for split in evaluated}
     for split, rows in splits.items():
         check_columns(rows, columns, column, split)
+        if keep is not None and keep not in rows.column_names:
+            raise ValueError(
+                f"group_column: got '{keep}'; split '{split}' has {', '.join(rows.column_names)}: pass one of them"
+                f"{did_you_mean(keep, rows.column_names)}"
+            )
     if labels.names is not None:
         found, by_name = names_in_data(list(splits.values()), column, names)
         labels = Labels(found, config.multi_label)
@@ -94,7 +101,7 @@ def labelled_splits(
         text_lists = [list(map(str, rows[column])) for column in columns]
         pairs = len(columns) == 2
         texts[split] = [list(pair) for pair in zip(*text_lists, strict=True)] if pairs else text_lists[0]
-        tokenized[split] = tokenize(rows, tokenizer, columns, column, labels)
+        tokenized[split] = tokenize(rows, tokenizer, columns, column, labels, keep)
     return tokenized, texts, metrics
 
 

@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 from ..utils.progress_bars import write_seldom_to_files
 from ..utils.spelling import did_you_mean
 from ..version import __version__
-from .errors import UsageError, wrong_usage
+from .errors import RefusedError, UsageError, wrong_usage
 from .help import help_text
 from .streams import escape_what_cannot_be_printed
 
@@ -20,6 +20,8 @@ COMMANDS = {
     "train": ("train", "fine-tune an encoder with early exits and choose its exit threshold"),
     "evaluate": ("evaluate", "score a checkpoint on labelled texts: at full depth, at its threshold, at every exit"),
     "calibrate": ("calibrate", "choose a new exit threshold: the largest saving within an allowed drop of the score"),
+    "certify": ("certify", "choose a threshold that keeps a promise on new texts, with a stated confidence"),
+    "verify": ("certify", "check whether a checkpoint's certificates still hold"),
     "report": ("report", "measure checkpoints and write the trade-off table, the curve and an HTML report"),
     "compare": (
         "compare",
@@ -144,6 +146,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"adaexit {command}: {error}", file=sys.stderr)
         return 2
+    except RefusedError as error:
+        print(f"adaexit {command}: {error}", file=sys.stderr)
+        return 1
     except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
         if os.environ.get("ADAEXIT_TRACEBACK"):
             raise

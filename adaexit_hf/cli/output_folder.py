@@ -17,7 +17,7 @@ _FILES = re.compile(
     | pytorch_model.*\.(bin|json) | tokenizer(_config)?\.json | special_tokens_map\.json | added_tokens\.json
     | vocab\.(txt|json) | merges\.txt | (spiece|sentencepiece\.bpe|spm|tokenizer)\.model | chat_template\.jinja
     | training_args\.bin | trainer_state\.json | stages\.json(\.new)? | losses-.+\.jsonl
-    | metrics\.json | curve\.json | report\.html""",
+    | metrics\.json | curve\.json | report\.html | certificate\.json | seen_rows\.npz""",
     re.VERBOSE,
 )
 _FOLDERS = re.compile(r"checkpoint-\d+|stage-\d+-.+")

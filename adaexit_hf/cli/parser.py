@@ -17,11 +17,14 @@ GROUPS = {
     "Data": """
         task_name train_file validation_file dataset_name dataset_config dataset_revision file text_columns
         label_column label_columns validation_fraction max_seq_length max_train_samples max_eval_samples
-        max_texts single_texts pairs metrics id_column split delimiter drop_empty
+        max_texts single_texts pairs metrics id_column split group_column delimiter drop_empty repeats
     """,
     "Model": """
         model_name_or_path add_exits method recipe method_config exit_threshold exit_criterion temperatures max_drop
         batch_size rounds onnx threads runtime precision int8 dtype device revision
+    """,
+    "Promise": """
+        changed_answers harm drop mean_difference mean_layers tolerance value_range confidence
     """,
     "Training": """
         num_train_epochs learning_rate exits_learning_rate per_device_train_batch_size bf16 use_cpu seed

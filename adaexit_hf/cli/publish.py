@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from huggingface_hub import HfApi
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
+from ..evaluation.certificate_file import CERTIFICATE_FILE, SealedCertificate, verify_certificates
 from ..evaluation.curves import CurvePoint
 from ..evaluation.summary import SCORE_SETTINGS, changed_setting, earlier_measurements, exit_settings
 from ..hub.card_facts import CardDataset, MeasuredSpeed
@@ -78,9 +79,26 @@ def card(options: CardOptions, positionals: Any) -> None:
             base_model=options.base_model or training.get("base_model"),
             language=options.language,
             license=options.license,
+            certificates=valid_certificates(folder),
             overwrite=options.overwrite,
         )
     )
+
+
+def valid_certificates(folder: Path) -> list[SealedCertificate]:
+    """The certificates of a model, all of which still hold.
+
+    Raises:
+        ValueError: One is void.
+    """
+    certificates = verify_certificates(folder)
+    for name, sealed in certificates.items():
+        if sealed.void:
+            raise ValueError(
+                f"folder: the certificate for {name} in '{folder / CERTIFICATE_FILE}' is void: "
+                f"{'; '.join(sealed.void)}. Run adaexit certify {folder} ... again, or delete the file"
+            )
+    return list(certificates.values())
 
 
 def check_has_exits(folder: Path, advice: str = "") -> None:
@@ -245,6 +263,7 @@ def push(options: PushOptions, positionals: Any) -> None:
             f"folder: '{folder / 'README.md'}' was written for another threshold than that in config.json; run "
             f"adaexit card {folder} first"
         )
+    valid_certificates(folder)
     api = HfApi()
     repo = api.create_repo(positionals.repo_id, private=options.private or None, exist_ok=True)
     commit = api.upload_folder(

@@ -1,5 +1,6 @@
 """Run a checkpoint with PyTorch, or its exported form with ONNX Runtime, behind the same commands."""
 
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
+from ..evaluation.certificate_file import verify_certificates
 from ..evaluation.collect import collect_trace, onnx_trace
 from ..evaluation.summary import label_names
 from ..evaluation.trace import ExitTrace
@@ -85,7 +87,10 @@ def load_runtime(
             raise ValueError(
                 f"precision: got '{options.precision}' without --runtime onnx; pass --dtype, or leave it out"
             )
-        return load(checkpoint, options, exit_threshold, exit_criterion)
+        model, tokenizer = load(checkpoint, options, exit_threshold, exit_criterion)
+        if threshold_needed and Path(checkpoint).is_dir():
+            tell_of_certificate(Path(checkpoint), model, tokenizer)
+        return model, tokenizer
     for flag, fitting in {"dtype": ("auto", "float32"), "device": ("auto", "cpu")}.items():
         if getattr(options, flag) not in fitting:
             advice = "pass --precision" if flag == "dtype" else "ONNX Runtime runs on the CPU here"
@@ -124,10 +129,40 @@ def load_runtime(
     config.exit_threshold = classifier.exit_threshold if exit_threshold is None else threshold_in(exit_threshold)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint, revision=options.revision)
     limit_length(tokenizer, config.encoder_config, options.max_seq_length)
-    return ExportedModel(classifier, config), tokenizer
+    model = ExportedModel(classifier, config)
+    if threshold_needed and Path(checkpoint).is_dir():
+        tell_of_certificate(Path(checkpoint), model, tokenizer)
+    return model, tokenizer
 
 
-def trace_of(model: Any, rows: Any, batch_size: int, flops: bool = False) -> ExitTrace:
+def tell_of_certificate(folder: Path, model: Any, tokenizer: Any) -> None:
+    """Say on stderr if a model's certificate does not hold for what it is about to do. A valid one is not mentioned.
+
+    Args:
+        folder: The checkpoint's folder.
+        model: The model, or an `ExportedModel`, with the threshold that will be used.
+        tokenizer: Its tokenizer, with the length to which it will truncate.
+    """
+    certificates = verify_certificates(folder)
+    if not certificates:
+        return
+    name = " ".join(ran_by(model).values())
+    if name not in certificates:
+        print(f"adaexit: no certificate for {name}, only for {', '.join(certificates)}", file=sys.stderr)
+        return
+    sealed = certificates[name]
+    reasons = list(sealed.void)
+    certified = sealed.certificate.threshold
+    used = model.config.exit_threshold
+    if used != (list(certified) if isinstance(certified, tuple) else certified):
+        reasons.append(f"the threshold is {used}, certified was {certified}")
+    if sealed.max_tokens not in (None, tokenizer.model_max_length):
+        reasons.append(f"texts are truncated to {tokenizer.model_max_length} tokens, not to {sealed.max_tokens}")
+    if reasons:
+        print(f"adaexit: the certificate for {name} does not hold: {'; '.join(reasons)}", file=sys.stderr)
+
+
+def trace_of(model: Any, rows: Any, batch_size: int, flops: bool = False, tokenizer: Any = None) -> ExitTrace:
     """Collect the trace of a model or an `ExportedModel`.
 
     Args:
@@ -135,15 +170,16 @@ def trace_of(model: Any, rows: Any, batch_size: int, flops: bool = False) -> Exi
         rows: Tokenized rows.
         batch_size: Rows per batch in PyTorch; ONNX Runtime runs text by text.
         flops: Whether to count floating-point operations.
+        tokenizer: The tokenizer, for rows that are texts.
 
     Raises:
         ValueError: FLOPs of an exported model.
     """
     if not isinstance(model, ExportedModel):
-        return collect_trace(model, rows, batch_size=batch_size, count_flops=flops)
+        return collect_trace(model, rows, tokenizer, batch_size=batch_size, count_flops=flops)
     if flops:
         raise ValueError("flops: cannot be counted with --runtime onnx; leave out one of them")
-    return onnx_trace(model.classifier, rows, None, model.config)
+    return onnx_trace(model.classifier, rows, tokenizer, model.config)
 
 
 def predictions_of(model: Any, texts: Iterable[Any], tokenizer: Any) -> Iterator[Prediction]:

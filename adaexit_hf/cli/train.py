@@ -58,6 +58,7 @@ from ..data.collators import DataCollatorWithTokenDepths
 from ..data.reconstruction import estimate_depths_by_reconstruction
 from ..data.tasks import Labels, check_columns, check_labels, labels_of, tokenize
 from ..evaluation.collect import collect_trace
+from ..evaluation.fingerprints import UNKNOWN, hashes_of, read_seen_rows, save_seen_rows, union
 from ..evaluation.metrics import compute_score
 from ..evaluation.summary import exit_settings, results_at_threshold, write_results
 from ..evaluation.thresholds import best_point, check_max_drop, spread_thresholds
@@ -651,6 +652,13 @@ def train(arguments: Arguments, training: EarlyExitTrainingArguments, begun: Eve
             rule = rule_in_words(validation) if with_exits else "The threshold is the number of layers that are kept."
             print_curve(curve, f"{evaluation[0]} {metrics[0]}", chosen, rule)
         print_results(results, metrics[0])
+        seen = {"training": hashes_of(train_set), "threshold": hashes_of(datasets_by_split[evaluation[0]])}
+        if arguments.calibrate:
+            seen["temperatures"] = hashes_of(half)
+        source = read_seen_rows(arguments.model_name_or_path)  # of the model that the training started from
+        if source is None and arguments.add_exits:
+            source = {UNKNOWN: torch.empty(0, dtype=torch.int64)}
+        save_seen_rows(training.output_dir, union(source or {}, seen))
         facts = {"recipe": arguments.recipe, **training_facts(training, len(train_set))}
         if arguments.add_exits:
             classifier_name = hub_name(arguments.add_exits) or Path(arguments.add_exits).name

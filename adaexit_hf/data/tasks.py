@@ -193,6 +193,7 @@ def tokenize(
     text_columns: Sequence[str],
     label_column: str,
     labels: Labels,
+    keep: str | None = None,
 ) -> datasets.Dataset:
     """Tokenize a data set, without padding. Texts are truncated to the tokenizer's `model_max_length`.
 
@@ -203,10 +204,11 @@ def tokenize(
         label_column: the column with labels.
         labels: the labels of the training set, from `labels_of`. Classes are found by their names, so a `ClassLabel`
             may have them in another order.
+        keep: another column to keep. Default: none.
 
     Returns:
-        A data set with the columns of the tokenizer and `labels`; the other columns are removed. With several labels
-        at once `labels` is a list with 1.0 for each label that the text has and 0.0 for the others.
+        A data set with the columns of the tokenizer, `labels` and `keep`; the other columns are removed. With several
+        labels at once `labels` is a list with 1.0 for each label that the text has and 0.0 for the others.
 
     Raises:
         ValueError: if a label does not occur in the training set.
@@ -234,4 +236,5 @@ def tokenize(
                 values = [class_indices[name] for (name,) in named]
         return encoded | {"labels": values}
 
-    return dataset.map(encode, batched=True, remove_columns=dataset.column_names, desc="Tokenizing")
+    removed = [name for name in dataset.column_names if name != keep]
+    return dataset.map(encode, batched=True, remove_columns=removed, desc="Tokenizing")

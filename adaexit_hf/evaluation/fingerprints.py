@@ -1,7 +1,9 @@
-"""Which texts two data sets share, told by hashes of their tokens."""
+"""Which texts two data sets share, told by hashes of their tokens, and which a model has seen."""
 
 import hashlib
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -67,3 +69,83 @@ def known_hashes(trace: ExitTrace, name: str) -> Tensor:
             "collect_trace, which records them"
         )
     return trace.row_hashes
+
+
+# File in a model's folder with the hashes of the rows that had a part in it.
+SEEN_ROWS = "seen_rows.npz"
+# Part in a record, without hashes: the model started from a classifier whose training rows are not known.
+UNKNOWN = "unknown"
+
+
+def hashes_of(rows: Iterable[Mapping[str, Sequence[int]]]) -> Tensor:
+    """Return the hashes of tokenized rows, int64, `(rows,)`.
+
+    Args:
+        rows: Rows with `input_ids`, without padding.
+
+    Examples:
+        >>> hashes_of([{"input_ids": [101, 102]}]).tolist() == [row_hash([101, 102])]
+        True
+    """
+    return torch.tensor([row_hash(row["input_ids"]) for row in rows], dtype=torch.int64)
+
+
+def save_seen_rows(folder: str | Path, seen: Mapping[str, Tensor]) -> None:
+    """Record which rows had a part in a model, so that `adaexit certify` can refuse them.
+
+    Args:
+        folder: The model's folder.
+        seen: Hashes of rows, `(rows,)`, by the part that they had: `"training"`, `"threshold"`, `"temperatures"`.
+    """
+    path = Path(folder, SEEN_ROWS)
+    scratch = path.with_name(f".{path.name}")
+    with scratch.open("wb") as file:
+        np.savez_compressed(file, **{part: hashes.unique().numpy() for part, hashes in seen.items()})
+    scratch.replace(path)
+
+
+def read_seen_rows(folder: str | Path) -> dict[str, Tensor] | None:
+    """Return what `save_seen_rows` recorded in a model's folder; None if there is no record.
+
+    Args:
+        folder: The model's folder; a name on the Hub has no record.
+
+    Raises:
+        ValueError: If the file cannot be read.
+    """
+    path = Path(folder, SEEN_ROWS)
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {part: torch.from_numpy(arrays[part].astype(np.int64)) for part in arrays.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"'{path}' cannot be read ({error}); copy it again, or delete it: then nobody knows which rows were "
+            "trained on"
+        ) from error
+
+
+def add_seen_rows(folder: str | Path, seen: Mapping[str, Tensor]) -> None:
+    """Add rows to the record in a model's folder; without a record, nothing is known of training, and none is made.
+
+    Args:
+        folder: The model's folder.
+        seen: As for `save_seen_rows`.
+    """
+    earlier = read_seen_rows(folder)
+    if earlier is not None:
+        save_seen_rows(folder, union(earlier, seen))
+
+
+def union(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the rows of two records, by the part that they had.
+
+    Args:
+        first: Hashes by part.
+        second: Hashes by part.
+    """
+    none = torch.empty(0, dtype=torch.int64)
+    return {
+        part: torch.cat([each.get(part, none) for each in (first, second)]) for part in first.keys() | second.keys()
+    }

@@ -96,7 +96,17 @@ class CertificateMonitor:
         Raises:
             ValueError: If the label is needed and missing, or given and not needed, or if a list names a label twice.
         """
-        loss = self._loss(with_exits, full_depth, label)
+        return self.update_loss(self._loss(with_exits, full_depth, label))
+
+    def update_loss(self, loss: float) -> bool:
+        """Take the loss of one text, as `row_losses` computes it.
+
+        Args:
+            loss: What the guarantee limits the mean of.
+
+        Returns:
+            Whether there is an alarm.
+        """
         low, high = self.guarantee.span
         self._parts, log_growth = grown(
             self._parts, (loss - low) / (high - low), (self.guarantee.limit - low) / (high - low), self.n

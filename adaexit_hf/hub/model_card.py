@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers.utils import logging
 
+from ..evaluation.certificate_file import SealedCertificate
 from ..evaluation.curves import CurvePoint
 from ..evaluation.summary import exit_settings
 from ..models.modeling_early_exit import EarlyExitForSequenceClassification
@@ -62,8 +63,8 @@ def write_model_card(
             `metrics.json`. Default: none.
         overwrite: replace a README.md that this function did not write. Default: False.
         **facts: more facts for the card: `dataset` (a `CardDataset`), `training` (argument -> value), `speed` (a
-            `MeasuredSpeed`), `base_model` (name of the pretrained encoder on the Hub), `title`, `language`, `license`
-            and `tags`.
+            `MeasuredSpeed`), `base_model` (name of the pretrained encoder on the Hub), `title`, `language`, `license`,
+            `certificates` (from `verify_certificates`) and `tags`.
 
     Returns:
         The path of the card.
@@ -128,6 +129,7 @@ def build_model_card(
     title: str | None = None,
     language: str | list[str] | None = None,
     license: str | None = None,
+    certificates: Sequence[SealedCertificate] = (),
     tags: Iterable[str] = (),
     pictures: Collection[str] = (),
 ) -> ModelCard:
@@ -146,6 +148,7 @@ def build_model_card(
         title: heading. Default: the last part of `name`.
         language: one or several language codes of the Hub. Default: left out.
         license: license identifier of the Hub. Default: left out.
+        certificates: the model's certificates, which must hold. Default: none.
         tags: tags besides those that every card has.
         pictures: files beside the card to show, from "tradeoff.png" and "exit_layers.png".
 
@@ -193,6 +196,7 @@ def build_model_card(
         rule=text.exit_rule(model),
         one_layer=config.exit_criterion == "layer",
         results=text.results_table(splits, dataset),
+        certificates=list(map(str, certificates)),
         texts=TEXTS[pairs],
         pipeline_texts=PIPELINE_TEXTS[pairs],
         regression=config.num_labels == 1,

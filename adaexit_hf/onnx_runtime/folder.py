@@ -61,7 +61,7 @@ def source_files(checkpoint: Path) -> dict[str, str]:
     if not (checkpoint / "config.json").is_file():
         return {}
     names = ("config.json", "tokenizer.json", "model*.safetensors", "pytorch_model*.bin")
-    return {path.name: _hash_of(path) for name in names for path in sorted(checkpoint.glob(name))}
+    return {path.name: hash_of_file(path) for name in names for path in sorted(checkpoint.glob(name))}
 
 
 def find_folder(path: str | Path) -> Path | None:
@@ -247,7 +247,12 @@ def read_checked(folder: Path, name: str, recorded: str) -> bytes:
     return data
 
 
-def _hash_of(path: Path) -> str:
+def hash_of_file(path: Path) -> str:
+    """Return the SHA-256 of a file.
+
+    Args:
+        path: the file, which may be larger than the memory.
+    """
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(2**22):

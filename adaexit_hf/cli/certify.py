@@ -1,0 +1,483 @@
+"""The commands `adaexit certify` and `adaexit verify` (need the extra `train`)."""
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from ..evaluation.certificate import Certificate, Refusal
+from ..evaluation.certificate import certify as certify_trace
+from ..evaluation.certificate_file import (
+    CERTIFICATE_FILE,
+    SealedCertificate,
+    save_certificate,
+    verify_certificates,
+)
+from ..evaluation.fingerprints import UNKNOWN, overlap, read_seen_rows
+from ..evaluation.guarantee import Guarantee, row_losses
+from ..evaluation.monitor import CertificateMonitor
+from ..evaluation.trace import ExitTrace, at_exits
+from ..onnx_runtime.folder import MANIFEST, find_folder
+from ..utils.files import check_writable, replace_text
+from .data_arguments import DataArguments
+from .errors import RefusedError, wrong_usage
+from .evaluate import labelled_splits
+from .options import CHECKPOINT, Fraction, LoadOptions, OutputOptions, Positionals
+from .predict import PredictOptions, items_of_input
+from .runtime import ExportedModel, RuntimeOptions, load_runtime, ran_by, trace_of
+from .streams import print_json
+
+
+@dataclass(kw_only=True)
+class RowsOptions(DataArguments, LoadOptions, RuntimeOptions, OutputOptions):
+    """Flags that select the rows of a certificate: labelled ones, or texts without labels."""
+
+    file: str | None = field(
+        default=None,
+        metadata={
+            "help": "File with texts without labels: .txt, .csv, .tsv, .jsonl, .json or .parquet. For labelled rows "
+            "pass --validation_file."
+        },
+    )
+    split: str | None = field(
+        default=None, metadata={"help": "Split with the labelled rows. Default: the validation split."}
+    )
+    group_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "Column with the group of each row, e.g. its author, where rows of a group resemble each other."
+        },
+    )
+    batch_size: int = field(default=32, metadata={"help": "Texts per batch."})
+
+
+@dataclass(kw_only=True)
+class CertifyOptions(RowsOptions):
+    """Flags of `adaexit certify`."""
+
+    positionals: ClassVar[Positionals] = CHECKPOINT
+    changed_answers: Fraction | None = field(
+        default=None,
+        metadata={"help": "Promise: at most this share of the texts gets another answer than at full depth."},
+    )
+    harm: Fraction | None = field(
+        default=None,
+        metadata={"help": "Promise: full depth is right and early exit wrong for at most this share of the texts."},
+    )
+    drop: Fraction | None = field(
+        default=None,
+        metadata={
+            "help": "Promise: the accuracy is at most so much below that at full depth, e.g. 0.01 for one point."
+        },
+    )
+    mean_difference: float | None = field(
+        default=None,
+        metadata={"help": "Promise for regression: the numbers differ from full depth by at most this, on average."},
+    )
+    mean_layers: float | None = field(
+        default=None, metadata={"help": "Promise: texts run at most so many layers on average. Goes with another one."}
+    )
+    tolerance: float | None = field(
+        default=None, metadata={"help": "For --changed_answers of regression: numbers this near count as the same."}
+    )
+    value_range: list[float] | None = field(
+        default=None, metadata={"help": "For --mean_difference: lowest and highest number; others are cut to it."}
+    )
+    confidence: Fraction = field(
+        default=Fraction(0.95), metadata={"help": "Probability with which the promise is kept: 0.95, or 95%%."}
+    )
+    repeats: str | None = field(
+        default=None,
+        metadata={
+            "help": "What to do with rows that training or a choice has seen: drop them, or keep them where the same "
+            "texts recur by themselves. Default: refuse."
+        },
+    )
+    dry_run: bool = field(default=False, metadata={"help": "Show what would be certified, and save nothing."})
+
+
+def certify(options: CertifyOptions, positionals: Any) -> None:
+    """Choose the threshold that saves the most layers among those that provably keep a promise on new texts.
+
+    The promise holds for texts like the ones passed here, with the stated confidence, if those are a random sample of
+    them and had no part in training or in a choice. --changed_answers needs texts only, --harm and --drop need labels.
+    If no threshold can be certified, the command says how many rows it would take, and ends with exit code 1.
+
+    The threshold is saved in config.json, with --runtime onnx in early_exit.json, and the certificate in
+    certificate.json. It is void as soon as a file that answers depend on has changed.
+    """
+    with wrong_usage():
+        guarantees = guarantees_of(options)
+        check_rows(options)
+        if options.repeats not in (None, "drop", "keep"):
+            raise ValueError(f"repeats: got '{options.repeats}'; choose drop or keep, or leave it out to refuse")
+        if not 0 < options.confidence < 1:
+            raise ValueError(f"confidence: got {options.confidence:g}; pass a number between 0 and 1, e.g. 0.95")
+        unlabelled = [flag for flag in ("harm", "drop") if options.file and getattr(options, flag) is not None]
+        if unlabelled:
+            raise ValueError(
+                f"{unlabelled[0]}: needs labels, which the texts of --file do not have; pass labelled rows with "
+                "--validation_file, or promise --changed_answers"
+            )
+    folder = local_folder(positionals.checkpoint)
+    if not options.dry_run:
+        check_writable("checkpoint", folder)
+    model, tokenizer = load_runtime(positionals.checkpoint, options, threshold_needed=False)
+    trace, groups, data = rows_to_certify("certify", model, tokenizer, options)
+    trace, groups, seen = without_seen_rows(trace, groups, folder, options.repeats)
+    found = certify_trace(
+        trace,
+        guarantees,
+        options.confidence,
+        groups=groups,
+        seen=seen,
+        allow_repeats=options.repeats == "keep",
+    )
+    saved = None
+    if isinstance(found, Certificate) and not options.dry_run:
+        saved = CERTIFICATE_FILE
+        save_threshold(model, folder, found.threshold)
+        runtime, precision = ran_by(model).values()
+        save_certificate(
+            folder, found, runtime=runtime, precision=precision, max_tokens=tokenizer.model_max_length, data=data
+        )
+    if options.json:
+        print_json(found.as_dict() | {"certified": isinstance(found, Certificate), "saved": saved})
+    elif isinstance(found, Certificate):
+        print_certificate(found, data)
+        print(f"saved in {folder / CERTIFICATE_FILE}" if saved else "dry run: nothing was saved")
+    if isinstance(found, Refusal):
+        raise RefusedError(str(found))
+
+
+@dataclass(kw_only=True)
+class VerifyOptions(RowsOptions):
+    """Flags of `adaexit verify`."""
+
+    positionals: ClassVar[Positionals] = CHECKPOINT
+
+
+def verify(options: VerifyOptions, positionals: Any) -> None:
+    """Check whether a checkpoint's certificates still hold: for the files as they are and, with rows, on these.
+
+    A certificate is void if weights, config, tokenizer, code or graphs have changed since. With rows (--file, or
+    labelled ones) the command also tests whether they contradict the certificate of the chosen runtime, at its own
+    confidence: few rows seldom do. The exit code is 1 if a certificate is void or contradicted, or if there is none.
+    """
+    with_rows = any(
+        [options.file, options.task_name, options.dataset_name, options.train_file, options.validation_file]
+    )
+    with wrong_usage():
+        if with_rows:
+            check_rows(options)
+    folder = local_folder(positionals.checkpoint)
+    sealed = verify_certificates(folder)
+    if not sealed:
+        raise RefusedError(f"'{folder}' has no {CERTIFICATE_FILE}; call adaexit certify {folder} ...")
+    tests: list[dict[str, Any]] = []
+    name = None
+    if with_rows:
+        model, tokenizer = load_runtime(positionals.checkpoint, options, threshold_needed=False)
+        name = " ".join(ran_by(model).values())
+        if name not in sealed:
+            raise RefusedError(f"'{folder}' has no certificate for {name}, only for {', '.join(sealed)}")
+        trace, groups, data = rows_to_certify("verify", model, tokenizer, options)
+        tests = [
+            tested(trace, groups, sealed[name].certificate, guarantee) for guarantee in guarantees_tested(sealed[name])
+        ]
+    if options.json:
+        print_json({key: described(each) | ({"tests": tests} if key == name else {}) for key, each in sealed.items()})
+    else:
+        for key, each in sealed.items():
+            print(f"{key}: {'void' if each.void else 'holds for these files'}")
+            print_certificate(each.certificate, each.data, indent="  ")
+            for reason in each.void:
+                print(f"  void: {reason}")
+        for test in tests:
+            verdict = "contradicted" if test["contradicted"] else "not contradicted"
+            print(f"{name}: {test['guarantee']} is {verdict} by {test['n']} {test['unit']}: {test['risk']:.4g} there")
+    void = [key for key, each in sealed.items() if each.void]
+    contradicted = [test["guarantee"] for test in tests if test["contradicted"]]
+    if void or contradicted:
+        reasons = [f"void: {', '.join(void)}"] if void else []
+        reasons += [f"contradicted: {', '.join(contradicted)}"] if contradicted else []
+        raise RefusedError(f"{'; '.join(reasons)}; certify again with adaexit certify {folder} ...")
+
+
+def guarantees_of(options: CertifyOptions) -> list[Guarantee]:
+    """The guarantees that the flags ask for.
+
+    Raises:
+        ValueError: There are none, or one of their numbers is not allowed.
+    """
+    low_high = None if options.value_range is None else tuple(options.value_range)
+    if low_high is not None and len(low_high) != 2:
+        raise ValueError(f"value_range: got {options.value_range}; pass the lowest and the highest number, e.g. 0 5")
+    flags: dict[str, tuple[float | None, dict[str, Any]]] = {
+        "changed_answers": (options.changed_answers, {"tolerance": options.tolerance}),
+        "harm": (options.harm, {}),
+        "accuracy_drop": (options.drop, {}),
+        "mean_difference": (options.mean_difference, {"value_range": low_high}),
+        "mean_layers": (options.mean_layers, {}),
+    }
+    found = []
+    for kind, (limit, more) in flags.items():
+        if limit is not None:
+            try:
+                found.append(Guarantee(kind, limit, **more))
+            except ValueError as error:
+                raise ValueError(f"{'drop' if kind == 'accuracy_drop' else kind}: {error}") from error
+    if not found:
+        raise ValueError(
+            "guarantee: got none; pass what is to be promised, e.g. --changed_answers 0.02, which needs no labels, or "
+            "--drop 0.01"
+        )
+    for flag, kind in {"tolerance": "changed_answers", "value_range": "mean_difference"}.items():
+        if getattr(options, flag) is not None and flags[kind][0] is None:
+            raise ValueError(f"{flag}: got {getattr(options, flag)} without --{kind}; leave it out")
+    return found
+
+
+def check_rows(options: RowsOptions) -> None:
+    """Check that the flags name rows, and only once.
+
+    Raises:
+        ValueError: They do not.
+    """
+    labelled = {
+        name: getattr(options, name) for name in ("task_name", "dataset_name", "train_file", "validation_file")
+    }
+    given = [f"--{name}" for name, value in labelled.items() if value]
+    if options.file and given:
+        raise ValueError(f"file: got '{options.file}' and {given[0]}; pass texts without labels or labelled rows")
+    if not options.file and not given:
+        raise ValueError(
+            "file: got no rows; pass --file with texts without labels, or labelled rows with --validation_file, "
+            "--task_name or --dataset_name"
+        )
+    needless = [name for name in ("split", "label_column", "label_columns", "metrics") if getattr(options, name)]
+    if options.file and needless:
+        raise ValueError(f"{needless[0]}: got it with --file, whose texts have no labels; leave it out")
+
+
+def local_folder(checkpoint: str) -> Path:
+    """The folder of a checkpoint.
+
+    Raises:
+        ValueError: It is not a local folder.
+    """
+    folder = Path(checkpoint)
+    if not (folder / "config.json").is_file():
+        raise ValueError(
+            f"checkpoint: '{checkpoint}' is not a local folder with a config.json; download it first, e.g. hf "
+            f"download {checkpoint} --local-dir FOLDER"
+        )
+    return folder
+
+
+def rows_to_certify(
+    command: str, model: Any, tokenizer: Any, options: RowsOptions
+) -> tuple[ExitTrace, list[Any] | None, dict[str, Any]]:
+    """Trace the rows that the flags name.
+
+    Args:
+        command: Name of the command, for messages.
+        model: The model, or an `ExportedModel`.
+        tokenizer: Its tokenizer.
+        options: The flags.
+
+    Returns:
+        The trace, the group of each row if there are groups, and name and split of the data.
+
+    Raises:
+        ValueError: There is no such split or column, or a text is empty.
+    """
+    if options.file:
+        source = PredictOptions(
+            file=options.file,
+            text_columns=options.text_columns,
+            delimiter=options.delimiter,
+            id_column=options.group_column,
+        )
+        items = list(items_of_input(source, [], model.config.pairs))
+        if options.max_eval_samples is not None:
+            chosen = torch.randperm(len(items), generator=torch.Generator().manual_seed(0))[: options.max_eval_samples]
+            items = [items[place] for place in chosen.sort().values.tolist()]
+        kept = [item for item in items if item[1] is not None]
+        if len(kept) < len(items):
+            message = f"{len(items) - len(kept)} of {len(items)} rows of '{options.file}' without a text are left out"
+            print(f"adaexit {command}: {message}", file=sys.stderr)
+        groups = [record["id"] for record, _ in kept] if options.group_column else None
+        texts = [text for _, text in kept]
+        return (
+            trace_of(model, texts, options.batch_size, tokenizer=tokenizer),
+            groups,
+            {"name": Path(options.file).name},
+        )
+    datasets_by_split, _, _ = labelled_splits(model, tokenizer, options, keep=options.group_column)
+    split = options.split or next(iter(datasets_by_split))
+    if split not in datasets_by_split:
+        raise ValueError(
+            f"split: got '{split}'; the labelled rows have {', '.join(datasets_by_split)}: pass one of them"
+        )
+    rows = datasets_by_split[split]
+    groups = list(rows[options.group_column]) if options.group_column else None
+    data = {"name": options.for_card().name, "split": split}
+    return trace_of(model, rows, options.batch_size), groups, data
+
+
+def without_seen_rows(
+    trace: ExitTrace, groups: list[Any] | None, folder: Path, repeats: str | None
+) -> tuple[ExitTrace, list[Any] | None, list[torch.Tensor]]:
+    """Find the rows that had a part in training or in a choice, and leave them out if that was asked for.
+
+    Args:
+        trace: Trace of the rows.
+        groups: The group of each row, or None.
+        folder: The model's folder, whose record says what was seen.
+        repeats: `"drop"`, `"keep"` or None.
+
+    Returns:
+        Trace and groups of the rows to certify, and the hashes of all rows that were seen.
+
+    Raises:
+        ValueError: Rows were seen, and nothing says what to do with them; or all of them were.
+    """
+    record = read_seen_rows(folder)
+    if record is None or UNKNOWN in record:
+        print(
+            f"adaexit certify: '{folder}' does not say which rows {'it' if record is None else 'its classifier'} was "
+            "trained on, so that nothing tells whether these are among them; if they are, the certificate promises "
+            "nothing",
+            file=sys.stderr,
+        )
+    if record is None:
+        return trace, groups, []
+    parts = {part: int(overlap(trace, hashes).sum()) for part, hashes in record.items()}
+    repeated = torch.stack([overlap(trace, hashes) for hashes in record.values()]).any(dim=0)
+    count, total = int(repeated.sum()), len(repeated)
+    if not count:
+        return trace, groups, list(record.values())
+    listed = ", ".join(f"{number} in {part}" for part, number in parts.items() if number)
+    if repeats is None:
+        raise ValueError(
+            f"rows: {count} of the {total} rows had a part in this model ({listed}), so that they say too little "
+            "about new texts; pass other rows, or --repeats drop to leave these out, or --repeats keep if the same texts "
+            "recur by themselves"
+        )
+    if repeats == "drop":
+        if count == total:
+            raise ValueError(f"repeats: all {total} rows had a part in this model ({listed}); pass other rows")
+        print(
+            f"adaexit certify: {count} of {total} rows had a part in this model ({listed}): left out", file=sys.stderr
+        )
+        kept = (~repeated).nonzero().flatten()
+        groups = None if groups is None else [groups[row] for row in kept.tolist()]
+        trace = trace.take(kept)
+    return trace, groups, list(record.values())
+
+
+def save_threshold(model: Any, folder: Path, threshold: Any) -> None:
+    """Save a certified threshold in config.json, or for an exported model in early_exit.json.
+
+    Args:
+        model: The model, or an `ExportedModel`.
+        folder: The checkpoint's folder.
+        threshold: The threshold.
+    """
+    value = list(threshold) if isinstance(threshold, tuple) else threshold
+    if isinstance(model, ExportedModel):
+        path = model.classifier.folder / MANIFEST
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        entry = manifest["precisions"][model.classifier.precision]
+        if entry.get("exit_threshold") != value:
+            for name in ("max_drop", "results"):  # of the old threshold
+                entry.pop(name, None)
+        entry |= {"exit_threshold": value, "calibrated": True}
+        replace_text(path, json.dumps(manifest, indent=2) + "\n")
+        return
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    old = config.get("exit_threshold")
+    if old == value:
+        return
+    replace_text(path, json.dumps(config | {"exit_threshold": value}, indent=2, sort_keys=True) + "\n")
+    print(f"adaexit certify: exit_threshold in config.json is {value}, was {old}", file=sys.stderr)
+    stale = [name for name in ("metrics.json", "README.md", "report.html") if (folder / name).exists()]
+    if stale:
+        print(
+            f"adaexit certify: {', '.join(stale)} tell of the old threshold; run adaexit report {folder} ... and "
+            f"adaexit card {folder}",
+            file=sys.stderr,
+        )
+    if find_folder(folder) is not None:
+        message = f"the exported model has the old threshold; run adaexit export {folder} ..."
+        print(f"adaexit certify: {message}", file=sys.stderr)
+
+
+def guarantees_tested(sealed: SealedCertificate) -> list[Guarantee]:
+    """The guarantees of a certificate that rows can contradict: all but that of the layers."""
+    return [guarantee for guarantee in sealed.certificate.guarantees if guarantee.kind != "mean_layers"]
+
+
+def tested(
+    trace: ExitTrace, groups: list[Any] | None, certificate: Certificate, guarantee: Guarantee
+) -> dict[str, Any]:
+    """Test whether rows contradict a guarantee at the certified threshold.
+
+    Args:
+        trace: Trace of the rows.
+        groups: The group of each row, or None.
+        certificate: The certificate.
+        guarantee: One of its guarantees.
+
+    Returns:
+        `guarantee`, `n`, `unit`, `risk` on the rows, `e_value` and whether they contradict it.
+    """
+    threshold = list(certificate.threshold) if isinstance(certificate.threshold, tuple) else certificate.threshold
+    losses = at_exits(row_losses(trace, guarantee), trace.exits_at(threshold)).tolist()
+    if groups is not None:
+        of_group: dict[Any, list[float]] = {}
+        for group, loss in zip(groups, losses, strict=True):
+            of_group.setdefault(group, []).append(loss)
+        losses = [sum(values) / len(values) for values in of_group.values()]
+    monitor = CertificateMonitor(guarantee, delta=1 - certificate.confidence)
+    for loss in losses:
+        monitor.update_loss(loss)
+    return {
+        "guarantee": str(guarantee),
+        "n": monitor.n,
+        "unit": "rows" if groups is None else "groups",
+        "risk": monitor.risk,
+        "e_value": monitor.e_value,
+        "contradicted": monitor.alarm,
+    }
+
+
+def described(sealed: SealedCertificate) -> dict[str, Any]:
+    """A certificate as `adaexit verify --json` prints it."""
+    more = {"holds": not sealed.void, "void": list(sealed.void), "max_tokens": sealed.max_tokens}
+    return sealed.certificate.as_dict() | {"data": sealed.data, "made_with": sealed.made_with} | more
+
+
+def print_certificate(certificate: Certificate, data: Any, indent: str = "") -> None:
+    """Print what a certificate promises, and what from.
+
+    Args:
+        certificate: The certificate.
+        data: Name and split of the rows.
+        indent: What stands before every line.
+    """
+    confidence = f"{certificate.confidence:.1%}".replace(".0%", "%")
+    unit = "groups" if certificate.grouped else "rows"
+    of = f" of {' '.join(filter(None, (data.get('name'), data.get('split'))))}" if data else ""
+    threshold = certificate.threshold
+    shown = "per exit" if isinstance(threshold, tuple) else f"{threshold:.6g}"
+    print(f"{indent}threshold {shown}, with {confidence} confidence, from {certificate.n} {unit}{of}:")
+    for guarantee, risk, bound in zip(certificate.guarantees, certificate.risks, certificate.bounds, strict=True):
+        print(f"{indent}  {guarantee}: {risk:.4g} on these {unit}, at most {bound:.4g}")
+    saving = f"{certificate.saving:.1%} of the layers saved, {certificate.mean_layers:.2f} run on average"
+    print(f"{indent}  {saving} (on these {unit}, not promised)")
