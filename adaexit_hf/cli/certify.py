@@ -365,8 +365,8 @@ def without_seen_rows(
     if repeats is None:
         raise ValueError(
             f"rows: {count} of the {total} rows had a part in this model ({listed}), so that they say too little "
-            "about new texts; pass other rows, or --repeats drop to leave these out, or --repeats keep if the same texts "
-            "recur by themselves"
+            "about new texts; pass other rows, or --repeats drop to leave these out, or --repeats keep if the same "
+            "texts recur by themselves"
         )
     if repeats == "drop":
         if count == total:

@@ -175,9 +175,7 @@ def _void_reasons(folder: Path, runtime: str, precision: str, record: Mapping[st
     reasons += [f"{name} is new" for name in now.keys() - then.keys()]
     if record["code"] is not None and record["code"] != models_code():
         certified = record["made_with"]["adaexit_hf"]
-        reasons.append(
-            f"the code of the models is that of adaexit_hf {__version__}, certified was that of {certified}"
-        )
+        reasons.append(f"the models' code is that of adaexit_hf {__version__}, certified was that of {certified}")
     return sorted(reasons)
 
 

@@ -17,6 +17,7 @@ from adaexit_hf import DeeBertForSequenceClassification
 from adaexit_hf.cli import main as cli
 from adaexit_hf.cli.classifier import KeptClassifier, match_labels
 from adaexit_hf.data.tasks import tokenize
+from adaexit_hf.evaluation.fingerprints import UNKNOWN, read_seen_rows, save_seen_rows
 
 TEXTS = ["very good film", "very bad film"]
 ORDER = "by order, since one side has indices and no names"
@@ -280,3 +281,13 @@ def test_a_classifier_that_was_changed_is_found(stock: str) -> None:
     model.exits[-1].classifier.bias += 1e-6
     with pytest.raises(RuntimeError, match=r"add_exits: at full depth the logits differ from those of '.*' by up to"):
         kept.check(model)
+
+
+def test_exits_inherit_the_rows_that_the_classifier_has_seen(stock, add, tmp_path) -> None:
+    assert add() == 0
+    assert set(read_seen_rows(tmp_path / "out")) == {UNKNOWN, "training", "threshold"}
+    known = shutil.copytree(stock, tmp_path / "known")
+    save_seen_rows(known, {"training": torch.tensor([5])})
+    assert add("--output_dir", str(tmp_path / "again"), start=("--add_exits", str(known))) == 0
+    seen = read_seen_rows(tmp_path / "again")
+    assert set(seen) == {"training", "threshold"} and 5 in seen["training"].tolist() and len(seen["training"]) > 1

@@ -9,13 +9,19 @@ import pytest
 import torch
 from helpers.reviews import write_csv
 from helpers.tiny import encoder, encoder_config
-from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+)
 
 from adaexit_hf import ExitTrace, RightToolForSequenceClassification, cross_fitted
 from adaexit_hf.cli import train as train_command
 from adaexit_hf.cli.main import main
 from adaexit_hf.data.tasks import tokenize
 from adaexit_hf.evaluation.curves import CurvePoint
+from adaexit_hf.evaluation.fingerprints import hashes_of, read_seen_rows
 from adaexit_hf.pruning.layerdrop import keep_layers
 
 
@@ -60,6 +66,15 @@ def test_a_run_says_what_it_reads_and_which_scores_to_quote(flags, capsys):
     assert "exits after layers 1, 2, 3. A text leaves at the first exit where" in printed.out
     assert "quote these scores, not those in the table above" in printed.out
     assert f"next: adaexit predict {out} 'A text.'" in printed.out
+
+
+@pytest.mark.filterwarnings("ignore:temperature")
+def test_a_run_records_which_rows_it_has_seen(flags):
+    out = flags("--method", "berxit", "--calibrate")
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    expected = hashes_of([tokenizer("very good film"), tokenizer("very bad film")]).sort().values.tolist()
+    seen = read_seen_rows(out)
+    assert seen["training"].tolist() == seen["threshold"].tolist() == expected and set(seen["temperatures"].tolist())
 
 
 def test_enough_rows_to_choose_a_threshold_are_not_spoken_of(flags, capsys):

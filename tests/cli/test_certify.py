@@ -1,0 +1,236 @@
+"""`adaexit certify` and `adaexit verify`, and the commands that read certificates, on a tiny checkpoint."""
+
+import json
+import shutil
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from adaexit_hf import BerxitForSequenceClassification, Guarantee
+from adaexit_hf.cli import main as cli
+from adaexit_hf.evaluation.certificate_file import verify_certificates
+from adaexit_hf.evaluation.fingerprints import hashes_of, read_seen_rows, save_seen_rows
+
+WORDS = ["good", "bad", "film", "book", "very"]
+TEXTS = [f"{one} {two} {three}" for one in WORDS for two in WORDS for three in WORDS]  # 125
+PROMISE = ["--changed_answers", "0.1"]
+
+
+@pytest.fixture(scope="module")
+def made(start, tmp_path_factory) -> Path:
+    """A checkpoint of which every exit is nearly sure that every text is good, and files with texts."""
+    folder = tmp_path_factory.mktemp("certified")
+    datasets.config.HF_DATASETS_CACHE = folder / "cache"
+    names = {"id2label": {0: "bad", 1: "good"}, "label2id": {"bad": 0, "good": 1}}
+    torch.manual_seed(0)
+    model = BerxitForSequenceClassification.from_encoder_pretrained(start, **names, exit_threshold=0.99)
+    with torch.no_grad():
+        for exit in model.exits:
+            exit.classifier.bias += torch.tensor([-2.0, 2.0])
+    model.save_pretrained(folder / "out")
+    AutoTokenizer.from_pretrained(start).save_pretrained(folder / "out")
+    (folder / "texts.txt").write_text("".join(f"{text}\n" for text in TEXTS))
+    rows = "".join(f"{text},{'good' if 'good' in text else 'bad'},{text.split()[0]}\n" for text in TEXTS)
+    (folder / "rows.csv").write_text(f"text,label,author\n{rows}")
+    return folder
+
+
+@pytest.fixture
+def checkpoint(made, tmp_path) -> Path:
+    shutil.copytree(made / "out", tmp_path / "out")
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def texts(made) -> list[str]:
+    return ["--file", str(made / "texts.txt")]
+
+
+@pytest.fixture
+def rows(made) -> list[str]:
+    return ["--validation_file", str(made / "rows.csv"), "--text_columns", "text"]
+
+
+@pytest.fixture
+def call(capsys):
+    def run(*arguments: str | Path, code: int = 0):
+        capsys.readouterr()
+        found = cli.main(list(map(str, arguments)))
+        printed = capsys.readouterr()
+        assert found == code, printed.err
+        return printed
+
+    return run
+
+
+def hashes(checkpoint: Path, texts: list[str]) -> torch.Tensor:
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    return hashes_of([tokenizer(text) for text in texts])
+
+
+def test_certify_saves_threshold_and_certificate(checkpoint, texts, call) -> None:
+    printed = call("certify", checkpoint, *texts, *PROMISE)
+    (sealed,) = verify_certificates(checkpoint).values()
+    certificate = sealed.certificate
+    assert certificate.guarantees == (Guarantee("changed_answers", 0.1),) and certificate.n == len(TEXTS)
+    assert json.loads((checkpoint / "config.json").read_text())["exit_threshold"] == certificate.threshold
+    assert sealed.name == "torch float32" and sealed.void == () and sealed.data == {"name": "texts.txt"}
+    assert f"saved in {checkpoint / 'certificate.json'}" in printed.out
+    assert f"exit_threshold in config.json is {certificate.threshold}, was 0.99" in printed.err
+
+
+def test_dry_run_saves_nothing(checkpoint, texts, call) -> None:
+    before = {path.name: path.read_bytes() for path in checkpoint.iterdir()}
+    assert "dry run" in call("certify", checkpoint, *texts, *PROMISE, "--dry_run").out
+    assert {path.name: path.read_bytes() for path in checkpoint.iterdir()} == before
+
+
+def test_json_has_the_certificate(checkpoint, texts, call) -> None:
+    found = json.loads(call("certify", checkpoint, *texts, *PROMISE, "--mean_layers", "2.5", "--json").out)
+    assert found["certified"] and [each["kind"] for each in found["guarantees"]] == ["changed_answers", "mean_layers"]
+
+
+def test_refusal_names_the_rows_that_it_takes_and_saves_nothing(checkpoint, texts, call) -> None:
+    printed = call("certify", checkpoint, *texts, "--changed_answers", "0.01", "--json", code=1)
+    assert json.loads(printed.out)["smallest_n"] == 299 and "Refused: 125 rows are too few" in printed.err
+    assert not (checkpoint / "certificate.json").exists()
+
+
+@pytest.mark.parametrize("flag", ["harm", "drop"])
+def test_labelled_rows_certify_harm_and_drop(checkpoint, rows, call, flag) -> None:
+    call("certify", checkpoint, *rows, f"--{flag}", "10%")
+    (sealed,) = verify_certificates(checkpoint).values()
+    assert sealed.data == {"name": "rows.csv", "split": "validation"}
+
+
+def test_groups_are_the_independent_draws(checkpoint, rows, call) -> None:
+    flags = ("--harm", "0.7", "--group_column", "author", "--dry_run")
+    found = json.loads(call("certify", checkpoint, *rows, *flags, "--json").out)
+    assert found["n"] == len(WORDS) and found["grouped"]
+
+
+def test_texts_without_labels_may_have_groups(checkpoint, made, call) -> None:
+    flags = ("--file", made / "rows.csv", "--text_columns", "text", "--group_column", "author", "--json", "--dry_run")
+    assert json.loads(call("certify", checkpoint, *flags, "--changed_answers", "0.7").out)["n"] == len(WORDS)
+
+
+@pytest.mark.filterwarnings("error")
+def test_rows_of_the_training_are_refused_dropped_or_kept(checkpoint, texts, call) -> None:
+    save_seen_rows(
+        checkpoint, {"training": hashes(checkpoint, TEXTS[:20]), "threshold": hashes(checkpoint, TEXTS[15:25])}
+    )
+    arguments = ("certify", checkpoint, *texts, *PROMISE, "--json", "--dry_run")
+    message = "25 of the 125 rows had a part in this model (20 in training, 10 in threshold)"
+    assert message in call(*arguments, code=1).err
+    dropped, kept = (json.loads(call(*arguments, "--repeats", how).out) for how in ("drop", "keep"))
+    assert (dropped["n"], dropped["repeats"]) == (100, 0) and (kept["n"], kept["repeats"]) == (125, 25)
+
+
+def test_unknown_training_rows_are_named(checkpoint, texts, call) -> None:
+    arguments = ("certify", checkpoint, *texts, *PROMISE, "--dry_run")
+    assert "does not say which rows it was trained on" in call(*arguments).err
+    save_seen_rows(checkpoint, {"training": hashes(checkpoint, ["very good"])})
+    assert "trained on" not in call(*arguments).err
+
+
+@pytest.mark.filterwarnings("ignore:temperature")
+def test_calibrate_adds_the_rows_that_chose_to_the_record(checkpoint, rows, call) -> None:
+    call("calibrate", checkpoint, *rows)
+    assert read_seen_rows(checkpoint) is None  # without a record of the training
+    save_seen_rows(checkpoint, {"training": hashes(checkpoint, TEXTS[:3])})
+    call("calibrate", checkpoint, *rows, "--temperatures")
+    seen = read_seen_rows(checkpoint)
+    assert set(seen) == {"training", "threshold", "temperatures"} and len(seen["training"]) == 3
+    found = {*seen["threshold"].tolist(), *seen["temperatures"].tolist()}
+    assert found == set(hashes(checkpoint, TEXTS).tolist())
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "guarantee: got none"),
+        (["--changed_answers", "2"], "changed_answers: limit: got 2"),
+        (["--confidence", "1", *PROMISE], "confidence: got 1;"),
+        (["--tolerance", "1", "--harm", "0.1"], "tolerance: got 1.0 without --changed_answers"),
+        (["--drop", "0.1"], "drop: needs labels"),
+        (["--repeats", "no", *PROMISE], "repeats: got 'no'"),
+        (["--value_range", "1", "--mean_difference", "0.1"], "value_range: got [1.0]"),
+        (["--task_name", "sst2", *PROMISE], "pass texts without labels or labelled rows"),
+        (["--split", "test", *PROMISE], "split: got it with --file"),
+    ],
+)
+def test_wrong_flags_are_wrong_usage(checkpoint, texts, call, flags, message) -> None:
+    assert message in call("certify", checkpoint, *texts, *flags, code=2).err
+
+
+def test_certify_without_rows_is_wrong_usage(checkpoint, call) -> None:
+    assert "file: got no rows" in call("certify", checkpoint, *PROMISE, code=2).err
+
+
+def test_verify_holds_until_a_file_changes(checkpoint, texts, call) -> None:
+    call("certify", checkpoint, *texts, *PROMISE)
+    assert "torch float32: holds for these files" in call("verify", checkpoint).out
+    (checkpoint / "tokenizer_config.json").write_text("{}")
+    printed = call("verify", checkpoint, code=1)
+    assert "void: tokenizer_config.json has changed" in printed.out and "void: torch float32" in printed.err
+
+
+def test_verify_without_a_certificate_is_a_no(checkpoint, call) -> None:
+    assert "has no certificate.json" in call("verify", checkpoint, code=1).err
+
+
+def test_verify_tests_rows_against_the_certificate(checkpoint, texts, call) -> None:
+    call("certify", checkpoint, *texts, *PROMISE)
+    found = json.loads(call("verify", checkpoint, *texts, "--json").out)["torch float32"]
+    (test,) = found["tests"]
+    assert found["holds"] and (test["n"], test["contradicted"]) == (125, False)
+
+
+def test_verify_says_where_rows_contradict(checkpoint, texts, call) -> None:
+    call("certify", checkpoint, *texts, *PROMISE)
+    content = json.loads((checkpoint / "certificate.json").read_text())
+    model = BerxitForSequenceClassification.from_pretrained(checkpoint)
+    with torch.no_grad():
+        model.exits[0].classifier.bias -= torch.tensor([-20.0, 20.0])  # sure of the other answer
+    model.save_pretrained(checkpoint)
+    (checkpoint / "certificate.json").write_text(json.dumps(content))
+    printed = call("verify", checkpoint, *texts, code=1)
+    assert "changed_answers <= 0.1 is contradicted by 125 rows: 1 there" in printed.out
+    assert "void: model.safetensors has changed" in printed.out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ((), ""),
+        (("--exit_threshold", "0.5"), "the threshold is 0.5, certified was"),
+        (("--max_seq_length", "5"), "texts are truncated to 5 tokens, not to 32"),
+        (("--dtype", "float16"), "no certificate for torch float16, only for torch float32"),
+    ],
+)
+def test_predict_says_if_the_certificate_does_not_hold(checkpoint, texts, call, flags, message) -> None:
+    call("certify", checkpoint, *texts, *PROMISE)
+    printed = call("predict", checkpoint, "good", *flags)
+    assert message in printed.err and (message or "certificate" not in printed.err)
+
+
+def test_push_refuses_a_void_certificate(checkpoint, texts, call, monkeypatch) -> None:
+    call("certify", checkpoint, *texts, *PROMISE)
+    (checkpoint / "config.json").write_text((checkpoint / "config.json").read_text() + " ")
+    assert "is void: config.json has changed" in call("push", checkpoint, "you/model", code=1).err
+
+
+def test_card_states_the_guarantee(checkpoint, rows, call) -> None:
+    call("certify", checkpoint, *rows, "--harm", "0.1")
+    call("report", checkpoint, *rows)
+    call("card", checkpoint)
+    card = (checkpoint / "README.md").read_text()
+    assert (
+        "- share of texts that full depth answers right and early exit wrong: at most 0.1; with 95 % confidence"
+        in card
+    )
+    assert "share of texts that full depth answers right" in (checkpoint / "report.html").read_text()
+    assert "holds for these files" in call("verify", checkpoint).out
