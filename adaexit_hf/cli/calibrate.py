@@ -4,7 +4,6 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ..evaluation.curves import CurvePoint
@@ -16,7 +15,7 @@ from ..utils.files import check_writable, replace_text, without_nan
 from .data_arguments import DataArguments
 from .errors import wrong_usage
 from .evaluate import curve_with_threshold, honest_scores, labelled_splits, tell_of_choice
-from .options import MAX_DROP_HELP, Fraction, LoadOptions, OutputOptions, check_not_exported
+from .options import MAX_DROP_HELP, Fraction, LoadOptions, OutputOptions, local_folder
 from .printing import print_choice
 from .runtime import ExportedModel, RuntimeOptions, load_runtime, ran_by, trace_of
 from .streams import print_json
@@ -57,14 +56,8 @@ def calibrate(options: CalibrationOptions, positionals: Any) -> None:
     """
     with wrong_usage():
         check_max_drop(options.max_drop)
-    check_not_exported("checkpoint", positionals.checkpoint)
-    config_file = Path(positionals.checkpoint) / "config.json"
-    if not config_file.is_file():
-        raise ValueError(
-            f"checkpoint: '{positionals.checkpoint}' is not a local folder with a config.json; download it first, "
-            f"e.g. hf download {positionals.checkpoint} --local-dir FOLDER"
-        )
-    folder = config_file.parent
+    folder = local_folder(positionals.checkpoint)
+    config_file = folder / "config.json"
     if not options.dry_run:
         check_writable("checkpoint", folder)
     earlier = earlier_measurements(folder)

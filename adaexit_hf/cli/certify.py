@@ -25,7 +25,7 @@ from ..utils.files import check_writable, replace_text
 from .data_arguments import DataArguments
 from .errors import RefusedError, wrong_usage
 from .evaluate import labelled_splits
-from .options import CHECKPOINT, Fraction, LoadOptions, OutputOptions, Positionals
+from .options import CHECKPOINT, Fraction, LoadOptions, OutputOptions, Positionals, local_folder
 from .predict import PredictOptions, items_of_input
 from .runtime import ExportedModel, RuntimeOptions, load_runtime, ran_by, trace_of
 from .streams import print_json
@@ -261,21 +261,6 @@ def check_rows(options: RowsOptions) -> None:
     needless = [name for name in ("split", "label_column", "label_columns", "metrics") if getattr(options, name)]
     if options.file and needless:
         raise ValueError(f"{needless[0]}: got it with --file, whose texts have no labels; leave it out")
-
-
-def local_folder(checkpoint: str) -> Path:
-    """The folder of a checkpoint.
-
-    Raises:
-        ValueError: It is not a local folder.
-    """
-    folder = Path(checkpoint)
-    if not (folder / "config.json").is_file():
-        raise ValueError(
-            f"checkpoint: '{checkpoint}' is not a local folder with a config.json; download it first, e.g. hf "
-            f"download {checkpoint} --local-dir FOLDER"
-        )
-    return folder
 
 
 def rows_to_certify(

@@ -190,6 +190,22 @@ def check_revision(name: str, revision: str | None) -> None:
         raise ValueError(f"revision: got '{revision}', but '{name}' is a local folder, which has none; leave it out")
 
 
+def local_folder(checkpoint: str) -> Path:
+    """Return the folder of a checkpoint that a command changes.
+
+    Raises:
+        ValueError: It is not a local folder of a checkpoint.
+    """
+    check_not_exported("checkpoint", checkpoint)
+    folder = Path(checkpoint)
+    if not (folder / "config.json").is_file():
+        raise ValueError(
+            f"checkpoint: '{checkpoint}' is not a local folder with a config.json; download it first, e.g. hf "
+            f"download {checkpoint} --local-dir FOLDER"
+        )
+    return folder
+
+
 def read_config(checkpoint: str, options: LoadOptions) -> Any:
     """The config of a checkpoint, which is read before anything that takes long.
 

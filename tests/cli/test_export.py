@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 
 from adaexit_hf import BerxitForSequenceClassification, ExportFolderError, OnnxEarlyExitClassifier
 from adaexit_hf.cli import main as cli
+from adaexit_hf.evaluation.certificate_file import verify_certificates
 
 TEXTS = ["very good film", "bad book", "good", "very very bad film"] * 3
 
@@ -261,3 +262,15 @@ def test_a_report_on_few_rows_leaves_the_results_alone(capsys, checkpoint, expor
 def test_criteria_are_part_of_the_graphs(capsys, checkpoint, exported) -> None:
     flags = ("--runtime", "onnx", "--exit_criterion", "layer")
     assert "are part of the exported graphs" in refused(capsys, "calibrate", checkpoint, *exported[1], *flags)
+
+
+def test_certify_binds_the_exported_model(capsys, checkpoint, exported) -> None:
+    flags = ("--runtime", "onnx", "--precision", "int8", "--changed_answers", "90%")
+    called(capsys, "certify", checkpoint, *exported[1], *flags)
+    (sealed,) = verify_certificates(checkpoint).values()
+    facts = json.loads((Path(checkpoint) / "onnx" / "early_exit.json").read_text())["precisions"]["int8"]
+    assert (sealed.name, sealed.void) == ("onnx int8", ())
+    assert facts["exit_threshold"] == sealed.certificate.threshold and "results" not in facts
+    assert OnnxEarlyExitClassifier.from_pretrained(checkpoint, "int8").exit_threshold == sealed.certificate.threshold
+    called(capsys, "calibrate", checkpoint, *exported[1], "--runtime", "onnx", "--max_drop", "99%")
+    assert "void: onnx int8" in refused(capsys, "verify", checkpoint)
