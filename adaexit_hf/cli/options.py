@@ -12,7 +12,7 @@ from ..models import MODEL_TYPES
 from ..models.configuration_early_exit import check_whole_number
 from ..models.encoder_layers import family_of
 from ..onnx_runtime.folder import MANIFEST
-from ..trainer.ledger import LEDGER
+from ..utils.files import LEDGER
 
 # Positional arguments of a command: name -> keyword arguments of `ArgumentParser.add_argument`.
 Positionals = dict[str, dict[str, Any]]

@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..hub.model_card import MARKER, PICTURES
-from ..trainer.ledger import LEDGER
-from ..utils.files import check_writable
+from ..utils.files import LEDGER, check_writable
 
 # Files that a run writes, and folders of its checkpoints: those of the model, its tokenizer and code, and the results.
 _FILES = re.compile(

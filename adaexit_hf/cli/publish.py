@@ -19,8 +19,7 @@ from ..hub.conversion import convert_checkpoint
 from ..hub.model_card import MARKER, write_model_card
 from ..hub.upload import NEVER_UPLOADED
 from ..models import MODEL_TYPES
-from ..trainer.ledger import LEDGER
-from ..utils.files import check_writable
+from ..utils.files import LEDGER, check_writable
 from .options import Positionals, check_not_exported, check_revision
 
 FOLDER: Positionals = {"folder": {"help": "Local folder of an early-exit model."}}

@@ -8,10 +8,9 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging
 
 from ..models.modeling_early_exit import Stage
+from ..utils.files import LEDGER
 
 logger = logging.get_logger(__name__)
-
-LEDGER = "stages.json"
 
 
 class Ledger:

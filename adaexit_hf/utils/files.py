@@ -6,6 +6,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+# Which stages of a training run are done. Named here, for commands that do not train: importing the trainer takes a
+# second.
+LEDGER = "stages.json"
+
 
 def without_nan(value: Any) -> Any:
     """A value that can be written as JSON, with None instead of NaN and infinity, which JSON does not have.
