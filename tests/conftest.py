@@ -10,7 +10,9 @@ import gc
 gc.disable()  # until all is imported: there is nothing to collect yet
 
 import re
+import shutil
 import socket
+import tempfile
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +27,17 @@ for accelerator in (torch.cuda, torch.xpu, torch.mtia):  # each formats the stac
 pytest.register_assert_rewrite("helpers")
 collect_ignore = ["helpers"]  # scripts among them do their work when they are imported
 LOCAL = ("127.0.0.1", "::1", "localhost")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The process that starts the workers makes a folder for what they share: `helpers.exports`."""
+    if not hasattr(config, "workerinput"):
+        os.environ["ADAEXIT_SHARED_BY_WORKERS"] = tempfile.mkdtemp(prefix="adaexit-tests-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ["ADAEXIT_SHARED_BY_WORKERS"], ignore_errors=True)
 
 
 def pytest_collection_finish() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
+from helpers.exports import graphs_of
 from transformers import AutoTokenizer
 
 from adaexit_hf import BerxitForSequenceClassification, ExportFolderError, OnnxEarlyExitClassifier
@@ -23,7 +24,9 @@ def exported(start, tmp_path_factory) -> tuple[Path, list[str]]:
     datasets.config.HF_DATASETS_CACHE = folder / "cache"
     torch.manual_seed(0)
     names = {"id2label": {0: "bad", 1: "good"}, "label2id": {"bad": 0, "good": 1}}
-    model = BerxitForSequenceClassification.from_encoder_pretrained(start, **names, exit_threshold=0.99)
+    model = BerxitForSequenceClassification.from_encoder_pretrained(
+        start, **names, exit_threshold=0.99, num_hidden_layers=2
+    )
     model.save_pretrained(folder / "out")
     AutoTokenizer.from_pretrained(start).save_pretrained(folder / "out")
     rows = "".join(f"{text},{'good' if 'good' in text else 'bad'}\n" for text in TEXTS)
@@ -65,7 +68,8 @@ def test_both_precisions_are_exported_with_thresholds(exported) -> None:
 
 
 def test_export_prints_a_row_per_precision(capsys, checkpoint, exported) -> None:
-    printed = called(capsys, "export", checkpoint, *exported[1])
+    with graphs_of(exported[0] / "onnx"):
+        printed = called(capsys, "export", checkpoint, *exported[1])
     assert "\nfp32 " in printed and "int8" not in printed and printed.endswith(f"saved in {checkpoint}/onnx\n")
 
 
@@ -199,8 +203,9 @@ def test_report_writes_beside_the_graphs(capsys, checkpoint, exported) -> None:
     assert not Path(checkpoint, "metrics.json").exists() and (folder / "metrics.json").exists()
 
 
-def test_a_model_without_threshold_asks_for_one(capsys, checkpoint) -> None:
-    called(capsys, "export", checkpoint, "--int8")
+def test_a_model_without_threshold_asks_for_one(capsys, checkpoint, exported) -> None:
+    with graphs_of(exported[0] / "onnx"):
+        called(capsys, "export", checkpoint, "--int8")
     message = refused(capsys, "predict", checkpoint, "good", "--runtime", "onnx")
     assert f"none was chosen for int8; call adaexit calibrate {checkpoint} --runtime onnx" in message
     assert answers(called(capsys, "predict", checkpoint, "good", "--runtime", "onnx", "--exit_threshold", "none"))

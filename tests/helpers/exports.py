@@ -1,18 +1,20 @@
 """Tiny models that are exported to ONNX, each once, and the texts that they answer."""
 
-import atexit
 import functools
 import json
+import os
 import shutil
-import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
+from filelock import FileLock
 from helpers.tiny import build, encoder_config
 from helpers.words import new_tokenizer
+from torch._export import utils as export_utils
 from torch.onnx._internal.exporter import _registration
 from transformers import PreTrainedTokenizerFast
 
@@ -24,12 +26,16 @@ from adaexit_hf.models.encoder_layers import family_of
 from adaexit_hf.models.exit_criteria import counted
 from adaexit_hf.models.padded_batches import read_rows
 from adaexit_hf.onnx_runtime import OnnxEarlyExitClassifier
+from adaexit_hf.onnx_runtime.folder import MANIFEST
 
-# PyTorch's exporter reads the source of a thousand functions anew for every graph: a third of the time of a tiny one.
+# PyTorch's exporter reads the source of a thousand functions, and looks through all operators, anew for every graph:
+# half of the time of a tiny one.
 _registration.ONNXRegistry.from_torchlib = staticmethod(functools.cache(_registration.ONNXRegistry.from_torchlib))
+export_utils._collect_all_valid_cia_ops_for_namespace = functools.cache(
+    export_utils._collect_all_valid_cia_ops_for_namespace
+)
 
-FOLDER = Path(tempfile.mkdtemp(prefix="adaexit-exports-"))
-atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
+FOLDER = Path(os.environ["ADAEXIT_SHARED_BY_WORKERS"])  # see conftest.py
 
 
 def words(count: int, first: int = 4) -> str:
@@ -167,12 +173,14 @@ def tokenizer_of(case: Case, model: EarlyExitForSequenceClassification) -> PreTr
 
 @functools.cache
 def exported(name: str) -> Exported:
-    """A case, exported once."""
+    """A case, exported once by one of the workers."""
     case, folder = CASES[name], FOLDER / name
     model = build(case.method, case.encoder, **case.config)
     items = PAIRS if model.config.pairs else [*TEXTS, words(70)] if name in WITHOUT_LIMIT else TEXTS
     tokenizer = tokenizer_of(case, model)
-    onnx.export_onnx(model, tokenizer, folder, int8=name in INT8, progress=False)
+    with FileLock(f"{folder}.lock"):
+        if not (folder / MANIFEST).exists():  # which comes last
+            onnx.export_onnx(model, tokenizer, folder, int8=name in INT8, progress=False)
     return Exported(model, tokenizer, folder, items)
 
 
@@ -180,17 +188,24 @@ def copied(name: str, folder: Path) -> Path:
     return Path(shutil.copytree(exported(name).folder, folder))
 
 
+@contextmanager
+def graphs_of(folder: Path) -> Iterator[None]:
+    """Exports copy the graphs of an earlier one of the same model, instead of tracing them again."""
+
+    def copies(model: Any, trial: Any, longest: Any, target: Path) -> Iterator[dict[str, Any]]:
+        for stage in facts_of(folder)["precisions"]["fp32"]["stages"]:
+            shutil.copy(folder / stage["file"], target / stage["file"])
+            yield stage
+
+    with mock.patch.object(onnx, "_export_stages", copies):
+        yield
+
+
 def export_again(name: str, folder: Path, **changes: Any) -> dict[str, Any]:
     """Export a case once more, with other arguments of `export_onnx`; only the graphs are not traced again."""
     made = exported(name)
     arguments = {"model": made.model, "tokenizer": made.tokenizer, "progress": False} | changes
-
-    def copies(model: Any, trial: Any, longest: Any, folder: Path) -> Iterator[dict[str, Any]]:
-        for stage in facts_of(made.folder)["precisions"]["fp32"]["stages"]:
-            shutil.copy(made.folder / stage["file"], folder / stage["file"])
-            yield stage
-
-    with mock.patch.object(onnx, "_export_stages", copies):
+    with graphs_of(made.folder):
         return onnx.export_onnx(arguments.pop("model"), arguments.pop("tokenizer"), folder, **arguments)
 
 
