@@ -19,7 +19,7 @@ def test_a_bad_label_is_named_with_its_row(value: Any) -> None:
     rows = texts(100)
     rows[70] = rows[70] | {"label": value}
     with pytest.raises(ValueError, match=f"label: got {value!r} in row 70; pass class indices"):
-        collect_trace(new_model("deebert"), rows, batch_size=1, progress=False)
+        collect_trace(new_model("deebert"), rows, batch_size=2, progress=False)  # in the second window
 
 
 def test_a_label_that_is_not_finite_is_refused_in_regression() -> None:

@@ -171,17 +171,23 @@ def tokenizer_of(case: Case, model: EarlyExitForSequenceClassification) -> PreTr
     return tokenizer
 
 
+def export_once(name: str, model: Any, tokenizer: Any, int8: bool = False) -> Path:
+    """Export a model in the first worker that asks for it; the folder is that of all."""
+    folder = FOLDER / name
+    with FileLock(f"{folder}.lock"):
+        if not (folder / MANIFEST).exists():  # which comes last
+            onnx.export_onnx(model, tokenizer, folder, int8=int8, progress=False)
+    return folder
+
+
 @functools.cache
 def exported(name: str) -> Exported:
-    """A case, exported once by one of the workers."""
-    case, folder = CASES[name], FOLDER / name
+    """A case, exported once."""
+    case = CASES[name]
     model = build(case.method, case.encoder, **case.config)
     items = PAIRS if model.config.pairs else [*TEXTS, words(70)] if name in WITHOUT_LIMIT else TEXTS
     tokenizer = tokenizer_of(case, model)
-    with FileLock(f"{folder}.lock"):
-        if not (folder / MANIFEST).exists():  # which comes last
-            onnx.export_onnx(model, tokenizer, folder, int8=name in INT8, progress=False)
-    return Exported(model, tokenizer, folder, items)
+    return Exported(model, tokenizer, export_once(name, model, tokenizer, int8=name in INT8), items)
 
 
 def copied(name: str, folder: Path) -> Path:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from helpers.exports import export_once, graphs_of
 from helpers.tiny import encoder_config
 from helpers.words import new_tokenizer
 from transformers import (
@@ -69,7 +70,8 @@ def run_python(page: Path, code: list[str], capsys: pytest.CaptureFixture[str]) 
 def export_out(names: dict[str, Any]) -> None:
     """Export the model "out", and import the package of the distribution adaexit-onnx, which is a link to ours."""
     model, tokenizer = (auto.from_pretrained("out") for auto in (AutoModelForSequenceClassification, AutoTokenizer))
-    export_onnx(model.eval(), tokenizer, "out/onnx", progress=False)
+    with graphs_of(export_once("out", model.eval(), tokenizer)):  # the same model for every page
+        export_onnx(model, tokenizer, "out/onnx", progress=False)
     if str(ROOT / "onnx_runtime") not in sys.path:
         sys.path.append(str(ROOT / "onnx_runtime"))
     names |= {"texts": ["a good film ."], "labels": [1]}
@@ -82,8 +84,8 @@ def make_workshop(folder: Path) -> None:
         folder: the working directory of the code.
     """
     tokenizer = new_tokenizer(WORDS, model_max_length=None)
-    config = encoder_config("bert")
-    exits = BerxitForSequenceClassification(BerxitConfig(encoder_config=config, num_labels=2, exit_threshold=0.6))
+    config, two_layers = encoder_config("bert"), encoder_config("bert", num_hidden_layers=2)
+    exits = BerxitForSequenceClassification(BerxitConfig(encoder_config=two_layers, num_labels=2, exit_threshold=0.6))
     for name, model in {
         "google-bert/bert-base-uncased": BertModel(config),
         "your/fine-tuned-classifier": BertForSequenceClassification(config),
