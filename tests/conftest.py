@@ -70,6 +70,12 @@ def padding(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+@pytest.fixture
+def blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Empty files for the pictures of model cards, which take a third of a short run; other tests draw them."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path: path.touch())
+
+
 @pytest.fixture(scope="session")
 def start(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Folder of a tiny pretrained encoder that knows the words of `helpers.reviews`."""

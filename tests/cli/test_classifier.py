@@ -47,7 +47,7 @@ Add = Callable[..., int]
 
 
 @pytest.fixture
-def add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stock: str) -> Add:
+def add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stock: str, blank_pictures: None) -> Add:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
     def run(*more: str, labels: tuple[Any, ...] = (0, 1), start: tuple[str, ...] = ("--add_exits", stock)) -> int:

@@ -118,7 +118,7 @@ def test_a_folder_that_was_made_and_stayed_empty_is_removed(tmp_path: Path) -> N
 
 
 @pytest.fixture
-def train(start: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def train(start: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blank_pictures: None) -> Any:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     files = ["--train_file", write_csv(tmp_path, "train", 16, ["bad", "good"]), "--text_columns", "text"]
     files += ["--validation_file", write_csv(tmp_path, "dev", 8, ["bad", "good"])]

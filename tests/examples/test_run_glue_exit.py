@@ -24,6 +24,8 @@ from adaexit_hf.evaluation.curves import CurvePoint
 from adaexit_hf.evaluation.fingerprints import hashes_of, read_seen_rows
 from adaexit_hf.pruning.layerdrop import keep_layers
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 
 @pytest.fixture
 def flags(start, tmp_path, monkeypatch):
