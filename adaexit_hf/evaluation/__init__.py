@@ -2,6 +2,7 @@
 
 from .bootstrap import Interval, bootstrap_samples, bootstrap_seeds
 from .certificate import Certificate, Refusal, certify
+from .certificate_file import SealedCertificate, save_certificate, verify_certificates
 from .collect import collect_trace
 from .cross_fit import CrossFitted, cross_fitted
 from .curves import CurvePoint, MeanPoint, PairwiseAreas, area_under_curve, areas_between, mean_curve, score_at
@@ -40,6 +41,7 @@ __all__ = [
     "OracleBound",
     "PairwiseAreas",
     "Refusal",
+    "SealedCertificate",
     "area_under_curve",
     "areas_between",
     "bootstrap_samples",
@@ -61,6 +63,8 @@ __all__ = [
     "oracle_bound",
     "oracle_exits",
     "overlap",
+    "save_certificate",
     "score_at",
     "tradeoff_curve",
+    "verify_certificates",
 ]

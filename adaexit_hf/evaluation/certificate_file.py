@@ -103,6 +103,21 @@ def save_certificate(
         ValueError: If the folder has no such model, or another threshold, criterion or temperatures than the
             certificate.
         CertificateFileError: If there is a `certificate.json` that cannot be read.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> from transformers import BertConfig
+        >>> from adaexit_hf import BerxitConfig, BerxitForSequenceClassification, ExitTrace, Guarantee, certify
+        >>> scores = torch.ones(200, 2)  # every text is sure at once, and no answer changes
+        >>> trace = ExitTrace(torch.zeros(200, 2, 2), scores, None, (1, 2), "gt", "confidence", bounds=(0.0, 1.0))
+        >>> certificate = certify(trace, Guarantee("changed_answers", 0.02))
+        >>> encoder = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=2, num_attention_heads=2)
+        >>> config = BerxitConfig(encoder_config=encoder, num_labels=2, exit_threshold=certificate.threshold)
+        >>> with TemporaryDirectory() as folder:
+        ...     BerxitForSequenceClassification(config).save_pretrained(folder)
+        ...     path = save_certificate(folder, certificate)
+        ...     print(path.name, list(verify_certificates(folder)))
+        certificate.json ['torch float32']
     """
     folder = Path(folder)
     config = _settings(folder, runtime, precision)
@@ -145,6 +160,23 @@ def verify_certificates(folder: str | Path) -> dict[str, SealedCertificate]:
 
     Raises:
         CertificateFileError: If the file cannot be read.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> from transformers import BertConfig
+        >>> from adaexit_hf import BerxitConfig, BerxitForSequenceClassification, ExitTrace, Guarantee, certify
+        >>> scores = torch.ones(200, 2)  # every text is sure at once, and no answer changes
+        >>> trace = ExitTrace(torch.zeros(200, 2, 2), scores, None, (1, 2), "gt", "confidence", bounds=(0.0, 1.0))
+        >>> certificate = certify(trace, Guarantee("changed_answers", 0.02))
+        >>> encoder = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=2, num_attention_heads=2)
+        >>> config = BerxitConfig(encoder_config=encoder, num_labels=2, exit_threshold=certificate.threshold)
+        >>> with TemporaryDirectory() as folder:
+        ...     BerxitForSequenceClassification(config).save_pretrained(folder)
+        ...     path = save_certificate(folder, certificate)
+        ...     holds = verify_certificates(folder)["torch float32"].void
+        ...     _ = path.with_name("tokenizer.json").write_text("{}")
+        ...     print(holds, verify_certificates(folder)["torch float32"].void)
+        () ('tokenizer.json is new',)
     """
     folder, found = Path(folder), {}
     for name, record in _read(folder).items():
