@@ -423,7 +423,7 @@ def tables(lines: Sequence[Row]) -> list[str]:
         ["trace", "guarantee", "rows", "refused, %", "layers saved, %", "above the limit on the other half, %",
          "violated, drawn from all rows, %"],
         [
-            [line["trace"].split("/")[0], line["guarantee"].replace("_", " ").replace("<=", "at most"),
+            [line["trace"].split("-")[0].upper(), line["guarantee"].replace("_", " ").replace("<=", "at most"),
              f"{line['rows']:,}", percent(line["refused"], 0),
              percent(line["saving"]), percent(line["above"]), percent(line["drawn_violated"])]
             for line in parts["real"]
