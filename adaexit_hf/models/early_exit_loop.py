@@ -2,13 +2,14 @@
 
 `LayerLoop` runs the layers wherever they are run: at full depth, with early exit, to count FLOPs, to explain
 predictions. `run_early_exit` iterates over it: after each layer it removes the rows that are ready, and repacks the
-remaining rows.
+remaining rows. A server, whose batches are at different depths, calls what these two are made of: `one_layer`, `split`
+and `joined`.
 
 This file travels inside checkpoints: see docs/contributing.md, "Files that travel with a checkpoint".
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from itertools import islice, repeat
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -125,14 +126,29 @@ class LayerLoop:
             steps.clear()  # the caller holds the same list, which would keep the states in memory
 
     def _run(self, number: int, layer: Any, flight: InFlight) -> Step:
-        hidden, attention, context = self.model.layer_step(
-            number - 1, layer, flight.hidden, flight.context, self.whole
-        )
-        flight = flight._replace(hidden=hidden, context=context)
+        step = one_layer(self.model, number, layer, flight, self.whole)
+        flight = step.flight
         if self.after_layer is not None:
             flight = self.after_layer(number, flight)
-        step = read_exit(self.model, number, flight, self.temperatures) if self.read_exits else Step(flight)
-        return step._replace(attention=attention)
+        exit_step = read_exit(self.model, number, flight, self.temperatures) if self.read_exits else Step(flight)
+        return exit_step._replace(attention=step.attention)
+
+
+def one_layer(model: Any, number: int, layer: Any, flight: InFlight, whole: bool = False) -> Step:
+    """Run a batch through one layer, without the exit after it; see `read_exit`.
+
+    Args:
+        model: an early-exit model.
+        number: number of the layer, from 1.
+        layer: the layer.
+        flight: the batch before this layer; it is not changed.
+        whole: as in `LayerLoop`.
+
+    Returns:
+        The batch after the layer, and the layer's attention weights.
+    """
+    hidden, attention, context = model.layer_step(number - 1, layer, flight.hidden, flight.context, whole)
+    return Step(flight._replace(hidden=hidden, context=context), attention=attention)
 
 
 def read_exit(model: Any, number: int, flight: InFlight, temperatures: Sequence[float] | None) -> Step:
@@ -264,21 +280,10 @@ def run_early_exit(
             continue
         loop.flights = []
         scores += [cast(Tensor, step.score) for step in steps]
-        if last or thresholds is None:
-            left += [_leaving(step, number) for step in steps]
-            if on_exit is not None:
-                on_exit(sum(step.flight.shape[0] for step in steps))
-            continue
-        threshold = thresholds[exit_layers.index(number)]
-        # One `tolist` for all batches: here the CPU waits for the device.
-        remains = iter(torch.cat([~model.ready(step.score, threshold) for step in steps]).tolist())
+        threshold = None if last or thresholds is None else thresholds[exit_layers.index(number)]
         parts = []
-        while steps:
-            step = steps.pop(0)
-            flags = list(islice(remains, step.flight.shape[0]))
-            remaining = [row for row, remain in enumerate(flags) if remain]
-            if len(remaining) < len(flags):
-                leaving = [row for row, remain in enumerate(flags) if not remain]
+        for step, leaving, remaining in split(model, steps, threshold):
+            if leaving:
                 left.append(_leaving(step, number, index_of(leaving, step.flight.rows)))
                 if on_exit is not None:
                     on_exit(len(leaving))
@@ -290,11 +295,37 @@ def run_early_exit(
     return Answers(logits[order], layers[order], score[order], torch.cat(scores))
 
 
-def _leaving(step: Step, number: int, index: Tensor | slice | None = None) -> tuple[Tensor, ...]:
-    """Return row indices, logits, layers and scores of the rows at `index` in the batch, or of all rows."""
+def split(
+    model: Any, steps: list[Step], threshold: float | Tensor | None
+) -> Iterator[tuple[Step, list[int], list[int]]]:
+    """Decide which rows leave at an exit.
+
+    Args:
+        model: an early-exit model.
+        steps: batches after a layer with an exit. The list is emptied, so that states are freed as early as possible.
+        threshold: one threshold, or one per row of all batches, shape `(rows,)`, where no row leaves at NaN. None lets
+            all rows leave, as after the last layer.
+
+    Yields:
+        Each batch, and the indices of its rows that leave and of those that remain, ascending.
+    """
+    remains: Iterator[bool] = repeat(False)
+    if threshold is not None:
+        # One `tolist` for all batches: here the CPU waits for the device.
+        scores = torch.cat([cast(Tensor, step.score) for step in steps])
+        remains = iter((~model.ready(scores, threshold)).tolist())
+    while steps:
+        step = steps.pop(0)
+        flags = list(islice(remains, step.flight.shape[0]))
+        leaving = [row for row, remain in enumerate(flags) if not remain]
+        yield step, leaving, [row for row, remain in enumerate(flags) if remain]
+
+
+def _leaving(step: Step, number: int, index: Tensor | slice) -> tuple[Tensor, ...]:
+    """Return row indices, logits, layers and scores of the rows at `index` in the batch."""
     rows, exit = step.flight.rows, cast(Exit, step.exit)
     columns = (rows, exit.logits, torch.full_like(rows, number), cast(Tensor, step.score))
-    return columns if index is None else tuple(column[index] for column in columns)
+    return tuple(column[index] for column in columns)
 
 
 def exit_layer_numbers(config: Any, device: torch.device) -> Tensor:
@@ -439,7 +470,7 @@ def repacked(encoder: Any, parts: list[tuple[InFlight, list[int]]], batch_tokens
         The new batches.
     """
     if not batch_tokens:
-        return [_batch(encoder, [parts.pop(0)]) for _ in range(len(parts))]
+        return [joined(encoder, [parts.pop(0)]) for _ in range(len(parts))]
     batches = []
     while parts:
         pieces: list[tuple[InFlight, list[int]]] = []
@@ -455,12 +486,20 @@ def repacked(encoder: Any, parts: list[tuple[InFlight, list[int]]], batch_tokens
             room -= len(pieces[-1][1])
             if not parts[0][1]:
                 parts.pop(0)
-        batches.append(_batch(encoder, pieces))
+        batches.append(joined(encoder, pieces))
     return batches
 
 
-def _batch(encoder: Any, pieces: Sequence[tuple[InFlight, list[int]]]) -> InFlight:
-    """Return the given rows of one or more batches as one batch."""
+def joined(encoder: Any, pieces: Sequence[tuple[InFlight, list[int]]]) -> InFlight:
+    """Return rows of one or more batches as one batch, without the columns that are padding in all of them.
+
+    Args:
+        encoder: the model's encoder, which makes the attention masks.
+        pieces: batches after the same layer, and for each the indices of the rows to take, ascending.
+
+    Returns:
+        The batch: the rows of the first piece, then those of the second, ...
+    """
     flights = [flight for flight, _ in pieces]
     first, extents = flights[0], None
     width = max(flight.shape[1] for flight in flights)
@@ -480,12 +519,12 @@ def _batch(encoder: Any, pieces: Sequence[tuple[InFlight, list[int]]]) -> InFlig
         """Join one tensor (batch, tokens, ...) per batch; shorter ones are padded with zeros on the right."""
         if len(values) == 1 or {value.shape[1] for value in values} == {width}:
             return join_rows([value[:, :width] for value in values])
-        joined, start = values[0].new_zeros(sum(len(rows) for _, rows in pieces), width, *values[0].shape[2:]), 0
+        padded, start = values[0].new_zeros(sum(len(rows) for _, rows in pieces), width, *values[0].shape[2:]), 0
         for value, index, (_, rows) in zip(values, indices, pieces, strict=True):
             value = value[index, :width]
-            joined[start : start + len(rows), : value.shape[1]] = value
+            padded[start : start + len(rows), : value.shape[1]] = value
             start += len(rows)
-        return joined
+        return padded
 
     contexts = [flight.context for flight in flights]
     hidden = join_tokens([flight.hidden for flight in flights])

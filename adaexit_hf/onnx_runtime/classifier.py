@@ -127,6 +127,7 @@ class OnnxEarlyExitClassifier:
             depth.
         calibrated: whether this threshold belongs to this precision; otherwise one must be passed.
         threads: number of texts that run at a time.
+        stages: one per exit, in order: the graphs of the layers up to the exit.
 
     Examples:
         >>> OnnxEarlyExitClassifier.from_pretrained("/no/such/folder")
@@ -152,7 +153,7 @@ name on the Hub, owner/name
         self.calibrated: bool = chosen["calibrated"]
         tokenizer = read_checked(folder, TOKENIZER, self.facts["tokenizer"]["sha256"])
         self._tokenizer = Tokenizer.from_str(tokenizer.decode())
-        self._stages = [_Stage(folder, stage) for stage in chosen["stages"]]
+        self.stages = [Stage(folder, stage) for stage in chosen["stages"]]
         self._pools: dict[int, ThreadPoolExecutor] = {}  # by process: a fork has none of its parent's threads
 
     def __repr__(self) -> str:
@@ -242,7 +243,7 @@ name on the Hub, owner/name
             ValueError: there are no texts, or one is not of the kind that the model was trained on; or the threshold
                 is out of range; or no threshold was chosen for this precision, and none was passed.
         """
-        thresholds = self._thresholds(exit_threshold, early_exit)
+        thresholds = self.thresholds_in_use(exit_threshold, early_exit)
         parts = [self._predict_window(window, thresholds) for window in self._windows(texts)]
         return OnnxPredictions(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
@@ -262,7 +263,7 @@ name on the Hub, owner/name
         Raises:
             ValueError: as in `predict`.
         """
-        thresholds = self._thresholds(exit_threshold, early_exit)
+        thresholds = self.thresholds_in_use(exit_threshold, early_exit)
         for window in self._windows(texts):
             logits, exit_layer, exit_score = self._predict_window(window, thresholds)
             yield from zip(logits, exit_layer.tolist(), exit_score.tolist(), strict=True)
@@ -344,7 +345,7 @@ name on the Hub, owner/name
         truncated = told = tokens = 0
         window: list[Tensors] = []
         empty = True
-        for row, too_long in self._rows(enumerate(texts)):
+        for row, too_long in self.rows(enumerate(texts)):
             empty, length = False, row["input_ids"].shape[1]
             truncated += too_long
             if window and tokens + length > WINDOW_TOKENS:
@@ -368,8 +369,18 @@ name on the Hub, owner/name
         )
         return count
 
-    def _rows(self, items: Iterator[tuple[int, Any]]) -> Iterator[tuple[Tensors, bool]]:
-        """Return what the first stage reads of every item, and whether it was truncated."""
+    def rows(self, items: Iterator[tuple[int, Any]]) -> Iterator[tuple[Tensors, bool]]:
+        """Iterate over tokenized texts.
+
+        Args:
+            items: texts as in `predict`, each with its index.
+
+        Yields:
+            What the first stage reads of the text, and whether it was truncated.
+
+        Raises:
+            ValueError: as in `predict`.
+        """
         while block := list(islice(items, BLOCK)):
             texts = {index: self._texts(index, item) for index, item in block if not _is_row(item)}
             encodings = dict(zip(texts, self._tokenizer.encode_batch(list(texts.values())), strict=True))
@@ -381,7 +392,7 @@ name on the Hub, owner/name
                     self._check_ids(index, encoding.ids)
                 else:
                     columns, too_long = self._checked_row(index, item)
-                inputs = self._stages[0].inputs
+                inputs = self.stages[0].inputs
                 yield {name: np.asarray([columns[name]], dtype=np.int64) for name in inputs}, too_long
 
     def _texts(self, index: int, item: Any) -> str | tuple[str, str]:
@@ -437,7 +448,7 @@ name on the Hub, owner/name
             columns = {name: values[start:end] for name, values in columns.items()}
         ids, limit = columns["input_ids"], self.facts["max_tokens"]
         self._check_ids(index, ids)
-        if any(columns["token_type_ids"]) and "token_type_ids" not in self._stages[0].inputs:
+        if any(columns["token_type_ids"]) and "token_type_ids" not in self.stages[0].inputs:
             raise ValueError(
                 f"texts: item {index} has token_type_ids, which this model was exported without; leave them out, or "
                 "export it with a tokenizer that writes them"
@@ -461,8 +472,15 @@ name on the Hub, owner/name
 
     # Running the stages
 
-    def _thresholds(self, exit_threshold: Threshold, early_exit: bool | None) -> list[float] | None:
-        """Return one threshold per exit, or None for full depth.
+    def thresholds_in_use(self, exit_threshold: Threshold, early_exit: bool | None) -> list[float] | None:
+        """Return the thresholds that `predict` uses for these arguments.
+
+        Args:
+            exit_threshold: as in `predict`.
+            early_exit: as in `predict`.
+
+        Returns:
+            One threshold per exit, or None for full depth.
 
         Raises:
             ValueError: as in `predict`.
@@ -540,13 +558,13 @@ name on the Hub, owner/name
         """
         states = [dict(row) for row in window]
         remaining = list(range(len(window))) if remaining is None else remaining
-        for stage in self._stages:
+        for stage in self.stages:
             if not remaining:
                 return
             self._run(stage, states, remaining)
             yield states
 
-    def _run(self, stage: "_Stage", states: list[Tensors], texts: Sequence[int]) -> None:
+    def _run(self, stage: "Stage", states: list[Tensors], texts: Sequence[int]) -> None:
         todo = iter(texts)  # shared by the threads: Python advances an iterator over a list in one step
 
         def work(_: int = 0) -> None:
@@ -579,12 +597,15 @@ name on the Hub, owner/name
         return {"label": self.labels[best], "score": score} | layer
 
 
-class _Stage:
+class Stage:
     """The graph of the layers up to an exit, and the exit.
 
     Args:
         folder: folder with the exported model.
         facts: the stage's entry in the manifest.
+
+    Attributes:
+        inputs: names of the tensors that it reads.
     """
 
     def __init__(self, folder: Path, facts: dict[str, Any]) -> None:
@@ -604,7 +625,14 @@ class _Stage:
             ) from error
 
     def run(self, tensors: Tensors) -> Tensors:
-        """Run the stage for one text; the tensors that the next stage reads have the same names as in this one."""
+        """Run the stage for one text; the tensors that the next stage reads have the same names as in this one.
+
+        Args:
+            tensors: what the stages before it have returned, by name; others than `inputs` are ignored.
+
+        Returns:
+            The tensors for the next stage, and `logits`, shape `(1, labels)`, and `score`, shape `(1,)`, of the exit.
+        """
         values = self.session.run(None, {name: tensors[name] for name in self.inputs})
         return dict(zip(self.outputs, values, strict=True))
 

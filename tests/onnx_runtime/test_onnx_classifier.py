@@ -28,6 +28,7 @@ from adaexit_hf.models.padded_batches import read_rows
 from adaexit_hf.onnx_runtime import OnnxEarlyExitClassifier, OnnxPredictions
 from adaexit_hf.onnx_runtime.__main__ import main as shell
 from adaexit_hf.onnx_runtime.folder import sha256
+from adaexit_hf.serving import EarlyExitEngine
 
 MIXED = ["w5 w6", ("w7", "w8 w9"), {"input_ids": [1, 11, 2]}, {"text": "w12"}, {"text": "w5", "text_pair": "w6"}]
 pytestmark = pytest.mark.slow
@@ -544,3 +545,24 @@ def test_it_says_what_to_install_where_onnx_runtime_is_missing(tmp_path: Path) -
     code = "import sys; sys.modules['onnxruntime'] = None; from adaexit_hf.onnx_runtime import OnnxEarlyExitClassifier"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert re.search(r"ImportError: you need ONNX Runtime and Tokenizers \(.*\); call pip install", done.stderr)
+
+
+# In the engine of `adaexit_hf.serving` -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_the_engine_gives_the_same_answers(precision: str) -> None:
+    classifier = exported("pabee-bert").run(precision, threads=3)
+    expected = classifier.predict(TEXTS, exit_threshold=1)
+    with EarlyExitEngine(classifier, exit_threshold=1) as engine:
+        answers = [future.result(60) for future in [engine.submit(text) for text in TEXTS]]
+    assert np.array_equal(np.stack([answer.logits.numpy() for answer in answers]), expected.logits)
+    assert [answer.exit_layer for answer in answers] == expected.exit_layer.tolist()
+    assert engine.statistics().batches == {1: sum(expected.exit_layer)}
+
+
+def test_the_engine_refuses_what_belongs_to_pytorch(
+    classifier: OnnxEarlyExitClassifier, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    with pytest.raises(ValueError, match="^tokenizer: got .* with an OnnxEarlyExitClassifier, which has its own"):
+        EarlyExitEngine(classifier, tokenizer)
