@@ -29,6 +29,7 @@ COMMANDS = {
     ),
     "predict": ("predict", "classify texts from the command line, a file or stdin; prints JSON lines"),
     "benchmark": ("benchmark", "compare the speed of a checkpoint with the same classifier without exits"),
+    "serve": ("serve", "answer texts over HTTP, with the interface of text-embeddings-inference"),
     "export": ("export", "export a checkpoint to ONNX by stages, to run it without PyTorch"),
     "card": ("publish", "write the model card of a checkpoint"),
     "convert": ("publish", "convert a checkpoint of the papers' authors to this package's format"),

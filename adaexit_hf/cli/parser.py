@@ -26,6 +26,10 @@ GROUPS = {
     "Promise": """
         changed_answers harm drop mean_difference mean_layers tolerance value_range confidence
     """,
+    "Server": """
+        host port api_key allow_thresholds refuse_long_texts max_client_batch_size max_concurrent_texts
+        max_body_bytes batch_tokens
+    """,
     "Training": """
         num_train_epochs learning_rate exits_learning_rate per_device_train_batch_size bf16 use_cpu seed
         resume_from_checkpoint

@@ -3,7 +3,7 @@
 import copy
 import threading
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -50,6 +50,7 @@ class Outcome(NamedTuple):
     scores: Sequence[float] = ()
 
 
+@runtime_checkable
 class Backend(Protocol):
     """A model that is run stage by stage.
 

@@ -116,8 +116,8 @@ class EarlyExitEngine:
     `async with` statement.
 
     Args:
-        model_or_folder: an early-exit model, on any device; an `OnnxEarlyExitClassifier`; or folder or Hub name of a
-            checkpoint.
+        model_or_folder: an early-exit model, on any device; an `OnnxEarlyExitClassifier`; folder or Hub name of a
+            checkpoint; or any other `Backend`.
         tokenizer: the model's tokenizer. Not needed for tokenized texts, for a folder, and for an
             `OnnxEarlyExitClassifier`, which has its own.
         exit_threshold: as in `predict`, for texts that come without one. Default: the one in the config when the
@@ -183,6 +183,8 @@ class EarlyExitEngine:
         atexit.register(self.close)  # while Python still runs: a thread inside of PyTorch must not outlive it
 
     def _backend(self, model: Any, tokenizer: Any, batch_tokens: int | None) -> Backend:
+        if isinstance(model, Backend):
+            return model
         if isinstance(model, str | Path):
             tokenizer = AutoTokenizer.from_pretrained(model) if tokenizer is None else tokenizer
             model = AutoModelForSequenceClassification.from_pretrained(model)
@@ -426,9 +428,10 @@ class EarlyExitEngine:
                 first = most_worth(self._queues, now, self.backend.batch_tokens, self._fixed_cost, self._step_seconds)
                 if first is not None:
                     stage, request = first
-                    chosen = companions(self._queues[stage], request, self.backend.batch_tokens, self._fixed_cost)
+                    queue = self._queues[stage]
+                    chosen = companions(queue, request, self.backend.batch_tokens, self._fixed_cost)
                     taken = set(map(id, chosen))
-                    self._queues[stage][:] = [each for each in self._queues[stage] if id(each) not in taken]
+                    queue[:] = [each for each in queue if id(each) not in taken]
                     return overdue, stage, chosen
                 if overdue:
                     return overdue, 0, []
@@ -518,9 +521,10 @@ def most_worth(
         The stage, from 0, and the text; None if no text waits.
     """
     urgent, best = None, None
-    for stage, queue in enumerate(queues):
-        if not queue:
-            continue
+    busy = [(stage, queue) for stage, queue in enumerate(queues) if queue]
+    if len(busy) == 1 and len(busy[0][1]) == 1:
+        return busy[0][0], busy[0][1][0]
+    for stage, queue in busy:
         oldest = min(queue, key=lambda request: request.entered)
         tokens = min(sum(request.text.tokens for request in queue), batch_tokens)
         worth = (now - oldest.entered) * tokens / (tokens + fixed_cost)

@@ -329,11 +329,11 @@ def test_a_stream_gives_what_predict_gives(
 
 def test_a_text_that_has_left_runs_no_further_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     classifier, ran = exported("pabee-bert").run(), [0, 0, 0]
-    stage_class = type(classifier._stages[0])
+    stage_class = type(classifier.stages[0])
     run = stage_class.run
 
     def counting(self: Any, tensors: Any) -> Any:
-        ran[classifier._stages.index(self)] += 1
+        ran[classifier.stages.index(self)] += 1
         return run(self, tensors)
 
     monkeypatch.setattr(stage_class, "run", counting)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.predictions import rows_of
+from helpers.serving import SOON, Gated, text
 from helpers.tiny import CLASSES, build, inputs_of, thresholds_between, trace_of
 from helpers.words import new_tokenizer
 
@@ -24,10 +25,8 @@ from adaexit_hf.serving import (
     QueueFullError,
     TextTooLongError,
 )
-from adaexit_hf.serving.backends import LONG_TEXT, Outcome, TokenizedText
+from adaexit_hf.serving.backends import LONG_TEXT
 from adaexit_hf.serving.engine import companions, most_worth
-
-SOON = 20  # seconds within which anything must have happened
 
 
 def check_answers(futures: Sequence["Future[Answer]"], expected: Any) -> None:
@@ -115,53 +114,13 @@ def test_logits_can_be_changed_in_place() -> None:
 # Coming and going, on a model whose steps wait until they are let go -----------------------------------------------
 
 
-class Gated:
-    """A backend of three layers, each with an exit; texts are dicts that say at which layer they leave or break."""
-
-    layers = exit_layers = (1, 2, 3)
-    batch_tokens, workers, max_tokens = 100, 1, 50
-
-    def __init__(self) -> None:
-        self.go, self.began = threading.Semaphore(0), threading.Semaphore(0)
-        self.steps: list[tuple[int, list[str]]] = []
-
-    def read(self, item: Any) -> TokenizedText:
-        if item is None:
-            raise ValueError("text is None")
-        return TokenizedText(item, item.get("tokens", 10), (), item.get("tokens", 10) > 50)
-
-    def thresholds_in_use(self, exit_threshold: Any, early_exit: Any) -> Any:
-        return [0.5, 0.5, 0.5]
-
-    def embed(self, rows: Any) -> Any:
-        return list(rows)
-
-    def joined(self, pieces: Any) -> Any:
-        return [batch[row] for batch, rows in pieces for row in rows]
-
-    def run(self, stage: int, batch: Any, thresholds: Any) -> Outcome:
-        self.steps.append((stage + 1, [text["name"] for text in batch]))
-        self.began.release()
-        assert self.go.acquire(timeout=SOON)
-        for text in batch:
-            if text.get("breaks") == stage + 1:
-                raise ValueError("broken")
-        leaving = [thresholds is None or text["leaves"] == stage + 1 for text in batch]
-        return Outcome(batch, leaving, torch.full((len(batch), 2), stage + 1.0), [0.0] * len(batch))
-
-
 @pytest.fixture
-def gated(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[EarlyExitEngine, Gated]]:
+def gated() -> Iterator[tuple[EarlyExitEngine, Gated]]:
     backend = Gated()
-    monkeypatch.setattr(EarlyExitEngine, "_backend", lambda *_: backend)
-    engine = EarlyExitEngine(None, max_texts=4)
+    engine = EarlyExitEngine(backend, max_texts=4)
     yield engine, backend
     backend.go.release(1000)
     engine.close()
-
-
-def text(name: str, leaves: int = 3, **more: Any) -> dict[str, Any]:
-    return {"name": name, "leaves": leaves} | more
 
 
 def begin(backend: Gated) -> None:

@@ -1,0 +1,142 @@
+"""The command `adaexit serve`."""
+
+import os
+import socket
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from ..models.configuration_early_exit import check_whole_number
+from ..serving.engine import EarlyExitEngine
+from ..utils.imports import needed
+from .options import CHECKPOINT, ModelOptions, Positionals, read_config
+from .runtime import ExportedModel, RuntimeOptions, load_runtime
+
+
+@dataclass(kw_only=True)
+class ServeOptions(ModelOptions, RuntimeOptions):
+    """Flags of `adaexit serve`."""
+
+    positionals: ClassVar[Positionals] = CHECKPOINT
+    host: str = field(
+        default="127.0.0.1", metadata={"help": "Address to listen on; 0.0.0.0 lets other machines connect."}
+    )
+    port: int = field(default=8080, metadata={"help": "Port to listen on; 0 takes a free one."})
+    api_key: str | None = field(
+        default=None,
+        metadata={
+            "help": "Key that requests must bring (Authorization: Bearer KEY). Default: $ADAEXIT_API_KEY, or none."
+        },
+    )
+    allow_thresholds: bool = field(
+        default=False, metadata={"help": "Requests may bring an exit threshold of their own."}
+    )
+    refuse_long_texts: bool = field(
+        default=False,
+        metadata={"help": "Refuse texts that are too long in place of truncating them, unless a request says."},
+    )
+    max_client_batch_size: int = field(default=32, metadata={"help": "Largest number of texts in a request."})
+    max_concurrent_texts: int = field(
+        default=1024, metadata={"help": "Texts that may be in the server; beyond it requests get status 429."}
+    )
+    max_body_bytes: int = field(default=2_000_000, metadata={"help": "Largest body of a request."})
+    batch_tokens: int | None = field(
+        default=None, metadata={"help": "Largest number of tokens in a batch. Default: as for predict."}
+    )
+    threads: int | None = field(
+        default=None,
+        metadata={"help": "CPU threads. Default: as many as PyTorch uses; with --runtime onnx the number of cores."},
+    )
+
+
+def serve(options: ServeOptions, positionals: Any) -> None:
+    """Answer texts over HTTP, as text-embeddings-inference does for classifiers and rerankers, until it is stopped.
+
+    Texts at the same depth share a batch, and each leaves at the exit where it is ready. POST /predict, /rerank; GET
+    /info, /health, /metrics. Ctrl-C or SIGTERM: what is under way is answered first.
+    """
+    sizes = ("max_client_batch_size", "max_concurrent_texts", "max_body_bytes", "batch_tokens", "threads")
+    for name in sizes:
+        if getattr(options, name) is not None:
+            check_whole_number(name, getattr(options, name), low=1, advice=f"e.g. --{name} 32")
+    if not 0 <= options.port < 2**16:
+        raise ValueError(f"port: got {options.port}; pass a number from 0 to 65535, e.g. --port 8080")
+    uvicorn = needed("uvicorn", "serve")
+    from ..serving.server import ServerSettings, create_app
+
+    read_config(positionals.checkpoint, options)
+    try:  # before the model is loaded
+        listening = socket.create_server((options.host, options.port), backlog=2048)
+    except OSError as error:
+        message = f"port: cannot listen on {options.host}:{options.port} ({error.strerror}); pass another --port"
+        raise ValueError(message) from error
+    with listening:
+        engine, config, precision = started(positionals.checkpoint, options)
+        app = create_app(
+            engine,
+            config,
+            ServerSettings(
+                model_id=Path(positionals.checkpoint).name
+                if Path(positionals.checkpoint).is_dir()
+                else positionals.checkpoint,
+                precision=precision,
+                max_body_bytes=options.max_body_bytes,
+                max_client_batch_size=options.max_client_batch_size,
+                auto_truncate=not options.refuse_long_texts,
+                allow_thresholds=options.allow_thresholds,
+                api_key=options.api_key or os.environ.get("ADAEXIT_API_KEY"),
+            ),
+        )
+        host, port = listening.getsockname()[:2]
+        print(f"adaexit serve: {positionals.checkpoint} on http://{host}:{port}, Ctrl-C stops it", file=sys.stderr)
+        settings = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=30)
+        with engine:
+            uvicorn.Server(settings).run(sockets=[listening])
+
+
+def started(checkpoint: str, options: ServeOptions) -> tuple[EarlyExitEngine, Any, str]:
+    """Load a checkpoint and start the engine.
+
+    Args:
+        checkpoint: Local folder or Hub name.
+        options: The flags.
+
+    Returns:
+        The engine, the model's config, and what the model computes in.
+
+    Raises:
+        ValueError: As `load_runtime`; or a flag does not fit the runtime.
+    """
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    model, tokenizer = load_runtime(checkpoint, options, options.exit_threshold)
+    early_exit = False if model.config.exit_threshold is None else None
+    if not isinstance(model, ExportedModel):
+        engine = EarlyExitEngine(
+            model,
+            tokenizer,
+            early_exit=early_exit,
+            batch_tokens=options.batch_tokens,
+            max_texts=options.max_concurrent_texts,
+        )
+        return engine, model.config, str(model.dtype).removeprefix("torch.")
+    classifier = model.classifier
+    longest = classifier.facts["max_tokens"]
+    if options.max_seq_length not in (None, longest):
+        raise ValueError(
+            f"max_seq_length: got {options.max_seq_length}, but the exported model truncates to {longest} tokens; "
+            "leave it out"
+        )
+    if options.batch_tokens is not None:
+        raise ValueError(
+            f"batch_tokens: got {options.batch_tokens} with --runtime onnx, which runs text by text; leave it out"
+        )
+    classifier.threads = options.threads or classifier.threads
+    threshold = model.config.exit_threshold
+    engine = EarlyExitEngine(
+        classifier, exit_threshold=threshold, early_exit=early_exit, max_texts=options.max_concurrent_texts
+    )
+    return engine, model.config, classifier.precision
