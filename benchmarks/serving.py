@@ -47,7 +47,7 @@ from adaexit_hf.benchmark.records import Record, commit, find_record, machine, r
 from adaexit_hf.cli.predict import PredictOptions, items_of_input
 from adaexit_hf.models.padded_batches import padded_batch
 from adaexit_hf.serving import EarlyExitEngine
-from adaexit_hf.serving.backends import TorchBackend
+from adaexit_hf.serving.backends import Outcome, TokenizedText, TorchBackend
 from adaexit_hf.serving.engine import companions
 from adaexit_hf.utils.processor import default_batch_tokens
 
@@ -135,6 +135,31 @@ class Batching:
         self.thread.join()
 
 
+class Nothing:
+    """A backend whose layers do nothing, so that only the engine's own work takes time."""
+
+    batch_tokens, workers, max_tokens = 1000, 1, None
+
+    def __init__(self, layers: int) -> None:
+        self.layers = self.exit_layers = range(1, layers + 1)
+        self.logits = torch.zeros(1, 2)
+
+    def read(self, item: Any) -> TokenizedText:
+        return TokenizedText(item, 10, (), False)
+
+    def thresholds_in_use(self, exit_threshold: Any, early_exit: Any) -> None:
+        return None
+
+    def embed(self, rows: Any) -> Any:
+        return rows
+
+    def joined(self, pieces: Any) -> Any:
+        return pieces[0][0]
+
+    def run(self, stage: int, batch: Any, thresholds: Any) -> Outcome:
+        return Outcome(batch, [thresholds is None], self.logits, [0.0])
+
+
 class _Waiting:
     def __init__(self, text: Any) -> None:
         self.text, self.future = text, Future[Any]()
@@ -186,8 +211,15 @@ class Work:
         """Milliseconds of a single text: in the engine, and with the engine's steps called without its threads.
 
         Texts are timed in turn; of each the fastest of the rounds counts, so that other programs disturb little.
+        `own_milliseconds` is the median of an engine of as many layers that do nothing.
         """
-        found: Record = {}
+        times = []
+        with EarlyExitEngine(Nothing(self.model.config.exit_layers[-1])) as engine:
+            for _ in range(2000):
+                began = time.perf_counter()
+                engine.submit("").result()
+                times.append(1000 * (time.perf_counter() - began))
+        found: Record = {"own_milliseconds": median(times)}
         texts = self.texts[: self.arguments.single_texts]
         for way in ("exits", "full depth"):
             with started(way, self.model, self.tokenizer, self.batch_tokens) as engine:
@@ -326,7 +358,7 @@ def table(records: Sequence[Record]) -> str:
 # The load test of the HTTP server ----------------------------------------------------------------------------------
 
 
-def load_test(port: int, texts: Sequence[str], answers: Any, labels: Any, count: int, clients: int = 16) -> Record:
+def load_test(port: int, texts: Sequence[str], answers: Any, labels: Any, numbers: range, clients: int = 16) -> Record:
     """Send many requests to a server on loopback, good and bad ones, and check what comes back.
 
     Args:
@@ -334,7 +366,7 @@ def load_test(port: int, texts: Sequence[str], answers: Any, labels: Any, count:
         texts: texts to send.
         answers: what `predict` answers to them.
         labels: names of the labels.
-        count: number of requests.
+        numbers: numbers of the requests; each decides what is sent.
         clients: requests at a time.
 
     Returns:
@@ -387,7 +419,7 @@ def load_test(port: int, texts: Sequence[str], answers: Any, labels: Any, count:
         return kind, "" if good else f"{kind}: status {status}, {found!r:.300}"
 
     with ThreadPoolExecutor(clients) as pool:
-        results = list(pool.map(one, range(count)))
+        results = list(pool.map(one, numbers))
     wrong = [message for _, message in results if message]
     return {"sent": dict(Counter(kind for kind, _ in results)), "wrong": len(wrong), "messages": wrong[:20]}
 
@@ -469,10 +501,11 @@ def serve_and_load(arguments: Arguments, work: Work) -> Record:
     server = subprocess.Popen(command)
     try:
         wait_until_up(port)
-        load_test(port, texts, answers, labels, 200, arguments.clients)  # before memory is looked at
-        sizes = [memory(server.pid)]
-        for _ in range(4):
-            parts.append(load_test(port, texts, answers, labels, (arguments.load or 0) // 4, arguments.clients))
+        load_test(port, texts, answers, labels, range(-200, 0), arguments.clients)  # before memory is looked at
+        sizes, quarter = [memory(server.pid)], (arguments.load or 0) // 4
+        for part in range(4):
+            numbers = range(part * quarter, (part + 1) * quarter)
+            parts.append(load_test(port, texts, answers, labels, numbers, arguments.clients))
             sizes.append(memory(server.pid))
             print(parts[-1], f"{sizes[-1]:.0f} MiB", flush=True)
     finally:

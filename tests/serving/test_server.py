@@ -351,7 +351,7 @@ def test_the_engine_is_closed_with_the_server() -> None:
 def test_nothing_is_lost_and_nothing_mixed_up_under_load(server: Served) -> None:
     answers = predict(server.model, TEXTS, server.tokenizer, progress=False)
     labels = list(server.model.config.id2label.values())
-    found = benchmark.load_test(server.port, TEXTS, answers, labels, count=300)
+    found = benchmark.load_test(server.port, TEXTS, answers, labels, range(300))
     assert found["messages"] == []
     assert found["sent"].keys() == {kind for kind, _ in benchmark.KINDS}
     until(lambda: server.engine.statistics().inside == 0)
