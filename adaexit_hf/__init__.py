@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .models import METHODS, MODEL_TYPES
     from .onnx_runtime import *
     from .pruning import *
+    from .serving import EarlyExitEngine
     from .trainer import *
     from .visualization import *
 

@@ -136,7 +136,9 @@ class _Parameters(BaseModel):
     function_to_apply: Literal["none", "sigmoid", "softmax"] | None = None
 
 
-class _PredictRequest(_Options):
+class PredictRequest(_Options):
+    """The body of `POST /predict`."""
+
     inputs: Any
     parameters: _Parameters | None = None
 
@@ -146,7 +148,9 @@ class _PredictRequest(_Options):
         return inputs_of(value)
 
 
-class _RerankRequest(_Options):
+class RerankRequest(_Options):
+    """The body of `POST /rerank`."""
+
     query: str
     texts: list[str]
     return_text: bool = False
@@ -228,7 +232,7 @@ class _Server:
 
     async def predict(self, request: Request) -> Response:
         """`POST /predict`: the score of every label, the largest first."""
-        asked = await self._read(request, _PredictRequest)
+        asked = await self._read(request, PredictRequest)
         texts, batch = asked.inputs
         answers = await self._answers(request, texts, asked)
         parameters = asked.parameters or _Parameters()
@@ -244,7 +248,7 @@ class _Server:
 
     async def rerank(self, request: Request) -> Response:
         """`POST /rerank`: texts in the order of their score for a query."""
-        asked = await self._read(request, _RerankRequest)
+        asked = await self._read(request, RerankRequest)
         if self.config.num_labels != 1:
             raise RefusedError(424, "Backend", "model is not a re-ranker model: it has several labels; use /predict")
         answers = await self._answers(request, [(asked.query, text) for text in asked.texts], asked)

@@ -7,6 +7,7 @@ there, so a tiny encoder and a few rows stand under the very names.
 import argparse
 import functools
 import importlib
+import json
 import re
 import runpy
 import shlex
@@ -30,6 +31,7 @@ from transformers import (
 
 from adaexit_hf import BerxitConfig, BerxitForSequenceClassification, export_onnx
 from adaexit_hf.cli import main as cli
+from adaexit_hf.serving.server import PredictRequest, RerankRequest
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -156,12 +158,26 @@ def check_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     elif program == "make":
         targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
         assert set(rest) <= set(targets), words
+    elif program == "curl":
+        check_request(rest)
     elif words[:2] == ["pip", "install"]:
         extras = {extra for word in rest for part in re.findall(r"\[(.+)\]", word) for extra in part.split(",")}
         section = (ROOT / "pyproject.toml").read_text().split("[project.optional-dependencies]")[1].split("\n[")[0]
         assert extras <= set(re.findall(r"^(\w+) = ", section, flags=re.MULTILINE)), words
     else:
         raise AssertionError(f"nobody knows how to check {shlex.join(words)}; teach check_command, or leave it out")
+
+
+def check_request(arguments: list[str]) -> None:
+    """A request to the server: an address that it has, and a body that it reads."""
+    (url,) = (word for word in arguments if "://" in word)
+    path = url.removeprefix("http://127.0.0.1:8080")
+    kinds = {"/predict": PredictRequest, "/rerank": RerankRequest}
+    assert path in {*kinds, "/info", "/metrics", "/health"}, url
+    if path in kinds:
+        body = arguments[arguments.index("--data") + 1]
+        kinds[path].model_validate_json(body)
+        assert json.loads(body).keys() <= kinds[path].model_fields.keys()
 
 
 def _stop(*_: Any, **__: Any) -> None:
