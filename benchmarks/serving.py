@@ -228,20 +228,22 @@ class Work:
                     "steps": partial(run_alone, engine),
                 }
                 wall: dict[str, list[list[float]]] = {name: [[] for _ in texts] for name in runs}
-                cpu: Counter[str] = Counter()
+                cpu: dict[str, list[list[float]]] = {name: [[] for _ in texts] for name in runs}
                 for _ in range(self.arguments.rounds + 1):
                     for place, text in enumerate(texts):
                         for name, run in runs.items():
                             began, used = time.perf_counter(), time.process_time()
                             run(text)
                             wall[name][place].append(time.perf_counter() - began)
-                            cpu[name] += time.process_time() - used
-            milliseconds = {name: 1000 * mean(min(times[1:]) for times in wall[name]) for name in runs}
-            count = len(texts) * (self.arguments.rounds + 1)
+                            cpu[name][place].append(time.process_time() - used)
+            milliseconds, cpu_milliseconds = (
+                {name: 1000 * mean(min(times[1:]) for times in values[name]) for name in runs}
+                for values in (wall, cpu)
+            )
             found[way] = {
                 "milliseconds": milliseconds,
                 "overhead": milliseconds["engine"] - milliseconds["steps"],
-                "cpu_overhead": 1000 * (cpu["engine"] - cpu["steps"]) / count,
+                "cpu_overhead": cpu_milliseconds["engine"] - cpu_milliseconds["steps"],
             }
         return found
 

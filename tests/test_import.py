@@ -80,15 +80,16 @@ print(names, "transformers.trainer" in sys.modules, "adaexit_hf.trainer" in sys.
 
 
 @pytest.mark.slow
-def test_commands_need_the_extra_onnx_only_to_use_it() -> None:
+def test_commands_need_the_extras_onnx_and_serve_only_to_use_them() -> None:
     modules = [
         "adaexit_hf.export",
+        "adaexit_hf.serving",
         "adaexit_hf.benchmark",
         *(f"adaexit_hf.cli.{name}" for name, _ in COMMANDS.values()),
     ]
     code = f"""
 import importlib, sys
-for name in ("onnx", "onnxruntime", "onnxscript"):
+for name in ("onnx", "onnxruntime", "onnxscript", "prometheus_client", "starlette", "uvicorn"):
     sys.modules[name] = None  # importing it is an ImportError
 for name in {modules}:
     importlib.import_module(name)
@@ -96,8 +97,14 @@ try:
     from adaexit_hf import OnnxEarlyExitClassifier
 except ImportError as error:
     print(error)
+try:
+    import adaexit_hf.serving.server
+except ImportError as error:
+    print(error)
 """
-    assert "pip install adaexit_hf[onnx]" in run_in_new_process(code)
+    printed = run_in_new_process(code)
+    assert "pip install adaexit_hf[onnx]" in printed
+    assert "pip install adaexit_hf[serve]" in printed
 
 
 def test_a_copy_of_the_mapping_has_the_classes() -> None:
