@@ -146,9 +146,14 @@ class RowReader:
         tokenizer: for items that are not tokenized; may be None if all are.
         config: the model's config: whether it was trained on pairs, and the encoder's largest number of tokens and
             size of the vocabulary.
+        warn: whether to warn of truncated rows.
+
+    Attributes:
+        longest: the largest number of tokens of a row; None for no limit.
+        truncated: number of rows that were truncated so far.
     """
 
-    def __init__(self, tokenizer: Any, config: Any) -> None:
+    def __init__(self, tokenizer: Any, config: Any, warn: bool = True) -> None:
         if tokenizer is not None and not callable(tokenizer):
             raise TypeError(
                 f"tokenizer: got {tokenizer!r}; pass the model's tokenizer, or None for tokenized rows. Other "
@@ -160,9 +165,9 @@ class RowReader:
             config, "pairs", None
         )  # the code of an earlier version, saved with a checkpoint, lacks it
         limits = (family_of(encoder_config).max_tokens(encoder_config), getattr(tokenizer, "model_max_length", None))
-        # The largest number of tokens of a row; None for no limit.
         self.longest: int | None = min((limit for limit in limits if limit), default=None)
-        self.truncated = self.told = 0  # rows that were truncated, and how many of them were warned of
+        self.truncated = self.told = 0  # the second: how many of them were warned of
+        self.warn = warn
 
     def rows(self, items: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:
         """Return tokenized rows, each with its index; if an item raises an error, all rows before it come first.
@@ -196,7 +201,7 @@ class RowReader:
             raise failure
 
     def _tell_of_truncated(self) -> None:
-        if self.truncated > self.told:
+        if self.warn and self.truncated > self.told:
             self.told = self.truncated
             warnings.warn(
                 f"{self.truncated} texts have more than {self.longest} tokens, the most that this model reads (the "

@@ -132,8 +132,10 @@ class TorchBackend:
         self._modules = family_of(model.encoder.config).layers(model.encoder)
         self._temperatures = model.config.exit_temperatures
         # A tokenizer cannot be called by two threads at once, as truncation is part of its state.
-        self._reader, self._reading = RowReader(tokenizer, model.config), threading.Lock()
-        self._long_reader, self._reading_long = RowReader(copy.deepcopy(tokenizer), model.config), threading.Lock()
+        self._reader, self._long_reader = (
+            RowReader(own, model.config, warn=False) for own in (tokenizer, copy.deepcopy(tokenizer))
+        )
+        self._reading, self._reading_long = threading.Lock(), threading.Lock()
         self.max_tokens = self._reader.longest
 
     def read(self, item: Any) -> TokenizedText:

@@ -2,7 +2,6 @@
 
 import socket
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -122,9 +121,7 @@ def test_a_port_that_is_taken_is_named(checkpoint: str, capsys: pytest.CaptureFi
         assert f"port: cannot listen on 127.0.0.1:{port}" in refused(capsys, checkpoint, "--port", port)
 
 
-def test_the_exported_model_is_served_with_its_own_threshold(
-    checkpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_exported_model_is_served_with_its_own_threshold(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it gives is tested in tests/onnx_runtime; here, which arguments the engine gets."""
     made: list[Any] = []
 
@@ -133,7 +130,7 @@ def test_the_exported_model_is_served_with_its_own_threshold(
         threads, precision = 2, "int8"
 
     config = build("berxit", num_labels=2, exit_threshold=0.3).config
-    exported = command.ExportedModel(Classifier(), config, tmp_path)
+    exported = command.ExportedModel(Classifier(), config)
     monkeypatch.setattr(command, "load_runtime", lambda *_: (exported, None))
     monkeypatch.setattr(command, "EarlyExitEngine", lambda *args, **options: made.append((args, options)))
     options = command.ServeOptions(runtime="onnx", threads=3, max_concurrent_texts=5)

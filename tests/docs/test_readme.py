@@ -18,8 +18,7 @@ from adaexit_hf.cli import main as cli
 SECTIONS = [
     "Install", "From a file to a faster classifier", "From a classifier that you have", "In Python",
     "Load from the Hub", "Serve without PyTorch", "Serve over HTTP", "Promise a quality", "See it work, and test it",
-    "Methods",
-    "Measured quality", "Measured speed", "Command line",
+    "Methods", "Measured quality", "Measured speed", "Command line",
     "Where things are", "Documentation", "Citation",
 ]  # fmt: skip
 CARD_SECTIONS = [
