@@ -158,7 +158,11 @@ class EarlyExitEngine:
         self._resources = ExitStack()
         self.backend: Backend = self._backend(model_or_folder, tokenizer, batch_tokens)
         self.max_texts = max_texts
-        self.thresholds = self.backend.thresholds_in_use(exit_threshold, early_exit)
+        try:
+            self.thresholds = self.backend.thresholds_in_use(exit_threshold, early_exit)
+        except (TypeError, ValueError):
+            self._resources.close()  # the model returns to its mode
+            raise
         # The cost of a step besides that of its tokens, in tokens; see `default_batch_tokens`.
         self._fixed_cost = self.backend.batch_tokens // 12
         layers, exits = list(self.backend.layers), list(self.backend.exit_layers)
@@ -432,6 +436,8 @@ class EarlyExitEngine:
                     chosen = companions(queue, request, self.backend.batch_tokens, self._fixed_cost)
                     taken = set(map(id, chosen))
                     queue[:] = [each for each in queue if id(each) not in taken]
+                    if any(self._queues):
+                        self._changed.notify()  # another thread, if there is one
                     return overdue, stage, chosen
                 if overdue:
                     return overdue, 0, []

@@ -344,8 +344,10 @@ def test_a_long_text_does_not_hold_the_event_loop() -> None:
     ],
 )
 def test_settings_out_of_range_are_refused(arguments: dict[str, Any], message: str) -> None:
+    model = build("berxit").train()
     with pytest.raises(ValueError, match=message):
-        EarlyExitEngine(build("berxit"), **arguments)
+        EarlyExitEngine(model, **arguments)
+    assert model.training
 
 
 def test_a_model_without_exits_is_refused() -> None:
