@@ -24,7 +24,7 @@ GROUPS = {
         batch_size rounds onnx threads runtime precision int8 dtype device revision
     """,
     "Promise": """
-        changed_answers harm drop mean_difference mean_layers tolerance value_range confidence
+        changed_answers harm drop mean_difference mean_layers tolerance value_range confidence shadow
     """,
     "Server": """
         host port api_key allow_thresholds refuse_long_texts max_client_batch_size max_concurrent_texts

@@ -9,10 +9,12 @@ from typing import Any, ClassVar
 
 import torch
 
+from ..evaluation.certificate_file import SealedCertificate, verify_certificates
 from ..models.configuration_early_exit import check_whole_number
 from ..serving.engine import EarlyExitEngine
+from ..serving.shadow import ShadowTraffic
 from ..utils.imports import needed
-from .options import CHECKPOINT, ModelOptions, Positionals, read_config
+from .options import CHECKPOINT, Fraction, ModelOptions, Positionals, read_config
 from .runtime import ExportedModel, RuntimeOptions, load_runtime
 
 
@@ -50,6 +52,13 @@ class ServeOptions(ModelOptions, RuntimeOptions):
         default=None,
         metadata={"help": "CPU threads. Default: as many as PyTorch uses; with --runtime onnx the number of cores."},
     )
+    shadow: Fraction | None = field(
+        default=None,
+        metadata={
+            "help": "Run this share of the texts at full depth, too, after they were answered, and raise an alarm "
+            "when the certificate no longer holds, e.g. 0.01."
+        },
+    )
 
 
 def serve(options: ServeOptions, positionals: Any) -> None:
@@ -75,6 +84,8 @@ def serve(options: ServeOptions, positionals: Any) -> None:
         raise ValueError(message) from error
     with listening:
         engine, config, precision = started(positionals.checkpoint, options)
+        sealed = certificate_of(positionals.checkpoint, f"{options.runtime} {precision}")
+        shadow = None if options.shadow is None else watched(engine, config, sealed, options.shadow)
         app = create_app(
             engine,
             config,
@@ -88,7 +99,9 @@ def serve(options: ServeOptions, positionals: Any) -> None:
                 auto_truncate=not options.refuse_long_texts,
                 allow_thresholds=options.allow_thresholds,
                 api_key=options.api_key or os.environ.get("ADAEXIT_API_KEY"),
+                certificate=sealed,
             ),
+            shadow,
         )
         host, port = listening.getsockname()[:2]
         print(f"adaexit serve: {positionals.checkpoint} on http://{host}:{port}, Ctrl-C stops it", file=sys.stderr)
@@ -140,3 +153,37 @@ def started(checkpoint: str, options: ServeOptions) -> tuple[EarlyExitEngine, An
         classifier, exit_threshold=threshold, early_exit=early_exit, max_texts=options.max_concurrent_texts
     )
     return engine, model.config, classifier.precision
+
+
+def certificate_of(checkpoint: str, name: str) -> SealedCertificate | None:
+    """The certificate of a checkpoint in a local folder.
+
+    Args:
+        checkpoint: Local folder or Hub name.
+        name: Runtime and precision.
+    """
+    return verify_certificates(checkpoint).get(name) if Path(checkpoint).is_dir() else None
+
+
+def watched(engine: EarlyExitEngine, config: Any, sealed: SealedCertificate | None, share: float) -> ShadowTraffic:
+    """Let a share of the traffic watch the certificate; closes the engine if it cannot.
+
+    Args:
+        engine: The engine.
+        config: The model's config, with the threshold that is served.
+        sealed: The certificate.
+        share: Share of the texts.
+
+    Raises:
+        ValueError: There is no certificate of what is served, or none that can be watched.
+    """
+    try:
+        if sealed is None or sealed.certificate.exit_threshold != config.exit_threshold:
+            raise ValueError(
+                "shadow: needs a certificate of the served threshold, runtime and precision; run adaexit certify "
+                "... --changed_answers 0.02 first, or leave it out"
+            )
+        return ShadowTraffic(engine, sealed, share, config.multi_label)
+    except ValueError:
+        engine.close()
+        raise

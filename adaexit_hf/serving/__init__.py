@@ -9,6 +9,7 @@ from .engine import (
     Statistics,
     TextTooLongError,
 )
+from .shadow import ShadowTraffic
 
 __all__ = [
     "Answer",
@@ -16,6 +17,7 @@ __all__ = [
     "EngineClosedError",
     "InferenceError",
     "QueueFullError",
+    "ShadowTraffic",
     "Statistics",
     "TextTooLongError",
 ]

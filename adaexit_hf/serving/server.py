@@ -12,9 +12,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from ..evaluation.certificate_file import SealedCertificate
 from ..utils.imports import needs
 from ..version import __version__
 from .engine import Answer, EarlyExitEngine, EngineClosedError, InferenceError, QueueFullError, TextTooLongError
+from .shadow import ShadowTraffic
 
 with needs("serve"):
     from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -48,6 +50,7 @@ class ServerSettings:
         allow_thresholds: whether a request may bring an exit threshold.
         api_key: the key that requests must bring, as `Authorization: Bearer KEY`. Default: none.
         body_seconds: seconds in which the body of a request must have arrived.
+        certificate: the model's certificate, for `/info`. Default: none.
     """
 
     model_id: str
@@ -58,6 +61,7 @@ class ServerSettings:
     allow_thresholds: bool = False
     api_key: str | None = None
     body_seconds: float = 30.0
+    certificate: SealedCertificate | None = None
 
 
 class RefusedError(Exception):
@@ -156,15 +160,18 @@ class RerankRequest(_Options):
     return_text: bool = False
 
 
-def create_app(engine: EarlyExitEngine, config: Any, settings: ServerSettings) -> Starlette:
+def create_app(
+    engine: EarlyExitEngine, config: Any, settings: ServerSettings, shadow: ShadowTraffic | None = None
+) -> Starlette:
     """Return the ASGI application, which closes the engine when it is shut down.
 
     Args:
         engine: the engine.
         config: the model's config: labels, method, exit layers, threshold.
         settings: what the server tells and allows.
+        shadow: watches whether the certificate still holds. Default: nothing does.
     """
-    server = _Server(engine, config, settings)
+    server = _Server(engine, config, settings, shadow)
     main = server.rerank if config.num_labels == 1 else server.predict
     routes = [
         Route("/predict", server.route(server.predict), methods=["POST"]),
@@ -194,11 +201,15 @@ def create_app(engine: EarlyExitEngine, config: Any, settings: ServerSettings) -
 class _Server:
     """The handlers of the paths."""
 
-    def __init__(self, engine: EarlyExitEngine, config: Any, settings: ServerSettings) -> None:
-        self.engine, self.config, self.settings = engine, config, settings
+    def __init__(
+        self, engine: EarlyExitEngine, config: Any, settings: ServerSettings, shadow: ShadowTraffic | None
+    ) -> None:
+        self.engine, self.config, self.settings, self.shadow = engine, config, settings, shadow
         self.labels = [config.id2label[index] for index in range(config.num_labels)]
         self.registry = CollectorRegistry()
         self.registry.register(_EngineMetrics(engine))
+        if shadow is not None:
+            self.registry.register(_ShadowMetrics(shadow))
         self.requests = Counter("adaexit_requests", "Requests", ["path", "status"], registry=self.registry)
         self.seconds = Histogram(
             "te_request_duration", "Seconds of answered requests", buckets=SECONDS, registry=self.registry
@@ -330,6 +341,8 @@ class _Server:
                     future.exception()  # else asyncio would log that nobody has looked at it
         if not all(bool(answer.logits.isfinite().all()) for answer in answers):
             raise RefusedError(424, "Backend", "score is NaN or infinite")
+        if self.shadow is not None and asked.exit_threshold is None:
+            self.shadow.offer(texts, answers, truncate)
         return answers
 
     def _scores(self, answer: Answer, function: str | None) -> list[float]:
@@ -375,8 +388,20 @@ class _Server:
             "exit_criterion": config.exit_criterion,
             "exit_threshold": config.exit_threshold,
             "allow_thresholds": settings.allow_thresholds,
+            "certificate": self._certificate(),
         }
         return JSONResponse(facts | {"early_exit": early_exit})
+
+    def _certificate(self) -> dict[str, Any] | None:
+        """Return what is promised, whether it holds for the files, and what the shadow traffic says."""
+        sealed = self.settings.certificate
+        if sealed is None:
+            return None
+        certificate = sealed.certificate
+        facts: dict[str, Any] = {"guarantees": [str(guarantee) for guarantee in certificate.guarantees]}
+        facts |= {"confidence": certificate.confidence, "threshold": certificate.exit_threshold, "n": certificate.n}
+        facts |= {"holds": not sealed.void, "void": list(sealed.void)}
+        return facts | ({} if self.shadow is None else {"alarm": self.shadow.monitor.alarm})
 
     async def metrics(self, _: Request) -> Response:
         """`GET /metrics`, for Prometheus."""
@@ -421,6 +446,28 @@ class _EngineMetrics(Collector):
         }
         for name, text in counts.items():
             yield CounterMetricFamily(f"adaexit_texts_{name}", text, value=getattr(found, name))
+
+
+class _ShadowMetrics(Collector):
+    """What the monitor of a certificate has seen, read whenever Prometheus asks."""
+
+    def __init__(self, shadow: ShadowTraffic) -> None:
+        self.shadow = shadow
+
+    def collect(self) -> Iterator[Metric]:
+        """Return all metrics."""
+        monitor = self.shadow.monitor
+        yield CounterMetricFamily("adaexit_shadow_texts", "Texts that also ran at full depth", value=monitor.n)
+        yield CounterMetricFamily(
+            "adaexit_shadow_left_out", "Sampled texts that could not be run", value=self.shadow.left_out
+        )
+        gauges = {
+            "adaexit_shadow_risk": ("Mean of what the certificate limits, of these texts", monitor.risk),
+            "adaexit_certificate_e_value": ("Evidence against the certificate, 1 at first", monitor.e_value),
+            "adaexit_certificate_alarm": ("1 if the certificate no longer holds", float(monitor.alarm)),
+        }
+        for name, (text, value) in gauges.items():
+            yield GaugeMetricFamily(name, text, value=value)
 
 
 def _histogram(name: str, text: str, counts: dict[int, int], bounds: Any) -> HistogramMetricFamily:

@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -141,3 +142,23 @@ def test_the_exported_model_is_served_with_its_own_threshold(checkpoint: str, mo
     for name, value in (("max_seq_length", 16), ("batch_tokens", 64)):
         with pytest.raises(ValueError, match=f"^{name}: got {value}"):
             command.started(checkpoint, command.ServeOptions(**{"runtime": "onnx", name: value}))
+
+
+def test_shadow_needs_a_certificate(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    message = "shadow: needs a certificate of the served threshold, runtime and precision"
+    assert message in refused(capsys, checkpoint, "--port", "0", "--shadow", "1%")
+
+
+def test_shadow_watches_the_certificate(checkpoint: str, ask: Any, tmp_path: Any) -> None:
+    (tmp_path / "texts.txt").write_text("".join(f"w5 w{4 + word}\n" for word in range(40)))
+    flags = ["--file", str(tmp_path / "texts.txt"), "--changed_answers", "90%"]
+    try:
+        assert cli.main(["certify", checkpoint, *flags]) == 0
+
+        def question(client: TestClient) -> dict[str, Any]:
+            return client.get("/info").json()["early_exit"]["certificate"]
+
+        found = ask(question, "--shadow", "1%")
+    finally:
+        (Path(checkpoint) / "certificate.json").unlink(missing_ok=True)
+    assert found["guarantees"] == ["changed_answers <= 0.9"] and found["holds"] and found["alarm"] is False
