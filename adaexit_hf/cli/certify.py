@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from ..evaluation.certificate import Certificate, Refusal
+from ..evaluation.certificate import Certificate, Check, Refusal, check_on_rows
 from ..evaluation.certificate import certify as certify_trace
 from ..evaluation.certificate_file import (
     CERTIFICATE_FILE,
@@ -17,9 +17,8 @@ from ..evaluation.certificate_file import (
     verify_certificates,
 )
 from ..evaluation.fingerprints import UNKNOWN, overlap, read_seen_rows
-from ..evaluation.guarantee import Guarantee, row_losses
-from ..evaluation.monitor import CertificateMonitor
-from ..evaluation.trace import ExitTrace, at_exits
+from ..evaluation.guarantee import Guarantee
+from ..evaluation.trace import ExitTrace
 from ..onnx_runtime.folder import MANIFEST, find_folder
 from ..utils.files import check_writable, replace_text
 from .data_arguments import DataArguments
@@ -139,7 +138,7 @@ def certify(options: CertifyOptions, positionals: Any) -> None:
     saved = None
     if isinstance(found, Certificate) and not options.dry_run:
         saved = CERTIFICATE_FILE
-        save_threshold(model, folder, found.threshold)
+        save_threshold(model, folder, found.exit_threshold)
         runtime, precision = ran_by(model).values()
         save_certificate(
             folder, found, runtime=runtime, precision=precision, max_tokens=tokenizer.model_max_length, data=data
@@ -177,19 +176,22 @@ def verify(options: VerifyOptions, positionals: Any) -> None:
     sealed = verify_certificates(folder)
     if not sealed:
         raise RefusedError(f"'{folder}' has no {CERTIFICATE_FILE}; call adaexit certify {folder} ...")
-    tests: list[dict[str, Any]] = []
-    name = None
+    tests: tuple[Check, ...] = ()
+    name, unit = None, "rows" if options.group_column is None else "groups"
     if with_rows:
         model, tokenizer = load_runtime(positionals.checkpoint, options, threshold_needed=False)
         name = " ".join(ran_by(model).values())
         if name not in sealed:
             raise RefusedError(f"'{folder}' has no certificate for {name}, only for {', '.join(sealed)}")
         trace, groups, data = rows_to_certify("verify", model, tokenizer, options)
-        tests = [
-            tested(trace, groups, sealed[name].certificate, guarantee) for guarantee in guarantees_tested(sealed[name])
-        ]
+        certificate = sealed[name].certificate
+        tests = check_on_rows(certificate, trace, groups)
+        if trace.fingerprint == certificate.fingerprint:
+            message = "these are the rows that were certified, which say nothing new; pass others"
+            print(f"adaexit verify: {message}", file=sys.stderr)
     if options.json:
-        print_json({key: described(each) | ({"tests": tests} if key == name else {}) for key, each in sealed.items()})
+        shown = [vars(test) | {"guarantee": str(test.guarantee), "unit": unit} for test in tests]
+        print_json({key: described(each) | ({"tests": shown} if key == name else {}) for key, each in sealed.items()})
     else:
         for key, each in sealed.items():
             print(f"{key}: {'void' if each.void else 'holds for these files'}")
@@ -197,10 +199,10 @@ def verify(options: VerifyOptions, positionals: Any) -> None:
             for reason in each.void:
                 print(f"  void: {reason}")
         for test in tests:
-            verdict = "contradicted" if test["contradicted"] else "not contradicted"
-            print(f"{name}: {test['guarantee']} is {verdict} by {test['n']} {test['unit']}: {test['risk']:.4g} there")
+            verdict = "contradicted" if test.contradicted else "not contradicted"
+            print(f"{name}: {test.guarantee} is {verdict} by {test.n} {unit}: {test.risk:.4g} there")
     void = [key for key, each in sealed.items() if each.void]
-    contradicted = [test["guarantee"] for test in tests if test["contradicted"]]
+    contradicted = [str(test.guarantee) for test in tests if test.contradicted]
     if void or contradicted:
         reasons = [f"void: {', '.join(void)}"] if void else []
         reasons += [f"contradicted: {', '.join(contradicted)}"] if contradicted else []
@@ -373,24 +375,23 @@ def save_threshold(model: Any, folder: Path, threshold: Any) -> None:
         folder: The checkpoint's folder.
         threshold: The threshold.
     """
-    value = list(threshold) if isinstance(threshold, tuple) else threshold
     if isinstance(model, ExportedModel):
         path = model.classifier.folder / MANIFEST
         manifest = json.loads(path.read_text(encoding="utf-8"))
         entry = manifest["precisions"][model.classifier.precision]
-        if entry.get("exit_threshold") != value:
+        if entry.get("exit_threshold") != threshold:
             for name in ("max_drop", "results"):  # of the old threshold
                 entry.pop(name, None)
-        entry |= {"exit_threshold": value, "calibrated": True}
+        entry |= {"exit_threshold": threshold, "calibrated": True}
         replace_text(path, json.dumps(manifest, indent=2) + "\n")
         return
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     old = config.get("exit_threshold")
-    if old == value:
+    if old == threshold:
         return
-    replace_text(path, json.dumps(config | {"exit_threshold": value}, indent=2, sort_keys=True) + "\n")
-    print(f"adaexit certify: exit_threshold in config.json is {value}, was {old}", file=sys.stderr)
+    replace_text(path, json.dumps(config | {"exit_threshold": threshold}, indent=2, sort_keys=True) + "\n")
+    print(f"adaexit certify: exit_threshold in config.json is {threshold}, was {old}", file=sys.stderr)
     stale = [name for name in ("metrics.json", "README.md", "report.html") if (folder / name).exists()]
     if stale:
         print(
@@ -401,45 +402,6 @@ def save_threshold(model: Any, folder: Path, threshold: Any) -> None:
     if find_folder(folder) is not None:
         message = f"the exported model has the old threshold; run adaexit export {folder} ..."
         print(f"adaexit certify: {message}", file=sys.stderr)
-
-
-def guarantees_tested(sealed: SealedCertificate) -> list[Guarantee]:
-    """The guarantees of a certificate that rows can contradict: all but that of the layers."""
-    return [guarantee for guarantee in sealed.certificate.guarantees if guarantee.kind != "mean_layers"]
-
-
-def tested(
-    trace: ExitTrace, groups: list[Any] | None, certificate: Certificate, guarantee: Guarantee
-) -> dict[str, Any]:
-    """Test whether rows contradict a guarantee at the certified threshold.
-
-    Args:
-        trace: Trace of the rows.
-        groups: The group of each row, or None.
-        certificate: The certificate.
-        guarantee: One of its guarantees.
-
-    Returns:
-        `guarantee`, `n`, `unit`, `risk` on the rows, `e_value` and whether they contradict it.
-    """
-    threshold = list(certificate.threshold) if isinstance(certificate.threshold, tuple) else certificate.threshold
-    losses = at_exits(row_losses(trace, guarantee), trace.exits_at(threshold)).tolist()
-    if groups is not None:
-        of_group: dict[Any, list[float]] = {}
-        for group, loss in zip(groups, losses, strict=True):
-            of_group.setdefault(group, []).append(loss)
-        losses = [sum(values) / len(values) for values in of_group.values()]
-    monitor = CertificateMonitor(guarantee, delta=1 - certificate.confidence)
-    for loss in losses:
-        monitor.update_loss(loss)
-    return {
-        "guarantee": str(guarantee),
-        "n": monitor.n,
-        "unit": "rows" if groups is None else "groups",
-        "risk": monitor.risk,
-        "e_value": monitor.e_value,
-        "contradicted": monitor.alarm,
-    }
 
 
 def described(sealed: SealedCertificate) -> dict[str, Any]:

@@ -138,7 +138,7 @@ def report(options: ReportOptions, positionals: Any) -> None:
     if exported:
         note += f" Runtime: ONNX, {model.classifier.precision}."
     sealed = verify_certificates(folder).get(" ".join(ran_by(model).values())) if folder.is_dir() else None
-    if sealed is not None and not sealed.void and threshold == sealed.certificate.threshold:
+    if sealed is not None and not sealed.void and threshold == sealed.certificate.exit_threshold:
         note += f" Certified: {sealed}."
     method, attributions = model.config.model_type, None
     if options.explain:

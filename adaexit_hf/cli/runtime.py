@@ -152,9 +152,8 @@ def tell_of_certificate(folder: Path, model: Any, tokenizer: Any) -> None:
         return
     sealed = certificates[name]
     reasons = list(sealed.void)
-    certified = sealed.certificate.threshold
-    used = model.config.exit_threshold
-    if used != (list(certified) if isinstance(certified, tuple) else certified):
+    used, certified = model.config.exit_threshold, sealed.certificate.exit_threshold
+    if used != certified:
         reasons.append(f"the threshold is {used}, certified was {certified}")
     if sealed.max_tokens not in (None, tokenizer.model_max_length):
         reasons.append(f"texts are truncated to {tokenizer.model_max_length} tokens, not to {sealed.max_tokens}")

@@ -103,6 +103,11 @@ class Certificate:
             f"layers are saved ({self.mean_layers:.2f} are run)."
         )
 
+    @property
+    def exit_threshold(self) -> float | list[float]:
+        """The threshold as a config has it: one number, or a list with one per exit."""
+        return list(self.threshold) if isinstance(self.threshold, tuple) else self.threshold
+
     def as_dict(self) -> dict[str, Any]:
         """Return everything as values that JSON can represent."""
         return _plain_dict(self)
@@ -268,6 +273,66 @@ frequent as here. The best that these 100 rows can certify is changed_answers <=
     return _refusal(tests, path, at, good, wanted, float(confidence), groups is not None)
 
 
+@dataclass(frozen=True)
+class Check:
+    """Whether rows contradict a guarantee.
+
+    Attributes:
+        guarantee: The guarantee.
+        n: Number of independent rows, or of groups.
+        risk: Its mean over them at the certified threshold.
+        p_value: Probability of so large a mean or a larger one if the guarantee holds, or a bound of it.
+        contradicted: Whether that is so improbable that the guarantee does not hold for texts like these.
+    """
+
+    guarantee: Guarantee
+    n: int
+    risk: float
+    p_value: float
+    contradicted: bool
+
+
+def check_on_rows(
+    certificate: Certificate, trace: ExitTrace, groups: Sequence[Hashable] | None = None
+) -> tuple[Check, ...]:
+    """Test whether rows contradict a certificate at its threshold, whatever their order.
+
+    If all its guarantees hold, any of them is found to be contradicted with a probability of at most 1 minus the
+    certificate's confidence. Few rows seldom contradict, and the rows that were certified prove nothing.
+
+    Args:
+        certificate: The certificate.
+        trace: Trace of the rows, of the same model.
+        groups: As for `certify`.
+
+    Returns:
+        A check of each guarantee.
+
+    Raises:
+        ValueError: If labels are needed and missing, or the trace is of a model with other exits.
+
+    Examples:
+        >>> scores = torch.stack([torch.ones(400), torch.zeros(400)], dim=1)
+        >>> first, last = torch.eye(2)[(torch.arange(400) < 20).long()], torch.eye(2)[torch.zeros(400, dtype=int)]
+        >>> trace = ExitTrace(
+        ...     torch.stack([first, last], dim=1), scores, None, (3, 12), "gt", "confidence", bounds=(0.0, 1.0)
+        ... )
+        >>> certificate = certify(trace, Guarantee("changed_answers", 0.1))
+        >>> (check,) = check_on_rows(certificate, trace.take(torch.arange(100)))  # 20 of these 100 are answered otherwise
+        >>> check.n, round(check.risk, 3), round(check.p_value, 4), check.contradicted
+        (100, 0.2, 0.002, True)
+    """
+    delta = (1 - certificate.confidence) / len(certificate.guarantees)
+    units = _Groups(trace, groups)
+    chosen = trace.exits_at(certificate.exit_threshold)
+    checks = []
+    for guarantee in certificate.guarantees:
+        test = _Test(trace, guarantee, delta, units)
+        p_value = test.p_value_of_breach(chosen)
+        checks.append(Check(guarantee, units.count, test.risk(chosen), p_value, p_value <= delta))
+    return tuple(checks)
+
+
 class _Groups:
     """Turns a value per row into the values that are independent: themselves, or the means of groups."""
 
@@ -311,6 +376,13 @@ class _Test:
         if self.exact:
             return binomial_p_value(round(values.sum()), len(values), limit)
         return betting_p_value(values, limit, self.delta)
+
+    def p_value_of_breach(self, chosen: Tensor) -> float:
+        """Return the p-value of the opposite hypothesis, that the mean is at most the limit."""
+        values = self.values(chosen)
+        if self.exact:
+            return binomial_p_value(len(values) - round(values.sum()), len(values), 1 - self.limit)
+        return betting_p_value(1 - values, 1 - self.limit, self.delta)
 
     def passes(self, chosen: Tensor) -> bool:
         return self.p_value(self.values(chosen), self.limit) <= self.delta

@@ -121,11 +121,10 @@ def save_certificate(
     """
     folder = Path(folder)
     config = _settings(folder, runtime, precision)
-    threshold = list(certificate.threshold) if isinstance(certificate.threshold, tuple) else certificate.threshold
-    if config["exit_threshold"] != threshold:
+    if config["exit_threshold"] != certificate.exit_threshold:
         raise ValueError(
-            f"folder: the model in '{folder}' has the threshold {config['exit_threshold']}, certified is {threshold}; "
-            "set model.config.exit_threshold and save the model first"
+            f"folder: the model in '{folder}' has the threshold {config['exit_threshold']}, certified is "
+            f"{certificate.exit_threshold}; set model.config.exit_threshold and save the model first"
         )
     for name, certified in certificate.settings.items():
         if name in config and config[name] != certified:

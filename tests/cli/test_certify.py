@@ -187,6 +187,7 @@ def test_verify_tests_rows_against_the_certificate(checkpoint, texts, call) -> N
     found = json.loads(call("verify", checkpoint, *texts, "--json").out)["torch float32"]
     (test,) = found["tests"]
     assert found["holds"] and (test["n"], test["contradicted"]) == (125, False)
+    assert "these are the rows that were certified" in call("verify", checkpoint, *texts).err
 
 
 def test_verify_says_where_rows_contradict(checkpoint, texts, call) -> None:

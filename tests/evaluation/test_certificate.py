@@ -11,6 +11,7 @@ from helpers.traces import by_hand
 
 from adaexit_hf import Certificate, ExitTrace, Guarantee, Refusal, certify, collect_trace, overlap
 from adaexit_hf.evaluation.bounds import betting_p_value, binomial_p_value
+from adaexit_hf.evaluation.certificate import check_on_rows
 from adaexit_hf.evaluation.fingerprints import row_hash
 from adaexit_hf.evaluation.guarantee import row_losses
 from adaexit_hf.evaluation.thresholds import fixed_thresholds
@@ -324,3 +325,53 @@ def test_arguments_of_another_type():
 def test_one_exit_is_nothing_to_certify():
     with pytest.raises(ValueError, match="trace: has one exit"):
         certify(random_trace(exits=1, logits=torch.zeros(300, 1, 3)), CHANGED)
+
+
+def certified(limit: float, *more: Guarantee, **changes: object) -> tuple[Certificate, ExitTrace]:
+    trace = random_trace(**changes)
+    certificate = certify(trace, [Guarantee("changed_answers", limit), *more])
+    assert isinstance(certificate, Certificate)
+    return certificate, trace
+
+
+def test_rows_contradict_by_their_number_and_in_any_order():
+    certificate, trace = certified(0.1)
+    losses = row_losses(trace, certificate.guarantees[0])
+    chosen = trace.exits_at(certificate.threshold)
+    lost = losses[torch.arange(len(chosen)), chosen].sort(stable=True)
+    in_order = trace.take(lost.indices)  # those with another answer last, as in a file that is sorted by class
+    (check,) = check_on_rows(certificate, in_order)
+    assert not check.contradicted and check == check_on_rows(certificate, trace)[0]
+    assert check_on_rows(certificate, in_order.take(torch.arange(250, 300)))[0].contradicted
+
+
+def test_a_check_is_the_exact_test_of_the_other_side():
+    certificate, trace = certified(0.1)
+    few = trace.take(torch.arange(40))
+    (check,) = check_on_rows(certificate, few)
+    count = round(check.risk * 40)
+    expected = sum(math.comb(40, k) * 0.1**k * 0.9 ** (40 - k) for k in range(count, 41))
+    assert check.p_value == pytest.approx(expected)
+
+
+def test_all_guarantees_of_a_certificate_are_checked_with_its_confidence():
+    certificate, trace = certified(0.2, Guarantee("mean_layers", 5.0))
+    strict = dataclasses.replace(trace, scores=torch.zeros_like(trace.scores))  # no row leaves early
+    quality, cost = check_on_rows(certificate, strict)
+    assert not quality.contradicted and cost.contradicted and cost.risk == 6
+    assert len(trace.logits) > 5 and check_on_rows(certificate, trace, groups=[0, 1, 2] * 100)[0].n == 3
+
+
+@pytest.mark.slow
+def test_a_promise_that_is_kept_is_seldom_contradicted():
+    found = 0
+    certificate, _ = certified(0.1)
+    for seed in range(1000):
+        losses = torch.rand(200, generator=torch.Generator().manual_seed(seed)) < 0.1
+        first = torch.eye(2)[losses.long()]
+        last = torch.eye(2)[torch.zeros(200, dtype=torch.long)]
+        scores = torch.tensor([1.0, 1.0, 0.0]).repeat(200, 1)
+        facts = {"criterion": "confidence", "bounds": (0.0, 1.0)}
+        trace = ExitTrace(torch.stack([first, first, last], dim=1), scores, None, (2, 4, 6), "gt", **facts)
+        found += check_on_rows(certificate, trace)[0].contradicted
+    assert found <= 64  # 5 % and two standard errors
