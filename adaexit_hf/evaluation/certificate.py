@@ -318,7 +318,7 @@ def check_on_rows(
         ...     torch.stack([first, last], dim=1), scores, None, (3, 12), "gt", "confidence", bounds=(0.0, 1.0)
         ... )
         >>> certificate = certify(trace, Guarantee("changed_answers", 0.1))
-        >>> (check,) = check_on_rows(certificate, trace.take(torch.arange(100)))  # 20 of these 100 are answered otherwise
+        >>> (check,) = check_on_rows(certificate, trace.take(torch.arange(100)))  # 20 answers differ
         >>> check.n, round(check.risk, 3), round(check.p_value, 4), check.contradicted
         (100, 0.2, 0.002, True)
     """

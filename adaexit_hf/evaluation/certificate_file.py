@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatch
+from fnmatch import fnmatchcase
 from functools import cache
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..onnx_runtime.folder import MANIFEST, find_folder, hash_of_file
+from ..onnx_runtime.folder import MANIFEST, TOKENIZER, find_folder, hash_of_file
 from ..utils.files import replace_text
 from ..version import __version__
 from .certificate import Certificate
@@ -21,11 +21,12 @@ from .guarantee import KINDS
 CERTIFICATE_FILE = "certificate.json"
 # Raised by changes that older versions cannot read.
 FORMAT_VERSION = 1
-# Files beside a model that no answer depends on: the certificate itself, descriptions and measurements, and what a
-# training run leaves behind. All others are sealed.
+# Files beside a model that no answer depends on: the certificate itself, descriptions, measurements and data, and what
+# a training run leaves behind. All others are sealed.
 NOT_SEALED = (
-    *(CERTIFICATE_FILE, "README.md", "metrics.json", "curve.json", "report.html", "*.png", "*.svg", ".*", "_*"),
-    *("seen_rows.npz", "stages.json", "training_args.bin", "trainer_state.json", "losses-*.jsonl"),
+    *(CERTIFICATE_FILE, "metrics.json", "curve.json", "*_results.json", "*.md", "LICENSE*", "report.html", ".*", "_*"),
+    *("*.png", "*.svg", "*.csv", "*.tsv", "*.jsonl", "seen_rows.npz", "stages.json", "training_args.bin"),
+    *("trainer_state.json", "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth"),
 )
 
 
@@ -228,16 +229,19 @@ def sealed_files(folder: str | Path, runtime: str = "torch", precision: str = "f
     if runtime == "torch":
         if not (folder / "config.json").is_file():
             raise ValueError(f"folder: '{folder}' has no config.json; pass the folder of a saved model")
-        files = sorted(path for path in folder.iterdir() if path.is_file())
-        sealed = [path for path in files if not any(fnmatch(path.name, pattern) for pattern in NOT_SEALED)]
-        return {path.name: hash_of_file(path) for path in sealed}
+        return {path.name: hash_of_file(path) for path in _sealed_in(folder)}
     manifest, exported = _manifest(folder, precision)
     own = manifest | {"precisions": {precision: manifest["precisions"][precision]}}
     hashes = {MANIFEST: _digest(own)}
-    graphs = sorted((exported / precision).iterdir())
-    for path in [exported / "tokenizer.json", *graphs]:
+    for path in [exported / TOKENIZER, *_sealed_in(exported / precision)]:
         hashes[path.relative_to(exported).as_posix()] = hash_of_file(path)
     return hashes
+
+
+def _sealed_in(folder: Path) -> list[Path]:
+    """Return the files of a folder, not of those in it, that answers may depend on."""
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    return [path for path in files if not any(fnmatchcase(path.name, pattern) for pattern in NOT_SEALED)]
 
 
 def _manifest(folder: Path, precision: str) -> tuple[dict[str, Any], Path]:

@@ -279,3 +279,12 @@ def test_certify_binds_the_exported_model(capsys, checkpoint, exported) -> None:
     assert OnnxEarlyExitClassifier.from_pretrained(checkpoint, "int8").exit_threshold == sealed.certificate.threshold
     called(capsys, "calibrate", checkpoint, *exported[1], "--runtime", "onnx", "--max_drop", "99%")
     assert "void: onnx int8" in refused(capsys, "verify", checkpoint)
+
+
+def test_what_is_written_beside_graphs_does_not_void(capsys, checkpoint, exported) -> None:
+    runtime = ("--runtime", "onnx")
+    called(capsys, "certify", checkpoint, *exported[1], *runtime, "--changed_answers", "90%")
+    called(capsys, "report", checkpoint, *exported[1], *runtime)
+    Path(checkpoint, "onnx", "int8", ".cache").mkdir()
+    assert "onnx int8: holds for these files" in called(capsys, "verify", checkpoint)
+    assert "Certified: share of texts" in Path(checkpoint, "onnx", "int8", "report.html").read_text()
