@@ -13,7 +13,10 @@ from ..evaluation.certificate import certify as certify_trace
 from ..evaluation.certificate_file import (
     CERTIFICATE_FILE,
     SealedCertificate,
+    read_records,
     save_certificate,
+    sealed_files,
+    source_in_words,
     verify_certificates,
 )
 from ..evaluation.fingerprints import UNKNOWN, overlap, read_seen_rows
@@ -24,7 +27,7 @@ from ..utils.files import check_writable, replace_text
 from .data_arguments import DataArguments
 from .errors import RefusedError, wrong_usage
 from .evaluate import labelled_splits
-from .options import CHECKPOINT, Fraction, LoadOptions, OutputOptions, Positionals, local_folder
+from .options import LOCAL_CHECKPOINT, Fraction, LoadOptions, OutputOptions, Positionals, local_folder
 from .predict import PredictOptions, items_of_input
 from .runtime import ExportedModel, RuntimeOptions, load_runtime, ran_by, trace_of
 from .streams import print_json
@@ -57,7 +60,7 @@ class RowsOptions(DataArguments, LoadOptions, RuntimeOptions, OutputOptions):
 class CertifyOptions(RowsOptions):
     """Flags of `adaexit certify`."""
 
-    positionals: ClassVar[Positionals] = CHECKPOINT
+    positionals: ClassVar[Positionals] = LOCAL_CHECKPOINT
     changed_answers: Fraction | None = field(
         default=None,
         metadata={"help": "Promise: at most this share of the texts gets another answer than at full depth."},
@@ -91,8 +94,8 @@ class CertifyOptions(RowsOptions):
     repeats: str | None = field(
         default=None,
         metadata={
-            "help": "What to do with rows that training or a choice has seen: drop them, or keep them where the same "
-            "texts recur by themselves. Default: refuse."
+            "help": "What to do with rows that training or a choice has seen: drop them, and promise something of new "
+            "texts only, or keep them where the same texts recur by themselves. Default: refuse."
         },
     )
     dry_run: bool = field(default=False, metadata={"help": "Show what would be certified, and save nothing."})
@@ -124,9 +127,15 @@ def certify(options: CertifyOptions, positionals: Any) -> None:
     folder = local_folder(positionals.checkpoint)
     if not options.dry_run:
         check_writable("checkpoint", folder)
+        read_records(folder)  # raises if no certificate can be added
     model, tokenizer = load_runtime(positionals.checkpoint, options, threshold_needed=False)
+    runtime, precision = ran_by(model).values()
+    files = sealed_files(folder, runtime, precision)
     trace, groups, data = rows_to_certify("certify", model, tokenizer, options)
+    rows = len(trace.logits)
     trace, groups, seen = without_seen_rows(trace, groups, folder, options.repeats)
+    if len(trace.logits) < rows:
+        data["left_out"] = rows - len(trace.logits)
     found = certify_trace(
         trace,
         guarantees,
@@ -138,8 +147,12 @@ def certify(options: CertifyOptions, positionals: Any) -> None:
     saved = None
     if isinstance(found, Certificate) and not options.dry_run:
         saved = CERTIFICATE_FILE
+        changed = sorted(dict(files.items() ^ sealed_files(folder, runtime, precision).items()))
+        if changed:
+            raise ValueError(
+                f"checkpoint: {', '.join(changed)} in '{folder}' has changed since the model was loaded; certify again"
+            )
         save_threshold(model, folder, found.exit_threshold)
-        runtime, precision = ran_by(model).values()
         save_certificate(
             folder, found, runtime=runtime, precision=precision, max_tokens=tokenizer.model_max_length, data=data
         )
@@ -156,7 +169,7 @@ def certify(options: CertifyOptions, positionals: Any) -> None:
 class VerifyOptions(RowsOptions):
     """Flags of `adaexit verify`."""
 
-    positionals: ClassVar[Positionals] = CHECKPOINT
+    positionals: ClassVar[Positionals] = LOCAL_CHECKPOINT
 
 
 def verify(options: VerifyOptions, positionals: Any) -> None:
@@ -260,9 +273,21 @@ def check_rows(options: RowsOptions) -> None:
             "file: got no rows; pass --file with texts without labels, or labelled rows with --validation_file, "
             "--task_name or --dataset_name"
         )
-    needless = [name for name in ("split", "label_column", "label_columns", "metrics") if getattr(options, name)]
+    needless = [name for name in ("split", "label_column", "label_columns") if getattr(options, name)]
     if options.file and needless:
         raise ValueError(f"{needless[0]}: got it with --file, whose texts have no labels; leave it out")
+    if options.metrics:
+        raise ValueError(f"metrics: got {' '.join(options.metrics)}, but none is computed here; leave it out")
+    if options.max_seq_length is not None:
+        raise ValueError(
+            f"max_seq_length: got {options.max_seq_length}, but a certificate is for texts of the length to which the "
+            "saved tokenizer truncates; leave it out"
+        )
+    if options.group_column and options.max_eval_samples is not None:
+        raise ValueError(
+            f"max_eval_samples: got {options.max_eval_samples} with --group_column, whose groups it would take apart; "
+            "pass a file with fewer groups"
+        )
 
 
 def rows_to_certify(
@@ -289,7 +314,10 @@ def rows_to_certify(
             delimiter=options.delimiter,
             id_column=options.group_column,
         )
-        items = list(items_of_input(source, [], model.config.pairs))
+        try:
+            items = list(items_of_input(source, [], model.config.pairs))
+        except ValueError as error:
+            raise ValueError(str(error).replace("id_column:", "group_column:")) from error
         if options.max_eval_samples is not None:
             chosen = torch.randperm(len(items), generator=torch.Generator().manual_seed(0))[: options.max_eval_samples]
             items = [items[place] for place in chosen.sort().values.tolist()]
@@ -298,6 +326,7 @@ def rows_to_certify(
             message = f"{len(items) - len(kept)} of {len(items)} rows of '{options.file}' without a text are left out"
             print(f"adaexit {command}: {message}", file=sys.stderr)
         groups = [record["id"] for record, _ in kept] if options.group_column else None
+        check_groups(groups, options.group_column)
         texts = [text for _, text in kept]
         return (
             trace_of(model, texts, options.batch_size, tokenizer=tokenizer),
@@ -312,8 +341,22 @@ def rows_to_certify(
         )
     rows = datasets_by_split[split]
     groups = list(rows[options.group_column]) if options.group_column else None
+    check_groups(groups, options.group_column)
     data = {"name": options.for_card().name, "split": split}
     return trace_of(model, rows, options.batch_size), groups, data
+
+
+def check_groups(groups: list[Any] | None, column: str | None) -> None:
+    """Check that every row has a group: rows without one would count as one group.
+
+    Raises:
+        ValueError: A row has none.
+
+    >>> check_groups(["A", "B"], "author")
+    """
+    for row, group in enumerate(groups or []):
+        if group is None or group != group or group == "":  # NaN is not equal to itself
+            raise ValueError(f"group_column: row {row} has no {column}; fill it in, or leave the row out")
 
 
 def without_seen_rows(
@@ -336,9 +379,8 @@ def without_seen_rows(
     record = read_seen_rows(folder)
     if record is None or UNKNOWN in record:
         print(
-            f"adaexit certify: '{folder}' does not say which rows {'it' if record is None else 'its classifier'} was "
-            "trained on, so that nothing tells whether these are among them; if they are, the certificate promises "
-            "nothing",
+            f"adaexit certify: '{folder}' does not say which rows it was trained on, or only some of them, so that "
+            "nothing tells whether these are among them; if they are, the certificate promises nothing",
             file=sys.stderr,
         )
     if record is None:
@@ -420,7 +462,7 @@ def print_certificate(certificate: Certificate, data: Any, indent: str = "") -> 
     """
     confidence = f"{certificate.confidence:.1%}".replace(".0%", "%")
     unit = "groups" if certificate.grouped else "rows"
-    of = f" of {' '.join(filter(None, (data.get('name'), data.get('split'))))}" if data else ""
+    of = source_in_words(data)
     threshold = certificate.threshold
     shown = "per exit" if isinstance(threshold, tuple) else f"{threshold:.6g}"
     print(f"{indent}threshold {shown}, with {confidence} confidence, from {certificate.n} {unit}{of}:")

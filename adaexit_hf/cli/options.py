@@ -18,6 +18,7 @@ from ..utils.files import LEDGER
 Positionals = dict[str, dict[str, Any]]
 
 CHECKPOINT: Positionals = {"checkpoint": {"help": "Local folder or Hub name of an early-exit model."}}
+LOCAL_CHECKPOINT: Positionals = {"checkpoint": {"help": "Local folder of an early-exit model."}}
 
 
 class Fraction(float):

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import datasets
 
-from ..evaluation.certificate_file import verify_certificates
 from ..evaluation.summary import beside_earlier, earlier_measurements, write_results
 from ..evaluation.trace import rule_in_words
 from ..interpretation.attribution import explain
@@ -31,7 +30,7 @@ from .evaluate import (
 )
 from .options import Positionals, read_config
 from .printing import print_comparison, print_curve, print_results
-from .runtime import load_runtime, ran_by
+from .runtime import certificate_of, load_runtime
 from .streams import print_json
 
 
@@ -137,8 +136,8 @@ def report(options: ReportOptions, positionals: Any) -> None:
     note = f"Split: {split}. Model: {folder.name if folder.is_dir() else checkpoint}."
     if exported:
         note += f" Runtime: ONNX, {model.classifier.precision}."
-    sealed = verify_certificates(folder).get(" ".join(ran_by(model).values())) if folder.is_dir() else None
-    if sealed is not None and not sealed.void and threshold == sealed.certificate.exit_threshold:
+    sealed, _ = certificate_of(folder, model, tokenizer) if folder.is_dir() else (None, "")
+    if sealed is not None:
         note += f" Certified: {sealed}."
     method, attributions = model.config.model_type, None
     if options.explain:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
-from ..evaluation.certificate_file import verify_certificates
+from ..evaluation.certificate_file import CertificateFileError, SealedCertificate, verify_certificates
 from ..evaluation.collect import collect_trace, onnx_trace
 from ..evaluation.summary import label_names
 from ..evaluation.trace import ExitTrace
@@ -135,21 +135,24 @@ def load_runtime(
     return model, tokenizer
 
 
-def tell_of_certificate(folder: Path, model: Any, tokenizer: Any) -> None:
-    """Say on stderr if a model's certificate does not hold for what it is about to do. A valid one is not mentioned.
+def certificate_of(folder: Path, model: Any, tokenizer: Any) -> tuple[SealedCertificate | None, str]:
+    """Return the certificate that holds for what a model is about to do, or None and why there is none.
 
     Args:
         folder: The checkpoint's folder.
         model: The model, or an `ExportedModel`, with the threshold that will be used.
         tokenizer: Its tokenizer, with the length to which it will truncate.
+
+    Returns:
+        The certificate, or None; and in one sentence why one that is there does not hold, else "".
     """
-    certificates = verify_certificates(folder)
-    if not certificates:
-        return
+    try:
+        certificates = verify_certificates(folder)
+    except CertificateFileError as error:
+        return None, str(error)
     name = " ".join(ran_by(model).values())
     if name not in certificates:
-        print(f"adaexit: no certificate for {name}, only for {', '.join(certificates)}", file=sys.stderr)
-        return
+        return None, f"no certificate for {name}, only for {', '.join(certificates)}" if certificates else ""
     sealed = certificates[name]
     reasons = list(sealed.void)
     used, certified = model.config.exit_threshold, sealed.certificate.exit_threshold
@@ -158,7 +161,15 @@ def tell_of_certificate(folder: Path, model: Any, tokenizer: Any) -> None:
     if sealed.max_tokens not in (None, tokenizer.model_max_length):
         reasons.append(f"texts are truncated to {tokenizer.model_max_length} tokens, not to {sealed.max_tokens}")
     if reasons:
-        print(f"adaexit: the certificate for {name} does not hold: {'; '.join(reasons)}", file=sys.stderr)
+        return None, f"the certificate for {name} does not hold: {'; '.join(reasons)}"
+    return sealed, ""
+
+
+def tell_of_certificate(folder: Path, model: Any, tokenizer: Any) -> None:
+    """Say on stderr if a certificate does not hold, as `certificate_of`. A valid one is not mentioned."""
+    _, reason = certificate_of(folder, model, tokenizer)
+    if reason:
+        print(f"adaexit: {reason}", file=sys.stderr)
 
 
 def trace_of(model: Any, rows: Any, batch_size: int, flops: bool = False, tokenizer: Any = None) -> ExitTrace:

@@ -21,6 +21,7 @@ from .guarantee import KINDS
 CERTIFICATE_FILE = "certificate.json"
 # Raised by changes that older versions cannot read.
 FORMAT_VERSION = 1
+_FIELDS = {"certificate", "max_tokens", "data", "made_with", "code", "files", "digest"}
 # Files beside a model that no answer depends on: the certificate itself, descriptions, measurements and data, and what
 # a training run leaves behind. All others are sealed.
 NOT_SEALED = (
@@ -63,15 +64,31 @@ class SealedCertificate:
 
     def __str__(self) -> str:
         certificate = self.certificate
+        unit, mean = ("groups", ", as a mean over groups") if certificate.grouped else ("rows", "")
         promises = " and ".join(
-            f"{KINDS[guarantee.kind]}: at most {guarantee.limit:g}" for guarantee in certificate.guarantees
+            f"{KINDS[guarantee.kind]}{mean}: at most {guarantee.limit:g}" for guarantee in certificate.guarantees
         )
-        data = " ".join(str(self.data[name]) for name in ("name", "split") if self.data.get(name))
-        unit = "groups" if certificate.grouped else "rows"
         return (
             f"{promises}; with {100 * certificate.confidence:g} % confidence, on texts like the {certificate.n} {unit}"
-            f"{f' of {data}' if data else ''} (computed with {self.name})"
+            f"{source_in_words(self.data)} (computed with {self.name})"
         )
+
+
+def source_in_words(data: Mapping[str, Any]) -> str:
+    """Say where certified rows come from, and which of them were left out.
+
+    Args:
+        data: What was passed to `save_certificate`.
+
+    Examples:
+        >>> source_in_words({"name": "traffic.jsonl", "left_out": 5})
+        ' of traffic.jsonl, without the 5 texts that were seen before'
+    """
+    name = " ".join(str(data[key]) for key in ("name", "split") if data.get(key))
+    left_out = data.get("left_out")
+    return (f" of {name}" if name else "") + (
+        f", without the {left_out} texts that were seen before" if left_out else ""
+    )
 
 
 def save_certificate(
@@ -95,7 +112,8 @@ def save_certificate(
         runtime: What computed the trace: `"torch"` (default), or `"onnx"` for the exported model.
         precision: Dtype of the model that was traced, e.g. `"float32"` (default); for ONNX `"fp32"` or `"int8"`.
         max_tokens: Length to which the texts were truncated. Default: unknown.
-        data: What the trace was collected from, e.g. `{"name": "traffic.jsonl"}`. Default: unknown.
+        data: What the trace was collected from, e.g. `{"name": "traffic.jsonl"}`; `"split"` and `"left_out"`, the
+            number of rows that were seen before, are shown, too. Default: unknown.
 
     Returns:
         Path of `certificate.json`.
@@ -133,7 +151,7 @@ def save_certificate(
                 f"folder: the model in '{folder}' has {name} {config[name]!r}, certified is {certified!r}; collect a "
                 "trace of this model and certify it"
             )
-    records = _read(folder)
+    records = read_records(folder)
     record = {
         "certificate": certificate.as_dict(),
         "max_tokens": max_tokens,
@@ -179,7 +197,7 @@ def verify_certificates(folder: str | Path) -> dict[str, SealedCertificate]:
         () ('tokenizer.json is new',)
     """
     folder, found = Path(folder), {}
-    for name, record in _read(folder).items():
+    for name, record in read_records(folder).items():
         runtime, _, precision = name.partition(" ")
         found[name] = SealedCertificate(
             Certificate.from_dict(record["certificate"]),
@@ -206,7 +224,7 @@ def _void_reasons(folder: Path, runtime: str, precision: str, record: Mapping[st
     reasons += [f"{name} is missing" for name in then.keys() - now.keys()]
     reasons += [f"{name} is new" for name in now.keys() - then.keys()]
     if record["code"] is not None and record["code"] != models_code():
-        certified = record["made_with"]["adaexit_hf"]
+        certified = record["made_with"].get("adaexit_hf")
         reasons.append(f"the models' code is that of adaexit_hf {__version__}, certified was that of {certified}")
     return sorted(reasons)
 
@@ -300,26 +318,34 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _read(folder: Path) -> dict[str, Any]:
-    """Return the records by runtime and precision; empty without a file."""
-    path = folder / CERTIFICATE_FILE
+def read_records(folder: str | Path) -> dict[str, Any]:
+    """Return what `certificate.json` says, by runtime and precision; empty without a file.
+
+    Args:
+        folder: Local folder of a model.
+
+    Raises:
+        CertificateFileError: If the file cannot be read.
+    """
+    path = Path(folder, CERTIFICATE_FILE)
     if not path.is_file():
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         version, records = content["format_version"], content["certificates"]
-        complete = all(
-            set(record) == {"certificate", "max_tokens", "data", "made_with", "code", "files", "digest"}
-            for record in records.values()
-        )
+        if version == FORMAT_VERSION:
+            for record in records.values():
+                Certificate.from_dict(record["certificate"])
+                if set(record) != _FIELDS:
+                    raise ValueError(f"has {', '.join(record)}")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CertificateFileError(
             f"'{path}' is not what adaexit certify writes ({type(error).__name__}: {error}); delete it and certify "
             "again"
         ) from error
-    if version != FORMAT_VERSION or not complete:
+    if version != FORMAT_VERSION:
         raise CertificateFileError(
             f"'{path}' has format version {version}, and this version of the package reads {FORMAT_VERSION}; update "
             "the package, or delete the file and certify again"
         )
-    return records
+    return dict(records)

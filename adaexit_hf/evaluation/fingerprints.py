@@ -73,7 +73,7 @@ def known_hashes(trace: ExitTrace, name: str) -> Tensor:
 
 # File in a model's folder with the hashes of the rows that had a part in it.
 SEEN_ROWS = "seen_rows.npz"
-# Part in a record, without hashes: the model started from a classifier whose training rows are not known.
+# Part in a record, without hashes: the model, or what it started from, was trained on rows that are not known.
 UNKNOWN = "unknown"
 
 
@@ -127,15 +127,16 @@ def read_seen_rows(folder: str | Path) -> dict[str, Tensor] | None:
 
 
 def add_seen_rows(folder: str | Path, seen: Mapping[str, Tensor]) -> None:
-    """Add rows to the record in a model's folder; without a record, nothing is known of training, and none is made.
+    """Add rows to the record in a model's folder; one that is begun says that nothing is known of the training.
 
     Args:
         folder: The model's folder.
         seen: As for `save_seen_rows`.
     """
     earlier = read_seen_rows(folder)
-    if earlier is not None:
-        save_seen_rows(folder, union(earlier, seen))
+    if earlier is None:
+        earlier = {UNKNOWN: torch.empty(0, dtype=torch.int64)}
+    save_seen_rows(folder, union(earlier, seen))
 
 
 def union(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -10,7 +10,9 @@ import torch
 from transformers import AutoTokenizer
 
 from adaexit_hf import BerxitForSequenceClassification, Guarantee
+from adaexit_hf.cli import certify as certify_module
 from adaexit_hf.cli import main as cli
+from adaexit_hf.cli.certify import rows_to_certify
 from adaexit_hf.evaluation.certificate_file import verify_certificates
 from adaexit_hf.evaluation.fingerprints import hashes_of, read_seen_rows, save_seen_rows
 
@@ -139,7 +141,7 @@ def test_unknown_training_rows_are_named(checkpoint, texts, call) -> None:
 @pytest.mark.filterwarnings("ignore:temperature")
 def test_calibrate_adds_the_rows_that_chose_to_the_record(checkpoint, rows, call) -> None:
     call("calibrate", checkpoint, *rows)
-    assert read_seen_rows(checkpoint) is None  # without a record of the training
+    assert set(read_seen_rows(checkpoint)) == {"unknown", "threshold"}
     save_seen_rows(checkpoint, {"training": hashes(checkpoint, TEXTS[:3])})
     call("calibrate", checkpoint, *rows, "--temperatures")
     seen = read_seen_rows(checkpoint)
@@ -160,6 +162,7 @@ def test_calibrate_adds_the_rows_that_chose_to_the_record(checkpoint, rows, call
         (["--value_range", "1", "--mean_difference", "0.1"], "value_range: got [1.0]"),
         (["--task_name", "sst2", *PROMISE], "pass texts without labels or labelled rows"),
         (["--split", "test", *PROMISE], "split: got it with --file"),
+        (["--metrics", "f1", *PROMISE], "metrics: got f1, but none is computed here"),
     ],
 )
 def test_wrong_flags_are_wrong_usage(checkpoint, texts, call, flags, message) -> None:
@@ -235,3 +238,67 @@ def test_card_states_the_guarantee(checkpoint, rows, call) -> None:
     )
     assert "share of texts that full depth answers right" in (checkpoint / "report.html").read_text()
     assert "holds for these files" in call("verify", checkpoint).out
+
+
+def test_certify_changes_nothing_if_the_certificate_cannot_be_saved(checkpoint, texts, call) -> None:
+    (checkpoint / "certificate.json").write_text("{}")
+    before = (checkpoint / "config.json").read_bytes()
+    assert "is not what adaexit certify writes" in call("certify", checkpoint, *texts, *PROMISE, code=1).err
+    assert (checkpoint / "config.json").read_bytes() == before
+
+
+def test_predict_answers_beside_a_certificate_that_cannot_be_read(checkpoint, call) -> None:
+    (checkpoint / "certificate.json").write_text("{}")
+    printed = call("predict", checkpoint, "good")
+    assert "label" in printed.out and "is not what adaexit certify writes" in printed.err
+
+
+def test_certify_is_refused_if_files_change_meanwhile(checkpoint, texts, call, monkeypatch) -> None:
+    def slow(*arguments, **more):
+        (checkpoint / "tokenizer_config.json").write_text("{}")
+        return rows_to_certify(*arguments, **more)
+
+    monkeypatch.setattr(certify_module, "rows_to_certify", slow)
+    before = (checkpoint / "config.json").read_bytes()
+    message = call("certify", checkpoint, *texts, *PROMISE, code=1).err
+    assert f"tokenizer_config.json in '{checkpoint}' has changed since" in message
+    assert (checkpoint / "config.json").read_bytes() == before
+
+
+def test_whole_groups_are_drawn_or_none(checkpoint, made, call) -> None:
+    flags = ("--file", made / "rows.csv", "--text_columns", "text", *PROMISE, "--max_eval_samples", "50")
+    message = call("certify", checkpoint, *flags, "--group_column", "author", code=2).err
+    assert "max_eval_samples: got 50 with --group_column, whose groups it would take apart" in message
+
+
+def test_rows_without_a_group_are_refused(checkpoint, made, call, tmp_path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"text": "good", "author": "A"}\n{"text": "bad", "author": null}\n')
+    (tmp_path / "rows.csv").write_text("text,label,author\ngood,good,A\nbad,bad,\n")
+    more = (*PROMISE, "--text_columns", "text", "--group_column", "author")
+    for flags in (("--file", tmp_path / "rows.jsonl"), ("--validation_file", tmp_path / "rows.csv")):
+        message = call("certify", checkpoint, *flags, *more, code=1).err
+        assert "group_column: row 1 has no author; fill it in" in message
+    message = call("certify", checkpoint, "--file", tmp_path / "rows.jsonl", *more[:-1], "autor", code=1).err
+    assert "group_column: row 0 of" in message and "has no 'autor'" in message
+
+
+def test_the_length_of_the_served_texts_is_certified(checkpoint, texts, call) -> None:
+    message = call("certify", checkpoint, *texts, *PROMISE, "--max_seq_length", "4", code=2).err
+    assert "max_seq_length: got 4, but a certificate is for texts of the length to which the saved tok" in message
+
+
+@pytest.mark.filterwarnings("ignore:temperature")
+def test_temperatures_are_recorded_even_if_the_training_is_unknown(checkpoint, rows, call) -> None:
+    call("calibrate", checkpoint, *rows, "--temperatures")
+    printed = call("certify", checkpoint, *rows, *PROMISE, code=1)
+    assert "does not say which rows" in printed.err and " in temperatures" in printed.err
+
+
+def test_the_promise_says_of_which_texts_it_is(checkpoint, rows, call) -> None:
+    save_seen_rows(checkpoint, {"training": hashes(checkpoint, TEXTS[:5])})
+    call("certify", checkpoint, *rows, "--changed_answers", "0.9", "--repeats", "drop", "--group_column", "author")
+    (sealed,) = verify_certificates(checkpoint).values()
+    assert str(sealed).startswith(
+        "share of texts with another answer than at full depth, as a mean over groups: at most 0.9; with 95 % "
+        "confidence, on texts like the 5 groups of rows.csv validation, without the 5 texts that were seen before"
+    )

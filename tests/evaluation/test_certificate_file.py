@@ -92,7 +92,9 @@ def test_a_missing_or_a_new_file_voids(folder) -> None:
 
 
 def test_descriptions_and_measurements_do_not_void(folder) -> None:
-    for name in ("README.md", "metrics.json", "report.html", "tradeoff.png", "seen_rows.npz", ".gitattributes"):
+    names = ["README.md", "metrics.json", "report.html", "tradeoff.png", "seen_rows.npz", ".gitattributes", "LICENSE"]
+    names += ["optimizer.pt", "scheduler.pt", "rng_state.pth", "all_results.json", "traffic.jsonl", "predictions.csv"]
+    for name in names:
         (folder / name).write_text("changed")
     assert reasons(folder) == ()
 
@@ -112,6 +114,25 @@ def test_an_edited_certificate_is_void(folder, path) -> None:
     inside[last] = 0.999
     (folder / "certificate.json").write_text(json.dumps(content))
     assert reasons(folder) == ("certificate.json was edited",)
+
+
+def without(record: dict, *path: str) -> None:
+    *parents, last = path
+    for name in parents:
+        record = record[name]
+    del record[last]
+
+
+@pytest.mark.parametrize("path", [("certificate", "n"), ("certificate", "guarantees"), ("made_with", "adaexit_hf")])
+def test_a_certificate_without_a_field_is_an_error(folder, path) -> None:
+    content = json.loads((folder / "certificate.json").read_text())
+    without(content["certificates"]["torch float32"], *path)
+    (folder / "certificate.json").write_text(json.dumps(content))
+    if path[0] == "made_with":  # of which only the void ones are told
+        assert reasons(folder) == ("certificate.json was edited",)
+    else:
+        with pytest.raises(CertificateFileError, match="is not what adaexit certify writes"):
+            verify_certificates(folder)
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"format_version": 1}', '{"format_version": 9, "certificates": {}}'])
