@@ -14,6 +14,7 @@ from ..evaluation.metrics import compute_score
 from ..evaluation.trace import predictions
 from ..models import MODEL_TYPES
 from .evaluate import names_in_data
+from .options import is_classifier
 
 
 def classifier_config(name: str) -> Any:
@@ -29,7 +30,7 @@ def classifier_config(name: str) -> Any:
     made = ", ".join(config.architectures or ["no model"])
     if config.model_type in MODEL_TYPES:
         raise ValueError(f"add_exits: '{name}' is a '{config.model_type}' model, which has exits; use it as it is")
-    if not any(architecture.endswith("ForSequenceClassification") for architecture in config.architectures or []):
+    if not is_classifier(config):
         raise ValueError(
             f"add_exits: got '{name}', a {made} without a trained classification head; pass a fine-tuned classifier, "
             "or --model_name_or_path to train the encoder, too"

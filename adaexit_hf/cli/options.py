@@ -207,6 +207,11 @@ def local_folder(checkpoint: str) -> Path:
     return folder
 
 
+def is_classifier(config: Any) -> bool:
+    """Whether a model has a classification head, and so was fine-tuned."""
+    return any(name.endswith("ForSequenceClassification") for name in config.architectures or [])
+
+
 def read_config(checkpoint: str, options: LoadOptions) -> Any:
     """The config of a checkpoint, which is read before anything that takes long.
 
@@ -223,8 +228,7 @@ def read_config(checkpoint: str, options: LoadOptions) -> Any:
         )
     config = AutoConfig.from_pretrained(checkpoint, revision=options.revision)
     if config.model_type not in MODEL_TYPES:
-        fine_tuned = any(name.endswith("ForSequenceClassification") for name in config.architectures or [])
-        flag = "--add_exits" if fine_tuned else "--model_name_or_path"
+        flag = "--add_exits" if is_classifier(config) else "--model_name_or_path"
         raise ValueError(
             f"checkpoint: '{checkpoint}' is a '{config.model_type}' model without exits; train some with "
             f"adaexit train {flag} {checkpoint} ..."

@@ -262,7 +262,13 @@ def push(options: PushOptions, positionals: Any) -> None:
             f"folder: '{folder / 'README.md'}' was written for another threshold than that in config.json; run "
             f"adaexit card {folder} first"
         )
-    valid_certificates(folder)
+    promises = [f"- {sealed}." for sealed in valid_certificates(folder)]
+    stated = [line for line in text.splitlines() if " % confidence, on texts like the " in line]
+    if MARKER in text and sorted(promises) != sorted(stated):
+        raise ValueError(
+            f"folder: '{folder / 'README.md'}' does not state the guarantees in {CERTIFICATE_FILE}; run adaexit card "
+            f"{folder} first"
+        )
     api = HfApi()
     repo = api.create_repo(positionals.repo_id, private=options.private or None, exist_ok=True)
     commit = api.upload_folder(

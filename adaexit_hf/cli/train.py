@@ -46,6 +46,7 @@ from typing import Any, cast
 import datasets
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -78,7 +79,7 @@ from .classifier import KeptClassifier, classifier_config, logits_of, match_labe
 from .data_arguments import DataArguments, evaluation_splits, first_rows, load_splits
 from .errors import wrong_usage
 from .evaluate import honest_scores, tell_of_choice
-from .options import MAX_DROP_HELP, Fraction, check_folder, limit_length
+from .options import MAX_DROP_HELP, Fraction, check_folder, is_classifier, limit_length
 from .output_folder import check_output_dir, how_to_continue, no_empty_folder, remove_model
 from .parser import CommandParser, HelpAll
 from .printing import print_curve, print_results
@@ -521,6 +522,9 @@ def train(arguments: Arguments, training: EarlyExitTrainingArguments, begun: Eve
         check_labels(splits[name], column, labels, name)
     metrics = arguments.metric_names(labels)
 
+    seen_before = read_seen_rows(arguments.model_name_or_path) or {}
+    if not seen_before and is_classifier(AutoConfig.from_pretrained(arguments.model_name_or_path)):
+        seen_before = {UNKNOWN: torch.empty(0, dtype=torch.int64)}
     tokenizer = AutoTokenizer.from_pretrained(arguments.model_name_or_path)
     with wrong_usage():
         follow_recipe(arguments, training, labels)
@@ -655,10 +659,7 @@ def train(arguments: Arguments, training: EarlyExitTrainingArguments, begun: Eve
         seen = {"training": hashes_of(train_set), "threshold": hashes_of(datasets_by_split[evaluation[0]])}
         if arguments.calibrate:
             seen["temperatures"] = hashes_of(half)
-        source = read_seen_rows(arguments.model_name_or_path)  # of the model that the training started from
-        if source is None and arguments.add_exits:
-            source = {UNKNOWN: torch.empty(0, dtype=torch.int64)}
-        save_seen_rows(training.output_dir, union(source or {}, seen))
+        save_seen_rows(training.output_dir, union(seen_before, seen))
         facts = {"recipe": arguments.recipe, **training_facts(training, len(train_set))}
         if arguments.add_exits:
             classifier_name = hub_name(arguments.add_exits) or Path(arguments.add_exits).name

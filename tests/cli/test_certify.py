@@ -227,6 +227,17 @@ def test_push_refuses_a_void_certificate(checkpoint, texts, call, monkeypatch) -
     assert "is void: config.json has changed" in call("push", checkpoint, "you/model", code=1).err
 
 
+def test_push_refuses_a_card_with_another_promise(checkpoint, rows, call) -> None:
+    call("certify", checkpoint, *rows, "--harm", "0.1")
+    call("report", checkpoint, *rows)
+    call("card", checkpoint)
+    call("certify", checkpoint, *rows, "--harm", "0.2")  # at the same threshold
+    message = "does not state the guarantees in certificate.json; run adaexit card"
+    assert message in call("push", checkpoint, "you/model", code=1).err
+    (checkpoint / "certificate.json").unlink()
+    assert message in call("push", checkpoint, "you/model", code=1).err
+
+
 def test_card_states_the_guarantee(checkpoint, rows, call) -> None:
     call("certify", checkpoint, *rows, "--harm", "0.1")
     call("report", checkpoint, *rows)

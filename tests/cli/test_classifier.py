@@ -286,6 +286,9 @@ def test_a_classifier_that_was_changed_is_found(stock: str) -> None:
 def test_exits_inherit_the_rows_that_the_classifier_has_seen(stock, add, tmp_path) -> None:
     assert add() == 0
     assert set(read_seen_rows(tmp_path / "out")) == {UNKNOWN, "training", "threshold"}
+    start = ("--model_name_or_path", stock, "--method", "deebert")
+    assert add("--output_dir", str(tmp_path / "encoder"), start=start) == 0
+    assert UNKNOWN in read_seen_rows(tmp_path / "encoder")
     known = shutil.copytree(stock, tmp_path / "known")
     save_seen_rows(known, {"training": torch.tensor([5])})
     assert add("--output_dir", str(tmp_path / "again"), start=("--add_exits", str(known))) == 0
