@@ -129,6 +129,7 @@ def certify(options: CertifyOptions, positionals: Any) -> None:
         check_writable("checkpoint", folder)
         read_records(folder)  # raises if no certificate can be added
     model, tokenizer = load_runtime(positionals.checkpoint, options, threshold_needed=False)
+    certify_trace(one_row(model.config), guarantees)  # raises what does not fit the model
     runtime, precision = ran_by(model).values()
     files = sealed_files(folder, runtime, precision)
     trace, groups, data = rows_to_certify("certify", model, tokenizer, options)
@@ -288,6 +289,26 @@ def check_rows(options: RowsOptions) -> None:
             f"max_eval_samples: got {options.max_eval_samples} with --group_column, whose groups it would take apart; "
             "pass a file with fewer groups"
         )
+
+
+def one_row(config: Any) -> ExitTrace:
+    """A trace of one made-up row of a model, with which it is found early what cannot be certified.
+
+    Args:
+        config: The model's config.
+    """
+    exits, labels = len(config.exit_layers), config.num_labels
+    given = torch.zeros((1, labels) if config.multi_label else (1,))
+    return ExitTrace(
+        torch.zeros(1, exits, labels),
+        torch.full((1, exits), config.threshold_bounds[0]),
+        given if labels == 1 else given.long(),
+        tuple(config.exit_layers),
+        "gt",
+        criterion=config.exit_criterion,
+        bounds=config.threshold_bounds,
+        multi_label=config.multi_label,
+    )
 
 
 def rows_to_certify(

@@ -103,7 +103,7 @@ def save_certificate(
     """Store a certificate beside the model, bound to all files that its answers depend on.
 
     It becomes void as soon as one of these files changes: weights, config (criterion, temperatures, threshold),
-    tokenizer, code, or for ONNX the graphs; and under another version of this package's models. A certificate of the
+    tokenizer, code, or for ONNX the graphs; and under a version of this package with other code. A certificate of the
     same runtime and precision is replaced.
 
     Args:
@@ -157,7 +157,7 @@ def save_certificate(
         "max_tokens": max_tokens,
         "data": dict(data or {}),
         "made_with": _versions(runtime),
-        "code": models_code() if runtime == "torch" else None,
+        "code": code_of(runtime),
         "files": sealed_files(folder, runtime, precision),
     }
     records[f"{runtime} {precision}"] = record | {"digest": _digest(record)}
@@ -223,9 +223,11 @@ def _void_reasons(folder: Path, runtime: str, precision: str, record: Mapping[st
     reasons += [f"{name} has changed" for name in then.keys() & now.keys() if then[name] != now[name]]
     reasons += [f"{name} is missing" for name in then.keys() - now.keys()]
     reasons += [f"{name} is new" for name in now.keys() - then.keys()]
-    if record["code"] is not None and record["code"] != models_code():
+    if record["code"] != code_of(runtime):
         certified = record["made_with"].get("adaexit_hf")
-        reasons.append(f"the models' code is that of adaexit_hf {__version__}, certified was that of {certified}")
+        reasons.append(
+            f"the code for {runtime} is that of adaexit_hf {__version__}, certified was that of {certified}"
+        )
     return sorted(reasons)
 
 
@@ -294,10 +296,14 @@ def _settings(folder: Path, runtime: str, precision: str) -> dict[str, Any]:
 
 
 @cache
-def models_code() -> str:
-    """Return a hash of the package's code that computes answers, `adaexit_hf/models/*.py`."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parents[1].joinpath("models").glob("*.py")):
+def code_of(runtime: str) -> str:
+    """Return a hash of the package's code that computes answers, `models/*.py` or `onnx_runtime/*.py`.
+
+    Args:
+        runtime: `"torch"` or `"onnx"`.
+    """
+    digest, package = hashlib.sha256(), Path(__file__).parents[1]
+    for path in sorted(package.joinpath("models" if runtime == "torch" else "onnx_runtime").glob("*.py")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 

@@ -173,6 +173,25 @@ def test_certify_without_rows_is_wrong_usage(checkpoint, call) -> None:
     assert "file: got no rows" in call("certify", checkpoint, *PROMISE, code=2).err
 
 
+@pytest.mark.parametrize(
+    ("changes", "flags", "message"),
+    [
+        ({"num_labels": 1}, ("--changed_answers", "0.1"), "the answers are numbers, which need one"),
+        ({}, ("--mean_difference", "0.1", "--value_range", "0", "5"), "is for numbers, but the answers are classes"),
+        ({}, ("--mean_layers", "99"), "texts run from 1 to 3 layers"),
+        ({"exit_layers": [3]}, PROMISE, "has one exit"),
+    ],
+)
+def test_a_promise_that_cannot_be_meant_is_refused_before_any_text_runs(
+    start, tmp_path, texts, call, monkeypatch, changes, flags, message
+) -> None:
+    model = BerxitForSequenceClassification.from_encoder_pretrained(start, **changes)
+    model.save_pretrained(tmp_path / "out")
+    AutoTokenizer.from_pretrained(start).save_pretrained(tmp_path / "out")
+    monkeypatch.setattr(certify_module, "rows_to_certify", None)
+    assert message in call("certify", tmp_path / "out", *texts, *flags, code=1).err
+
+
 def test_verify_holds_until_a_file_changes(checkpoint, texts, call) -> None:
     call("certify", checkpoint, *texts, *PROMISE)
     assert "torch float32: holds for these files" in call("verify", checkpoint).out

@@ -15,6 +15,7 @@ from adaexit_hf.evaluation import certificate_file
 from adaexit_hf.evaluation.certificate import Certificate
 from adaexit_hf.evaluation.certificate_file import (
     CertificateFileError,
+    code_of,
     save_certificate,
     sealed_files,
     verify_certificates,
@@ -99,9 +100,12 @@ def test_descriptions_and_measurements_do_not_void(folder) -> None:
     assert reasons(folder) == ()
 
 
-def test_other_code_of_the_package_voids(folder, monkeypatch) -> None:
-    monkeypatch.setattr(certificate_file, "models_code", lambda: "other")
-    assert "the models' code is that of adaexit_hf" in reasons(folder)[0]
+@pytest.mark.parametrize(("name", "runtime"), [("torch float32", "torch"), ("onnx int8", "onnx")])
+def test_other_code_of_the_package_voids(exported, monkeypatch, name, runtime) -> None:
+    assert reasons(exported, name) == ()
+    monkeypatch.setattr(certificate_file, "code_of", lambda used: "other" if used == runtime else code_of(used))
+    assert reasons(exported, name)[0].startswith(f"the code for {runtime} is that of adaexit_hf")
+    assert reasons(exported, {"torch": "onnx int8", "onnx": "torch float32"}[runtime]) == ()
 
 
 @pytest.mark.parametrize("path", [("certificate", "confidence"), ("max_tokens",), ("data", "name")])
