@@ -9,7 +9,6 @@ from .engine import (
     Statistics,
     TextTooLongError,
 )
-from .shadow import ShadowTraffic
 
 __all__ = [
     "Answer",
@@ -17,7 +16,6 @@ __all__ = [
     "EngineClosedError",
     "InferenceError",
     "QueueFullError",
-    "ShadowTraffic",
     "Statistics",
     "TextTooLongError",
 ]

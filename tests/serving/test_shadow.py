@@ -11,8 +11,9 @@ from helpers.words import new_tokenizer
 from starlette.testclient import TestClient
 
 from adaexit_hf import Certificate, Guarantee, SealedCertificate, predict
-from adaexit_hf.serving import EarlyExitEngine, ShadowTraffic
+from adaexit_hf.serving import EarlyExitEngine
 from adaexit_hf.serving.server import ServerSettings, create_app
+from adaexit_hf.serving.shadow import ShadowTraffic
 
 TEXTS = [" ".join(f"w{4 + (7 * place + word) % 60}" for word in range(1 + place % 12)) for place in range(40)]
 
