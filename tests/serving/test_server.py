@@ -194,6 +194,7 @@ def test_info(server: Served) -> None:
         "exit_criterion": "confidence",
         "exit_threshold": server.model.config.exit_threshold,
         "allow_thresholds": True,
+        "certificate": None,
     }
 
 
