@@ -418,9 +418,9 @@ def without_seen_rows(
             "about new texts; pass other rows, or --repeats drop to leave these out, or --repeats keep if the same "
             "texts recur by themselves"
         )
+    if count == total:
+        raise ValueError(f"repeats: all {total} rows had a part in this model ({listed}); pass other rows")
     if repeats == "drop":
-        if count == total:
-            raise ValueError(f"repeats: all {total} rows had a part in this model ({listed}); pass other rows")
         print(
             f"adaexit certify: {count} of {total} rows had a part in this model ({listed}): left out", file=sys.stderr
         )
@@ -483,7 +483,7 @@ def print_certificate(certificate: Certificate, data: Any, indent: str = "") -> 
     """
     confidence = f"{certificate.confidence:.1%}".replace(".0%", "%")
     unit = "groups" if certificate.grouped else "rows"
-    of = source_in_words(data)
+    of = source_in_words(data, certificate.repeats)
     threshold = certificate.threshold
     shown = "per exit" if isinstance(threshold, tuple) else f"{threshold:.6g}"
     print(f"{indent}threshold {shown}, with {confidence} confidence, from {certificate.n} {unit}{of}:")

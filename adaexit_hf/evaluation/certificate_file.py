@@ -70,25 +70,28 @@ class SealedCertificate:
         )
         return (
             f"{promises}; with {100 * certificate.confidence:g} % confidence, on texts like the {certificate.n} {unit}"
-            f"{source_in_words(self.data)} (computed with {self.name})"
+            f"{source_in_words(self.data, certificate.repeats)} (computed with {self.name})"
         )
 
 
-def source_in_words(data: Mapping[str, Any]) -> str:
-    """Say where certified rows come from, and which of them were left out.
+def source_in_words(data: Mapping[str, Any], repeats: int | None) -> str:
+    """Say where certified rows come from, and how many were seen before.
 
     Args:
         data: What was passed to `save_certificate`.
+        repeats: From the certificate.
 
     Examples:
-        >>> source_in_words({"name": "traffic.jsonl", "left_out": 5})
+        >>> source_in_words({"name": "traffic.jsonl", "left_out": 5}, 0)
         ' of traffic.jsonl, without the 5 texts that were seen before'
+        >>> source_in_words({"name": "traffic.jsonl"}, 5)
+        ' of traffic.jsonl, 5 of whose texts were seen before'
     """
     name = " ".join(str(data[key]) for key in ("name", "split") if data.get(key))
-    left_out = data.get("left_out")
-    return (f" of {name}" if name else "") + (
-        f", without the {left_out} texts that were seen before" if left_out else ""
-    )
+    words = f" of {name}" if name else ""
+    if data.get("left_out"):
+        words += f", without the {data['left_out']} texts that were seen before"
+    return words + (f", {repeats} of whose texts were seen before" if repeats else "")
 
 
 def save_certificate(

@@ -131,6 +131,17 @@ def test_rows_of_the_training_are_refused_dropped_or_kept(checkpoint, texts, cal
     assert (dropped["n"], dropped["repeats"]) == (100, 0) and (kept["n"], kept["repeats"]) == (125, 25)
 
 
+def test_rows_that_were_kept_are_told_and_not_all_can_be(checkpoint, texts, call) -> None:
+    save_seen_rows(checkpoint, {"training": hashes(checkpoint, TEXTS[:20])})
+    call("certify", checkpoint, *texts, *PROMISE, "--repeats", "keep")
+    (sealed,) = verify_certificates(checkpoint).values()
+    assert "on texts like the 125 rows of texts.txt, 20 of whose texts were seen before (computed" in str(sealed)
+    save_seen_rows(checkpoint, {"training": hashes(checkpoint, TEXTS)})
+    for how in ("keep", "drop"):
+        printed = call("certify", checkpoint, *texts, *PROMISE, "--repeats", how, code=1)
+        assert "all 125 rows had a part in this model (125 in training); pass other rows" in printed.err
+
+
 def test_unknown_training_rows_are_named(checkpoint, texts, call) -> None:
     arguments = ("certify", checkpoint, *texts, *PROMISE, "--dry_run")
     assert "does not say which rows it was trained on" in call(*arguments).err
