@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 
 import torch
 
-from ..evaluation.certificate_file import SealedCertificate, verify_certificates
+from ..evaluation.certificate_file import SealedCertificate
 from ..models.configuration_early_exit import check_whole_number
 from ..serving.engine import EarlyExitEngine
 from ..serving.shadow import ShadowTraffic
 from ..utils.imports import needed
 from .options import CHECKPOINT, Fraction, ModelOptions, Positionals, read_config
-from .runtime import ExportedModel, RuntimeOptions, load_runtime
+from .runtime import ExportedModel, RuntimeOptions, certificate_of, load_runtime
 
 
 @dataclass(kw_only=True)
@@ -83,8 +83,7 @@ def serve(options: ServeOptions, positionals: Any) -> None:
         message = f"port: cannot listen on {options.host}:{options.port} ({error.strerror}); pass another --port"
         raise ValueError(message) from error
     with listening:
-        engine, config, precision = started(positionals.checkpoint, options)
-        sealed = certificate_of(positionals.checkpoint, f"{options.runtime} {precision}")
+        engine, config, precision, sealed = started(positionals.checkpoint, options)
         shadow = None if options.shadow is None else watched(engine, config, sealed, options.shadow)
         app = create_app(
             engine,
@@ -110,7 +109,7 @@ def serve(options: ServeOptions, positionals: Any) -> None:
             uvicorn.Server(settings).run(sockets=[listening])
 
 
-def started(checkpoint: str, options: ServeOptions) -> tuple[EarlyExitEngine, Any, str]:
+def started(checkpoint: str, options: ServeOptions) -> tuple[EarlyExitEngine, Any, str, SealedCertificate | None]:
     """Load a checkpoint and start the engine.
 
     Args:
@@ -118,7 +117,7 @@ def started(checkpoint: str, options: ServeOptions) -> tuple[EarlyExitEngine, An
         options: The flags.
 
     Returns:
-        The engine, the model's config, and what the model computes in.
+        The engine, the model's config, what the model computes in, and the certificate that holds for what is served.
 
     Raises:
         ValueError: As `load_runtime`; or a flag does not fit the runtime.
@@ -126,6 +125,8 @@ def started(checkpoint: str, options: ServeOptions) -> tuple[EarlyExitEngine, An
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     model, tokenizer = load_runtime(checkpoint, options, options.exit_threshold)
+    folder = Path(checkpoint)
+    sealed = certificate_of(folder, model, tokenizer)[0] if folder.is_dir() else None
     early_exit = False if model.config.exit_threshold is None else None
     if not isinstance(model, ExportedModel):
         engine = EarlyExitEngine(
@@ -135,7 +136,7 @@ def started(checkpoint: str, options: ServeOptions) -> tuple[EarlyExitEngine, An
             batch_tokens=options.batch_tokens,
             max_texts=options.max_concurrent_texts,
         )
-        return engine, model.config, str(model.dtype).removeprefix("torch.")
+        return engine, model.config, str(model.dtype).removeprefix("torch."), sealed
     classifier = model.classifier
     longest = classifier.facts["max_tokens"]
     if options.max_seq_length not in (None, longest):
@@ -152,17 +153,7 @@ def started(checkpoint: str, options: ServeOptions) -> tuple[EarlyExitEngine, An
     engine = EarlyExitEngine(
         classifier, exit_threshold=threshold, early_exit=early_exit, max_texts=options.max_concurrent_texts
     )
-    return engine, model.config, classifier.precision
-
-
-def certificate_of(checkpoint: str, name: str) -> SealedCertificate | None:
-    """The certificate of a checkpoint in a local folder.
-
-    Args:
-        checkpoint: Local folder or Hub name.
-        name: Runtime and precision.
-    """
-    return verify_certificates(checkpoint).get(name) if Path(checkpoint).is_dir() else None
+    return engine, model.config, classifier.precision, sealed
 
 
 def watched(engine: EarlyExitEngine, config: Any, sealed: SealedCertificate | None, share: float) -> ShadowTraffic:
@@ -178,10 +169,10 @@ def watched(engine: EarlyExitEngine, config: Any, sealed: SealedCertificate | No
         ValueError: There is no certificate of what is served, or none that can be watched.
     """
     try:
-        if sealed is None or sealed.certificate.exit_threshold != config.exit_threshold:
+        if sealed is None:
             raise ValueError(
-                "shadow: needs a certificate of the served threshold, runtime and precision; run adaexit certify "
-                "... --changed_answers 0.02 first, or leave it out"
+                "shadow: no certificate holds for what is served; run adaexit certify ... --changed_answers 0.02 "
+                "first, or leave it out"
             )
         return ShadowTraffic(engine, sealed, share, config.multi_label)
     except ValueError:

@@ -50,7 +50,7 @@ class ServerSettings:
         allow_thresholds: whether a request may bring an exit threshold.
         api_key: the key that requests must bring, as `Authorization: Bearer KEY`. Default: none.
         body_seconds: seconds in which the body of a request must have arrived.
-        certificate: the model's certificate, for `/info`. Default: none.
+        certificate: the certificate that holds for what is served, for `/info`. Default: none.
     """
 
     model_id: str
@@ -393,14 +393,13 @@ class _Server:
         return JSONResponse(facts | {"early_exit": early_exit})
 
     def _certificate(self) -> dict[str, Any] | None:
-        """Return what is promised, whether it holds for the files, and what the shadow traffic says."""
+        """Return what is promised, and what the shadow traffic says of it."""
         sealed = self.settings.certificate
         if sealed is None:
             return None
         certificate = sealed.certificate
         facts: dict[str, Any] = {"guarantees": [str(guarantee) for guarantee in certificate.guarantees]}
         facts |= {"confidence": certificate.confidence, "threshold": certificate.exit_threshold, "n": certificate.n}
-        facts |= {"holds": not sealed.void, "void": list(sealed.void)}
         return facts | ({} if self.shadow is None else {"alarm": self.shadow.monitor.alarm})
 
     async def metrics(self, _: Request) -> Response:

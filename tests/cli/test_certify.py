@@ -251,6 +251,12 @@ def test_predict_says_if_the_certificate_does_not_hold(checkpoint, texts, call, 
     assert message in printed.err and (message or "certificate" not in printed.err)
 
 
+def test_calibrate_says_that_the_certificate_is_void(checkpoint, texts, rows, call) -> None:
+    call("certify", checkpoint, *texts, *PROMISE)
+    printed = call("calibrate", checkpoint, *rows, "--max_drop", "99%")
+    assert "the certificate for torch float32 does not hold: config.json has changed; the threshold is" in printed.err
+
+
 def test_push_refuses_a_void_certificate(checkpoint, texts, call, monkeypatch) -> None:
     call("certify", checkpoint, *texts, *PROMISE)
     (checkpoint / "config.json").write_text((checkpoint / "config.json").read_text() + " ")

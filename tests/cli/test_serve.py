@@ -135,7 +135,7 @@ def test_the_exported_model_is_served_with_its_own_threshold(checkpoint: str, mo
     monkeypatch.setattr(command, "load_runtime", lambda *_: (exported, None))
     monkeypatch.setattr(command, "EarlyExitEngine", lambda *args, **options: made.append((args, options)))
     options = command.ServeOptions(runtime="onnx", threads=3, max_concurrent_texts=5)
-    _, _, precision = command.started(checkpoint, options)
+    _, _, precision, _ = command.started(checkpoint, options)
     assert precision == "int8"
     assert made == [((exported.classifier,), {"exit_threshold": 0.3, "early_exit": None, "max_texts": 5})]
     assert exported.classifier.threads == 3
@@ -145,7 +145,7 @@ def test_the_exported_model_is_served_with_its_own_threshold(checkpoint: str, mo
 
 
 def test_shadow_needs_a_certificate(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
-    message = "shadow: needs a certificate of the served threshold, runtime and precision"
+    message = "shadow: no certificate holds for what is served"
     assert message in refused(capsys, checkpoint, "--port", "0", "--shadow", "1%")
 
 
@@ -159,6 +159,7 @@ def test_shadow_watches_the_certificate(checkpoint: str, ask: Any, tmp_path: Any
             return client.get("/info").json()["early_exit"]["certificate"]
 
         found = ask(question, "--shadow", "1%")
+        assert ask(question, "--exit_threshold", "0.9999") is None  # about which nothing was promised
     finally:
         (Path(checkpoint) / "certificate.json").unlink(missing_ok=True)
-    assert found["guarantees"] == ["changed_answers <= 0.9"] and found["holds"] and found["alarm"] is False
+    assert found["guarantees"] == ["changed_answers <= 0.9"] and found["alarm"] is False
