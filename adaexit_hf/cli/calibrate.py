@@ -17,7 +17,7 @@ from .errors import wrong_usage
 from .evaluate import curve_with_threshold, honest_scores, labelled_splits, tell_of_choice
 from .options import MAX_DROP_HELP, Fraction, LoadOptions, OutputOptions, local_folder
 from .printing import print_choice
-from .runtime import ExportedModel, RuntimeOptions, load_runtime, ran_by, tell_of_certificate, trace_of
+from .runtime import ExportedModel, RuntimeOptions, load_runtime, ran_by, tell_of_void_certificates, trace_of
 from .streams import print_json
 
 
@@ -128,8 +128,7 @@ def calibrate(options: CalibrationOptions, positionals: Any) -> None:
         message = f"the exported model's report.html starts at the old threshold; run adaexit report {folder} ..."
         print(f"adaexit calibrate: {message}", file=sys.stderr)
     if not options.dry_run:
-        model.config.exit_threshold = chosen.threshold
-        tell_of_certificate(folder, model, tokenizer)
+        tell_of_void_certificates("calibrate", folder)
     if options.dry_run or exported:
         return
     if saved | new_settings != saved and (folder / "README.md").exists():

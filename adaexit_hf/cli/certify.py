@@ -19,7 +19,7 @@ from ..evaluation.certificate_file import (
     source_in_words,
     verify_certificates,
 )
-from ..evaluation.fingerprints import UNKNOWN, overlap, read_seen_rows
+from ..evaluation.fingerprints import UNKNOWN, known_hashes, overlap, read_seen_rows
 from ..evaluation.guarantee import Guarantee
 from ..evaluation.trace import ExitTrace
 from ..onnx_runtime.folder import MANIFEST, find_folder
@@ -29,7 +29,7 @@ from .errors import RefusedError, wrong_usage
 from .evaluate import labelled_splits
 from .options import LOCAL_CHECKPOINT, Fraction, LoadOptions, OutputOptions, Positionals, local_folder
 from .predict import PredictOptions, items_of_input
-from .runtime import ExportedModel, RuntimeOptions, load_runtime, ran_by, trace_of
+from .runtime import ExportedModel, RuntimeOptions, load_runtime, ran_by, tell_of_void_certificates, trace_of
 from .streams import print_json
 
 
@@ -117,7 +117,9 @@ def certify(options: CertifyOptions, positionals: Any) -> None:
         if options.repeats not in (None, "drop", "keep"):
             raise ValueError(f"repeats: got '{options.repeats}'; choose drop or keep, or leave it out to refuse")
         if not 0 < options.confidence < 1:
-            raise ValueError(f"confidence: got {options.confidence:g}; pass a number between 0 and 1, e.g. 0.95")
+            raise ValueError(
+                f"confidence: got {options.confidence:g}; pass a number between 0 and 1, e.g. 0.95, or 95%"
+            )
         unlabelled = [flag for flag in ("harm", "drop") if options.file and getattr(options, flag) is not None]
         if unlabelled:
             raise ValueError(
@@ -157,6 +159,7 @@ def certify(options: CertifyOptions, positionals: Any) -> None:
         save_certificate(
             folder, found, runtime=runtime, precision=precision, max_tokens=tokenizer.model_max_length, data=data
         )
+        tell_of_void_certificates("certify", folder)
     if options.json:
         print_json(found.as_dict() | {"certified": isinstance(found, Certificate), "saved": saved})
     elif isinstance(found, Certificate):
@@ -188,6 +191,7 @@ def verify(options: VerifyOptions, positionals: Any) -> None:
             check_rows(options)
     folder = local_folder(positionals.checkpoint)
     sealed = verify_certificates(folder)
+    check_runtime(options, sealed, folder)
     if not sealed:
         raise RefusedError(f"'{folder}' has no {CERTIFICATE_FILE}; call adaexit certify {folder} ...")
     tests: tuple[Check, ...] = ()
@@ -239,6 +243,11 @@ def guarantees_of(options: CertifyOptions) -> list[Guarantee]:
         "mean_difference": (options.mean_difference, {"value_range": low_high}),
         "mean_layers": (options.mean_layers, {}),
     }
+    if options.mean_difference is not None and low_high is None:
+        raise ValueError(
+            "mean_difference: needs the lowest and the highest number that the model can give; pass them, e.g. "
+            "--value_range 0 5"
+        )
     found = []
     for kind, (limit, more) in flags.items():
         if limit is not None:
@@ -255,6 +264,29 @@ def guarantees_of(options: CertifyOptions) -> list[Guarantee]:
         if getattr(options, flag) is not None and flags[kind][0] is None:
             raise ValueError(f"{flag}: got {getattr(options, flag)} without --{kind}; leave it out")
     return found
+
+
+def check_runtime(options: RowsOptions, sealed: dict[str, SealedCertificate], folder: Path) -> None:
+    """Check that there is a certificate for the runtime and precision that the flags name, if they name one.
+
+    Args:
+        options: The flags.
+        sealed: The certificates by runtime and precision.
+        folder: The checkpoint's folder.
+
+    Raises:
+        RefusedError: There are certificates, but none for it.
+        ValueError: A precision was given without --runtime onnx.
+    """
+    exported = options.runtime == "onnx"
+    if options.precision is not None and not exported:
+        raise ValueError(f"precision: got '{options.precision}' without --runtime onnx; leave it out")
+    precision = options.precision if exported else None if options.dtype == "auto" else options.dtype
+    if not sealed or (options.runtime == "torch" and precision is None):
+        return
+    if not any(name.split()[0] == options.runtime and precision in (None, name.split()[1]) for name in sealed):
+        wanted = f"{options.runtime} {precision or ''}".strip()
+        raise RefusedError(f"'{folder}' has no certificate for {wanted}, only for {', '.join(sealed)}")
 
 
 def check_rows(options: RowsOptions) -> None:
@@ -397,6 +429,7 @@ def without_seen_rows(
     Raises:
         ValueError: Rows were seen, and nothing says what to do with them; or all of them were.
     """
+    tell_of_copies(trace, groups)
     record = read_seen_rows(folder)
     if record is None or UNKNOWN in record:
         print(
@@ -427,7 +460,26 @@ def without_seen_rows(
         kept = (~repeated).nonzero().flatten()
         groups = None if groups is None else [groups[row] for row in kept.tolist()]
         trace = trace.take(kept)
+    else:
+        print(f"adaexit certify: {count} of {total} rows had a part in this model ({listed}): kept", file=sys.stderr)
     return trace, groups, list(record.values())
+
+
+def tell_of_copies(trace: ExitTrace, groups: list[Any] | None) -> None:
+    """Say on stderr how many rows are copies of others, each of which counts as evidence of its own.
+
+    Args:
+        trace: Trace of the rows.
+        groups: The group of each row; copies in a group count once, and nothing is said.
+    """
+    rows = len(trace.logits)
+    copies = rows - len(known_hashes(trace, "trace").unique())
+    if copies and groups is None:
+        print(
+            f"adaexit certify: {copies} of {rows} rows are copies of others, and count as rows of their own; that is "
+            "right where texts recur like this in the traffic, and not where a file holds them twice",
+            file=sys.stderr,
+        )
 
 
 def save_threshold(model: Any, folder: Path, threshold: Any) -> None:

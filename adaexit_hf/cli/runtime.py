@@ -210,3 +210,20 @@ def predictions_of(model: Any, texts: Iterable[Any], tokenizer: Any) -> Iterator
     )
     for place, (logits, exit_layer, exit_score) in enumerate(found):
         yield Prediction(place, torch.from_numpy(logits), exit_layer, exit_score)
+
+
+def tell_of_void_certificates(command: str, folder: Path) -> None:
+    """Say on stderr which certificates of a checkpoint are void, after a command has changed its files.
+
+    Args:
+        command: Name of the command.
+        folder: The checkpoint's folder.
+    """
+    try:
+        void = [name for name, sealed in verify_certificates(folder).items() if sealed.void]
+    except ValueError as error:  # the file cannot be read
+        print(f"adaexit {command}: {error}", file=sys.stderr)
+        return
+    for name in void:
+        message = f"the certificate for {name} does not hold for the files as they are now; certify it again"
+        print(f"adaexit {command}: {message} with adaexit certify {folder} ...", file=sys.stderr)

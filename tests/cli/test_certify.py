@@ -127,6 +127,7 @@ def test_rows_of_the_training_are_refused_dropped_or_kept(checkpoint, texts, cal
     arguments = ("certify", checkpoint, *texts, *PROMISE, "--json", "--dry_run")
     message = "25 of the 125 rows had a part in this model (20 in training, 10 in threshold)"
     assert message in call(*arguments, code=1).err
+    assert "(20 in training, 10 in threshold): kept" in call(*arguments, "--repeats", "keep").err
     dropped, kept = (json.loads(call(*arguments, "--repeats", how).out) for how in ("drop", "keep"))
     assert (dropped["n"], dropped["repeats"]) == (100, 0) and (kept["n"], kept["repeats"]) == (125, 25)
 
@@ -140,6 +141,25 @@ def test_rows_that_were_kept_are_told_and_not_all_can_be(checkpoint, texts, call
     for how in ("keep", "drop"):
         printed = call("certify", checkpoint, *texts, *PROMISE, "--repeats", how, code=1)
         assert "all 125 rows had a part in this model (125 in training); pass other rows" in printed.err
+
+
+def test_copies_are_counted(checkpoint, texts, tmp_path, call) -> None:
+    assert "are copies" not in call("certify", checkpoint, *texts, *PROMISE, "--dry_run").err
+    (tmp_path / "twice.csv").write_text("text,author\n" + "".join(f"{text},{text}\n" for text in TEXTS) * 2)
+    arguments = ("certify", checkpoint, "--file", tmp_path / "twice.csv", "--text_columns", "text", *PROMISE)
+    assert "125 of 250 rows are copies of others" in call(*arguments, "--dry_run").err
+    assert "are copies" not in call(*arguments, "--group_column", "author", "--dry_run").err
+
+
+def test_another_certificate_that_becomes_void_is_named(checkpoint, texts, rows, call) -> None:
+    message = "the certificate for torch float32 does not hold for the files as they are now"
+    assert message not in call("certify", checkpoint, *texts, *PROMISE).err
+    assert message not in call("calibrate", checkpoint, *rows, "--dry_run").err
+    assert message in call("calibrate", checkpoint, *rows).err
+    (checkpoint / "seen_rows.npz").unlink()  # the same rows are certified again
+    assert message not in call("certify", checkpoint, *texts, *PROMISE).err
+    (checkpoint / "config.json").write_text((checkpoint / "config.json").read_text() + " ")
+    assert message in call("certify", checkpoint, *texts, *PROMISE, "--dtype", "bfloat16").err
 
 
 def test_unknown_training_rows_are_named(checkpoint, texts, call) -> None:
@@ -171,6 +191,7 @@ def test_calibrate_adds_the_rows_that_chose_to_the_record(checkpoint, rows, call
         (["--drop", "0.1"], "drop: needs labels"),
         (["--repeats", "no", *PROMISE], "repeats: got 'no'"),
         (["--value_range", "1", "--mean_difference", "0.1"], "value_range: got [1.0]"),
+        (["--mean_difference", "0.1"], "pass them, e.g. --value_range 0 5"),
         (["--task_name", "sst2", *PROMISE], "pass texts without labels or labelled rows"),
         (["--split", "test", *PROMISE], "split: got it with --file"),
         (["--metrics", "f1", *PROMISE], "metrics: got f1, but none is computed here"),
@@ -213,6 +234,21 @@ def test_verify_holds_until_a_file_changes(checkpoint, texts, call) -> None:
 
 def test_verify_without_a_certificate_is_a_no(checkpoint, call) -> None:
     assert "has no certificate.json" in call("verify", checkpoint, code=1).err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--dtype", "float32"), ""),
+        (("--dtype", "bfloat16"), "has no certificate for torch bfloat16, only for torch float32"),
+        (("--runtime", "onnx"), "has no certificate for onnx, only for torch float32"),
+        (("--runtime", "onnx", "--precision", "int8"), "has no certificate for onnx int8, only for torch float32"),
+        (("--precision", "int8"), "precision: got 'int8' without --runtime onnx"),
+    ],
+)
+def test_verify_without_rows_wants_a_certificate_of_the_runtime(checkpoint, texts, call, flags, message) -> None:
+    call("certify", checkpoint, *texts, *PROMISE)
+    assert message in call("verify", checkpoint, *flags, code=1 if message else 0).err
 
 
 def test_verify_tests_rows_against_the_certificate(checkpoint, texts, call) -> None:
