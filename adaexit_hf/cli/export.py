@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from ..evaluation.fingerprints import add_seen_rows, hashes_of
 from ..evaluation.thresholds import check_max_drop
 from ..export.onnx import check_installed, export_onnx
 from ..onnx_runtime.folder import SUBFOLDER
@@ -13,6 +14,7 @@ from .errors import wrong_usage
 from .evaluate import labelled_splits, tell_of_rows_that_chose
 from .options import MAX_DROP_HELP, Fraction, LoadOptions, OutputOptions, load
 from .printing import print_export
+from .runtime import tell_of_void_certificates
 from .streams import print_json
 
 
@@ -91,9 +93,13 @@ def export(options: ExportOptions, positionals: Any) -> None:
         metrics=metrics,
         max_drop=options.max_drop,
     )
+    if validation is not None and options.int8 and Path(positionals.checkpoint).is_dir():
+        add_seen_rows(positionals.checkpoint, {"threshold": hashes_of(validation)})
     if metrics:
         results = {"fp32": manifest["precisions"]["fp32"]["results"]}
         tell_of_rows_that_chose("export", positionals.checkpoint, model, results, metrics[0])
+    if Path(positionals.checkpoint).is_dir():
+        tell_of_void_certificates("export", Path(positionals.checkpoint))
     if options.json:
         print_json(manifest)
     else:

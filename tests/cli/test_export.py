@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 from adaexit_hf import BerxitForSequenceClassification, ExportFolderError, OnnxEarlyExitClassifier
 from adaexit_hf.cli import main as cli
 from adaexit_hf.evaluation.certificate_file import verify_certificates
+from adaexit_hf.evaluation.fingerprints import hashes_of, read_seen_rows, save_seen_rows
 
 TEXTS = ["very good film", "bad book", "good", "very very bad film"] * 3
 
@@ -32,14 +33,15 @@ def exported(start, tmp_path_factory) -> tuple[Path, list[str]]:
     rows = "".join(f"{text},{'good' if 'good' in text else 'bad'}\n" for text in TEXTS)
     (folder / "dev.csv").write_text(f"text,label\n{rows}")
     flags = ["--validation_file", str(folder / "dev.csv"), "--text_columns", "text"]
+    save_seen_rows(folder / "out", {"training": torch.tensor([7])})
     assert cli.main(["export", str(folder / "out"), "--int8", *flags]) == 0
     return folder / "out", flags
 
 
 @pytest.fixture
 def checkpoint(exported, tmp_path) -> str:
-    """A copy, which a test may change."""
-    shutil.copytree(exported[0], tmp_path / "out")
+    """A copy, which a test may change, and which knows of no rows that chose a threshold."""
+    shutil.copytree(exported[0], tmp_path / "out", ignore=shutil.ignore_patterns("seen_rows.npz"))
     return str(tmp_path / "out")
 
 
@@ -55,6 +57,14 @@ def refused(capsys, *arguments: str) -> str:
     capsys.readouterr()
     assert cli.main(list(arguments)) == 1
     return capsys.readouterr().err
+
+
+def test_export_adds_the_rows_that_chose_to_the_record(exported) -> None:
+    folder, _ = exported
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    seen = read_seen_rows(folder)
+    assert seen["training"].tolist() == [7]
+    assert set(seen["threshold"].tolist()) == set(hashes_of([tokenizer(text) for text in TEXTS]).tolist())
 
 
 def answers(printed: str) -> list[dict]:
