@@ -228,9 +228,8 @@ def _void_reasons(folder: Path, runtime: str, precision: str, record: Mapping[st
     reasons += [f"{name} is new" for name in now.keys() - then.keys()]
     if record["code"] != code_of(runtime):
         certified = record["made_with"].get("adaexit_hf")
-        reasons.append(
-            f"the code for {runtime} is that of adaexit_hf {__version__}, certified was that of {certified}"
-        )
+        which = f"another state of {certified}" if certified == __version__ else str(certified)
+        reasons.append(f"the code for {runtime} is that of adaexit_hf {__version__}, certified was that of {which}")
     return sorted(reasons)
 
 

@@ -105,6 +105,7 @@ def test_other_code_of_the_package_voids(exported, monkeypatch, name, runtime) -
     assert reasons(exported, name) == ()
     monkeypatch.setattr(certificate_file, "code_of", lambda used: "other" if used == runtime else code_of(used))
     assert reasons(exported, name)[0].startswith(f"the code for {runtime} is that of adaexit_hf")
+    assert "another state of" in reasons(exported, name)[0]  # the version is the same
     assert reasons(exported, {"torch": "onnx int8", "onnx": "torch float32"}[runtime]) == ()
 
 
