@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,9 +20,10 @@ from ..evaluation.certificate_file import (
     source_in_words,
     verify_certificates,
 )
-from ..evaluation.fingerprints import UNKNOWN, known_hashes, overlap, read_seen_rows
+from ..evaluation.fingerprints import UNKNOWN, hashes_of, read_seen_rows
 from ..evaluation.guarantee import Guarantee
 from ..evaluation.trace import ExitTrace
+from ..models.padded_batches import Row, stream_rows
 from ..onnx_runtime.folder import MANIFEST, find_folder
 from ..utils.files import check_writable, replace_text
 from .data_arguments import DataArguments
@@ -134,13 +136,12 @@ def certify(options: CertifyOptions, positionals: Any) -> None:
     certify_trace(one_row(model.config), guarantees)  # raises what does not fit the model
     runtime, precision = ran_by(model).values()
     files = sealed_files(folder, runtime, precision)
-    trace, groups, data = rows_to_certify("certify", model, tokenizer, options)
-    rows = len(trace.logits)
-    trace, groups, seen = without_seen_rows(trace, groups, folder, options.repeats)
-    if len(trace.logits) < rows:
-        data["left_out"] = rows - len(trace.logits)
+    all_rows, groups, data = rows_to_certify("certify", model, tokenizer, options)
+    rows, groups, seen = without_seen_rows(all_rows, groups, folder, options.repeats)
+    if len(rows) < len(all_rows):
+        data["left_out"] = len(all_rows) - len(rows)
     found = certify_trace(
-        trace,
+        trace_of(model, rows, options.batch_size),
         guarantees,
         options.confidence,
         groups=groups,
@@ -201,7 +202,8 @@ def verify(options: VerifyOptions, positionals: Any) -> None:
         name = " ".join(ran_by(model).values())
         if name not in sealed:
             raise RefusedError(f"'{folder}' has no certificate for {name}, only for {', '.join(sealed)}")
-        trace, groups, data = rows_to_certify("verify", model, tokenizer, options)
+        rows, groups, data = rows_to_certify("verify", model, tokenizer, options)
+        trace = trace_of(model, rows, options.batch_size)
         certificate = sealed[name].certificate
         tests = check_on_rows(certificate, trace, groups)
         if trace.fingerprint == certificate.fingerprint:
@@ -345,8 +347,8 @@ def one_row(config: Any) -> ExitTrace:
 
 def rows_to_certify(
     command: str, model: Any, tokenizer: Any, options: RowsOptions
-) -> tuple[ExitTrace, list[Any] | None, dict[str, Any]]:
-    """Trace the rows that the flags name.
+) -> tuple[Sequence[Row], list[Any] | None, dict[str, Any]]:
+    """Read and tokenize the rows that the flags name.
 
     Args:
         command: Name of the command, for messages.
@@ -355,7 +357,7 @@ def rows_to_certify(
         options: The flags.
 
     Returns:
-        The trace, the group of each row if there are groups, and name and split of the data.
+        The tokenized rows, the group of each row if there are groups, and name and split of the data.
 
     Raises:
         ValueError: There is no such split or column, or a text is empty.
@@ -380,23 +382,18 @@ def rows_to_certify(
             print(f"adaexit {command}: {message}", file=sys.stderr)
         groups = [record["id"] for record, _ in kept] if options.group_column else None
         check_groups(groups, options.group_column)
-        texts = [text for _, text in kept]
-        return (
-            trace_of(model, texts, options.batch_size, tokenizer=tokenizer),
-            groups,
-            {"name": Path(options.file).name},
-        )
+        rows = list(stream_rows([text for _, text in kept], tokenizer, model.config))
+        return rows, groups, {"name": Path(options.file).name}
     datasets_by_split, _, _ = labelled_splits(model, tokenizer, options, keep=options.group_column)
     split = options.split or next(iter(datasets_by_split))
     if split not in datasets_by_split:
         raise ValueError(
             f"split: got '{split}'; the labelled rows have {', '.join(datasets_by_split)}: pass one of them"
         )
-    rows = datasets_by_split[split]
-    groups = list(rows[options.group_column]) if options.group_column else None
+    rows = list(datasets_by_split[split])
+    groups = [row[options.group_column] for row in rows] if options.group_column else None
     check_groups(groups, options.group_column)
-    data = {"name": options.for_card().name, "split": split}
-    return trace_of(model, rows, options.batch_size), groups, data
+    return rows, groups, {"name": options.for_card().name, "split": split}
 
 
 def check_groups(groups: list[Any] | None, column: str | None) -> None:
@@ -413,23 +410,24 @@ def check_groups(groups: list[Any] | None, column: str | None) -> None:
 
 
 def without_seen_rows(
-    trace: ExitTrace, groups: list[Any] | None, folder: Path, repeats: str | None
-) -> tuple[ExitTrace, list[Any] | None, list[torch.Tensor]]:
+    rows: Sequence[Row], groups: list[Any] | None, folder: Path, repeats: str | None
+) -> tuple[Sequence[Row], list[Any] | None, list[torch.Tensor]]:
     """Find the rows that had a part in training or in a choice, and leave them out if that was asked for.
 
     Args:
-        trace: Trace of the rows.
+        rows: The tokenized rows.
         groups: The group of each row, or None.
         folder: The model's folder, whose record says what was seen.
         repeats: `"drop"`, `"keep"` or None.
 
     Returns:
-        Trace and groups of the rows to certify, and the hashes of all rows that were seen.
+        The rows to certify and their groups, and the hashes of all rows that were seen.
 
     Raises:
         ValueError: Rows were seen, and nothing says what to do with them; or all of them were.
     """
-    tell_of_copies(trace, groups)
+    hashes = hashes_of(rows)
+    tell_of_copies(hashes, groups)
     record = read_seen_rows(folder)
     if record is None or UNKNOWN in record:
         print(
@@ -438,13 +436,13 @@ def without_seen_rows(
             file=sys.stderr,
         )
     if record is None:
-        return trace, groups, []
-    parts = {part: int(overlap(trace, hashes).sum()) for part, hashes in record.items()}
-    repeated = torch.stack([overlap(trace, hashes) for hashes in record.values()]).any(dim=0)
+        return rows, groups, []
+    in_part = {part: torch.isin(hashes, seen) for part, seen in record.items()}
+    repeated = torch.stack(list(in_part.values())).any(dim=0)
     count, total = int(repeated.sum()), len(repeated)
     if not count:
-        return trace, groups, list(record.values())
-    listed = ", ".join(f"{number} in {part}" for part, number in parts.items() if number)
+        return rows, groups, list(record.values())
+    listed = ", ".join(f"{int(found.sum())} in {part}" for part, found in in_part.items() if found.any())
     if repeats is None:
         raise ValueError(
             f"rows: {count} of the {total} rows had a part in this model ({listed}), so that they say too little "
@@ -457,23 +455,23 @@ def without_seen_rows(
         print(
             f"adaexit certify: {count} of {total} rows had a part in this model ({listed}): left out", file=sys.stderr
         )
-        kept = (~repeated).nonzero().flatten()
-        groups = None if groups is None else [groups[row] for row in kept.tolist()]
-        trace = trace.take(kept)
+        kept = (~repeated).nonzero().flatten().tolist()
+        groups = None if groups is None else [groups[row] for row in kept]
+        rows = [rows[row] for row in kept]
     else:
         print(f"adaexit certify: {count} of {total} rows had a part in this model ({listed}): kept", file=sys.stderr)
-    return trace, groups, list(record.values())
+    return rows, groups, list(record.values())
 
 
-def tell_of_copies(trace: ExitTrace, groups: list[Any] | None) -> None:
+def tell_of_copies(hashes: torch.Tensor, groups: list[Any] | None) -> None:
     """Say on stderr how many rows are copies of others, each of which counts as evidence of its own.
 
     Args:
-        trace: Trace of the rows.
+        hashes: Hashes of the rows.
         groups: The group of each row; copies in a group count once, and nothing is said.
     """
-    rows = len(trace.logits)
-    copies = rows - len(known_hashes(trace, "trace").unique())
+    rows = len(hashes)
+    copies = rows - len(hashes.unique())
     if copies and groups is None:
         print(
             f"adaexit certify: {copies} of {rows} rows are copies of others, and count as rows of their own; that is "

@@ -172,7 +172,7 @@ def tell_of_certificate(folder: Path, model: Any, tokenizer: Any) -> None:
         print(f"adaexit: {reason}", file=sys.stderr)
 
 
-def trace_of(model: Any, rows: Any, batch_size: int, flops: bool = False, tokenizer: Any = None) -> ExitTrace:
+def trace_of(model: Any, rows: Any, batch_size: int, flops: bool = False) -> ExitTrace:
     """Collect the trace of a model or an `ExportedModel`.
 
     Args:
@@ -180,16 +180,15 @@ def trace_of(model: Any, rows: Any, batch_size: int, flops: bool = False, tokeni
         rows: Tokenized rows.
         batch_size: Rows per batch in PyTorch; ONNX Runtime runs text by text.
         flops: Whether to count floating-point operations.
-        tokenizer: The tokenizer, for rows that are texts.
 
     Raises:
         ValueError: FLOPs of an exported model.
     """
     if not isinstance(model, ExportedModel):
-        return collect_trace(model, rows, tokenizer, batch_size=batch_size, count_flops=flops)
+        return collect_trace(model, rows, batch_size=batch_size, count_flops=flops)
     if flops:
         raise ValueError("flops: cannot be counted with --runtime onnx; leave out one of them")
-    return onnx_trace(model.classifier, rows, tokenizer, model.config)
+    return onnx_trace(model.classifier, rows, None, model.config)
 
 
 def predictions_of(model: Any, texts: Iterable[Any], tokenizer: Any) -> Iterator[Prediction]:

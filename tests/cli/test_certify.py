@@ -162,6 +162,12 @@ def test_another_certificate_that_becomes_void_is_named(checkpoint, texts, rows,
     assert message in call("certify", checkpoint, *texts, *PROMISE, "--dtype", "bfloat16").err
 
 
+def test_seen_rows_are_refused_before_any_text_runs(checkpoint, texts, call, monkeypatch) -> None:
+    save_seen_rows(checkpoint, {"training": hashes(checkpoint, TEXTS[:20])})
+    monkeypatch.setattr(certify_module, "trace_of", lambda *_: pytest.fail("texts ran"))
+    assert "had a part in this model" in call("certify", checkpoint, *texts, *PROMISE, code=1).err
+
+
 def test_unknown_training_rows_are_named(checkpoint, texts, call) -> None:
     arguments = ("certify", checkpoint, *texts, *PROMISE, "--dry_run")
     assert "does not say which rows it was trained on" in call(*arguments).err
@@ -285,12 +291,6 @@ def test_predict_says_if_the_certificate_does_not_hold(checkpoint, texts, call, 
     call("certify", checkpoint, *texts, *PROMISE)
     printed = call("predict", checkpoint, "good", *flags)
     assert message in printed.err and (message or "certificate" not in printed.err)
-
-
-def test_calibrate_says_that_the_certificate_is_void(checkpoint, texts, rows, call) -> None:
-    call("certify", checkpoint, *texts, *PROMISE)
-    printed = call("calibrate", checkpoint, *rows, "--max_drop", "99%")
-    assert "the certificate for torch float32 does not hold: config.json has changed; the threshold is" in printed.err
 
 
 def test_push_refuses_a_void_certificate(checkpoint, texts, call, monkeypatch) -> None:
