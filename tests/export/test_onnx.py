@@ -354,7 +354,7 @@ def test_the_last_exit_answers_though_it_is_not_finite(
     exits: int, broken: Exported, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     classifier = broken.run()
-    monkeypatch.setattr(classifier, "_stages", classifier._stages[:exits])
+    monkeypatch.setattr(classifier, "stages", classifier.stages[:exits])
     monkeypatch.setattr(classifier, "exit_layers", [1, 2][:exits])
     with pytest.warns(RuntimeWarning, match=f"{2 * exits} exits gave NaN or infinite logits"):
         answers = classifier(broken.items, exit_threshold=0.5)
