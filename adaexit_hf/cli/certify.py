@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -190,6 +190,8 @@ def verify(options: VerifyOptions, positionals: Any) -> None:
     with wrong_usage():
         if with_rows:
             check_rows(options)
+        else:
+            check_no_rows(options)
     folder = local_folder(positionals.checkpoint)
     sealed = verify_certificates(folder)
     check_runtime(options, sealed, folder)
@@ -343,6 +345,24 @@ def one_row(config: Any) -> ExitTrace:
         bounds=config.threshold_bounds,
         multi_label=config.multi_label,
     )
+
+
+def check_no_rows(options: VerifyOptions) -> None:
+    """Check that without rows no flag says how to read them.
+
+    Raises:
+        ValueError: One does.
+    """
+    of_rows = [
+        *fields(DataArguments),
+        *(each for each in fields(RowsOptions) if each.name in ("split", "group_column")),
+    ]
+    for each in of_rows:
+        value = getattr(options, each.name)
+        if value != each.default:
+            raise ValueError(
+                f"{each.name}: got {value!r} without rows; pass --file or --validation_file, or leave it out"
+            )
 
 
 def rows_to_certify(

@@ -238,6 +238,11 @@ def test_verify_holds_until_a_file_changes(checkpoint, texts, call) -> None:
     assert "void: tokenizer_config.json has changed" in printed.out and "void: torch float32" in printed.err
 
 
+@pytest.mark.parametrize("flags", [["--group_column", "author"], ["--split", "test"], ["--text_columns", "text"]])
+def test_verify_without_rows_takes_no_flags_about_them(checkpoint, call, flags) -> None:
+    assert f"{flags[0][2:]}: got " in call("verify", checkpoint, *flags, code=2).err
+
+
 def test_verify_without_a_certificate_is_a_no(checkpoint, call) -> None:
     assert "has no certificate.json" in call("verify", checkpoint, code=1).err
 
