@@ -45,6 +45,7 @@ from adaexit_hf.benchmark.runtimes import compare_runtimes, exported_folder
 from adaexit_hf.benchmark.timing import cells, grow, measure, planted_workload, trained_workload
 from adaexit_hf.cli.predict import PredictOptions, items_of_input
 from adaexit_hf.onnx_runtime.folder import read_manifest
+from adaexit_hf.utils.processor import default_batch_tokens
 
 PAIRS = ["in-model/static", "in-model-sorted/static-sorted", "predict/static-tokens", "predict/static"]
 PLANTED_PAIRS = [*PAIRS, "authors/static", "predict/authors"]
@@ -70,7 +71,7 @@ class Arguments:
         default_factory=list, metadata={"help": "Texts per batch. Default: 1 8 32 128 256; with --onnx only 32."}
     )
     batch_tokens: list[int] = field(
-        default_factory=list, metadata={"help": "Tokens per batch of predict. Default: 1024 on a CPU, else 16384."}
+        default_factory=list, metadata={"help": "Tokens per batch of predict. Default: that of predict."}
     )
     savings: list[float] = field(
         default_factory=lambda: [1.0, 1.5, 2.0, 3.0], metadata={"help": "Planned savings: depth / mean exit layer."}
@@ -231,12 +232,9 @@ def measurements(arguments: Arguments, device: str) -> Iterator[tuple[Record, Ca
             yield setting | {"runtimes": True, "saving": saving}, partial(workloads.measure_runtimes, saving)
         return
     pairs = arguments.pairs or (PLANTED_PAIRS if name is None else TRAINED_PAIRS)
-    all_cells = cells(
-        pairs,
-        arguments.batch_sizes or [1, 8, 32, 128, 256],
-        arguments.batch_tokens or [1024 if device == "cpu" else 16384],
-    )
     for dtype in arguments.dtypes:
+        tokens = arguments.batch_tokens or [default_batch_tokens(torch.device(device), getattr(torch, dtype))]
+        all_cells = cells(pairs, arguments.batch_sizes or [1, 8, 32, 128, 256], tokens)
         workloads = Workloads(arguments, dtype, device)
         for saving, cell in itertools.product(savings, all_cells):
             cell_fields = dict(zip(("candidate", "baseline", "batch_size", "batch_tokens"), cell, strict=True))
