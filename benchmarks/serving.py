@@ -144,7 +144,7 @@ class Nothing:
         self.layers = self.exit_layers = range(1, layers + 1)
         self.logits = torch.zeros(1, 2)
 
-    def read(self, item: Any) -> TokenizedText:
+    def read(self, item: Any, truncation_side: Any = None) -> TokenizedText:
         return TokenizedText(item, 10, (), False)
 
     def thresholds_in_use(self, exit_threshold: Any, early_exit: Any) -> None:

@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -369,11 +370,15 @@ name on the Hub, owner/name
         )
         return count
 
-    def rows(self, items: Iterator[tuple[int, Any]]) -> Iterator[tuple[Tensors, bool]]:
+    def rows(
+        self, items: Iterator[tuple[int, Any]], truncation_side: str | None = None
+    ) -> Iterator[tuple[Tensors, bool]]:
         """Iterate over tokenized texts.
 
         Args:
             items: texts as in `predict`, each with its index.
+            truncation_side: "left" or "right", the end at which texts that are too long are cut; tokenized ones are
+                always cut at the right. Default: the tokenizer's.
 
         Yields:
             What the first stage reads of the text, and whether it was truncated.
@@ -381,9 +386,12 @@ name on the Hub, owner/name
         Raises:
             ValueError: as in `predict`.
         """
+        own = self._tokenizer.truncation  # None if the model reads texts of any length
+        same_side = own is None or truncation_side in (None, own["direction"])
+        tokenizer = self._tokenizer if same_side else self._other_side
         while block := list(islice(items, BLOCK)):
             texts = {index: self._texts(index, item) for index, item in block if not _is_row(item)}
-            encodings = dict(zip(texts, self._tokenizer.encode_batch(list(texts.values())), strict=True))
+            encodings = dict(zip(texts, tokenizer.encode_batch(list(texts.values())), strict=True))
             for index, item in block:
                 if index in encodings:
                     encoding = encodings[index]
@@ -394,6 +402,14 @@ name on the Hub, owner/name
                     columns, too_long = self._checked_row(index, item)
                 inputs = self.stages[0].inputs
                 yield {name: np.asarray([columns[name]], dtype=np.int64) for name in inputs}, too_long
+
+    @cached_property
+    def _other_side(self) -> Any:
+        """A tokenizer that cuts texts at the other end; the own one is not changed, as other threads may use it."""
+        tokenizer = Tokenizer.from_str(self._tokenizer.to_str())
+        own: dict[str, Any] = tokenizer.truncation or {}
+        tokenizer.enable_truncation(**own | {"direction": "right" if own["direction"] == "left" else "left"})
+        return tokenizer
 
     def _texts(self, index: int, item: Any) -> str | tuple[str, str]:
         """Return the text of an item, or its two texts.

@@ -2,8 +2,8 @@
 
 import copy
 import threading
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from ..models.early_exit_loop import InFlight, joined, one_layer, read_exit, spl
 from ..models.encoder_layers import family_of
 from ..models.padded_batches import COLUMNS, RowReader, model_inputs, padded_batch
 
+TruncationSide: TypeAlias = Literal["left", "right"]
 # Texts with more characters are tokenized by a tokenizer of their own, so that short ones do not wait for them.
 LONG_TEXT = 2000
 
@@ -68,14 +69,16 @@ class Backend(Protocol):
     workers: int
     max_tokens: int | None
 
-    def read(self, item: Any) -> TokenizedText:
+    def read(self, item: Any, truncation_side: TruncationSide | None = None) -> TokenizedText:
         """Tokenize a text; any number of threads may do so.
 
         Args:
             item: as an item of the data set of `predict`.
+            truncation_side: the end at which a text that is too long is cut. Default: the tokenizer's.
 
         Raises:
-            ValueError: it is not such an item, or not of the kind that the model was trained on.
+            ValueError: it is not such an item, or not of the kind that the model was trained on; or it is tokenized,
+                with a truncation side.
         """
 
     def thresholds_in_use(self, exit_threshold: Threshold, early_exit: bool | None) -> list[float] | None:
@@ -131,19 +134,21 @@ class TorchBackend:
         self.layers: Sequence[int] = range(1, self.exit_layers[-1] + 1)
         self._modules = family_of(model.encoder.config).layers(model.encoder)
         self._temperatures = model.config.exit_temperatures
-        # A tokenizer cannot be called by two threads at once, as truncation is part of its state.
-        self._reader, self._long_reader = (
-            RowReader(own, model.config, warn=False) for own in (tokenizer, copy.deepcopy(tokenizer))
-        )
-        self._reading, self._reading_long = threading.Lock(), threading.Lock()
-        self.max_tokens = self._reader.longest
+        # A tokenizer cannot be called by two threads at once, as truncation is part of its state. It is not the
+        # caller's, which other threads may call.
+        self._readers = [RowReader(copy.deepcopy(tokenizer), model.config, warn=False) for _ in range(2)]
+        self._locks = [threading.Lock() for _ in self._readers]
+        self._side = getattr(tokenizer, "truncation_side", None)
+        self.max_tokens = self._readers[0].longest
 
-    def read(self, item: Any) -> TokenizedText:
+    def read(self, item: Any, truncation_side: TruncationSide | None = None) -> TokenizedText:
         """See `Backend`."""
-        reader, lock = self._reader, self._reading
-        if is_long(item):
-            reader, lock = self._long_reader, self._reading_long
-        with lock:
+        check_not_tokenized(item, truncation_side)
+        number = int(is_long(item))
+        reader = self._readers[number]
+        with self._locks[number]:
+            if reader.tokenizer is not None:
+                reader.tokenizer.truncation_side = truncation_side or self._side
             before = reader.truncated
             try:
                 _, row = next(reader.rows(iter([(0, item)])))
@@ -200,10 +205,11 @@ class OnnxBackend:
         self.max_tokens: int | None = classifier.facts["max_tokens"]
         self._ready = READY[classifier.facts["ready"]]
 
-    def read(self, item: Any) -> TokenizedText:
+    def read(self, item: Any, truncation_side: TruncationSide | None = None) -> TokenizedText:
         """See `Backend`."""
+        check_not_tokenized(item, truncation_side)
         try:
-            row, truncated = next(self.classifier.rows(iter([(0, item)])))
+            row, truncated = next(self.classifier.rows(iter([(0, item)]), truncation_side))
         except ValueError as error:
             raise ValueError(str(error).replace("texts: item 0", "text")) from error
         return TokenizedText(row, row["input_ids"].shape[1], (), truncated)
@@ -230,6 +236,24 @@ class OnnxBackend:
         if thresholds is not None:
             leaving = self._ready(scores, np.asarray(thresholds, dtype=scores.dtype)).tolist()
         return Outcome(texts, leaving, logits, scores.tolist())
+
+
+def check_not_tokenized(item: Any, truncation_side: TruncationSide | None) -> None:
+    """Check that an item is not tokenized if it is to be truncated at a certain end.
+
+    Args:
+        item: a text, a pair of texts, or a row.
+        truncation_side: the end at which a text that is too long is cut; None if the caller does not care.
+
+    Raises:
+        ValueError: it is tokenized, and there is a truncation side; or the side is neither left nor right.
+    """
+    if truncation_side not in (None, "left", "right"):
+        raise ValueError(f"truncation_side: got {truncation_side!r:.40}; pass 'left' or 'right'")
+    if truncation_side is not None and isinstance(item, Mapping) and "input_ids" in item:
+        raise ValueError(
+            f"truncation_side: got {truncation_side!r} for a tokenized text; pass the text, or truncate it beforehand"
+        )
 
 
 def is_long(item: Any) -> bool:

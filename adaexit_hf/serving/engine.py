@@ -27,7 +27,7 @@ from ..models.configuration_early_exit import Threshold, check_number, check_who
 from ..models.early_exit_loop import rows_per_batch
 from ..models.padded_batches import check_model, eval_mode
 from ..utils.processor import default_batch_tokens
-from .backends import Backend, OnnxBackend, TokenizedText, TorchBackend, is_long
+from .backends import Backend, OnnxBackend, TokenizedText, TorchBackend, TruncationSide, is_long
 
 
 class QueueFullError(RuntimeError):
@@ -217,6 +217,7 @@ class EarlyExitEngine:
         early_exit: bool | None = None,
         deadline: float | None = None,
         truncate: bool = True,
+        truncation_side: TruncationSide | None = None,
     ) -> "Future[Answer]":
         """Hand a text to the engine, from any thread.
 
@@ -228,6 +229,7 @@ class EarlyExitEngine:
             deadline: seconds from now; when they have passed, the text leaves at the last exit that it has reached, or
                 will leave at the first one. Default: none.
             truncate: whether a text that is too long is truncated, as by `predict`, or refused.
+            truncation_side: the end at which it is cut, "left" or "right". Default: the tokenizer's, as by `predict`.
 
         Returns:
             A future with the `Answer`. Its `cancel` takes the text out of the engine before the next layer; its
@@ -237,11 +239,11 @@ class EarlyExitEngine:
             QueueFullError: the engine has `max_texts` texts.
             EngineClosedError: the engine is closed.
             TextTooLongError: the text is too long, with `truncate=False`.
-            ValueError: the text is not of the kind that the model was trained on or no text at all; or threshold or
-                deadline is out of range.
+            ValueError: the text is not of the kind that the model was trained on or no text at all; or threshold,
+                deadline or truncation side is out of range.
         """
         thresholds, until = self._settings(exit_threshold, early_exit, deadline)
-        return self._enter(self._read(text, truncate), thresholds, until)
+        return self._enter(self._read(text, truncate, truncation_side), thresholds, until)
 
     async def classify(
         self,
@@ -251,6 +253,7 @@ class EarlyExitEngine:
         early_exit: bool | None = None,
         deadline: float | None = None,
         truncate: bool = True,
+        truncation_side: TruncationSide | None = None,
     ) -> Answer:
         """Answer a text, without blocking the event loop; cancelling the task takes the text out of the engine.
 
@@ -260,6 +263,7 @@ class EarlyExitEngine:
             early_exit: as in `submit`.
             deadline: as in `submit`.
             truncate: as in `submit`.
+            truncation_side: as in `submit`.
 
         Returns:
             The answer.
@@ -272,7 +276,7 @@ class EarlyExitEngine:
             InferenceError: the model raised an error for this text.
         """
         thresholds, until = self._settings(exit_threshold, early_exit, deadline)
-        read = functools.partial(self._read, text, truncate)
+        read = functools.partial(self._read, text, truncate, truncation_side)
         # To hand a short text to another thread would take longer than to tokenize it.
         tokenized = (
             await asyncio.get_running_loop().run_in_executor(self._tokenizing, read) if is_long(text) else read()
@@ -331,10 +335,10 @@ class EarlyExitEngine:
             return self.thresholds, until
         return self.backend.thresholds_in_use(exit_threshold, early_exit), until
 
-    def _read(self, text: Any, truncate: bool) -> TokenizedText:
+    def _read(self, text: Any, truncate: bool, truncation_side: TruncationSide | None) -> TokenizedText:
         with self._changed:
             self._check_open()  # before the work of tokenizing
-        tokenized = self.backend.read(text)
+        tokenized = self.backend.read(text, truncation_side)
         if tokenized.truncated and not truncate:
             raise TextTooLongError(
                 f"text: has more than {self.backend.max_tokens} tokens, the most that this model reads; shorten it, "

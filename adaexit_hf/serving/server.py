@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 from ..evaluation.certificate_file import SealedCertificate
 from ..utils.imports import needs
 from ..version import __version__
+from .backends import TruncationSide
 from .engine import Answer, EarlyExitEngine, EngineClosedError, InferenceError, QueueFullError, TextTooLongError
 from .shadow import ShadowTraffic
 
@@ -124,11 +125,18 @@ class _Options(BaseModel):
     model_config = ConfigDict(strict=True)
 
     truncate: bool | None = None
-    truncation_direction: Literal["Left", "left", "Right", "right"] = "right"
+    truncation_direction: Literal["Left", "left", "Right", "right"] | None = None
     raw_scores: bool = False
     exit_threshold: float | list[float] | None = None
     deadline_ms: float | None = Field(default=None, ge=0, le=3_600_000)
     return_exit_layer: bool = False
+
+    @property
+    def truncation_side(self) -> TruncationSide | None:
+        """The end at which texts that are too long are cut, as the engine calls it; None if the request has none."""
+        if self.truncation_direction is None:
+            return None
+        return "left" if self.truncation_direction.lower() == "left" else "right"
 
 
 class _Parameters(BaseModel):
@@ -284,8 +292,6 @@ class _Server:
             place = ".".join(map(str, first["loc"])) or "body"
             message = first["msg"].removeprefix("Value error, ")
             raise RefusedError(422, "Validation", f"{place}: {message}") from None
-        if asked.truncation_direction.lower() == "left":
-            raise RefusedError(422, "Validation", "truncation_direction: got left; this server truncates on the right")
         if asked.exit_threshold is not None and not self.settings.allow_thresholds:
             message = "exit_threshold: is not allowed by this server; start it with --allow_thresholds"
             raise RefusedError(422, "Validation", message)
@@ -310,7 +316,13 @@ class _Server:
         truncate = self.settings.auto_truncate if asked.truncate is None else asked.truncate
         tasks = [
             asyncio.ensure_future(
-                self.engine.classify(text, exit_threshold=asked.exit_threshold, deadline=deadline, truncate=truncate)
+                self.engine.classify(
+                    text,
+                    exit_threshold=asked.exit_threshold,
+                    deadline=deadline,
+                    truncate=truncate,
+                    truncation_side=asked.truncation_side,
+                )
             )
             for text in texts
         ]
@@ -342,7 +354,7 @@ class _Server:
         if not all(bool(answer.logits.isfinite().all()) for answer in answers):
             raise RefusedError(424, "Backend", "score is NaN or infinite")
         if self.shadow is not None and asked.exit_threshold is None:
-            self.shadow.offer(texts, answers, truncate)
+            self.shadow.offer(texts, answers, truncate, asked.truncation_side)
         return answers
 
     def _scores(self, answer: Answer, function: str | None) -> list[float]:

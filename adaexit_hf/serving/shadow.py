@@ -12,6 +12,7 @@ from ..evaluation.certificate_file import SealedCertificate
 from ..evaluation.guarantee import Guarantee
 from ..evaluation.monitor import CertificateMonitor
 from ..evaluation.trace import predictions
+from .backends import TruncationSide
 from .engine import Answer, EarlyExitEngine, EngineClosedError, InferenceError, QueueFullError
 
 logger = logging.getLogger(__name__)
@@ -57,23 +58,34 @@ class ShadowTraffic:
         self.left_out = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def offer(self, texts: Sequence[Any], answers: Sequence[Answer], truncate: bool) -> None:
+    def offer(
+        self,
+        texts: Sequence[Any],
+        answers: Sequence[Answer],
+        truncate: bool,
+        truncation_side: TruncationSide | None = None,
+    ) -> None:
         """Take texts that were answered at the certified threshold; called in the event loop.
 
         Args:
             texts: the texts.
             answers: their answers, as many.
             truncate: as in `submit` of the engine.
+            truncation_side: as in `submit` of the engine.
         """
         for text, answer in zip(texts, answers, strict=True):
             if not answer.deadline_passed and self.draw() < self.share:
-                task = asyncio.ensure_future(self._compare(text, answer, truncate))
+                task = asyncio.ensure_future(self._compare(text, answer, truncate, truncation_side))
                 self._tasks.add(task)  # the event loop itself keeps no task alive
                 task.add_done_callback(self._tasks.discard)
 
-    async def _compare(self, text: Any, answer: Answer, truncate: bool) -> None:
+    async def _compare(
+        self, text: Any, answer: Answer, truncate: bool, truncation_side: TruncationSide | None
+    ) -> None:
         try:
-            full_depth = await self.engine.classify(text, early_exit=False, truncate=truncate)
+            full_depth = await self.engine.classify(
+                text, early_exit=False, truncate=truncate, truncation_side=truncation_side
+            )
         except (QueueFullError, EngineClosedError, InferenceError):
             self.left_out += 1
             return

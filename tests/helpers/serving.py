@@ -26,7 +26,7 @@ class Gated:
         self.go, self.began = threading.Semaphore(0), threading.Semaphore(0)
         self.steps: list[tuple[int, list[str]]] = []
 
-    def read(self, item: Any) -> TokenizedText:
+    def read(self, item: Any, truncation_side: Any = None) -> TokenizedText:
         if item is None:
             raise ValueError("text is None")
         return TokenizedText(item, item.get("tokens", 10), (), item.get("tokens", 10) > 50)

@@ -128,6 +128,12 @@ def test_truncation_is_that_of_pytorch(side: str, tmp_path: Path) -> None:
     assert [each["input_ids"] for each in found] == [each["input_ids"] for each in expected]
     assert [each["token_type_ids"] for each in found[:-1]] == [each["token_type_ids"] for each in expected[:-1]]
     assert {len(each["input_ids"]) for each in found} == {32, 3}
+    other = tokenizer.truncation_side = {"left": "right", "right": "left"}[side]
+    with pytest.warns(UserWarning, match="truncated"):
+        cut_at_the_other_end = read_rows(LONG, tokenizer, made.model.config)
+    for asked, wanted in ((other, cut_at_the_other_end), (side, expected), (None, expected)):
+        rows = [row["input_ids"][0].tolist() for row, _ in classifier.rows(enumerate(LONG), asked)]
+        assert rows == [each["input_ids"] for each in wanted[: len(LONG)]]
 
 
 def test_the_first_truncated_text_of_a_stream_is_told_of(

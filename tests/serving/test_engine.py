@@ -1,6 +1,7 @@
 """`EarlyExitEngine`: texts that arrive one by one get the answers of `predict`, whoever comes, goes or breaks."""
 
 import asyncio
+import re
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -309,6 +310,42 @@ def test_long_texts_are_truncated_as_by_predict_or_refused() -> None:
             check_answers([future], predict(model, [long], tokenizer, progress=False))
 
 
+def test_long_texts_are_cut_at_the_end_that_is_asked_for() -> None:
+    model, tokenizer = build("berxit"), new_tokenizer()
+    words = [f"w{4 + place % 50}" for place in range(100)]
+    first, last = (predict(model, [" ".join(part)], tokenizer, progress=False) for part in (words[:30], words[-30:]))
+    with EarlyExitEngine(model, tokenizer) as engine:
+        for text in (" ".join(words), " ".join(words * LONG_TEXT)):  # read by one reader, and by the other
+            for side, expected in (("left", last), (None, first), ("right", first)):
+                check_answers([engine.submit(text, truncation_side=side)], expected)
+    assert tokenizer.truncation_side == "right"
+
+
+def test_the_default_end_is_the_tokenizers() -> None:
+    model, tokenizer = build("berxit"), new_tokenizer()
+    tokenizer.truncation_side = "left"
+    words = [f"w{4 + place % 50}" for place in range(100)]
+    with EarlyExitEngine(model, tokenizer) as engine:
+        check_answers(
+            [engine.submit(" ".join(words))], predict(model, [" ".join(words[-30:])], tokenizer, progress=False)
+        )
+
+
+@pytest.mark.parametrize(
+    ("item", "side", "message"),
+    [
+        ({"input_ids": [1, 5, 2]}, "left", "truncation_side: got 'left' for a tokenized text; pass the text"),
+        ("w5", "Left", "truncation_side: got 'Left'; pass 'left' or 'right'"),
+    ],
+)
+def test_an_end_that_cannot_be_used_is_refused(item: Any, side: Any, message: str) -> None:
+    with (
+        EarlyExitEngine(build("berxit"), new_tokenizer()) as engine,
+        pytest.raises(ValueError, match=re.escape(message)),
+    ):
+        engine.submit(item, truncation_side=side)
+
+
 def test_logits_that_are_not_finite_harm_no_neighbour() -> None:
     model, rows, bad = build("berxit"), rows_of()[:6], {"input_ids": [1, 4, 2]}  # those have no 4
     clean = predict(model, rows, exit_threshold=0.0, progress=False)
@@ -329,7 +366,7 @@ def test_a_long_text_does_not_hold_the_event_loop() -> None:
 
     with EarlyExitEngine(build("berxit"), new_tokenizer()) as engine:
         read = engine.backend.read
-        engine.backend.read = lambda item: names.append(threading.current_thread().name) or read(item)  # type: ignore
+        engine.backend.read = lambda item, side: names.append(threading.current_thread().name) or read(item)  # type: ignore
         asyncio.run(classify(engine))
     assert sorted(name.split("_")[0] for name in names) == ["MainThread", "adaexit-tokenizer"]
 

@@ -104,6 +104,15 @@ def test_raw_scores_are_logits(server: Served) -> None:
     assert scores(answer) == pytest.approx(dict(zip(("LABEL_0", "LABEL_1"), logits.tolist(), strict=True)), abs=1e-5)
 
 
+@pytest.mark.parametrize(("direction", "kept"), [("Left", slice(-30, None)), ("right", slice(30))])
+def test_texts_that_are_too_long_are_cut_in_the_direction_that_is_asked_for(
+    server: Served, direction: str, kept: slice
+) -> None:
+    words = [f"w{4 + place % 50}" for place in range(100)]
+    answer = server.post("/predict", inputs=" ".join(words), truncation_direction=direction).json()
+    assert scores(answer) == pytest.approx(server.expected([" ".join(words[kept])])[0], abs=1e-5)
+
+
 @pytest.mark.usefixtures("online")
 def test_the_clients_of_the_hub_need_no_change(server: Served) -> None:
     for path in ("", "/predict"):
@@ -226,7 +235,7 @@ def test_metrics_count_exits_and_requests(server: Served) -> None:
         (b'{"inputs": [["a", 3]]}', 422, "Validation", "inputs: got ['a', 3]; pass"),
         (b'{"inputs": "\\ud800"}', 422, "Validation", "body: Invalid JSON"),
         (b'{"inputs": "a", "truncate": "yes"}', 422, "Validation", "truncate: Input should be a valid boolean"),
-        (b'{"inputs": "a", "truncation_direction": "Left"}', 422, "Validation", "truncation_direction: got left"),
+        (b'{"inputs": "a", "truncation_direction": "Up"}', 422, "Validation", "truncation_direction: Input should be"),
         (b'{"inputs": "a", "deadline_ms": -1}', 422, "Validation", "deadline_ms: Input should be greater"),
         (b'{"inputs": []}', 400, "Empty", "batch is empty"),
         (json.dumps({"inputs": [["a"]] * 33}).encode(), 413, "Validation", "batch size 33 is more than 32"),
@@ -297,7 +306,7 @@ def test_only_those_with_the_key_are_answered() -> None:
 @pytest.fixture
 def held() -> Iterator[tuple[int, EarlyExitEngine, Gated]]:
     backend = Gated()
-    backend.read = lambda item, read=backend.read: read({"name": item, "leaves": 3})  # type: ignore[method-assign]
+    backend.read = lambda item, side, read=backend.read: read({"name": item, "leaves": 3})  # type: ignore[method-assign]
     engine = EarlyExitEngine(backend, max_texts=2)
     with served(engine, build("berxit", num_labels=2).config) as port:
         yield port, engine, backend
