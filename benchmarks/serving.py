@@ -505,17 +505,19 @@ def serve_and_load(arguments: Arguments, work: Work) -> Record:
         wait_until_up(port)
         load_test(port, texts, answers, labels, range(-200, 0), arguments.clients)  # before memory is looked at
         sizes, quarter = [memory(server.pid)], (arguments.load or 0) // 4
+        began = time.monotonic()
         for part in range(4):
             numbers = range(part * quarter, (part + 1) * quarter)
             parts.append(load_test(port, texts, answers, labels, numbers, arguments.clients))
             sizes.append(memory(server.pid))
-            print(parts[-1], f"{sizes[-1]:.0f} MiB", flush=True)
+            print(parts[-1], f"{sizes[-1]:.0f} MiB after {time.monotonic() - began:.0f} s", flush=True)
+        seconds = time.monotonic() - began
     finally:
         server.terminate()
         status = server.wait(60)
     sent = sum((Counter(part["sent"]) for part in parts), Counter())
     wrong = sum(part["wrong"] for part in parts)
-    return {"sent": dict(sent), "wrong": wrong, "memory": sizes, "exit_status": status}
+    return {"sent": dict(sent), "wrong": wrong, "seconds": seconds, "memory": sizes, "exit_status": status}
 
 
 def wait_until_up(port: int, seconds: float = 120.0) -> None:

@@ -1,12 +1,16 @@
 """What the project says of itself agrees: version, papers, addresses, and the paths and commands in AGENTS.md."""
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 import adaexit_hf
+from adaexit_hf.cli.main import main
+from adaexit_hf.cli.serve import ServeOptions
 from adaexit_hf.models import METHODS
 
 try:
@@ -57,3 +61,27 @@ def test_agents_md_is_short_and_names_commands_and_paths_that_exist() -> None:
     assert named <= targets, named - targets
     paths = re.findall(r"`((?:\w+/)+[\w.]*)`", AGENTS) + re.findall(r"\]\(([^):#]+)", AGENTS)
     assert {path for path in paths if not (ROOT / path).exists()} == set()
+
+
+def test_the_image_is_built_from_files_that_exist_and_are_sent_to_docker() -> None:
+    lines = [line.split() for line in (ROOT / "Dockerfile").read_text().splitlines() if line and line[0] != "#"]
+    copied = {name for words in lines if words[0] == "COPY" for name in words[1:-1]}
+    sent = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert copied == sent
+    assert all((ROOT / name).exists() for name in copied)
+    assert {"pyproject.toml", PROJECT["readme"], *PROJECT["license-files"], "adaexit_hf"} <= copied
+
+
+def test_the_image_starts_the_server_with_flags_that_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    start, model = (json.loads(re.findall(rf"^{name} (.*)$", text, re.M)[0]) for name in ("ENTRYPOINT", "CMD"))
+    served: list[ServeOptions] = []
+
+    def serve(options: ServeOptions, positionals: Any) -> None:
+        """Stands for the command."""
+        served.append(options)
+
+    monkeypatch.setattr("adaexit_hf.cli.serve.serve", serve)
+    assert start[0] == "adaexit"
+    assert main([*start[1:], *model]) == 0
+    assert (served[0].host, served[0].port) == ("0.0.0.0", int(re.findall(r"^EXPOSE (\d+)$", text, re.M)[0]))

@@ -1,5 +1,6 @@
 """The command `adaexit serve`."""
 
+import importlib
 import os
 import socket
 import sys
@@ -74,8 +75,7 @@ def serve(options: ServeOptions, positionals: Any) -> None:
     if not 0 <= options.port < 2**16:
         raise ValueError(f"port: got {options.port}; pass a number from 0 to 65535, e.g. --port 8080")
     uvicorn = needed("uvicorn", "serve")
-    from ..serving.server import ServerSettings, create_app
-
+    importlib.import_module("..serving.server", __package__)  # its packages are missed before the model is loaded
     read_config(positionals.checkpoint, options)
     try:  # before the model is loaded
         listening = socket.create_server((options.host, options.port), backlog=2048)
@@ -83,30 +83,42 @@ def serve(options: ServeOptions, positionals: Any) -> None:
         message = f"port: cannot listen on {options.host}:{options.port} ({error.strerror}); pass another --port"
         raise ValueError(message) from error
     with listening:
-        engine, config, precision, sealed = started(positionals.checkpoint, options)
-        shadow = None if options.shadow is None else watched(engine, config, sealed, options.shadow)
-        app = create_app(
-            engine,
-            config,
-            ServerSettings(
-                model_id=Path(positionals.checkpoint).name
-                if Path(positionals.checkpoint).is_dir()
-                else positionals.checkpoint,
-                precision=precision,
-                max_body_bytes=options.max_body_bytes,
-                max_client_batch_size=options.max_client_batch_size,
-                auto_truncate=not options.refuse_long_texts,
-                allow_thresholds=options.allow_thresholds,
-                api_key=options.api_key or os.environ.get("ADAEXIT_API_KEY"),
-                certificate=sealed,
-            ),
-            shadow,
-        )
+        app = application(positionals.checkpoint, options)
         host, port = listening.getsockname()[:2]
         print(f"adaexit serve: {positionals.checkpoint} on http://{host}:{port}, Ctrl-C stops it", file=sys.stderr)
         settings = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=30)
-        with engine:
+        with app.state.engine:
             uvicorn.Server(settings).run(sockets=[listening])
+
+
+def application(checkpoint: str, options: ServeOptions) -> Any:
+    """Load a checkpoint, start the engine, and return the ASGI application around it.
+
+    Args:
+        checkpoint: Local folder or Hub name.
+        options: The flags; host and port are not read.
+
+    Returns:
+        The application, with the engine as `app.state.engine`.
+
+    Raises:
+        ValueError: As `started` and `watched`.
+    """
+    from ..serving.server import ServerSettings, create_app
+
+    engine, config, precision, sealed = started(checkpoint, options)
+    shadow = None if options.shadow is None else watched(engine, config, sealed, options.shadow)
+    settings = ServerSettings(
+        model_id=Path(checkpoint).name if Path(checkpoint).is_dir() else checkpoint,
+        precision=precision,
+        max_body_bytes=options.max_body_bytes,
+        max_client_batch_size=options.max_client_batch_size,
+        auto_truncate=not options.refuse_long_texts,
+        allow_thresholds=options.allow_thresholds,
+        api_key=options.api_key or os.environ.get("ADAEXIT_API_KEY"),
+        certificate=sealed,
+    )
+    return create_app(engine, config, settings, shadow)
 
 
 def started(checkpoint: str, options: ServeOptions) -> tuple[EarlyExitEngine, Any, str, SealedCertificate | None]:

@@ -171,7 +171,7 @@ class RerankRequest(_Options):
 def create_app(
     engine: EarlyExitEngine, config: Any, settings: ServerSettings, shadow: ShadowTraffic | None = None
 ) -> Starlette:
-    """Return the ASGI application, which closes the engine when it is shut down.
+    """Return the ASGI application, with the engine as `app.state.engine`; it closes the engine when it is shut down.
 
     Args:
         engine: the engine.
@@ -203,7 +203,9 @@ def create_app(
         return RefusedError(500, "Backend", f"the server has failed with {type(error).__name__}").response()
 
     handlers: dict[Any, Any] = {HTTPException: plain, Exception: unexpected}
-    return Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
+    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
+    app.state.engine = engine
+    return app
 
 
 class _Server:

@@ -160,6 +160,16 @@ def check_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         assert set(rest) <= set(targets), words
     elif program == "curl":
         check_request(rest)
+    elif words[:2] == ["docker", "build"]:
+        assert rest[-1] == "." and (ROOT / "Dockerfile").is_file()
+    elif words[:2] == ["docker", "run"]:  # what follows the name of the image are arguments of `adaexit serve`
+        image = rest.index("adaexit-serve")
+        check_own_command(["serve", *(rest[image + 1 :] or ["/model"])], monkeypatch)
+    elif words[:2] == ["serve", "run"]:
+        module, name = rest[1].split(":")
+        example = importlib.import_module(module)
+        assert callable(getattr(example, name))
+        example.Settings.model_validate(dict(word.split("=") for word in rest[2:]))
     elif words[:2] == ["pip", "install"]:
         extras = {extra for word in rest for part in re.findall(r"\[(.+)\]", word) for extra in part.split(",")}
         section = (ROOT / "pyproject.toml").read_text().split("[project.optional-dependencies]")[1].split("\n[")[0]
