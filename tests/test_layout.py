@@ -18,7 +18,7 @@ RANKS = [
     ("interpretation", "pruning"),
     ("visualization", "benchmark", "export"),
     ("hub",),
-    ("trainer", "serving"),
+    ("trainer", "serving", "demo_app"),
     ("cli",),
 ]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}

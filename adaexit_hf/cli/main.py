@@ -30,10 +30,12 @@ COMMANDS = {
     "predict": ("predict", "classify texts from the command line, a file or stdin; prints JSON lines"),
     "benchmark": ("benchmark", "compare the speed of a checkpoint with the same classifier without exits"),
     "serve": ("serve", "answer texts over HTTP, with the interface of text-embeddings-inference"),
+    "demo": ("demo", "open a page to try a checkpoint: where a text leaves, and what every exit says"),
     "export": ("export", "export a checkpoint to ONNX by stages, to run it without PyTorch"),
     "card": ("publish", "write the model card of a checkpoint"),
     "convert": ("publish", "convert a checkpoint of the papers' authors to this package's format"),
     "push": ("publish", "upload a checkpoint to the Hugging Face Hub, in one commit"),
+    "space": ("demo", "publish the page of demo as a Space on the Hugging Face Hub"),
 }
 
 FILE_FLAGS = ("--file", "--train_file", "--validation_file", "--speed")

@@ -20,8 +20,8 @@ GROUPS = {
         max_texts single_texts pairs metrics id_column split group_column delimiter drop_empty repeats
     """,
     "Model": """
-        model_name_or_path add_exits method recipe method_config exit_threshold exit_criterion temperatures max_drop
-        batch_size rounds onnx threads runtime precision int8 dtype device revision
+        model model_name_or_path add_exits method recipe method_config exit_threshold exit_criterion temperatures
+        max_drop batch_size rounds onnx threads runtime precision int8 dtype device revision
     """,
     "Promise": """
         changed_answers harm drop mean_difference mean_layers tolerance value_range confidence shadow

@@ -236,6 +236,25 @@ def check_finished(folder: Path) -> None:
         )
 
 
+def check_is_model(folder: Path, advice: str) -> None:
+    """Check that a folder holds a finished model with exits.
+
+    Args:
+        folder: The folder.
+        advice: End of the message about a model without exits.
+
+    Raises:
+        ValueError: It does not, or holds an exported model or an interrupted training run.
+    """
+    check_not_exported("folder", str(folder))
+    check_finished(folder)
+    if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
+        raise ValueError(
+            f"folder: '{folder}' has no model (config.json and *.safetensors); pass the folder of a saved model"
+        )
+    check_has_exits(folder, advice)
+
+
 def push(options: PushOptions, positionals: Any) -> None:
     """Upload a model's folder to the Hub in one commit.
 
@@ -244,15 +263,9 @@ def push(options: PushOptions, positionals: Any) -> None:
     URL of the commit.
     """
     folder = Path(positionals.folder)
-    check_not_exported("folder", positionals.folder)
-    check_finished(folder)
-    if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
-        raise ValueError(
-            f"folder: '{folder}' has no model (config.json and *.safetensors); pass the folder of a saved model"
-        )
+    check_is_model(folder, "; push it with hf upload or model.push_to_hub")
     if not (folder / "README.md").exists():
         print(f"adaexit push: uploading without a model card; adaexit card {folder} writes one", file=sys.stderr)
-    check_has_exits(folder, "; push it with hf upload or model.push_to_hub")
     settings = AutoConfig.from_pretrained(folder)
     if (folder / "metrics.json").is_file():
         read_metrics(folder, exit_settings(settings))

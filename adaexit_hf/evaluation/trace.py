@@ -341,14 +341,30 @@ def check_same_data(traces: Sequence[ExitTrace], names: Sequence[str] | None = N
 
 def rule_in_words(trace: ExitTrace) -> str:
     """Return at which layers a trace has exits, and when a text leaves, in plain words."""
-    if len(trace.exit_layers) == 1:
-        return f"There is one exit, after layer {trace.depth}, at which all texts leave."
-    score = CRITERIA_IN_WORDS.get(trace.criterion or "", f"the {trace.criterion or 'readiness'} score")
-    label = ", of its least sure label," if trace.multi_label and not counted(trace.criterion) else ""
-    layers = ", ".join(map(str, trace.exit_layers))
+    return exit_rule(trace.exit_layers, trace.criterion, trace.ready, trace.multi_label)
+
+
+def exit_rule(exit_layers: Sequence[int], criterion: str | None, ready: str, multi_label: bool) -> str:
+    """Return at which layers there are exits, and when a text leaves, in plain words.
+
+    Args:
+        exit_layers: As in a trace.
+        criterion: As in a trace.
+        ready: As in a trace.
+        multi_label: As in a trace.
+
+    Examples:
+        >>> exit_rule((1, 3), "confidence", "gt", False)[:58]
+        'There are exits after layers 1, 3. A text leaves at the fi'
+    """
+    if len(exit_layers) == 1:
+        return f"There is one exit, after layer {exit_layers[-1]}, at which all texts leave."
+    score = CRITERIA_IN_WORDS.get(criterion or "", f"the {criterion or 'readiness'} score")
+    label = ", of its least sure label," if multi_label and not counted(criterion) else ""
+    layers = ", ".join(map(str, exit_layers))
     return (
         f"There are exits after layers {layers}. A text leaves at the first exit where {score}{label} is "
-        f"{READY_IN_WORDS[trace.ready]} the threshold, and otherwise at the last one."
+        f"{READY_IN_WORDS[ready]} the threshold, and otherwise at the last one."
     )
 
 
