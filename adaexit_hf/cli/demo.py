@@ -188,7 +188,7 @@ def demo(options: DemoOptions, positionals: Any) -> None:
 
 
 @dataclass(kw_only=True)
-class SpaceOptions(DataArguments, LoadOptions):
+class SpaceOptions(DataArguments):
     """Flags of `adaexit space`."""
 
     positionals: ClassVar[Positionals] = {
@@ -230,7 +230,7 @@ def space(options: SpaceOptions, positionals: Any) -> None:
             "to write the Space without pushing it"
         )
     revision = None if options.model is None else commit_of_same_model(options.model, folder)
-    model, tokenizer = load(str(folder), options)
+    model, tokenizer = load(str(folder), LoadOptions())
     facts = demo_page(
         options,
         str(folder),

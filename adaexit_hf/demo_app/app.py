@@ -7,6 +7,7 @@ the standard library, torch, transformers and gradio.
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ Texts = Sequence[str]  # one text, or the two of a pair
 Facts = Mapping[str, Any]
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-SIGNS = {torch.lt: "<", torch.le: "≤", torch.gt: ">", torch.ge: "≥"}
+SIGNS = {torch.lt: "&lt;", torch.le: "≤", torch.gt: "&gt;", torch.ge: "≥"}
 COUNTS = ("patience", "layer")  # criteria whose thresholds are whole numbers
 # Chinese and Japanese are written without spaces: there every character is removed on its own.
 WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\s\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+")
@@ -28,25 +29,24 @@ MOST_WORDS, WORDS_PER_BATCH, NUMBERED_WORDS = 128, 32, 5
 EMPTY = '<p class="hint">Type a text and press Enter, or choose an example.</p>'
 
 CSS = """
-.gradio-container { max-width: 1200px !important; }
 .ax { font-size: 1rem; line-height: 1.45; color: var(--body-text-color); }
 .ax h1 { font-size: 1.5rem; font-weight: 600; margin: 0 0 .25rem; overflow-wrap: anywhere; }
 .ax h2 { font-size: 1.05rem; font-weight: 600; margin: 0 0 .35rem; }
 .ax p { margin: 0 0 .5rem; }
-.ax .hint, .ax .legend { color: var(--body-text-color-subdued); font-size: .9rem; }
+.ax .hint, .ax .legend, .ax .skipped td { color: color-mix(in srgb, var(--body-text-color) 75%, transparent); }
+.ax .hint, .ax .legend { font-size: .9rem; }
 .ax .sentence { font-size: 1.15rem; overflow-wrap: anywhere; }
 .ax .warning { border-left: 4px solid #d9822b; padding-left: .6rem; }
 .ax .table { overflow-x: auto; }
-.ax table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; }
-.ax th, .ax td { text-align: left; padding: .3rem .4rem; border-bottom: 1px solid var(--border-color-primary);
-  vertical-align: top; }
+.ax table { width: 100%; border-collapse: collapse; border: 0; margin: 0; font-variant-numeric: tabular-nums; }
+.ax th, .ax td { text-align: left; padding: .3rem .4rem; border: 0; vertical-align: top;
+  border-bottom: 1px solid var(--border-color-primary); }
 .ax th { font-weight: 600; font-size: .85rem; }
-.ax td.answer { overflow-wrap: anywhere; }
+@media (max-width: 480px) { .ax table { font-size: .85rem; } .ax th, .ax td { padding: .3rem .25rem; } }
 .ax td.number { white-space: nowrap; }
 .ax tr.left { background: var(--background-fill-secondary); box-shadow: inset 4px 0 0 var(--color-accent); }
 .ax tr.left td { font-weight: 600; }
-.ax tr.skipped { color: var(--body-text-color-subdued); }
-.ax .bar { display: block; height: .4rem; min-width: 4rem; margin-top: .2rem; border-radius: .2rem;
+.ax .bar { display: block; height: .4rem; min-width: 3rem; margin-top: .2rem; border-radius: .2rem;
   background: var(--border-color-primary); }
 .ax .bar i { display: block; height: 100%; border-radius: .2rem; background: var(--color-accent); }
 .ax .skipped .bar i { background: var(--body-text-color-subdued); }
@@ -58,8 +58,8 @@ CSS = """
 .ax mark.against { background: color-mix(in srgb, #d9822b calc(var(--strength) * 55%), transparent);
   text-decoration-style: dashed; text-decoration-color: #d9822b; }
 .ax mark small { font-size: .7rem; vertical-align: super; margin-left: .15rem; }
-.ax svg { width: 100%; max-width: 520px; height: auto; display: block; color: var(--body-text-color); }
-.ax svg text { fill: currentColor; font-size: 14px; }
+.ax svg { width: 100%; max-width: 480px; height: auto; display: block; color: var(--body-text-color); }
+.ax svg text { fill: currentColor; font-size: 13px; }
 button.ax-example { text-align: left !important; justify-content: flex-start !important; overflow-wrap: anywhere;
   white-space: normal !important; font-weight: 400 !important; }
 """
@@ -302,7 +302,7 @@ def sentence(config: Any, done: Run) -> str:
     return f"{first}. Left after layer {layer} of {depth}: {layers_in_words(depth - layer)} not run.{agrees}"
 
 
-def result_html(model: Any, facts: Facts, done: Run) -> str:
+def result_html(model: Any, done: Run) -> str:
     """Return the answer in a sentence, and the table of all exits."""
     config = model.config
     layers, sign = list(config.exit_layers), SIGNS[model.ready]
@@ -311,28 +311,29 @@ def result_html(model: Any, facts: Facts, done: Run) -> str:
         warnings.append(f"The text has {done.tokens} tokens; only the first {done.longest} were read.")
     if not done.logits.isfinite().all():
         warnings.append("Some exits gave numbers that are not finite. There no text leaves before the last exit.")
-    rows = []
+    needed, rows = done.thresholds or [], []
     for place, layer in enumerate(layers):
         said, sure = answer(config, done.logits[place])
         state = "left here" if place == done.exit else "not ready" if place < done.exit else "not run"
         kind = {"left here": "left", "not run": "skipped"}.get(state, "")
-        needed = done.thresholds is not None and place < len(layers) - 1
-        rule = f" ({sign}&nbsp;{done.thresholds[place]:.6g})" if needed and done.thresholds is not None else ""
+        own = len(set(needed)) > 1 and place < len(layers) - 1
+        limit = f" ({sign}&nbsp;{needed[place]:.5g})" if own else ""
         bar = (
             "" if sure is None else f'{percent(sure)}<span class="bar"><i style="width:{100 * sure:.1f}%"></i></span>'
         )
         rows.append(
             f'<tr class="{kind}"><td>{layer}</td><td class="answer">{safe(said)}</td>'
             + (f'<td class="number">{bar}</td>' if config.num_labels > 1 else "")
-            + f"<td>{done.scores[place].item():.6g}{rule}</td><td>{state}</td></tr>"
+            + f"<td>{done.scores[place].item():.5g}{limit}</td><td>{state}</td></tr>"
         )
     sure_of = "of its least sure label" if several_labels(config) else "probability"
-    heads = ["layer", "answer", *([sure_of] if config.num_labels > 1 else []), "readiness (needed)", ""]
+    heads = ["layer", "answer", *([sure_of] if config.num_labels > 1 else []), "readiness", "state"]
+    rule = f" A text leaves if its readiness is {sign}&nbsp;{needed[0]:.5g}." if len(set(needed)) == 1 else ""
     return (
         f'<div class="ax"><p class="sentence" role="status">{safe(sentence(config, done))}</p>'
         + "".join(f'<p class="warning">{safe(warning)}</p>' for warning in warnings)
-        + '<div class="table"><table><caption class="hint">What every exit says; those after the text has left are '
-        "only run for this table.</caption><thead><tr>"
+        + f'<p class="hint" id="exits">What every exit says.{rule} Layers after it are run for this table only.</p>'
+        + '<div class="table"><table aria-labelledby="exits"><thead><tr>'
         + "".join(f'<th scope="col">{head}</th>' for head in heads)
         + f"</tr></thead><tbody>{''.join(rows)}</tbody></table></div></div>"
     )
@@ -374,7 +375,7 @@ def words_html(model: Any, texts: Texts, done: Run, words: Sequence[Word], total
 
 def _mark(shown: str, word: Word, largest: float, numbered: bool) -> str:
     strength = abs(word.effect) / largest if largest else 0.0
-    number = f"{word.effect:+.2f}"
+    number = f"{word.effect:+.2g}"
     if strength < 0.05:
         return safe(shown)
     side = "for" if word.effect > 0 else "against"
@@ -393,7 +394,7 @@ def curve_html(facts: Facts, threshold: Threshold, depth: int) -> str:
     curve = facts["curve"]
     if not curve:
         return ""
-    width, height, left, right, top, bottom = 480, 300, 64, 14, 14, 52
+    width, height, left, right, top, bottom = 360, 250, 58, 12, 12, 48
     scores = [point[1] for point in curve]
     low, high = min(scores), max(scores)
     pad = (high - low) * 0.08 or max(abs(high), 1e-3) * 0.02
@@ -407,7 +408,7 @@ def curve_html(facts: Facts, threshold: Threshold, depth: int) -> str:
 
     ticks = []
     for layers in range(1, depth + 1, max(1, -(-(depth - 1) // 6))):
-        ticks.append(f'<text x="{x(layers):.1f}" y="{height - bottom + 20}" text-anchor="middle">{layers}</text>')
+        ticks.append(f'<text x="{x(layers):.1f}" y="{height - bottom + 18}" text-anchor="middle">{layers}</text>')
     for place in range(4):
         score = low + pad + (high - low - 2 * pad) * place / 3
         label = f"{100 * score:.1f}"
@@ -439,7 +440,7 @@ def curve_html(facts: Facts, threshold: Threshold, depth: int) -> str:
     )
 
 
-def header_html(config: Any, facts: Facts) -> str:
+def header_html(facts: Facts) -> str:
     """Return the title, and when a text leaves."""
     about = f"Model: {facts['model']}. {facts['rule']}"
     return f'<div class="ax"><h1>{safe(facts["title"])}</h1><p class="hint">{safe(about)}</p></div>'
@@ -520,73 +521,80 @@ def build(model: Any, tokenizer: Any, facts: Facts) -> Any:
         texts = [text or "" for text in texts]
         return texts[:1] if facts["pairs"] is None and not texts[1].strip() else list(texts)
 
+    def shown(own: bool, place: float, texts: Texts, decide: bool = False) -> tuple[str, str, str]:
+        threshold, read = threshold_of(own, place), given(texts)
+        curve, words = curve_html(facts, threshold, depth), ""
+        if not all(text.strip() for text in read):
+            missing = '<p class="warning">Both texts are needed.</p>' if any(text.strip() for text in read) else ""
+            return f'<div class="ax">{missing or EMPTY}</div>', "", curve
+        done = run(model, tokenizer, read, threshold)
+        if decide and done.logits[done.exit].isfinite().all():
+            words = words_html(model, read, done, *word_effects(model, tokenizer, read, done))
+        elif decide:
+            words = '<div class="ax"><p class="warning">The answer is not a number, so no word decided it.</p></div>'
+        return result_html(model, done), words, curve
+
     def classify(own: bool, place: float, *texts: str) -> tuple[str, str, str]:
-        threshold = threshold_of(own, place)
-        curve = curve_html(facts, threshold, depth)
-        read = given(texts)
-        if not all(text.strip() for text in read):
-            missing = "Both texts are needed." if any(text.strip() for text in read) else ""
-            return f'<div class="ax">{EMPTY}<p>{missing}</p></div>', "", curve
-        return result_html(model, facts, run(model, tokenizer, read, threshold)), "", curve
+        return shown(own, place, texts)
 
-    def decide(own: bool, place: float, *texts: str) -> str:
-        read = given(texts)
-        if not all(text.strip() for text in read):
-            return f'<div class="ax">{EMPTY}</div>'
-        done = run(model, tokenizer, read, threshold_of(own, place))
-        if not done.logits[done.exit].isfinite().all():
-            return (
-                '<div class="ax"><p class="warning">The answer is not a number, so that no word decided it.</p></div>'
-            )
-        return words_html(model, read, done, *word_effects(model, tokenizer, read, done))
+    def decide(own: bool, place: float, *texts: str) -> tuple[str, str, str]:
+        return shown(own, place, texts, decide=True)
 
+    def move(place: float, *texts: str) -> tuple[Any, ...]:
+        return False, *shown(False, place, texts)
+
+    def tick(own: bool, place: float, *texts: str) -> tuple[Any, ...]:
+        place = settings["value"] if own else place
+        return place, *shown(own, place, texts)
+
+    def choose(texts: list[str], own: bool, place: float) -> tuple[Any, ...]:
+        texts = [*texts, *[""] * (len(labels) - len(texts))]
+        return *texts, *shown(own, place, texts)
+
+    labels = ["Text"] if facts["pairs"] is False else ["First text", "Second text"]
+    if facts["pairs"] is None:
+        labels[1] += ", empty for a single text"
     with gr.Blocks(title=facts["title"], analytics_enabled=False) as page:
-        gr.HTML(header_html(config, facts))
+        html = partial(gr.HTML, apply_default_css=False)
+        html(header_html(facts))
         with gr.Row():
-            with gr.Column(scale=1, min_width=300):
-                labels = ["Text"] if facts["pairs"] is False else ["First text", "Second text"]
-                if facts["pairs"] is None:
-                    labels[1] += ", empty for a single text"
+            with gr.Column(min_width=300):
                 boxes = [
-                    gr.Textbox(label=label, lines=1, max_lines=8, elem_id=f"text-{n}")
-                    for n, label in enumerate(labels)
+                    gr.Textbox(label=label, lines=1, max_lines=8, elem_id=f"text-{number}")
+                    for number, label in enumerate(labels)
                 ]
                 start = gr.Button("Classify", variant="primary")
                 own = gr.Checkbox(value=True, label=own_label(config), visible=several_exits, elem_id="own")
                 slider = gr.Slider(**settings, visible=several_exits, elem_id="threshold")
-            with gr.Column(scale=1, min_width=300):
-                result = gr.HTML(f'<div class="ax">{EMPTY}</div>', elem_id="result")
+            with gr.Column(min_width=300):
+                result = html(f'<div class="ax">{EMPTY}</div>', elem_id="result")
                 ask = gr.Button("Which words decided?", size="md")
-                words = gr.HTML(elem_id="words")
+                words = html(elem_id="words")
         with gr.Row():
-            with gr.Column(scale=1, min_width=300, visible=bool(facts["examples"])):
+            with gr.Column(min_width=300, visible=bool(facts["examples"])):
                 buttons = []
                 for kind in dict.fromkeys(example["kind"] for example in facts["examples"]):
-                    gr.HTML(f'<div class="ax"><h2>{safe(kind)}</h2></div>')
+                    html(f'<div class="ax"><h2>{safe(kind)}</h2></div>')
                     for example in facts["examples"]:
                         if example["kind"] == kind:
-                            name = example_name(example)
-                            buttons.append((gr.Button(name, size="sm", elem_classes="ax-example"), example["texts"]))
-            with gr.Column(scale=1, min_width=300, visible=bool(facts["curve"]) and several_exits):
-                curve = gr.HTML(curve_html(facts, config.exit_threshold, depth), elem_id="curve")
+                            button = gr.Button(example_name(example), size="sm", elem_classes="ax-example")
+                            buttons.append((button, example["texts"]))
+            with gr.Column(min_width=300, visible=bool(facts["curve"]) and several_exits):
+                curve = html(curve_html(facts, config.exit_threshold, depth), elem_id="curve")
 
         inputs, outputs = [own, slider, *boxes], [result, words, curve]
+        # "always_last": a text that is sent while another is under way is not ignored.
+        start.click(classify, inputs, outputs, api_name="classify", trigger_mode="always_last", show_progress="hidden")
+        ask.click(decide, inputs, outputs, api_name="words", show_progress="minimal")
         hidden: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        start.click(classify, inputs, outputs, api_name="classify", show_progress="hidden")
+        hidden["trigger_mode"] = "always_last"
         for box in boxes:
             box.submit(classify, inputs, outputs, **hidden)
-        # `input` comes from people only: setting the slider below does not untick the box again.
-        moved = slider.input(lambda: False, None, own, trigger_mode="always_last", **hidden)
-        moved.then(classify, inputs, outputs, **hidden)
-        ticked = own.input(lambda own, place: settings["value"] if own else place, [own, slider], slider, **hidden)
-        ticked.then(classify, inputs, outputs, **hidden)
-        ask.click(decide, inputs, words, api_name="words", show_progress="minimal")
+        # `input` comes from people only: what `tick` does to the slider does not untick the box again.
+        slider.input(move, [slider, *boxes], [own, *outputs], **hidden)
+        own.input(tick, inputs, [slider, *outputs], **hidden)
         for button, texts in buttons:
-            filled = [*texts, *[""] * (len(boxes) - len(texts))]
-            chosen = button.click(
-                lambda filled=filled: filled if len(filled) > 1 else filled[0], None, boxes, **hidden
-            )
-            chosen.then(classify, inputs, outputs, **hidden)
+            button.click(partial(choose, texts), [own, slider], [*boxes, *outputs], **hidden)
     return page
 
 
@@ -594,10 +602,10 @@ def example_name(example: Mapping[str, Any], most: int = 160) -> str:
     """Return the name of an example's button: where its text left, its label, and its text, cut if it is long.
 
     >>> example_name({"layer": 2, "label": "positive", "texts": ["a gripping film"]})
-    'layer 2, positive: a gripping film'
+    'layer 2, labelled positive: a gripping film'
     """
     text = " / ".join(example["texts"])
-    label = "" if example["label"] is None else f", {example['label']}"
+    label = "" if example["label"] is None else f", labelled {example['label']}"
     return f"layer {example['layer']}{label}: {text if len(text) <= most else text[: most - 1] + '…'}"
 
 
@@ -611,6 +619,9 @@ def launch(page: Any, **options: Any) -> None:
     import gradio as gr
 
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    # The default's light grey on white is hard to read.
+    theme.set(body_text_color_subdued="*neutral_600", body_text_color_subdued_dark="*neutral_300")
+    theme.set(block_info_text_color="*neutral_600", block_info_text_color_dark="*neutral_300")
     looks: dict[str, Any] = {"theme": theme, "css": CSS, "footer_links": ["gradio", "settings"]}
     page.launch(**looks, share=False, run_history=False, ssr_mode=False, **options)
 

@@ -12,7 +12,11 @@ from ..evaluation.trace import COMPARISONS, ExitTrace, exit_rule, predictions, s
 from ..hub.card_facts import CardDataset
 from ..hub.card_text import readable
 
-EASY, HARD, SAVED = "Easy texts, which left early", "Hard texts, which left late", "Too early an exit is wrong here"
+EASY, HARD, SAVED = (
+    "Easy texts, which left early",
+    "Hard texts, which left late",
+    "The first exit was wrong, a later one right",
+)
 LONGEST_EXAMPLE = 400  # characters
 
 

@@ -1,4 +1,4 @@
-"""A Hub in this process: as much of huggingface.co's protocol as pushing and loading models needs, in memory.
+"""A Hub in this process: as much of huggingface.co's protocol as pushing and loading models, and pushing Spaces, needs, in memory.
 
 Start it before huggingface_hub is imported, and set the `environment` that leads there.
 """
@@ -163,9 +163,11 @@ class Handler(BaseHTTPRequestHandler):
         self.sign_in()
         asked = json.loads(self.body)
         name = f"{asked['organization']}/{asked['name']}"
+        if asked.get("type") == "space":
+            name = f"spaces/{name}"
         url = f"{self.server.url}/{name}"
         if name in self.server.repos:
-            raise RefusalError(HTTPStatus.CONFLICT, "You already created this model repo", url=url)
+            raise RefusalError(HTTPStatus.CONFLICT, "You already created this repo", url=url)
         self.server.repos[name] = Repo()
         return {"url": url}
 
@@ -244,17 +246,17 @@ class Handler(BaseHTTPRequestHandler):
         return {"commitOid": oid, "commitUrl": f"{self.server.url}/{name}/commit/{oid}"}
 
 
-NAME, REVISION = "(?P<name>[^/]+/[^/]+)", "(?P<revision>[^/]+)"
-MODEL = f"/api/models/{NAME}"
+NAME, REVISION = "(?P<name>(?:spaces/)?[^/]+/[^/]+)", "(?P<revision>[^/]+)"  # a Space is known by "spaces/..."
+REPO = f"/api/(?:models/|(?=spaces/)){NAME}"
 ROUTES = (
     ("POST", "/api/repos/create", Handler.create),
     ("POST", "/api/validate-yaml", lambda handler: {"errors": [], "warnings": []}),
-    ("GET", f"{MODEL}(?:/revision/{REVISION})?", Handler.info),
-    ("GET", f"{MODEL}/tree/{REVISION}(?:/(?P<folder>.+))?", Handler.tree),
-    ("POST", f"{MODEL}/branch/{REVISION}", Handler.branch),
-    ("POST", f"{MODEL}/preupload/{REVISION}", Handler.preupload),
+    ("GET", f"{REPO}(?:/revision/{REVISION})?", Handler.info),
+    ("GET", f"{REPO}/tree/{REVISION}(?:/(?P<folder>.+))?", Handler.tree),
+    ("POST", f"{REPO}/branch/{REVISION}", Handler.branch),
+    ("POST", f"{REPO}/preupload/{REVISION}", Handler.preupload),
     ("POST", f"/{NAME}\\.git/info/lfs/objects/batch", Handler.batch),
     ("PUT", "/lfs/(?P<oid>[0-9a-f]{64})", Handler.put),
-    ("POST", f"{MODEL}/commit/{REVISION}", Handler.commit),
+    ("POST", f"{REPO}/commit/{REVISION}", Handler.commit),
     ("GET HEAD", f"/{NAME}/resolve/{REVISION}/(?P<path>.+)", Handler.resolve),
 )
