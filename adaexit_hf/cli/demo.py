@@ -293,7 +293,8 @@ def commit_of_same_model(name: str, folder: Path) -> str | None:
     Raises:
         ValueError: The model on the Hub has other exits, labels, thresholds or criteria. Weights are not compared.
     """
-    there, here = AutoConfig.from_pretrained(name), AutoConfig.from_pretrained(folder)
+    commit = HfApi().model_info(name).sha
+    there, here = AutoConfig.from_pretrained(name, revision=commit), AutoConfig.from_pretrained(folder)
     for setting, ours in settings_of(here).items():
         theirs = settings_of(there).get(setting)
         if theirs != ours:
@@ -301,7 +302,6 @@ def commit_of_same_model(name: str, folder: Path) -> str | None:
                 f"model: '{name}' has {setting} {theirs!r}, but '{folder}' has {ours!r}; call adaexit push {folder} "
                 f"{name} first, or leave out --model"
             )
-    commit: str | None = there._commit_hash
     return commit
 
 

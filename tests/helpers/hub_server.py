@@ -1,4 +1,4 @@
-"""A Hub in this process: as much of huggingface.co's protocol as pushing and loading models, and pushing Spaces, needs, in memory.
+"""A Hub in this process: as much of huggingface.co's protocol as pushing and loading needs, in memory.
 
 Start it before huggingface_hub is imported, and set the `environment` that leads there.
 """
