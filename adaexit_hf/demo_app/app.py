@@ -42,7 +42,11 @@ CSS = """
 .ax th, .ax td { text-align: left; padding: .3rem .4rem; border: 0; vertical-align: top;
   border-bottom: 1px solid var(--border-color-primary); }
 .ax th { font-weight: 600; font-size: .85rem; }
-@media (max-width: 480px) { .ax table { font-size: .85rem; } .ax th, .ax td { padding: .3rem .25rem; } }
+@media (max-width: 480px) {
+  .ax table { font-size: .78rem; }
+  .ax th { font-size: .72rem; }
+  .ax th, .ax td { padding: .3rem .15rem .3rem .2rem; }
+}
 .ax td.number { white-space: nowrap; }
 .ax tr.left { background: var(--background-fill-secondary); box-shadow: inset 4px 0 0 var(--color-accent); }
 .ax tr.left td { font-weight: 600; }

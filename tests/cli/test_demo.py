@@ -300,6 +300,7 @@ def test_the_page_works_by_keyboard_and_asks_nobody_else(running: str, space: Pa
         page.keyboard.press("Enter")
         page.wait_for_function(f"document.querySelector('#text-0 textarea').value === '{example['texts'][0]}'")
         assert page.evaluate("document.documentElement.scrollWidth") <= 400
+        assert page.locator("#result .table").evaluate("each => each.scrollWidth <= each.clientWidth")
         unnamed = """[...document.querySelectorAll('input, textarea')].filter(
             (each) => each.offsetParent && !each.labels.length && !each.ariaLabel).length"""
         assert page.evaluate(unnamed) == 0
