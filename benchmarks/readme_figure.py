@@ -1,6 +1,6 @@
 """Draw the README's chart from the recorded runs: score over mean layers, for some methods and models with one exit.
 
-    python benchmarks/readme_figure.py benchmarks/comparison.jsonl
+    python benchmarks/readme_figure.py benchmarks/results_by_method.jsonl
 
 The chart, tradeoff.svg, is written to the folder of the results file. Its background is transparent, and its colours
 are readable on white and on black.
@@ -24,10 +24,14 @@ from adaexit_hf.evaluation import mean_curve
 NAME = "tradeoff.svg"
 # Contrast of at least 3 : 1 on white and on GitHub's dark background.
 INK, FAINT = "#768390", "#76839055"
-METHODS = {"fastbert": ("FastBERT", "#2da44e"), "deebert": ("DeeBERT", "#388bfd"), "berxit": ("BERxiT", "#d4762c")}
-BASELINES = {"static-3": "3 layers, one exit", "static-6": "6 layers, one exit"}
+METHODS = {
+    "recommended": ("recommended", "#d4762c"),
+    "fastbert": ("FastBERT", "#2da44e"),
+    "deebert": ("DeeBERT", "#388bfd"),
+}
+BASELINES = {"static-2": "2 layers", "static-3": "3 layers", "static-4": "4 layers", "static-6": "6 layers"}
 PANELS = {"trec": "TREC, accuracy (%)", "mrpc": "MRPC, F1 (%)"}
-SHOWN = {"trec": (85, 96), "mrpc": (81, 87.5)}  # percent
+SHOWN = {"trec": (88, 96), "mrpc": (82, 87.5)}  # percent
 SIZE = (7.8, 3.2)  # inches
 
 
@@ -36,16 +40,21 @@ def draw_panel(axes: Axes, runs: Runs, dataset: str) -> None:
     axes.set_title(PANELS[dataset], loc="left", fontsize=11, color=INK)
     axes.grid(axis="y", color=FAINT, linewidth=0.8)
     for method, (name, color) in METHODS.items():
-        curve = mean_curve([curve_of(row) for row in runs[dataset, method]])
+        rows = runs.get((dataset, method), [])
+        if not rows:
+            continue
+        curve = mean_curve([curve_of(row) for row in rows])
         layers, scores = [point.mean_layers for point in curve], [100 * point.score for point in curve]
         axes.plot(layers, scores, color=color, linewidth=2.2, label=name)
     for method, name in BASELINES.items():
-        validation = [figures(row)["validation"] for row in runs[dataset, method]]
+        validation = [figures(row)["validation"] for row in runs.get((dataset, method), [])]
+        if not validation:
+            continue
         layer, score = validation[0].layer, 100 * statistics.fmean(run.full for run in validation)
         axes.plot(layer, score, "D", color=INK, markersize=7, zorder=3)
-        last = layer == 6  # its label is above and to the left, the other one below and to the right
+        last = layer == 6  # its label is above and to the left, those of the others below and to the right
         axes.annotate(
-            name, (layer, score), (0, 9) if last else (9, -4), textcoords="offset points", color=INK, fontsize=9.5,
+            name, (layer, score), (0, 9) if last else (8, -3), textcoords="offset points", color=INK, fontsize=9.5,
             ha="right" if last else "left", va="bottom" if last else "top",
         )  # fmt: skip
     axes.set_ylim(*SHOWN[dataset])
@@ -64,7 +73,7 @@ def draw(runs: Runs) -> Figure:
     for axes, dataset in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
         axes.patch.set_alpha(0)
         draw_panel(axes, runs, dataset)
-    figure.axes[0].legend(loc="lower right", frameon=False, labelcolor=INK, fontsize=10)
+    figure.axes[0].legend(loc="lower right", bbox_to_anchor=(1, 0.02), frameon=False, labelcolor=INK, fontsize=10)
     return figure
 
 

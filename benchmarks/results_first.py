@@ -115,6 +115,25 @@ def at_half(runs: Runs) -> list[str]:
     return markdown(head, body)
 
 
+def beside_fewer_layers(runs: Runs) -> list[str]:
+    """The recommended recipe at full depth, half and a third of the layers, beside models with so many layers."""
+    depth = depth_of(runs)
+    head, columns = [f"recommended, {depth} layers"], [(OURS, full_score)]
+    for layers in (depth // 2, depth // 3):
+        head += [f"static-{layers}", f"recommended, {layers} layers"]
+        columns += [(f"static-{layers}", full_score), (OURS, score_within(layers))]
+    body = []
+    for dataset in datasets_of(runs):
+        cells = []
+        for method, score in columns:
+            rows = runs.get((dataset, method), [])
+            found = [value for row in rows if (value := score(row)) is not None]
+            cells.append(f"{statistics.fmean(found):.1f}{seeds_if_few(found)}" if found else "")
+        if all(cells[:1]):
+            body.append([f"{dataset} ({runs[dataset, OURS][0]['metric']})", *cells])
+    return markdown(["data set (metric)", *head], body)
+
+
 def chart(runs: Runs) -> Figure | None:
     """Points lost at half of the layers, one column per data set; None if there is nothing to draw."""
     datasets = [

@@ -35,8 +35,6 @@ from adaexit_hf.visualization.figures import comparison_figure
 MARK = "<!-- written by benchmarks/results_page.py -->"
 SHOWN = 0.15  # figures show scores down to this much below the best
 # The part of the summary that README.md shows; docs/results.md shows all of it.
-README_DATASETS = ("trec", "mrpc", "stsb")
-README_METHODS = ("static-6", "static-3", *ROWS)
 TEMPLATE = Path(__file__).with_name("results_template.md")
 
 
@@ -155,7 +153,7 @@ def card_table(runs: Runs, method: str) -> list[str]:
 def write_table(page: Path, runs: Runs) -> None:
     """Replace the table between the two marks of a page: a method's table in its card, else the summary.
 
-    README.md gets only a part of the summary.
+    README.md gets the recommended recipe beside models with fewer layers.
 
     Raises:
         ValueError: The page does not have two marks.
@@ -166,7 +164,7 @@ def write_table(page: Path, runs: Runs) -> None:
     if page.stem in NAMES:
         table = card_table(runs, page.stem)
     elif page.name == "README.md":
-        table = summary(runs, README_DATASETS, README_METHODS)
+        table = first.beside_fewer_layers(runs)
     else:
         table = summary(runs)
     parts[1] = "\n".join(["\n", *table, "\n"])
