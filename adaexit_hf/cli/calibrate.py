@@ -17,7 +17,14 @@ from .errors import wrong_usage
 from .evaluate import curve_with_threshold, honest_scores, labelled_splits, tell_of_choice
 from .options import MAX_DROP_HELP, Fraction, LoadOptions, OutputOptions, local_folder
 from .printing import print_choice
-from .runtime import ExportedModel, RuntimeOptions, load_runtime, ran_by, tell_of_void_certificates, trace_of
+from .runtime import (
+    RuntimeOptions,
+    load_runtime,
+    ran_by,
+    save_exported_threshold,
+    tell_of_void_certificates,
+    trace_of,
+)
 from .streams import print_json
 
 
@@ -102,7 +109,8 @@ def calibrate(options: CalibrationOptions, positionals: Any) -> None:
     summary = beside_earlier(earlier, {"dataset": dataset._asdict(), "results": results})
     if exported:
         if not options.dry_run:
-            save_exported_threshold(model, results[split], options.max_drop)
+            measured = {"max_drop": options.max_drop, "results": without_nan(results[split])}
+            save_exported_threshold(model, results[split]["exit_threshold"], measured)
     elif not options.dry_run:  # after all that could fail
         replace_text(config_file, json.dumps(saved | new_settings, indent=2, sort_keys=True) + "\n")
         write_results(folder, summary, curve)
@@ -144,18 +152,6 @@ def calibrate(options: CalibrationOptions, positionals: Any) -> None:
     if saved | new_settings != saved and find_folder(folder) is not None:
         message = f"the exported model has the old threshold; run adaexit export {folder} ..."
         print(f"adaexit calibrate: {message}", file=sys.stderr)
-
-
-def save_exported_threshold(model: ExportedModel, results: dict[str, Any], max_drop: float) -> None:
-    """Write a new threshold, and what it gives, into an exported model's early_exit.json."""
-    facts = model.classifier.facts
-    facts["precisions"][model.classifier.precision] |= {
-        "exit_threshold": results["exit_threshold"],
-        "calibrated": True,
-        "max_drop": max_drop,
-        "results": without_nan(results),
-    }
-    replace_text(model.classifier.folder / MANIFEST, json.dumps(facts, indent=2) + "\n")
 
 
 def old_choice(saved: dict[str, Any], curve: Sequence[CurvePoint], same: bool) -> dict[str, Any]:

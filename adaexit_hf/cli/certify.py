@@ -24,14 +24,22 @@ from ..evaluation.fingerprints import UNKNOWN, hashes_of, read_seen_rows
 from ..evaluation.guarantee import Guarantee
 from ..evaluation.trace import ExitTrace
 from ..models.padded_batches import Row, stream_rows
-from ..onnx_runtime.folder import MANIFEST, find_folder
+from ..onnx_runtime.folder import find_folder
 from ..utils.files import check_writable, replace_text
 from .data_arguments import DataArguments
 from .errors import RefusedError, wrong_usage
 from .evaluate import labelled_splits
 from .options import LOCAL_CHECKPOINT, Fraction, LoadOptions, OutputOptions, Positionals, local_folder
 from .predict import PredictOptions, items_of_input
-from .runtime import ExportedModel, RuntimeOptions, load_runtime, ran_by, tell_of_void_certificates, trace_of
+from .runtime import (
+    ExportedModel,
+    RuntimeOptions,
+    load_runtime,
+    ran_by,
+    save_exported_threshold,
+    tell_of_void_certificates,
+    trace_of,
+)
 from .streams import print_json
 
 
@@ -509,14 +517,7 @@ def save_threshold(model: Any, folder: Path, threshold: Any) -> None:
         threshold: The threshold.
     """
     if isinstance(model, ExportedModel):
-        path = model.classifier.folder / MANIFEST
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        entry = manifest["precisions"][model.classifier.precision]
-        if entry.get("exit_threshold") != threshold:
-            for name in ("max_drop", "results"):  # of the old threshold
-                entry.pop(name, None)
-        entry |= {"exit_threshold": threshold, "calibrated": True}
-        replace_text(path, json.dumps(manifest, indent=2) + "\n")
+        save_exported_threshold(model, threshold)
         return
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))

@@ -1,7 +1,8 @@
 """Run a checkpoint with PyTorch, or its exported form with ONNX Runtime, behind the same commands."""
 
+import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,10 @@ from ..evaluation.collect import collect_trace, onnx_trace
 from ..evaluation.summary import label_names
 from ..evaluation.trace import ExitTrace
 from ..inference.prediction import Prediction, predict_stream
+from ..models.configuration_early_exit import Threshold
 from ..models.padded_batches import stream_rows
+from ..onnx_runtime.folder import MANIFEST
+from ..utils.files import replace_text
 from ..utils.imports import needed
 from .options import limit_length, load, read_config, threshold_in
 
@@ -209,6 +213,26 @@ def predictions_of(model: Any, texts: Iterable[Any], tokenizer: Any) -> Iterator
     )
     for place, (logits, exit_layer, exit_score) in enumerate(found):
         yield Prediction(place, torch.from_numpy(logits), exit_layer, exit_score)
+
+
+def save_exported_threshold(
+    model: ExportedModel, threshold: Threshold, measured: Mapping[str, Any] | None = None
+) -> None:
+    """Write a threshold into an exported model's early_exit.json; what was measured at another one is dropped.
+
+    Args:
+        model: The exported model.
+        threshold: The threshold.
+        measured: What it gives: `max_drop` and `results`. Default: what is known if the threshold stays, else nothing.
+    """
+    path = model.classifier.folder / MANIFEST
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    entry = manifest["precisions"][model.classifier.precision]
+    if entry.get("exit_threshold") != threshold:
+        for name in ("max_drop", "results"):
+            entry.pop(name, None)
+    entry |= {"exit_threshold": threshold, "calibrated": True} | dict(measured or {})
+    replace_text(path, json.dumps(manifest, indent=2) + "\n")
 
 
 def tell_of_void_certificates(command: str, folder: Path) -> None:
