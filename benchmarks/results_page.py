@@ -275,6 +275,7 @@ def page(
         "heads": savings.heads(),
         "against_earlier_papers": first.against_earlier_papers(runs, earlier or {}),
         "depth_by_ponder_cost": savings.depth_by_ponder_cost(ponder_costs),
+        "saving_at_the_exact_rule": savings.saving_at_the_exact_rule(ponder_costs),
     }
     parts |= {claim.__name__: claim(runs) for claim in (*first.OF_RUNS, *claims.OF_RUNS, *savings.OF_RUNS)}
     texts = {name: first.NOTHING if is_empty(lines) else "\n".join(lines) for name, lines in parts.items()}

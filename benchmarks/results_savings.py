@@ -145,6 +145,22 @@ def depth_by_ponder_cost(lines: Sequence[Row]) -> list[str]:
     return markdown([*head, "texts by exit", "halting values", "accuracy of own outputs"], body)
 
 
+def saving_at_the_exact_rule(lines: Sequence[Row]) -> list[str]:
+    """What DACT-BERT saves at threshold 0 with its default settings, by encoder and data set."""
+    found: dict[str, list[str]] = {}
+    for line in lines:
+        validation, settings = next(iter(line["results"].values())), line["settings"]
+        default = {*settings["method_config"]} <= {"exit_pooling"} and settings["exits_learning_rate"] == 1e-3
+        if not default or line["ponder_cost"] != 0.1:
+            continue
+        encoder = f"{settings['model_name_or_path'].split('/')[-1]}, {len(validation['by_exit'])} layers"
+        (score,), (full,) = validation["at_threshold"].values(), validation["full_depth"].values()
+        data = (settings["task_name"] or settings["dataset_name"]).split("/")[-1]
+        words = f"{data} {validation['saving']:.0%} saved, {100 * score:.1f} % (full depth {100 * full:.1f} %)"
+        found.setdefault(encoder, []).append(words)
+    return [f"- {encoder}: {'; '.join(words)}." for encoder, words in sorted(found.items())]
+
+
 def one_setting(runs: Runs) -> list[str]:
     """The range of mean layers over seeds with the same setting: the same ponder cost, or the same threshold."""
     body, datasets = [], [dataset for dataset in datasets_of(runs) if (dataset, "dact-bert") in runs]

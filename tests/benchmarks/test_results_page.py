@@ -296,6 +296,26 @@ def test_the_depth_of_dact_bert_by_ponder_cost():
     ]
 
 
+def test_the_saving_at_the_exact_rule_is_that_of_the_default_settings():
+    settings = {
+        "task_name": None, "dataset_name": "data/trec", "model_name_or_path": "an/encoder", "method_config": {},
+        "exits_learning_rate": 1e-3,
+    }  # fmt: skip
+    result = {
+        "full_depth": {"accuracy": 0.75}, "at_threshold": {"accuracy": 0.75}, "saving": 0.4,
+        "by_exit": {"1": {}, "2": {}},
+    }  # fmt: skip
+    run = {"ponder_cost": 0.1, "settings": settings, "results": {"validation": result}}
+    others = [
+        run | {"ponder_cost": 0.2},
+        run | {"settings": settings | {"method_config": {"halting_bias": 2}}},
+        run | {"settings": settings | {"exits_learning_rate": None}},
+    ]
+    assert results_savings.saving_at_the_exact_rule([*others, run]) == [
+        "- encoder, 2 layers: trec 40% saved, 75.0 % (full depth 75.0 %)."
+    ]
+
+
 def test_each_encoder_has_a_page(tmp_path, capsys):
     rows = [*exits("deebert"), *exits("berxit"), *(row | {"model": "a/deep"} for row in exits("berxit", gain=0.1))]
     first = written(tmp_path, rows)
