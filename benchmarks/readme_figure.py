@@ -26,7 +26,6 @@ NAME = "tradeoff.svg"
 INK, FAINT = "#768390", "#76839055"
 METHODS = {
     "recommended": ("recommended", "#d4762c"),
-    "fastbert": ("FastBERT", "#2da44e"),
     "deebert": ("DeeBERT", "#388bfd"),
 }
 BASELINES = {"static-2": "2 layers", "static-3": "3 layers", "static-4": "4 layers", "static-6": "6 layers"}
@@ -42,6 +41,7 @@ def draw_panel(axes: Axes, runs: Runs, dataset: str) -> None:
     for method, (name, color) in METHODS.items():
         rows = runs.get((dataset, method), [])
         if not rows:
+            print(f"{NAME}: no runs of {method} on {dataset}", file=sys.stderr)
             continue
         curve = mean_curve([curve_of(row) for row in rows])
         layers, scores = [point.mean_layers for point in curve], [100 * point.score for point in curve]
@@ -49,6 +49,7 @@ def draw_panel(axes: Axes, runs: Runs, dataset: str) -> None:
     for method, name in BASELINES.items():
         validation = [figures(row)["validation"] for row in runs.get((dataset, method), [])]
         if not validation:
+            print(f"{NAME}: no runs of {method} on {dataset}", file=sys.stderr)
             continue
         layer, score = validation[0].layer, 100 * statistics.fmean(run.full for run in validation)
         axes.plot(layer, score, "D", color=INK, markersize=7, zorder=3)

@@ -129,7 +129,7 @@ def beside_fewer_layers(runs: Runs) -> list[str]:
             rows = runs.get((dataset, method), [])
             found = [value for row in rows if (value := score(row)) is not None]
             cells.append(f"{statistics.fmean(found):.1f}{seeds_if_few(found)}" if found else "")
-        if all(cells[:1]):
+        if cells[0]:
             body.append([f"{dataset} ({runs[dataset, OURS][0]['metric']})", *cells])
     return markdown(["data set (metric)", *head], body)
 

@@ -34,7 +34,6 @@ from adaexit_hf.visualization.figures import comparison_figure
 
 MARK = "<!-- written by benchmarks/results_page.py -->"
 SHOWN = 0.15  # figures show scores down to this much below the best
-# The part of the summary that README.md shows; docs/results.md shows all of it.
 TEMPLATE = Path(__file__).with_name("results_template.md")
 
 
@@ -79,17 +78,9 @@ def areas(runs: Runs, share: float) -> list[str]:
     return markdown(["method", *datasets], body)
 
 
-def summary(runs: Runs, only_datasets: Sequence[str] = (), only_methods: Sequence[str] = ()) -> list[str]:
-    """One table for all data sets: score at full depth -> with exits, and mean layers with exits.
-
-    Args:
-        runs: Lines by data set and method.
-        only_datasets: Data sets to show, in this order. Default: all that were run.
-        only_methods: Methods to show. Default: all that were run.
-    """
+def summary(runs: Runs) -> list[str]:
+    """One table for all data sets: score at full depth -> with exits, and mean layers with exits."""
     datasets, methods = names_of(runs)
-    datasets = [name for name in only_datasets or datasets if name in datasets]
-    methods = [name for name in methods if not only_methods or name in only_methods]
     metrics = {
         dataset: next(rows[0]["metric"] for (name, _), rows in runs.items() if name == dataset) for dataset in datasets
     }

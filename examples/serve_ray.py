@@ -15,13 +15,15 @@ application with Ray's tools:
 """
 
 import argparse
+import os
 import time
 from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from adaexit_hf.cli.serve import ServeOptions, application, read_config
+from adaexit_hf.cli.options import read_config, threshold_in
+from adaexit_hf.cli.serve import ServeOptions, application
 
 try:
     from ray import serve
@@ -37,7 +39,9 @@ class Settings(BaseModel):
     checkpoint: str = Field(description="Hub name or folder of an early-exit model")
     runtime: str = Field(default="torch", description="torch, or onnx for what adaexit export has written")
     precision: str | None = Field(default=None, description="with onnx: fp32 or int8")
-    exit_threshold: float | None = Field(default=None, description="default: that of the checkpoint")
+    exit_threshold: str | None = Field(
+        default=None, description="a number, or none for full depth; default: that of the checkpoint"
+    )
     min_replicas: int = Field(default=1, ge=1, description="replicas that always run")
     max_replicas: int = Field(default=1, ge=1, description="replicas under load")
     requests_per_replica: float = Field(
@@ -66,11 +70,14 @@ def app(settings: Settings) -> Any:
         runtime=settings.runtime,
         precision=settings.precision,
         exit_threshold=settings.exit_threshold,
-        api_key=settings.api_key,
+        # Here, since replicas on other machines have another environment.
+        api_key=settings.api_key or os.environ.get("ADAEXIT_API_KEY"),
         threads=settings.cpus_per_replica,
         device="cuda" if settings.gpus_per_replica else "cpu",
     )
-    read_config(settings.checkpoint, options)  # a wrong name fails here, not in a replica
+    config = read_config(settings.checkpoint, options)  # what is wrong fails here, not in a replica
+    if settings.exit_threshold is not None:
+        config.thresholds(threshold_in(settings.exit_threshold))
 
     def build() -> Any:
         return application(settings.checkpoint, options)

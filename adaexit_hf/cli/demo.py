@@ -2,10 +2,7 @@
 
 import json
 import shutil
-import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +14,7 @@ from huggingface_hub.utils import validate_repo_id
 from transformers import AutoConfig
 
 from ..demo_app import app
-from ..demo_app.facts import demo_facts, examples_of
+from ..demo_app.facts import LONGEST_EXAMPLE, demo_facts, examples_of
 from ..evaluation.summary import (
     changed_setting,
     earlier_measurements,
@@ -29,10 +26,12 @@ from ..hub.card_facts import CardDataset
 from ..utils.files import check_writable
 from ..utils.imports import needed
 from .data_arguments import DataArguments
-from .evaluate import curve_with_threshold, labelled_splits, trace_splits
-from .options import CHECKPOINT, LoadOptions, ModelOptions, Positionals, load
+from .evaluate import curve_with_threshold, labelled_splits
+from .options import CHECKPOINT, LoadOptions, ModelOptions, Positionals, listen, load
 from .publish import check_is_model, read_curve
+from .runtime import trace_of
 
+ROW_SETTINGS = {each.name for each in fields(DataArguments)} | {"batch_size"}
 ROW_FLAGS = ("task_name", "dataset_name", "train_file", "validation_file")
 BATCH_SIZE_HELP = "Texts per batch, when labelled rows are measured."
 # Those of `pyproject.toml`.
@@ -74,7 +73,8 @@ def demo_page(options: Any, name: str, model: Any, tokenizer: Any, **more: Any) 
     if any(getattr(options, flag) for flag in ROW_FLAGS):
         threshold = model.config.exit_threshold
         rows, texts, metrics = labelled_splits(model, tokenizer, options)
-        split, trace = next(iter(trace_splits(model, rows, options.batch_size).items()))
+        split = next(iter(rows))
+        trace = trace_of(model, rows[split], options.batch_size)
         data = options.for_card()
         facts |= {
             "dataset": data._replace(name=f"{data.name}, {split}" if split != "validation" else data.name),
@@ -83,7 +83,11 @@ def demo_page(options: Any, name: str, model: Any, tokenizer: Any, **more: Any) 
             "examples": examples_of(trace, texts[split], threshold),
         }
         if not facts["examples"]:
-            print("adaexit: no examples, since all texts leave at the same exit", file=sys.stderr)
+            print(
+                "adaexit: no examples, since the texts leave at one exit, or have more than "
+                f"{LONGEST_EXAMPLE} characters, or repeat each other",
+                file=sys.stderr,
+            )
     else:
         facts |= measured_before(Path(name), model.config)
         print(
@@ -93,7 +97,7 @@ def demo_page(options: Any, name: str, model: Any, tokenizer: Any, **more: Any) 
     return demo_facts(model, shown, **facts)
 
 
-def check_no_row_flags(options: DataArguments) -> None:
+def check_no_row_flags(options: Any) -> None:
     """Check that without rows no flag says how to read them.
 
     Raises:
@@ -101,7 +105,7 @@ def check_no_row_flags(options: DataArguments) -> None:
     """
     if any(getattr(options, flag) for flag in ROW_FLAGS):
         return
-    for each in fields(DataArguments):
+    for each in (each for each in fields(options) if each.name in ROW_SETTINGS):
         if getattr(options, each.name) != each.default:
             raise ValueError(
                 f"{each.name}: got {getattr(options, each.name)!r} without rows; pass --validation_file, --task_name "
@@ -122,6 +126,13 @@ def measured_before(folder: Path, config: Any) -> dict[str, Any]:
     Raises:
         ValueError: The files are not ours, or the curve was measured with other settings than the model's.
     """
+    if not folder.is_dir():
+        print(
+            "adaexit: no trade-off curve, since it is read from a local folder only: pass labelled rows, or run hf "
+            f"download {folder} --local-dir FOLDER first",
+            file=sys.stderr,
+        )
+        return {}
     if not (folder / "curve.json").is_file() or not (folder / "metrics.json").is_file():
         print(
             "adaexit: no trade-off curve, since none was measured: pass labelled rows, or run adaexit report first",
@@ -137,37 +148,14 @@ def measured_before(folder: Path, config: Any) -> dict[str, Any]:
                 "first, which measures the model again, or pass labelled rows, e.g. --validation_file new.csv"
             )
     measured: dict[str, Any] = next(iter(metrics["results"].values()), {})
-    dataset = metrics.get("dataset")
+    dataset = CardDataset(**metrics["dataset"]) if metrics.get("dataset") else None
+    if dataset is not None:  # that of the first measurement; the curve is of the newest
+        dataset = dataset._replace(name=measured.get("data", {}).get("name", dataset.name))
     return {
         "curve": curve,
         "metric": next(iter(measured.get("at_threshold", {})), "score"),
-        "dataset": CardDataset(**dataset) if dataset else None,
+        "dataset": dataset,
     }
-
-
-@contextmanager
-def free_address(host: str, port: int) -> Iterator[int]:
-    """Hold a port while the model is loaded, and free it before the server takes it.
-
-    Args:
-        host: Address to listen on.
-        port: Port, 0 for a free one.
-
-    Yields:
-        The port.
-
-    Raises:
-        ValueError: It is no port, or cannot be listened on.
-    """
-    if not 0 <= port < 2**16:
-        raise ValueError(f"port: got {port}; pass a number from 0 to 65535, e.g. --port 7860")
-    try:
-        listening = socket.create_server((host, port))
-    except OSError as error:
-        message = f"port: cannot listen on {host}:{port} ({error.strerror}); pass another --port"
-        raise ValueError(message) from error
-    with listening:
-        yield listening.getsockname()[1]
 
 
 def demo(options: DemoOptions, positionals: Any) -> None:
@@ -178,7 +166,8 @@ def demo(options: DemoOptions, positionals: Any) -> None:
     """
     needed("gradio", "demo-app")
     check_no_row_flags(options)
-    with free_address(options.host, options.port) as port:
+    with listen(options.host, options.port) as listening:  # freed only when the model is loaded
+        port = listening.getsockname()[1]
         model, tokenizer = load(positionals.checkpoint, options, options.exit_threshold)
         facts = demo_page(options, positionals.checkpoint, model, tokenizer)
         page = app.build(model, tokenizer, facts)
@@ -266,7 +255,7 @@ def check_names(repo_id: str, options: SpaceOptions) -> None:
     """Check the names on the Hub, and the folder to write to.
 
     Raises:
-        ValueError: One is no name, or the folder has files or cannot be written.
+        ValueError: One is no name, or the folder has files or cannot be written, or a flag is for a push only.
     """
     for flag, name, example in (("repo_id", repo_id, "you/berxit-demo"), ("model", options.model, "you/berxit-sst2")):
         if name is None:
@@ -277,6 +266,12 @@ def check_names(repo_id: str, options: SpaceOptions) -> None:
             raise ValueError(f"{flag}: got '{name}', which is no name on the Hub; pass e.g. {example}") from error
     if options.output is None:
         return
+    for each in fields(options):
+        if each.name in ("private", "message") and getattr(options, each.name) != each.default:
+            raise ValueError(
+                f"{each.name}: got {getattr(options, each.name)!r} with --output, with which nothing is pushed; leave "
+                "out one of them"
+            )
     output = Path(options.output)
     if output.is_file() or (output.is_dir() and any(output.iterdir())):
         raise ValueError(f"output: '{output}' exists and is not empty; pass another folder, or remove it")

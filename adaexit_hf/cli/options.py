@@ -1,5 +1,6 @@
 """Flags that several commands share, and the function that loads their checkpoint."""
 
+import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -104,6 +105,26 @@ def threshold_in(text: str) -> float | None:
         return float(text)
     except ValueError:
         raise ValueError(f"exit_threshold: got '{text}'; pass a number, e.g. 0.9, or none for full depth") from None
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Listen on an address.
+
+    Args:
+        host: Name or address of this machine.
+        port: Port, 0 for a free one.
+
+    Raises:
+        ValueError: It is no port, or cannot be listened on.
+    """
+    if not 0 <= port < 2**16:
+        raise ValueError(f"port: got {port}; pass a number from 0 to 65535, e.g. --port 8080")
+    try:
+        return socket.create_server((host, port), backlog=2048)
+    except OSError as error:
+        reason = str(error.strerror).partition(" (while")[0]
+        message = f"host, port: cannot listen on {host}:{port} ({reason}); pass another --port, or --host 127.0.0.1"
+        raise ValueError(message) from error
 
 
 def limit_length(tokenizer: Any, encoder_config: Any, max_seq_length: int | None, default: int | None = None) -> None:

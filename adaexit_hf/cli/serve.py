@@ -2,7 +2,6 @@
 
 import importlib
 import os
-import socket
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from ..models.configuration_early_exit import check_whole_number
 from ..serving.engine import EarlyExitEngine
 from ..serving.shadow import ShadowTraffic
 from ..utils.imports import needed
-from .options import CHECKPOINT, Fraction, ModelOptions, Positionals, read_config
+from .options import CHECKPOINT, Fraction, ModelOptions, Positionals, listen, read_config
 from .runtime import ExportedModel, RuntimeOptions, certificate_of, load_runtime
 
 
@@ -72,17 +71,10 @@ def serve(options: ServeOptions, positionals: Any) -> None:
     for name in sizes:
         if getattr(options, name) is not None:
             check_whole_number(name, getattr(options, name), low=1, advice=f"e.g. --{name} 32")
-    if not 0 <= options.port < 2**16:
-        raise ValueError(f"port: got {options.port}; pass a number from 0 to 65535, e.g. --port 8080")
     uvicorn = needed("uvicorn", "serve")
     importlib.import_module("..serving.server", __package__)  # its packages are missed before the model is loaded
     read_config(positionals.checkpoint, options)
-    try:  # before the model is loaded
-        listening = socket.create_server((options.host, options.port), backlog=2048)
-    except OSError as error:
-        message = f"port: cannot listen on {options.host}:{options.port} ({error.strerror}); pass another --port"
-        raise ValueError(message) from error
-    with listening:
+    with listen(options.host, options.port) as listening:  # before the model is loaded
         app = application(positionals.checkpoint, options)
         host, port = listening.getsockname()[:2]
         print(f"adaexit serve: {positionals.checkpoint} on http://{host}:{port}, Ctrl-C stops it", file=sys.stderr)

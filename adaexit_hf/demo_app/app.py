@@ -20,7 +20,6 @@ Threshold = float | list[float] | None
 Texts = Sequence[str]  # one text, or the two of a pair
 Facts = Mapping[str, Any]
 
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 SIGNS = {torch.lt: "&lt;", torch.le: "≤", torch.gt: "&gt;", torch.ge: "≥"}
 COUNTS = ("patience", "layer")  # criteria whose thresholds are whole numbers
 # Chinese and Japanese are written without spaces: there every character is removed on its own.
@@ -120,10 +119,21 @@ def run(model: Any, tokenizer: Any, texts: Texts, threshold: Threshold) -> Run:
 
 
 def tokenized(model: Any, tokenizer: Any, rows: Sequence[Texts]) -> dict[str, Tensor]:
-    """Return texts, or pairs of texts, as a padded batch on the model's device."""
-    columns = [list(column) for column in zip(*rows, strict=True)]
-    encoding = tokenizer(*columns, truncation=True, padding=True, return_tensors="pt")
-    return {name: encoding[name].to(model.device) for name in INPUTS if name in encoding}
+    """Return texts, or pairs of texts, as a padded batch on the model's device.
+
+    Padded here, at the right, since a tokenizer may have no padding token.
+    """
+    encoding = tokenizer(*[list(column) for column in zip(*rows, strict=True)], truncation=True)
+    columns = {name: encoding[name] for name in ("input_ids", "token_type_ids") if name in encoding}
+    columns["attention_mask"] = [[1] * len(row) for row in columns["input_ids"]]
+    longest = max(map(len, columns["input_ids"]))
+    padding = {"input_ids": model.config.encoder_config.pad_token_id or 0}
+    return {
+        name: torch.tensor(
+            [[*row, *[padding.get(name, 0)] * (longest - len(row))] for row in column], device=model.device
+        )
+        for name, column in columns.items()
+    }
 
 
 def answer(config: Any, logits: Tensor) -> tuple[str, float | None]:
@@ -312,9 +322,9 @@ def result_html(model: Any, done: Run) -> str:
     layers, sign = list(config.exit_layers), SIGNS[model.ready]
     warnings = []
     if done.tokens > done.longest:
-        warnings.append(f"The text has {done.tokens} tokens; only the first {done.longest} were read.")
+        warnings.append(f"The text has {done.tokens} tokens; only {done.longest} of them were read.")
     if not done.logits.isfinite().all():
-        warnings.append("Some exits gave numbers that are not finite. There no text leaves before the last exit.")
+        warnings.append("Some exits gave numbers that are not finite. At these no text leaves but at the last one.")
     needed, rows = done.thresholds or [], []
     for place, layer in enumerate(layers):
         said, sure = answer(config, done.logits[place])
@@ -451,31 +461,31 @@ def header_html(facts: Facts) -> str:
 
 
 def own_label(config: Any) -> str:
-    """Return the name of the box for the model's own threshold."""
+    """Return the name of the box for the threshold that the page starts with: the saved one, or that of a flag."""
     threshold = config.exit_threshold
     if threshold is None:
-        return "Full depth: no threshold is saved with the model"
+        return "No threshold: full depth"
     if isinstance(threshold, list):
-        return f"The model's own thresholds, one per exit: {', '.join(f'{value:.4g}' for value in threshold)}"
-    return f"The model's own threshold, {threshold:.6g}"
+        return f"The model's thresholds, one per exit: {', '.join(f'{value:.4g}' for value in threshold)}"
+    return f"The model's threshold, {threshold:.6g}"
 
 
-def slider_settings(config: Any, facts: Facts) -> dict[str, Any]:
+def slider_settings(model: Any, facts: Facts) -> dict[str, Any]:
     """Return range, step, label and first value of the slider.
 
     With a curve it chooses the mean number of layers: the thresholds themselves often lie between 0.999 and 1, where
     a slider cannot tell them apart. Without a curve it chooses the threshold.
 
     Args:
-        config: The model's config.
+        model: The model.
         facts: The page's facts.
     """
-    curve = facts["curve"]
+    config, curve = model.config, facts["curve"]
     if not curve:
         low, high = config.threshold_bounds
         step = 1.0 if config.exit_criterion in COUNTS else (high - low) / 1000
-        own = config.exit_threshold
-        value = own if isinstance(own, float | int) else high
+        own, most_layers = config.exit_threshold, low if model.ready in (torch.lt, torch.le) else high
+        value = own if isinstance(own, float | int) else most_layers
         return {"minimum": low, "maximum": high, "step": step, "value": value, "label": "Exit threshold"}
     layers = [point[2] for point in curve]
     step = 0.1 if max(layers) - min(layers) > 1 else 0.01
@@ -513,7 +523,7 @@ def build(model: Any, tokenizer: Any, facts: Facts) -> Any:
     config = model.eval().config
     tokenizer.model_max_length = min(tokenizer.model_max_length, facts["max_tokens"] or tokenizer.model_max_length)
     depth, several_exits = config.exit_layers[-1], len(config.exit_layers) > 1
-    settings = slider_settings(config, facts)
+    settings = slider_settings(model, facts)
 
     def threshold_of(own: bool, place: float) -> Threshold:
         if own or not several_exits:
@@ -587,11 +597,13 @@ def build(model: Any, tokenizer: Any, facts: Facts) -> Any:
                 curve = html(curve_html(facts, config.exit_threshold, depth), elem_id="curve")
 
         inputs, outputs = [own, slider, *boxes], [result, words, curve]
+        # One at a time, of all visitors: truncation is a state of the tokenizer, which two threads may not share.
+        alone: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
         # "always_last": a text that is sent while another is under way is not ignored.
-        start.click(classify, inputs, outputs, api_name="classify", trigger_mode="always_last", show_progress="hidden")
-        ask.click(decide, inputs, outputs, api_name="words", show_progress="minimal")
-        hidden: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        hidden["trigger_mode"] = "always_last"
+        quiet: dict[str, Any] = {"trigger_mode": "always_last", "show_progress": "hidden"} | alone
+        start.click(classify, inputs, outputs, api_name="classify", **quiet)
+        ask.click(decide, inputs, outputs, api_name="words", show_progress="minimal", **alone)
+        hidden = quiet | {"api_visibility": "private"}
         for box in boxes:
             box.submit(classify, inputs, outputs, **hidden)
         # `input` comes from people only: what `tick` does to the slider does not untick the box again.
@@ -627,7 +639,8 @@ def launch(page: Any, **options: Any) -> None:
     theme.set(body_text_color_subdued="*neutral_600", body_text_color_subdued_dark="*neutral_300")
     theme.set(block_info_text_color="*neutral_600", block_info_text_color_dark="*neutral_300")
     looks: dict[str, Any] = {"theme": theme, "css": CSS, "footer_links": ["gradio", "settings"]}
-    page.launch(**looks, share=False, run_history=False, ssr_mode=False, **options)
+    # `_frontend=False` leaves out one check: that the page answers within three seconds, too few on a busy machine.
+    page.launch(**looks, share=False, run_history=False, ssr_mode=False, _frontend=False, **options)
 
 
 def main() -> None:

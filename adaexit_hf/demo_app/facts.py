@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..evaluation.curves import CurvePoint
-from ..evaluation.trace import COMPARISONS, ExitTrace, exit_rule, predictions, same_answers
+from ..evaluation.trace import ExitTrace, comparison_of, exit_rule, predictions, same_answers
 from ..hub.card_facts import CardDataset
 from ..hub.card_text import readable
 
@@ -51,20 +51,14 @@ def demo_facts(
         A dict that JSON can represent.
 
     Raises:
-        ValueError: If `model.ready` is not one of the comparisons that the page can name.
+        ValueError: As `comparison_of`.
     """
     config = model.config
-    comparison = next((name for name, function in COMPARISONS.items() if function is model.ready), None)
-    if comparison is None:
-        raise ValueError(
-            f"model: its `ready` is {model.ready}, which the page cannot name; use torch.lt, torch.le, torch.gt or "
-            "torch.ge"
-        )
     pairs = getattr(config, "pairs", None)
     return {
         "title": title or name,
         "model": name,
-        "rule": exit_rule(config.exit_layers, config.exit_criterion, comparison, config.multi_label),
+        "rule": exit_rule(config.exit_layers, config.exit_criterion, comparison_of(model), config.multi_label),
         "pairs": dataset.pairs if pairs is None and dataset is not None else pairs,
         "max_tokens": max_tokens,
         "dataset": "unknown data" if dataset is None else dataset.name,
@@ -89,7 +83,7 @@ def examples_of(
     """Choose texts that are easy and hard for a model.
 
     Easy ones left first and right, hard ones left last; and of those that left right, but not at the first exit, the
-    one whose first exit was wrong and came closest to the threshold. In regression an answer is right if its error is
+    first to leave of those whose first exit was wrong. In regression an answer is right if its error is
     no larger than the median. The choice depends on nothing but the arguments. Left out are texts that occur
     before, those with more than 400 characters, and those with logits that are not finite.
 
@@ -101,7 +95,7 @@ def examples_of(
 
     Returns:
         Examples with `kind` (in words), `texts`, `layer` (after which the text left) and `label` (the true one, in
-        words). None of an exit that all texts take, where neither is easy.
+        words). Empty if all texts leave at one exit, where none is easier than another, or if none may be shown.
 
     Raises:
         ValueError: If the trace has no labels.

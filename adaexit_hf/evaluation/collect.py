@@ -21,7 +21,7 @@ from ..models.padded_batches import (
 from .fingerprints import row_hash
 from .flops import RowFlops
 from .summary import label_names, score_settings
-from .trace import COMPARISONS, ExitTrace
+from .trace import ExitTrace, comparison_of
 
 # Number of batches that are read ahead, so that texts of similar length can share a batch.
 _WINDOW = 32
@@ -76,12 +76,7 @@ def collect_trace(
     check_model(model)
     check_whole_number("batch_size", batch_size, low=1, advice="e.g. batch_size=32")
     config = model.config
-    comparison = next((name for name, function in COMPARISONS.items() if function is model.ready), None)
-    if comparison is None:
-        raise ValueError(
-            f"model: its `ready` is {model.ready}, which a trace cannot store; use torch.lt, torch.le, torch.gt or "
-            "torch.ge"
-        )
+    comparison = comparison_of(model)
     dataset = iterable_of(dataset)
     stream, outputs, flops = stream_rows(dataset, tokenizer, config), [], []
     labels: list[Tensor | None] = []

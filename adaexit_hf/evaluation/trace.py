@@ -37,6 +37,27 @@ _TENSORS = ("logits", "scores", "labels", "lengths", "flops", "row_hashes")
 _METADATA_KEY = "adaexit_hf_trace"
 
 
+def comparison_of(model: Any) -> str:
+    """Return the name of the comparison by which a model decides that a readiness score is ready.
+
+    Args:
+        model: An early-exit model.
+
+    Returns:
+        "lt", "le", "gt" or "ge".
+
+    Raises:
+        ValueError: Its `ready` is another function.
+    """
+    found = next((name for name, function in COMPARISONS.items() if function is model.ready), None)
+    if found is None:
+        raise ValueError(
+            f"model: its `ready` is {model.ready}, which a trace cannot store; use torch.lt, torch.le, torch.gt or "
+            "torch.ge"
+        )
+    return found
+
+
 @dataclass(frozen=True, eq=False)
 class ExitTrace:
     """The logits and readiness scores of every exit for every sample of a data set.

@@ -32,7 +32,7 @@ from ..evaluation.cross_fit import NoHalvesError, cross_fitted
 from ..evaluation.metrics import check_classes, task_metrics
 from ..evaluation.summary import label_names, results_at_threshold, score_settings
 from ..evaluation.thresholds import best_point, check_max_drop
-from ..evaluation.trace import COMPARISONS, ExitTrace, predictions
+from ..evaluation.trace import ExitTrace, comparison_of, predictions
 from ..evaluation.tradeoff import tradeoff_curve
 from ..models.early_exit_loop import InFlight, read_exit
 from ..models.encoder_layers import family_of
@@ -137,7 +137,7 @@ def export_onnx(
             f"tokenizer: {type(tokenizer).__name__} is a slow tokenizer, which runs only in Transformers; load a fast "
             "one: AutoTokenizer.from_pretrained(...)"
         )
-    ready = next(name for name, comparison in COMPARISONS.items() if comparison is model.ready)
+    ready = comparison_of(model)
     check_installed()
     _check_folder(folder)
     if validation is None and metrics is not None:

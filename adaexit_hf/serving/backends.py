@@ -144,10 +144,15 @@ class TorchBackend:
     def read(self, item: Any, truncation_side: TruncationSide | None = None) -> TokenizedText:
         """See `Backend`."""
         check_not_tokenized(item, truncation_side)
+        if truncation_side is not None and self._side is None:
+            raise ValueError(
+                f"truncation_side: got {truncation_side!r}, but this tokenizer has none; leave it out, or pass a "
+                "tokenizer of Transformers"
+            )
         number = int(is_long(item))
         reader = self._readers[number]
         with self._locks[number]:
-            if reader.tokenizer is not None:
+            if self._side is not None:
                 reader.tokenizer.truncation_side = truncation_side or self._side
             before = reader.truncated
             try:

@@ -124,9 +124,36 @@ def test_demo_shows_the_curve_of_the_folder_if_it_is_the_models(
         assert "curve.json' was measured at exit_criterion 'confidence', but the model's is 'margin'" in message
 
 
+def test_the_curve_of_the_newest_report_has_the_name_of_its_rows(
+    checkpoint: str, opened: list[Any], rows: list[str], tmp_path: Path
+) -> None:
+    folder = str(shutil.copytree(checkpoint, tmp_path / "measured"))
+    other = shutil.copy(rows[1], tmp_path / "other.csv")
+    assert cli.main(["report", folder, *rows]) == cli.main(["report", folder, "--validation_file", str(other)]) == 0
+    assert cli.main(["demo", folder, "--port", "0"]) == 0
+    assert opened[2]["dataset"] == "other.csv"
+
+
+def test_a_name_on_the_hub_has_no_curve_and_says_how_to_get_one(checkpoint: str, capsys: Any) -> None:
+    assert command.measured_before(Path("you/berxit"), None) == {}
+    assert "run hf download you/berxit --local-dir FOLDER first" in capsys.readouterr().err
+
+
+def test_long_texts_are_no_examples_and_the_message_says_so(
+    checkpoint: str, opened: list[Any], tmp_path: Path, capsys: Any
+) -> None:
+    path = tmp_path / "long.csv"
+    path.write_text("text,label\n" + "".join(f"{text * 60},{('bad', 'good')[len(text) % 2]}\n" for text in ROWS))
+    assert cli.main(["demo", checkpoint, "--port", "0", "--validation_file", str(path)]) == 0
+    assert opened[2]["examples"] == []
+    assert "or have more than 400 characters" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (["--batch_size", "8"], "batch_size: got 8 without rows; pass --validation_file"),
+        (["--host", "nowhere.invalid"], "host, port: cannot listen on nowhere.invalid:7860 ("),
         (["--port", "70000"], "port: got 70000; pass a number from 0 to 65535"),
         (["--port", "0", "--exit_threshold", "7"], "exit_threshold: got 7.0"),
         (["--metrics", "f1"], "metrics: got ['f1'] without rows; pass --validation_file"),
@@ -164,6 +191,7 @@ def test_without_gradio_the_extra_is_named(
         (["out", "you/de mo"], "repo_id: got 'you/de mo', which is no name on the Hub; pass e.g. you/berxit-demo"),
         (["out", "you/demo", "--model", "a/b/c"], "model: got 'a/b/c', which is no name on the Hub"),
         (["out", "you/demo", "--output", "out"], "output: 'out' exists and is not empty; pass another folder"),
+        (["out", "you/demo", "--output", "new", "--private"], "private: got True with --output, with which nothing"),
         (["nowhere", "you/demo", "--output", "new"], "folder: 'nowhere' has no model"),
         (["out", "you/demo", "--label_column", "x", "--output", "new"], "label_column: got 'x' without rows"),
     ],

@@ -61,7 +61,7 @@ def test_one_threshold_per_exit_is_used_and_shown() -> None:
     assert done.exit == 1 and done.thresholds == [1.0, 0.0, 0.5]
     rows = [words_of(row) for row in app.result_html(model, done).split("<tr")[2:]]
     assert "(≥ 1) not ready" in rows[0] and "(≥ 0) left here" in rows[1] and rows[2].endswith("not run ")
-    assert app.own_label(model.config) == "The model's own thresholds, one per exit: 1, 0, 0.5"
+    assert app.own_label(model.config) == "The model's thresholds, one per exit: 1, 0, 0.5"
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_long_texts_and_numbers_that_are_not_finite_are_told() -> None:
     model = build("deebert")
     done = app.Run(torch.full((3, 3), torch.nan), torch.full((3,), torch.nan), 2, [0.5] * 3, 40, 32)
     shown = words_of(app.result_html(model, done))
-    assert "The text has 40 tokens; only the first 32 were read." in shown
+    assert "The text has 40 tokens; only 32 of them were read." in shown
     assert "Some exits gave numbers that are not finite." in shown and "not a number. Ran through" in shown
 
 
@@ -172,13 +172,33 @@ def test_the_curve_marks_the_nearest_measured_threshold() -> None:
 )
 def test_without_a_curve_the_slider_is_the_threshold(variant: str, bounds: Any, step: float) -> None:
     model = build(variant)
-    found = app.slider_settings(model.config, page_facts(model, curve=[]))
+    found = app.slider_settings(model, page_facts(model, curve=[]))
     assert (found["minimum"], found["maximum"]) == bounds and found["step"] == pytest.approx(step)
+
+
+@pytest.mark.parametrize(("variant", "end"), [("right-tool", "maximum"), ("deebert", "minimum")])
+def test_without_curve_and_threshold_the_slider_starts_at_full_depth(variant: str, end: str) -> None:
+    model = build(variant)
+    found = app.slider_settings(model, page_facts(model, curve=[]))
+    assert found["value"] == found[end]
+    assert app.own_label(model.config) == "No threshold: full depth"
+    assert app.run(model, new_tokenizer(), [TEXT], found["value"]).exit == len(model.config.exit_layers) - 1
+
+
+def test_a_tokenizer_needs_no_padding_token() -> None:
+    model, tokenizer = build("deebert"), new_tokenizer()
+    expected = app.tokenized(model, tokenizer, [["w7 w8 w9"], ["w7"]])
+    tokenizer.pad_token = None
+    found = app.tokenized(model, tokenizer, [["w7 w8 w9"], ["w7"]])
+    assert {name: values.tolist() for name, values in found.items()} == {
+        name: values.tolist() for name, values in expected.items()
+    }
+    assert found["attention_mask"].sum(dim=1).tolist() == [5, 3]
 
 
 def test_with_a_curve_the_slider_is_its_mean_layers() -> None:
     model = build("right-tool", exit_threshold=0.6)
-    found = app.slider_settings(model.config, page_facts(model))
+    found = app.slider_settings(model, page_facts(model))
     assert (found["minimum"], found["value"], found["step"]) == (1.0, 2.0, 0.1) and 3.0 <= found["maximum"] <= 3.1
 
 
@@ -225,6 +245,13 @@ def test_the_slider_counts_only_if_the_models_own_threshold_is_not_ticked(page: 
 
 
 @pytest.mark.slow
+def test_of_all_visitors_one_at_a_time_uses_the_model(pages: Any) -> None:
+    example = {"kind": "easy", "texts": [TEXT], "layer": 1, "label": None}
+    functions = pages(build("right-tool"), examples=[example]).fns.values()
+    assert {(each.concurrency_id, each.concurrency_limit) for each in functions} == {("model", 1)}
+
+
+@pytest.mark.slow
 def test_words_are_shown_on_request(page: Any) -> None:
     assert called(page, "classify", True, 1.0, TEXT)[1] == ""
     assert "Words that decided, at the exit after layer" in called(page, "words", True, 1.0, TEXT)[1]
@@ -242,7 +269,7 @@ def test_an_empty_text_is_asked_for_again(page: Any, pages: Any) -> None:
 @pytest.mark.slow
 def test_long_texts_are_truncated(pages: Any) -> None:
     page = pages(build("right-tool"), max_tokens=8)
-    assert "has 22 tokens; only the first 8 were read" in called(page, "classify", True, 1.0, "w7 " * 20)[0]
+    assert "has 22 tokens; only 8 of them were read" in called(page, "classify", True, 1.0, "w7 " * 20)[0]
 
 
 @pytest.mark.slow

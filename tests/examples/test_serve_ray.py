@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import httpx
 import pytest
 from helpers.predictions import exiting
 from helpers.serving import SOON
 from helpers.words import new_tokenizer
+from starlette.testclient import TestClient
 
 from adaexit_hf import predict
 
@@ -60,7 +62,6 @@ def test_two_replicas_give_the_answers_of_predict(port: int, checkpoint: str) ->
     model, tokenizer = exiting("berxit", num_labels=2), new_tokenizer()
     texts = [f"w{4 + place} w{9 + place}" for place in range(12)]
     expected = predict(model, texts, tokenizer, progress=False)
-    answered = 0.0
     for text, scores, layer in zip(texts, expected.logits.softmax(-1), expected.exit_layer.tolist(), strict=True):
         body = {"inputs": text, "return_exit_layer": True}
         found = httpx.post(f"http://127.0.0.1:{port}/predict", json=body, timeout=SOON).json()
@@ -80,6 +81,8 @@ def test_two_replicas_give_the_answers_of_predict(port: int, checkpoint: str) ->
             "max_replicas: got 2, fewer than min_replicas 3; pass at least",
         ),
         (["--cpus_per_replica", "half"], "cpus_per_replica"),
+        (["--exit_threshold", "high"], "exit_threshold: got 'high'; pass a number"),
+        (["--exit_threshold", "7"], "exit_threshold: got 7.0"),
     ],
 )
 def test_bad_settings_are_refused_before_ray_starts(
@@ -94,6 +97,24 @@ def test_bad_settings_are_refused_before_ray_starts(
     with pytest.raises(SystemExit):
         main(["--checkpoint", checkpoint, *flags])
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("threshold", "layers"), [("0.0", {1}), ("none", {3})])
+def test_a_replica_serves_at_the_threshold_that_is_set(
+    checkpoint: str, threshold: str, layers: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[Any] = []
+    fake = SimpleNamespace(ingress=lambda build: built.append(build) or (lambda kind: kind), deployment=MagicMock())
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(serve=fake))
+    monkeypatch.setenv("ADAEXIT_API_KEY", "secret")
+    example = runpy.run_path(str(EXAMPLES / "serve_ray.py"))
+    example["app"](example["Settings"](checkpoint=checkpoint, exit_threshold=threshold))
+    monkeypatch.delenv("ADAEXIT_API_KEY")  # as on another machine
+    with TestClient(built[0]()) as client:
+        body = {"inputs": "w5 w6", "return_exit_layer": True}
+        assert client.post("/predict", json=body).status_code == 401
+        answer = client.post("/predict", json=body, headers={"Authorization": "Bearer secret"}).json()
+    assert {each["exit_layer"] for each in answer} == layers
 
 
 def test_without_ray_there_is_help_and_the_extra_is_named(

@@ -346,6 +346,20 @@ def test_an_end_that_cannot_be_used_is_refused(item: Any, side: Any, message: st
         engine.submit(item, truncation_side=side)
 
 
+def test_any_function_may_be_the_tokenizer_if_no_end_is_asked_for() -> None:
+    class Reader:
+        tokenizer = new_tokenizer()
+
+        def read(self, *texts: Any, **options: Any) -> Any:
+            return self.tokenizer(*texts, **options)
+
+    model = build("berxit")
+    with EarlyExitEngine(model, Reader().read) as engine:
+        check_answers([engine.submit("w5 w6")], predict(model, ["w5 w6"], new_tokenizer(), progress=False))
+        with pytest.raises(ValueError, match="truncation_side: got 'left', but this tokenizer has none; leave it out"):
+            engine.submit("w5 w6", truncation_side="left")
+
+
 def test_logits_that_are_not_finite_harm_no_neighbour() -> None:
     model, rows, bad = build("berxit"), rows_of()[:6], {"input_ids": [1, 4, 2]}  # those have no 4
     clean = predict(model, rows, exit_threshold=0.0, progress=False)
