@@ -211,7 +211,7 @@ def space(options: SpaceOptions, positionals: Any) -> None:
     gradio = needed("gradio", "demo-app")
     folder, repo_id = Path(positionals.folder), positionals.repo_id
     check_no_row_flags(options)
-    check_names(repo_id, options)
+    check_names(repo_id, folder, options)
     check_is_model(folder, "; a Space of this kind shows exits")
     if options.output is None and get_token() is None:
         raise ValueError(
@@ -251,11 +251,12 @@ def space(options: SpaceOptions, positionals: Any) -> None:
     print(url)
 
 
-def check_names(repo_id: str, options: SpaceOptions) -> None:
+def check_names(repo_id: str, folder: Path, options: SpaceOptions) -> None:
     """Check the names on the Hub, and the folder to write to.
 
     Raises:
-        ValueError: One is no name, or the folder has files or cannot be written, or a flag is for a push only.
+        ValueError: One is no name; or the folder to write to is in the model's, has files or cannot be written; or a
+            flag is for a push only.
     """
     for flag, name, example in (("repo_id", repo_id, "you/berxit-demo"), ("model", options.model, "you/berxit-sst2")):
         if name is None:
@@ -273,6 +274,8 @@ def check_names(repo_id: str, options: SpaceOptions) -> None:
                 "out one of them"
             )
     output = Path(options.output)
+    if folder.resolve() in (output.resolve(), *output.resolve().parents):
+        raise ValueError(f"output: '{output}' is in the model's folder; pass another folder")
     if output.is_file() or (output.is_dir() and any(output.iterdir())):
         raise ValueError(f"output: '{output}' exists and is not empty; pass another folder, or remove it")
     check_writable("output", output)

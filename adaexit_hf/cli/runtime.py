@@ -110,7 +110,10 @@ def load_runtime(
     if exit_threshold is not None:
         config.thresholds(threshold_in(exit_threshold))
     hub_options = {} if Path(checkpoint).is_dir() else {"revision": options.revision}
-    classifier = OnnxEarlyExitClassifier.from_pretrained(checkpoint, options.precision, **hub_options)
+    try:
+        classifier = OnnxEarlyExitClassifier.from_pretrained(checkpoint, options.precision, **hub_options)
+    except ValueError as error:
+        raise type(error)(str(error).replace("name_or_path:", "checkpoint:", 1)) from error
     facts = classifier.facts
     same = {"method": config.model_type, "exit_layers": list(config.exit_layers), "labels": label_names(config)}
     for name, own in (same | {"criterion": config.exit_criterion, "multi_label": config.multi_label}).items():

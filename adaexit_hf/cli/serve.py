@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -79,8 +80,9 @@ def serve(options: ServeOptions, positionals: Any) -> None:
         host, port = listening.getsockname()[:2]
         print(f"adaexit serve: {positionals.checkpoint} on http://{host}:{port}, Ctrl-C stops it", file=sys.stderr)
         settings = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=30)
-        with app.state.engine:
+        with app.state.engine, suppress(KeyboardInterrupt):  # raised again when all is answered
             uvicorn.Server(settings).run(sockets=[listening])
+        print("adaexit serve: stopped; what was under way is answered", file=sys.stderr)
 
 
 def application(checkpoint: str, options: ServeOptions) -> Any:

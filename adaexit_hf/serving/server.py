@@ -247,7 +247,9 @@ class _Server:
         key = self.settings.api_key
         given = request.headers.get("authorization", "")
         if key is not None and not hmac.compare_digest(given.encode(), f"Bearer {key}".encode()):
-            raise RefusedError(401, "Validation", "authorization: missing or wrong; pass the header Bearer <api key>")
+            raise RefusedError(
+                401, "Validation", "authorization: missing or wrong; pass the header Authorization: Bearer KEY"
+            )
 
     # With texts
 
@@ -255,6 +257,9 @@ class _Server:
         """`POST /predict`: the score of every label, the largest first."""
         asked = await self._read(request, PredictRequest)
         texts, batch = asked.inputs
+        if not batch and isinstance(texts[0], tuple) and self.config.pairs is False:
+            message = "got two texts in a list, a pair, which this model does not read; pass a batch as"
+            raise RefusedError(422, "Validation", f'inputs: {message} [["..."], ["..."]]')
         answers = await self._answers(request, texts, asked)
         parameters = asked.parameters or _Parameters()
         function = "none" if asked.raw_scores else parameters.function_to_apply
@@ -297,6 +302,12 @@ class _Server:
         if asked.exit_threshold is not None and not self.settings.allow_thresholds:
             message = "exit_threshold: is not allowed by this server; start it with --allow_thresholds"
             raise RefusedError(422, "Validation", message)
+        if asked.exit_threshold is not None:
+            try:
+                self.engine.backend.thresholds_in_use(asked.exit_threshold, None)
+            except ValueError as error:
+                message = str(error).replace(", or None for full depth", "")  # null is the server's own threshold
+                raise RefusedError(422, "Validation", message) from None
         return asked
 
     async def _body(self, request: Request) -> bytes:
@@ -344,7 +355,9 @@ class _Server:
         except EngineClosedError as error:
             raise RefusedError(503, "Unhealthy", str(error)) from error
         except TextTooLongError as error:
-            raise RefusedError(413, "Validation", str(error)) from error
+            longest = self.engine.backend.max_tokens
+            message = f'text: has more than {longest} tokens, the most allowed; shorten it, or send "truncate": true'
+            raise RefusedError(413, "Validation", message) from error
         except InferenceError as error:
             raise RefusedError(424, "Backend", str(error)) from error
         except (TypeError, ValueError) as error:

@@ -61,6 +61,17 @@ def test_the_checkpoint_is_served_at_its_threshold(ask: Any, capsys: pytest.Capt
     assert "/out on http://127.0.0.1:" in capsys.readouterr().err
 
 
+def test_ctrl_c_is_the_way_to_stop_it_and_no_failure(
+    checkpoint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(self: Any, sockets: list[socket.socket]) -> None:
+        raise KeyboardInterrupt  # as uvicorn does, when all is answered
+
+    monkeypatch.setattr(uvicorn.Server, "run", run)
+    assert cli.main(["serve", checkpoint, "--port", "0"]) == 0
+    assert "adaexit serve: stopped; what was under way is answered" in capsys.readouterr().err
+
+
 def test_another_threshold_or_full_depth(ask: Any) -> None:
     assert ask(layer_of, "--exit_threshold", "1.0") == 3
     assert ask(layer_of, "--exit_threshold", "none") == 3

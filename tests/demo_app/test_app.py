@@ -209,7 +209,7 @@ def test_gradio_is_imported_only_for_the_page() -> None:
 
 @pytest.fixture(scope="module")
 def pages() -> Iterator[Any]:
-    """Make a page; what its browser does is tested with a Space, in tests/cli/test_demo.py."""
+    """Make a page; what its browser does is tested with a Space, in tests/cli/test_demo_page.py."""
     pytest.importorskip("gradio", reason='pip install "adaexit_hf[demo-app]"')
     make, made = asyncio.new_event_loop, []
 

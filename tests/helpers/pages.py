@@ -173,7 +173,7 @@ def check_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     elif words[:2] == ["pip", "install"]:
         extras = {extra for word in rest for part in re.findall(r"\[(.+)\]", word) for extra in part.split(",")}
         section = (ROOT / "pyproject.toml").read_text().split("[project.optional-dependencies]")[1].split("\n[")[0]
-        assert extras <= set(re.findall(r"^(\w+) = ", section, flags=re.MULTILINE)), words
+        assert extras <= set(re.findall(r"^([\w-]+) = ", section, flags=re.MULTILINE)), words
     else:
         raise AssertionError(f"nobody knows how to check {shlex.join(words)}; teach check_command, or leave it out")
 

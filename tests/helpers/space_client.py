@@ -1,4 +1,4 @@
-"""Run by test_demo.py: space_client.py FOLDER. Push Spaces of FOLDER/out with the command; save what came of it.
+"""Run by test_demo_page.py: space_client.py FOLDER. Push Spaces of FOLDER/out with the command; save what came of it.
 
 A process of its own, since huggingface_hub reads where the Hub is when it is imported.
 """

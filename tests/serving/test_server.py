@@ -176,7 +176,8 @@ def test_a_request_may_bring_a_threshold_where_that_is_allowed(server: Served, r
         answer = server.post("/predict", inputs="w5", exit_threshold=threshold, return_exit_layer=True).json()
         assert answer[0]["exit_layer"] == layer
     response = server.post("/predict", inputs="w5", exit_threshold=2.0)
-    assert (response.status_code, response.json()["error_type"]) == (422, "Tokenizer")
+    assert (response.status_code, response.json()["error_type"]) == (422, "Validation")
+    assert response.json()["error"] == "exit_threshold: got 2.0; berxit with 2 labels takes a number in [0, 1]"
     response = reranker.post("/rerank", query="w5", texts=["w6"], exit_threshold=0.5)
     assert response.status_code == 422
     assert response.json()["error"] == (
@@ -298,6 +299,13 @@ def test_only_those_with_the_key_are_answered() -> None:
         assert InferenceClient(url, token="secret").text_classification("w5")
         assert httpx.get(f"{url}/info").status_code == 401
         assert httpx.get(f"{url}/health").status_code == 200
+
+
+def test_a_list_of_two_texts_is_no_batch_and_the_error_shows_one() -> None:
+    for server in start(build("berxit", num_labels=2, pairs=False)):
+        response = server.post("/predict", inputs=["w5", "w6"])
+        assert (response.status_code, response.json()["error_type"]) == (422, "Validation")
+        assert 'pass a batch as [["..."], ["..."]]' in response.json()["error"]
 
 
 # Coming and going, with steps that wait until they are let go --------------------------------------------------------

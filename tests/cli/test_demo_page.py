@@ -190,7 +190,8 @@ def test_without_gradio_the_extra_is_named(
     [
         (["out", "you/de mo"], "repo_id: got 'you/de mo', which is no name on the Hub; pass e.g. you/berxit-demo"),
         (["out", "you/demo", "--model", "a/b/c"], "model: got 'a/b/c', which is no name on the Hub"),
-        (["out", "you/demo", "--output", "out"], "output: 'out' exists and is not empty; pass another folder"),
+        (["out", "you/demo", "--output", "space"], "output: 'space' exists and is not empty; pass another folder"),
+        (["out", "you/demo", "--output", "out/space"], "output: 'out/space' is in the model's folder; pass another"),
         (["out", "you/demo", "--output", "new", "--private"], "private: got True with --output, with which nothing"),
         (["nowhere", "you/demo", "--output", "new"], "folder: 'nowhere' has no model"),
         (["out", "you/demo", "--label_column", "x", "--output", "new"], "label_column: got 'x' without rows"),
@@ -200,7 +201,10 @@ def test_space_refuses_wrong_use(
     checkpoint: str, arguments: list[str], message: str, capsys: Any, monkeypatch: Any
 ) -> None:
     monkeypatch.chdir(Path(checkpoint).parent)
+    Path("space").mkdir(exist_ok=True)
+    Path("space", "notes.txt").touch()
     assert message in refused(capsys, "space", *arguments)
+    shutil.rmtree("space")
 
 
 @pytest.fixture(scope="module")
