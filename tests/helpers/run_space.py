@@ -1,4 +1,4 @@
-"""Run by test_demo_page.py where adaexit_hf cannot be imported: run_space.py FOLDER. Run a Space's app until killed."""
+"""Run by test_demo_page.py where adaexit_hf cannot be imported: run_space.py FOLDER. Run a Space until killed."""
 
 import runpy
 import sys
