@@ -167,10 +167,10 @@ def check_folder(argument: str, name: str, hub_names_have_owners: bool = False) 
         ValueError: There is no such folder, or it holds an exported model.
 
     >>> check_folder("checkpoint", "bert-base-uncased")
-    >>> check_folder("checkpoint", "./out")
+    >>> check_folder("checkpoint", "./missing")
     Traceback (most recent call last):
         ...
-    ValueError: checkpoint: there is no folder './out'; pass an existing folder or a Hub name
+    ValueError: checkpoint: there is no folder './missing'; pass an existing folder or a Hub name
     """
     slashes = name.count("/")
     only_folder = name.startswith((".", "/")) or slashes > 1 or (hub_names_have_owners and not slashes)
