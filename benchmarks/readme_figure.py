@@ -26,6 +26,7 @@ NAME = "tradeoff.svg"
 INK, FAINT = "#768390", "#76839055"
 METHODS = {
     "recommended": ("recommended", "#d4762c"),
+    "fastbert": ("FastBERT", "#2da44e"),
     "deebert": ("DeeBERT", "#388bfd"),
 }
 BASELINES = {"static-2": "2 layers", "static-3": "3 layers", "static-4": "4 layers", "static-6": "6 layers"}
