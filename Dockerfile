@@ -4,9 +4,9 @@
 #   docker run --rm --user "$(id -u)" -p 8080:8080 -v "$PWD/out:/model:ro" adaexit-serve
 #   docker run --rm --user "$(id -u)" -p 8080:8080 -v "$PWD/out:/model:ro" --cpus 2 adaexit-serve /model --threads 2
 #
-# --user, since weights can be read by their owner only. What follows the name of the image replaces /model: the checkpoint and flags of `adaexit serve`. A container sees all
-# cores of its machine: with --cpus N pass --threads N, too. For the exported model build with
-# --build-arg EXTRAS=serve,onnx and run with /model --runtime onnx.
+# --user, since weights can be read by their owner only. What follows the name of the image replaces /model: the
+# checkpoint and flags of `adaexit serve`. A container sees all cores of its machine: with --cpus N pass --threads N,
+# too. For the exported model build with --build-arg EXTRAS=serve,onnx and run with /model --runtime onnx.
 
 FROM python:3.11-slim
 

@@ -83,6 +83,15 @@ def lost(runs: Runs, dataset: str, method: str | None) -> list[float]:
     return [score - plain for score, plain in at_half_and_plain(runs, dataset, method)]
 
 
+def mean_of(scores: Sequence[float]) -> str:
+    """The mean of scores, and their number if there are fewer than three; empty without any.
+
+    >>> mean_of([70.0, 71.0]), mean_of([])
+    ('70.5 (2 seeds)', '')
+    """
+    return f"{statistics.fmean(scores):.1f}{seeds_if_few(scores)}" if scores else ""
+
+
 def at_half(runs: Runs) -> list[str]:
     """What each method loses at half of the layers."""
     half = depth_of(runs) // 2
@@ -90,8 +99,7 @@ def at_half(runs: Runs) -> list[str]:
     for dataset in datasets_of(runs):
         cells = []
         for name in ("plain", OURS):
-            full = [full_score(row) for row in runs.get((dataset, name), [])]
-            cells.append(f"{statistics.fmean(full):.1f}{seeds_if_few(full)}" if full else "")
+            cells.append(mean_of([full_score(row) for row in runs.get((dataset, name), [])]))
         for role, method in rivals(runs, dataset).items():
             found = [score_within(half)(row) for row in runs.get((dataset, method or ""), [])]
             scores = [score for score in found if score is not None]
@@ -127,8 +135,7 @@ def beside_fewer_layers(runs: Runs) -> list[str]:
         cells = []
         for method, score in columns:
             rows = runs.get((dataset, method), [])
-            found = [value for row in rows if (value := score(row)) is not None]
-            cells.append(f"{statistics.fmean(found):.1f}{seeds_if_few(found)}" if found else "")
+            cells.append(mean_of([value for row in rows if (value := score(row)) is not None]))
         if cells[0]:
             body.append([f"{dataset} ({runs[dataset, OURS][0]['metric']})", *cells])
     return markdown(["data set (metric)", *head], body)
@@ -202,8 +209,8 @@ def against_earlier_papers(runs: Runs, earlier: Runs) -> list[str]:
         body.append(
             [
                 dataset if samples[0] == samples[1] else f"{dataset} (of other rows: {samples[0]} and {samples[1]})",
-                f"{own:.1f}{seeds_if_few(areas(ours))}",
-                f"{theirs:.1f}{seeds_if_few(papers[best])}, {NAMES[best]}",
+                mean_of(areas(ours)),
+                f"{mean_of(papers[best])}, {NAMES[best]}",
                 f"{own - theirs:+.1f}",
             ]
         )

@@ -257,7 +257,10 @@ class _Server:
         """`POST /predict`: the score of every label, the largest first."""
         asked = await self._read(request, PredictRequest)
         texts, batch = asked.inputs
-        if not batch and isinstance(texts[0], tuple) and self.config.pairs is False:
+        pairs = getattr(
+            self.config, "pairs", None
+        )  # the code of an earlier version, saved with a checkpoint, lacks it
+        if not batch and isinstance(texts[0], tuple) and pairs is False:
             message = "got two texts in a list, a pair, which this model does not read; pass a batch as"
             raise RefusedError(422, "Validation", f'inputs: {message} [["..."], ["..."]]')
         answers = await self._answers(request, texts, asked)

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import httpx
@@ -306,6 +307,14 @@ def test_a_list_of_two_texts_is_no_batch_and_the_error_shows_one() -> None:
         response = server.post("/predict", inputs=["w5", "w6"])
         assert (response.status_code, response.json()["error_type"]) == (422, "Validation")
         assert 'pass a batch as [["..."], ["..."]]' in response.json()["error"]
+
+
+def test_the_code_of_an_older_checkpoint_knows_no_pairs() -> None:
+    model = build("berxit", num_labels=2)
+    old = SimpleNamespace(id2label=model.config.id2label, num_labels=2, multi_label=False)
+    with served(EarlyExitEngine(model, new_tokenizer()), old) as port:
+        body = {"inputs": ["w5", "w6"]}
+        assert httpx.post(f"http://127.0.0.1:{port}/predict", json=body, timeout=SOON).status_code == 200
 
 
 # Coming and going, with steps that wait until they are let go --------------------------------------------------------
