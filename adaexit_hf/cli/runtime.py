@@ -17,7 +17,7 @@ from ..evaluation.trace import ExitTrace
 from ..inference.prediction import Prediction, predict_stream
 from ..models.configuration_early_exit import Threshold
 from ..models.padded_batches import stream_rows
-from ..onnx_runtime.folder import MANIFEST, ExportFolderError
+from ..onnx_runtime.folder import MANIFEST
 from ..utils.files import replace_text
 from ..utils.imports import needed
 from .options import limit_length, load, read_config, threshold_in
@@ -112,8 +112,11 @@ def load_runtime(
     hub_options = {} if Path(checkpoint).is_dir() else {"revision": options.revision}
     try:
         classifier = OnnxEarlyExitClassifier.from_pretrained(checkpoint, options.precision, **hub_options)
-    except ExportFolderError as error:
-        raise ExportFolderError(str(error).replace("name_or_path:", "checkpoint:", 1)) from error
+    except ValueError as error:
+        argument, _, message = str(error).partition(": ")
+        if argument != "name_or_path":
+            raise
+        raise ValueError(f"checkpoint: {message}") from error  # what it is called here
     facts = classifier.facts
     same = {"method": config.model_type, "exit_layers": list(config.exit_layers), "labels": label_names(config)}
     for name, own in (same | {"criterion": config.exit_criterion, "multi_label": config.multi_label}).items():
