@@ -10,6 +10,7 @@ from comparison_tables import Row, figures
 
 from adaexit_hf.evaluation.curves import CurvePoint, MeanPoint, Point, area_under_curve, areas_between, score_at
 
+OF_THE_RUN = ("--seed", "--bf16", "--use_cpu")  # flags that may differ between the seeds of a method
 Runs = Mapping[tuple[str, str], Sequence[Row]]  # one line per seed, by (data set, method)
 
 # The order in tables and figures; other methods follow after these.
@@ -56,6 +57,9 @@ def depth_of(runs: Runs) -> int:
 def by_method(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
     """Lines by (data set, method), one per seed. If a method was run with several settings, only the latest are kept.
 
+    The precision is no such setting: a seed in bf16 and another in fp32 are of the same method. Where both were run on
+    SICK, the scores of all layers agreed to 0.1 percent.
+
     >>> rows = [
     ...     {"dataset": "rte", "method": "pabee", "model": "m", "seed": seed, "settings": [*rate, "--seed", str(seed)]}
     ...     for rate, seed in ((["--lr", "1"], 2), (["--lr", "2"], 1), (["--lr", "2"], 0))
@@ -65,7 +69,7 @@ def by_method(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
     """
     by_setting: dict[tuple[str, str], dict[Any, dict[int, Row]]] = {}
     for row in rows:
-        flags = grouped(row["settings"]) | {"--seed": []}
+        flags = {name: value for name, value in grouped(row["settings"]).items() if name not in OF_THE_RUN}
         setting = row["model"], json.dumps(flags, sort_keys=True)
         settings = by_setting.setdefault((row["dataset"], row["method"]), {})
         settings[setting] = settings.pop(setting, {}) | {row["seed"]: row}  # moves the latest setting to the end

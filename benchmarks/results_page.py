@@ -42,12 +42,14 @@ def setting(rows: Sequence[Row]) -> list[str]:
     models = sorted({row["model"] for row in rows})
     versions = sorted({", ".join(f"{name} {number}" for name, number in row["versions"].items()) for row in rows})
     machines = sorted({machine_of(row) for row in rows})
+    half = sum("--bf16" in row["settings"] for row in rows)
     seconds = [row["seconds"] for row in rows if row["seconds"]]  # not recorded in early lines
     return [
         f"- Encoder: {', '.join(models)}.",
         f"- {len(rows)} runs, seeds {min(row['seed'] for row in rows)} to {max(row['seed'] for row in rows)}, "
         f"{sum(seconds) / 3600:.1f} hours for the {len(seconds)} runs with a recorded time.",
         f"- Machine: {'; '.join(machines)}.",
+        f"- Precision: bf16 in {half} runs, fp32 in {len(rows) - half}.",
         f"- Versions: {'; '.join(versions)}.",
     ]
 
@@ -264,7 +266,8 @@ def page(
         "areas_from_half": areas(runs, 1 / 2),
         "saving_on_the_clock": savings.saving_on_the_clock(speed),
         "heads": savings.heads(),
-        "against_earlier_papers": first.against_earlier_papers(runs, earlier or {}),
+        "goals": first.goals(runs, earlier or {}),
+        "recommended_against_papers": first.recommended_against_papers(runs, earlier or {}),
         "depth_by_ponder_cost": savings.depth_by_ponder_cost(ponder_costs),
         "saving_at_the_exact_rule": savings.saving_at_the_exact_rule(ponder_costs),
     }

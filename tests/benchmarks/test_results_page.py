@@ -110,15 +110,49 @@ def test_the_area_by_hand(tmp_path):
     assert "| DeeBERT | 70.5 ± 1.2 |" in written(tmp_path, exits("deebert"))
 
 
-def test_the_best_paper_of_earlier_runs_beside_the_recommended_recipe(tmp_path):
-    def from_a_third(method: str, gain: float) -> list[dict]:  # of the layers, from 60 % + gain to 80 % + gain
-        points = [(0.5, 0.6 + gain, 2 / 3), (None, 0.8 + gain, 2.0)]
-        return [line(method, seed, points) for seed in range(3)]
+def from_a_third(method: str, gain: float, samples: int = 100) -> list[dict]:
+    """Runs from a third of the layers, 60 % + gain, to all of them, 80 % + gain."""
+    points = [(0.5, 0.6 + gain, 2 / 3), (None, 0.8 + gain, 2.0)]
+    rows = [line(method, seed, points) for seed in range(3)]
+    for row in rows:
+        row["results"]["validation"]["samples"] = samples
+    return rows
 
+
+def test_seeds_of_another_precision_are_of_the_same_method(tmp_path):
+    rows = exits("deebert")
+    rows[1]["settings"].extend(["--bf16", "--use_cpu"])
+    page = written(tmp_path, rows)
+    assert "| DeeBERT | 70.5 ± 1.2 |" in page
+    assert "- Precision: bf16 in 1 runs, fp32 in 2." in page
+
+
+def test_earlier_runs_stand_in_for_papers_methods_that_were_not_run(tmp_path):
     earlier = [*from_a_third("deebert", 0.02), *from_a_third("pabee", 0.01), *from_a_third("berxit-exits-1e-3", 0.04)]
     (tmp_path / "earlier.jsonl").write_text("".join(json.dumps(each) + "\n" for each in earlier))
-    page = written(tmp_path, from_a_third("recommended", 0.05), "--earlier", str(tmp_path / "earlier.jsonl"))
-    assert "| 75.0 | 72.0, DeeBERT | +3.0 |" in page
+    rows = [*from_a_third("recommended", 0.05), *from_a_third("deebert", 0.03)]
+    page = written(tmp_path, rows, "--earlier", str(tmp_path / "earlier.jsonl"))
+    assert "| deebert | 2.00 ± 0.00, higher |" in page  # of this version
+    assert "| pabee | 4.00 ± 0.00, higher |" in page
+    assert "| berxit-exits-1e-3 |" not in page
+
+
+def test_earlier_runs_on_other_rows_are_not_compared():
+    runs, earlier = by_method(from_a_third("recommended", 0.05)), by_method(from_a_third("pabee", 0.01, samples=101))
+    assert not [row for row in results_first.recommended_against_papers(runs, earlier) if row.startswith("| pabee")]
+
+
+def test_a_data_set_counts_as_measured_once_every_papers_method_is():
+    runs = by_method(from_a_third("recommended", 0.05))
+    papers = [row for method in results_figures.PAPERS for row in from_a_third(method, 0.01)]
+    goal = "| area from a third of the layers above every paper's method | 5 of 6 | {} |"
+    assert goal.format("1 of 1") in results_first.goals(runs, by_method(papers))
+    assert goal.format("0 of 0") in results_first.goals(runs, by_method(papers[3:]))
+    # A method that always runs more than a third of the layers has no area to compare.
+    late = [line("pabee", seed, [(2.0, 0.8, 1.5), (None, 0.9, 2.0)]) for seed in range(3)]
+    for row in late:
+        row["results"]["validation"]["samples"] = 100
+    assert goal.format("1 of 1") in results_first.goals(runs, by_method(papers) | by_method(late))
 
 
 def test_a_curve_that_starts_later_has_no_area(tmp_path):
@@ -201,7 +235,7 @@ def test_the_chart_shows_what_the_table_says(tmp_path):
 
 
 def test_goals_are_counted():
-    goals = results_first.goals(by_method(measured_lines()))
+    goals = results_first.goals(by_method(measured_lines()), {})
     # Two layers: a third of them is no layer, so that there is no area, nor a model with that many layers.
     assert "| above static-1, at 1 layers | 4 of 6 | 1 of 1 |" in goals
     assert "| full depth not below plain fine-tuning | all | 0 of 1 |" in goals  # 85 against 90 %
@@ -209,7 +243,7 @@ def test_goals_are_counted():
 
 def test_a_gain_that_is_not_seen_is_no_goal_reached():
     rows = with_points(exits("recommended"), {1: 0.8})
-    goals = results_first.goals(by_method([*one_exit("static-1", 1, 0.8), *rows, *one_exit("plain", 2, 0.8)]))
+    goals = results_first.goals(by_method([*one_exit("static-1", 1, 0.8), *rows, *one_exit("plain", 2, 0.8)]), {})
     assert "| above static-1, at 1 layers | 4 of 6 | 0 of 1 |" in goals
     assert "| full depth not below plain fine-tuning | all | 1 of 1 |" in goals
 
@@ -389,7 +423,7 @@ def test_a_half_written_line_is_left_out(tmp_path):
 
 
 def test_of_several_recipes_the_latest_counts_alone(tmp_path, capsys):
-    earlier = [row | {"settings": [*row["settings"], "--bf16"]} for row in exits("deebert", gain=0.1)]
+    earlier = [row | {"settings": [*row["settings"], "--learning_rate", "1e-4"]} for row in exits("deebert", gain=0.1)]
     assert "| DeeBERT | 70.5 ± 1.2 |" in written(tmp_path, [*earlier, *exits("deebert")])
     assert "3 lines of earlier training settings left out" in capsys.readouterr().err
 
