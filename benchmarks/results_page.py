@@ -1,7 +1,8 @@
 r"""Write benchmarks/RESULTS.md and its figures from the recorded runs of `compare_methods.py`.
 
     python benchmarks/results_page.py benchmarks/results_by_method.jsonl --speed benchmarks/inference_speed.jsonl \
-        --ponder_costs benchmarks/dact_ponder_costs.jsonl --pages README.md docs/results.md model_cards/[a-z]*.md
+        --ponder_costs benchmarks/dact_ponder_costs.jsonl --earlier benchmarks/comparison.jsonl \
+        --pages README.md docs/results.md model_cards/[a-z]*.md
 
 Every number and every verdict on the page is computed from the lines of these files, so run the command again when
 there are more lines; what was not run is empty. The text around the tables is in results_template.md. RESULTS.md and
@@ -143,24 +144,32 @@ def card_table(runs: Runs, method: str) -> list[str]:
     return markdown(head, body)
 
 
-def write_table(page: Path, runs: Runs) -> None:
-    """Replace the table between the two marks of a page: a method's table in its card, else the summary.
+def tables_of(page: Path, runs: Runs, earlier: Runs) -> list[list[str]]:
+    """The tables of a page: in a card its method, in README.md the recommended recipe, elsewhere that and a summary.
 
-    README.md gets the recommended recipe beside models with fewer layers.
+    The papers' methods are shown by earlier runs if there are any, since they have more of them.
+    """
+    if page.stem in NAMES:
+        return [card_table(earlier or runs, page.stem)]
+    beside = first.beside_fewer_layers(runs)
+    if page.name == "README.md":
+        return [beside]
+    return [beside, first.recommended_against_papers(runs, earlier), summary(earlier or runs)]
+
+
+def write_tables(page: Path, runs: Runs, earlier: Runs) -> None:
+    """Replace the tables of a page, each between two marks.
 
     Raises:
-        ValueError: The page does not have two marks.
+        ValueError: The page does not have two marks for every table.
     """
-    parts = page.read_text().split(MARK)
-    if len(parts) != 3:
-        raise ValueError(f"pages: {page} does not have two lines '{MARK}'; add them where the table should be")
-    if page.stem in NAMES:
-        table = card_table(runs, page.stem)
-    elif page.name == "README.md":
-        table = first.beside_fewer_layers(runs)
-    else:
-        table = summary(runs)
-    parts[1] = "\n".join(["\n", *table, "\n"])
+    parts, tables = page.read_text().split(MARK), tables_of(page, runs, earlier)
+    if len(parts) != 2 * len(tables) + 1:
+        raise ValueError(
+            f"pages: {page} does not have {2 * len(tables)} lines '{MARK}'; add two of them where each of "
+            f"{len(tables)} tables should be"
+        )
+    parts[1::2] = ["\n".join(["\n", *table, "\n"]) for table in tables]
     page.write_text(MARK.join(parts))
 
 
@@ -342,7 +351,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             page(runs, speed, folder, prefix, ponder_costs, {} if place else earlier).rstrip() + "\n"
         )
         for path in [] if place else options.pages:
-            write_table(path, runs)
+            write_tables(path, runs, earlier)
         print(folder / file)
     return 0
 

@@ -65,20 +65,15 @@ def test_the_examples_in_the_docstrings(module):
 
 
 def test_the_pages_in_the_repository_are_up_to_date(tmp_path):
-    """Tables are those of this version's runs; of docs and cards still those of version 0.1.0, but never a mixture."""
     cards = [ROOT / "model_cards" / f"{method}.md" for method in results_figures.PAPERS]
-    pages = [ROOT / "README.md", ROOT / "docs" / "results.md", *cards]
-    files = [path for name in ("comparison", "results_by_method") if (path := RESULTS / f"{name}.jsonl").exists()]
-    texts = []
-    for path in files:
-        copies, rows = [Path(shutil.copy(page, tmp_path)) for page in pages], list(whole_lines(path))
-        for copy in copies:
-            results_page.write_table(copy, by_method(next(iter(results_page.by_encoder(rows).values()))))
-        texts.append([copy.read_text() for copy in copies])
-    for page, possible in zip(pages, zip(*texts, strict=True), strict=True):
-        assert page.read_text() in (possible[-1:] if page.name == "README.md" else possible), (
-            f"{page}: run the command in benchmarks/results_page.py"
-        )
+    runs, earlier = (
+        by_method(next(iter(results_page.by_encoder(list(whole_lines(RESULTS / f"{name}.jsonl"))).values())))
+        for name in ("results_by_method", "comparison")
+    )
+    for page in (ROOT / "README.md", ROOT / "docs" / "results.md", *cards):
+        copy = Path(shutil.copy(page, tmp_path))
+        results_page.write_tables(copy, runs, earlier)
+        assert page.read_text() == copy.read_text(), f"{page}: run the command in benchmarks/results_page.py"
 
 
 def test_the_page_of_results_is_up_to_date(tmp_path):
@@ -443,14 +438,28 @@ def test_the_threshold_of_another_seed_by_hand():
     assert row == "| deebert | trec | 0.2, 0.41, 0.2 | 1.00 to 1.20 | 1.00 to 1.50 | 18.3 (40.0) |"
 
 
-def test_the_summary_goes_where_a_page_has_it(tmp_path):
-    page = tmp_path / "results.md"
-    page.write_text(f"before\n{results_page.MARK}\nold\n{results_page.MARK}\nafter\n")
+def test_the_tables_go_where_a_page_has_them(tmp_path):
+    page, mark = tmp_path / "results.md", results_page.MARK
+    page.write_text(f"before\n{mark}{mark}\nbetween\n{mark}{mark}{mark}\nold\n{mark}\nafter\n")
     for _ in range(2):  # anew, not once more
-        written(tmp_path, exits("deebert"), "--pages", str(page))
-        before, table, after = page.read_text().split(results_page.MARK)
-        assert (before, after) == ("before\n", "\nafter\n")
-        assert "| DeeBERT | 81.0 -> 60.0, 1.00 |" in table and "old" not in table
+        written(tmp_path, [*measured_lines(), *exits("deebert", gain=-0.1)], "--pages", str(page))
+        before, beside, between, papers, _, summary, after = page.read_text().split(mark)
+        assert (before, between, after) == ("before\n", "\nbetween\n", "\nafter\n")
+        assert "| trec (accuracy) | 86.0 | 81.0 | 86.0 |" in beside
+        assert "| minus | trec |" in papers
+        assert "| DeeBERT | 71.0 -> 50.0, 1.00 |" in summary and "old" not in summary
+
+
+def test_the_papers_methods_are_shown_by_earlier_runs(tmp_path):
+    pages = [tmp_path / "results.md", tmp_path / "deebert.md"]
+    pages[0].write_text(6 * results_page.MARK)
+    pages[1].write_text(2 * results_page.MARK)
+    rows = [*exits("plain"), *exits("deebert", gain=0.05)]
+    (tmp_path / "earlier.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
+    given = ["--earlier", str(tmp_path / "earlier.jsonl"), "--pages", *map(str, pages)]
+    written(tmp_path, [*measured_lines(), *exits("deebert")], *given)
+    assert "| DeeBERT | 86.0 -> 65.0, 1.00 |" in pages[0].read_text()
+    assert "| 65.0 ± 0.0 | 1.00 ± 0.00 |" in pages[1].read_text()
 
 
 def test_the_readme_shows_the_recommended_recipe_beside_fewer_layers(tmp_path):
@@ -473,7 +482,7 @@ def test_a_card_has_its_own_table(tmp_path):
 def test_a_page_without_a_place_for_the_summary(tmp_path):
     page = tmp_path / "README.md"
     page.write_text("nothing\n")
-    with pytest.raises(ValueError, match="pages: .* does not have two lines"):
+    with pytest.raises(ValueError, match="pages: .* does not have 2 lines"):
         written(tmp_path, exits("deebert"), "--pages", str(page))
     assert page.read_text() == "nothing\n"
 
