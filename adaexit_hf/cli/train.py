@@ -219,9 +219,13 @@ def follow_recipe(arguments: Arguments, training: EarlyExitTrainingArguments, la
         pairs = len(arguments.columns()) == 2
         pooling = sentence_pooling(arguments.model_name_or_path)
         keeps = arguments.add_exits is not None
-        recipe = recommended_recipe(labels.num_labels, pairs, arguments.method, pooling, keeps)
+        passed = cast(dict[str, Any], arguments.method_config)
+        depth = passed.get("num_hidden_layers")
+        if depth is None and labels.num_labels == 1 and arguments.method is None and not keeps:
+            depth = getattr(AutoConfig.from_pretrained(arguments.model_name_or_path), "num_hidden_layers", None)
+        recipe = recommended_recipe(labels.num_labels, pairs, arguments.method, pooling, keeps, depth)
         arguments.method = recipe.method
-        arguments.method_config = recipe.config | cast(dict[str, Any], arguments.method_config)
+        arguments.method_config = recipe.config | passed
         for name, value in recipe.training.items():
             if getattr(training, name) is None:
                 setattr(training, name, value)

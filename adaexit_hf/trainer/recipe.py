@@ -1,6 +1,8 @@
 """The recommended recipe: what to train if no paper is to be reproduced."""
 
 import json
+import math
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -58,6 +60,7 @@ def recommended_recipe(
     method: str | None = None,
     pooling: Literal["first", "mean"] | None = None,
     keeps_classifier: bool = False,
+    num_layers: int | None = None,
 ) -> Recipe:
     """Return the recommended settings for this kind of data.
 
@@ -65,7 +68,8 @@ def recommended_recipe(
     (BERxiT's joint fine-tuning, Eq. 3, as in The Right Tool for the Job); heads that read more than one sentence
     vector, `AttentionPool` for single texts and `SegmentPair` for pairs; the mean over the tokens as sentence vector,
     unless the encoder was trained with another one; and a learning rate for the exits that suits new layers, not a
-    pretrained encoder. For regression, where one layer for all texts is hard to beat, the criterion is "layer".
+    pretrained encoder. For regression, where one layer for all texts is hard to beat, the criterion is "layer", and
+    four exits share the encoder instead of one per layer.
 
     Args:
         num_labels: Number of labels; 1 for regression.
@@ -77,12 +81,14 @@ def recommended_recipe(
         keeps_classifier: Whether to add exits to a fine-tuned classifier that stays as it is: its head is the last
             exit, and BERxiT is trained in two stages, of which only the second one, "exits", is to be run. Default:
             False.
+        num_layers: Number of layers of the encoder. With it, and without `method` or `keeps_classifier`, a regression
+            has exits after a third, half, two thirds and all of the layers. Default: None, exits after all layers.
 
     Returns:
         The recipe.
 
     Raises:
-        ValueError: If the method is unknown, or `num_labels` is no whole number from 1.
+        ValueError: If the method is unknown, or `num_labels` or `num_layers` is no whole number from 1.
         TypeError: If `pairs` is not True or False.
 
     Examples:
@@ -93,8 +99,12 @@ def recommended_recipe(
         {'exit_head': 'attention-pool', 'exit_pooling': 'mean'}
         >>> recommended_recipe(num_labels=2, pairs=True, keeps_classifier=True).config["last_exit_head"]
         'dense'
+        >>> recommended_recipe(num_labels=1, pairs=True, num_layers=12).config["exit_layers"]
+        [4, 6, 8, 12]
     """
     check_whole_number("num_labels", num_labels, low=1, advice="1 for regression")
+    if num_layers is not None:
+        check_whole_number("num_layers", num_layers, low=1)
     if not isinstance(pairs, bool):
         raise TypeError(f"pairs: got {pairs!r}; pass True for pairs of texts, False for single texts")
     if method is not None and method not in METHODS:
@@ -107,6 +117,9 @@ def recommended_recipe(
         config |= settings_that_keep_a_classifier(method or "berxit")
     elif method is None:
         config["fine_tuning"] = "joint"
+        if num_labels == 1 and num_layers is not None:
+            shares = (Fraction(1, 3), Fraction(1, 2), Fraction(2, 3), Fraction(1))
+            config["exit_layers"] = sorted({math.ceil(num_layers * share) for share in shares})
     return Recipe(method or "berxit", config, {"exits_learning_rate": 1e-3})
 
 

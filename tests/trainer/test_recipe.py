@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from helpers.runs import new_model
+from transformers import BertConfig
 
 from adaexit_hf import METHODS, recommended_recipe
 from adaexit_hf.cli.train import Arguments, follow_recipe, parse, tell_of_pooling
@@ -39,6 +40,36 @@ def test_the_settings_of_the_recipe_are_printed(capsys: pytest.CaptureFixture[st
 
 def test_a_regression_leaves_after_one_layer_for_all_texts() -> None:
     assert recommended_recipe(num_labels=1, pairs=True).config["exit_criterion"] == "layer"
+
+
+@pytest.mark.parametrize(
+    ("num_layers", "expected"),
+    [(1, [1]), (2, [1, 2]), (3, [1, 2, 3]), (4, [2, 3, 4]), (6, [2, 3, 4, 6]), (12, [4, 6, 8, 12]), (7, [3, 4, 5, 7])],
+)
+def test_a_regression_has_exits_after_a_third_half_two_thirds_and_all_layers(
+    num_layers: int, expected: list[int]
+) -> None:
+    assert recommended_recipe(1, pairs=True, num_layers=num_layers).config["exit_layers"] == expected
+
+
+@pytest.mark.parametrize(
+    "options", [{"num_labels": 2}, {"num_labels": 1, "method": "pabee"}, {"num_labels": 1, "keeps_classifier": True}]
+)
+def test_all_others_have_exits_after_every_layer(options: dict[str, Any]) -> None:
+    assert "exit_layers" not in recommended_recipe(pairs=True, num_layers=6, **options).config
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [({}, [2, 3, 4]), ({"num_hidden_layers": 3}, [1, 2, 3]), ({"exit_layers": [1, 4]}, [1, 4])],
+)
+def test_the_number_of_layers_is_the_encoders_unless_passed(
+    tmp_path: Path, config: dict[str, Any], expected: list[int]
+) -> None:
+    BertConfig(num_hidden_layers=4).save_pretrained(tmp_path)
+    given = ["--task_name", "stsb", "--method_config", json.dumps(config)]
+    arguments, _ = followed(*given, "--model_name_or_path", str(tmp_path))
+    assert arguments.method_config["exit_layers"] == expected
 
 
 def test_a_method_alone_is_that_of_its_paper() -> None:
@@ -96,6 +127,11 @@ def test_every_method_takes_the_recommended_settings(method: str, pairs: bool) -
 def test_what_describes_no_data_is_refused(num_labels: Any, pairs: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         recommended_recipe(num_labels, pairs)
+
+
+def test_no_number_of_layers_is_refused() -> None:
+    with pytest.raises(ValueError, match="num_layers: got 0; pass a whole number from 1"):
+        recommended_recipe(1, pairs=True, num_layers=0)
 
 
 def test_an_unknown_method_is_refused() -> None:
