@@ -32,19 +32,20 @@ class _LazyConfigs(UserDict[str, Any]):
 class _AutoConfigModule(ModuleType):
     """Transformers' module of `AutoConfig`, which is loaded, with the model types, when it is first used."""
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(f"module '{self.__name__}' has no attribute '{name}'")
-        with _lock:  # other threads wait until the whole module is loaded
-            if type(self) is _AutoConfigModule and "_loading" not in vars(self):
-                vars(self)["_loading"] = True
-                try:
-                    import_module("transformers.models.auto")  # the parent package, which the module expects
-                    self.__spec__.loader.exec_module(self)  # type: ignore[union-attr]
-                    _add_model_types(self)
-                    self.__class__ = ModuleType  # type: ignore[assignment]
-                finally:
-                    del vars(self)["_loading"]
+    def __getattribute__(self, name: str) -> Any:
+        if name == "__all__" or not name.startswith("__"):  # inspection reads other such attributes of every module
+            # While one thread loads the module, others wait also for names that it has already, since `CONFIG_MAPPING`
+            # is there before this package's model types are in it.
+            with _lock:
+                if type(self) is _AutoConfigModule and "_loading" not in vars(self):
+                    vars(self)["_loading"] = True
+                    try:
+                        import_module("transformers.models.auto")  # the parent package, which the module expects
+                        self.__spec__.loader.exec_module(self)  # type: ignore[union-attr]
+                        _add_model_types(self)
+                        self.__class__ = ModuleType  # type: ignore[assignment]
+                    finally:
+                        del vars(self)["_loading"]
         return ModuleType.__getattribute__(self, name)
 
 

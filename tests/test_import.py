@@ -170,6 +170,32 @@ print(failures)
     assert run(code) == "[]"
 
 
+def test_a_thread_that_asks_while_another_loads_the_auto_classes_waits_for_the_methods() -> None:
+    code = """
+import threading, adaexit_hf
+from adaexit_hf import _registration
+from transformers.models.auto import configuration_auto
+found = []
+def ask():
+    found.append("deebert" in configuration_auto.CONFIG_MAPPING)
+def add_model_types_late(module, add=_registration._add_model_types):
+    other.start()
+    other.join(0.3)  # long enough for a thread that does not wait
+    add(module)
+other = threading.Thread(target=ask)
+_registration._add_model_types = add_model_types_late
+configuration_auto.AutoConfig
+other.join()
+print(found)
+"""
+    assert run(code) == "[True]"
+
+
+def test_all_names_of_the_module_can_be_imported_at_once() -> None:
+    code = "import adaexit_hf; from transformers.models.auto.configuration_auto import *; print(AutoConfig.__name__)"
+    assert run(code) == "AutoConfig"
+
+
 def test_the_auto_classes_know_a_method_that_was_imported_by_its_module() -> None:
     """As unpickling imports it."""
     code = """
