@@ -17,7 +17,7 @@ from comparison_tables import figures
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from results_figures import Runs, by_method, curve_of
+from results_figures import Runs, by_encoder, by_method, curve_of
 
 from adaexit_hf.evaluation import mean_curve
 
@@ -87,9 +87,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
     if not options.results.is_file():
         parser.error(f"{options.results}: there is no such file; run compare_methods.py --results {options.results}")
+    rows = next(iter(by_encoder(list(whole_lines(options.results))).values()))
     path = (options.output or options.results.parent) / NAME
     with rc_context({"svg.hashsalt": NAME}):  # without it the names inside the file are random
-        draw(by_method(whole_lines(options.results))).savefig(path, metadata={"Date": None})
+        draw(by_method(rows)).savefig(path, metadata={"Date": None})
     print(path)
     return 0
 

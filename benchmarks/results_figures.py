@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -75,6 +76,19 @@ def by_method(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
         settings[setting] = settings.pop(setting, {}) | {row["seed"]: row}  # moves the latest setting to the end
     return {
         key: [row for _, row in sorted(list(settings.values())[-1].items())] for key, settings in by_setting.items()
+    }
+
+
+def by_encoder(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Lines by the encoder that methods are compared on, the one with the most lines first.
+
+    Single rows of other encoders (`plain@distilbert/distilbert-base-uncased`) belong to the first.
+    """
+    compared = Counter(row["model"] for row in rows if "@" not in row["method"])
+    encoders = [model for model, _ in compared.most_common()]
+    return {
+        encoder: [row for row in rows if row["model"] == encoder or (place == 0 and "@" in row["method"])]
+        for place, encoder in enumerate(encoders)
     }
 
 

@@ -8,6 +8,7 @@ from comparison_tables import figures, interval, markdown, seeds_if_few
 from matplotlib.figure import Figure
 from results_claims import compared, differences, verdict
 from results_figures import (
+    NAMES,
     OURS,
     PAPERS,
     Row,
@@ -17,6 +18,7 @@ from results_figures import (
     datasets_of,
     depth_of,
     full_score,
+    names_of,
     validation_of,
 )
 
@@ -138,6 +140,26 @@ def beside_fewer_layers(runs: Runs) -> list[str]:
         if cells[0]:
             body.append([f"{dataset} ({runs[dataset, OURS][0]['metric']})", *cells])
     return markdown(["data set (metric)", *head], body)
+
+
+def scores_by_depth(runs: Runs) -> list[str]:
+    """Every method's score with at most all, half and a third of the layers, for each data set.
+
+    Models with one exit have the same score wherever they have no more layers.
+    """
+    depth = depth_of(runs)
+    datasets, methods = names_of(runs)
+    scores: list[Score] = [full_score, score_within(depth // 2), score_within(depth // 3)]
+    body = []
+    for method in methods:
+        cells = []
+        for dataset in datasets:
+            rows = runs.get((dataset, method), [])
+            found = [[value for row in rows if (value := score(row)) is not None] for score in scores]
+            means = [f"{statistics.fmean(values):.1f}" if values else "-" for values in found]
+            cells.append(", ".join(means) + seeds_if_few(rows) if rows else "")
+        body.append([NAMES.get(method, method), *cells])
+    return markdown(["method", *datasets], body)
 
 
 def chart(runs: Runs) -> Figure | None:

@@ -16,7 +16,6 @@ import json
 import shlex
 import statistics
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from string import Template
@@ -28,7 +27,7 @@ from compare_methods import applies, variant_of, whole_lines
 from comparison_tables import LEGEND, figures, markdown, measured, seeds_if_few, tables
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-from results_figures import NAMES, ROWS, Row, Runs, area, by_method, curve_of, depth_of, names_of
+from results_figures import NAMES, ROWS, Row, Runs, area, by_encoder, by_method, curve_of, depth_of, names_of
 
 from adaexit_hf.evaluation.curves import Point, mean_curve
 from adaexit_hf.visualization.figures import comparison_figure
@@ -144,26 +143,28 @@ def card_table(runs: Runs, method: str) -> list[str]:
     return markdown(head, body)
 
 
-def tables_of(page: Path, runs: Runs, earlier: Runs) -> list[list[str]]:
+def tables_of(page: Path, runs: Runs, earlier: Runs, others: Sequence[Runs] = ()) -> list[list[str]]:
     """The tables of a page: in a card its method, in README.md the recommended recipe, elsewhere that and a summary.
 
-    The papers' methods are shown by earlier runs if there are any, since they have more of them.
+    The papers' methods are shown by earlier runs if there are any, since they have more of them. `others` are the runs
+    of other encoders, each with a table.
     """
     if page.stem in NAMES:
         return [card_table(earlier or runs, page.stem)]
     beside = first.beside_fewer_layers(runs)
     if page.name == "README.md":
         return [beside]
-    return [beside, first.recommended_against_papers(runs, earlier), summary(earlier or runs)]
+    deeper = [first.scores_by_depth(each) for each in others]
+    return [beside, first.recommended_against_papers(runs, earlier), *deeper, summary(earlier or runs)]
 
 
-def write_tables(page: Path, runs: Runs, earlier: Runs) -> None:
+def write_tables(page: Path, runs: Runs, earlier: Runs, others: Sequence[Runs] = ()) -> None:
     """Replace the tables of a page, each between two marks.
 
     Raises:
         ValueError: The page does not have two marks for every table.
     """
-    parts, tables = page.read_text().split(MARK), tables_of(page, runs, earlier)
+    parts, tables = page.read_text().split(MARK), tables_of(page, runs, earlier, others)
     if len(parts) != 2 * len(tables) + 1:
         raise ValueError(
             f"pages: {page} does not have {2 * len(tables)} lines '{MARK}'; add two of them where each of "
@@ -295,19 +296,6 @@ def is_empty(lines: Sequence[str]) -> bool:
     return all(not part.strip() or part.startswith("|") and part.count("\n") == 1 for part in tables_of)
 
 
-def by_encoder(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Lines by the encoder that methods are compared on, the one with the most lines first.
-
-    Single rows of other encoders (`plain@distilbert/distilbert-base-uncased`) belong to the first.
-    """
-    compared = Counter(row["model"] for row in rows if "@" not in row["method"])
-    encoders = [model for model, _ in compared.most_common()]
-    return {
-        encoder: [row for row in rows if row["model"] == encoder or (place == 0 and "@" in row["method"])]
-        for place, encoder in enumerate(encoders)
-    }
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the page, its figures, and the tables of other pages; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -341,8 +329,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"{options.results}: has no results; run compare_methods.py --results {options.results}")
     folder = options.output or options.results.parent
     folder.mkdir(parents=True, exist_ok=True)
-    for place, (encoder, lines) in enumerate(by_encoder(rows).items()):
-        runs, name = by_method(lines), encoder.split("/")[-1]
+    groups = by_encoder(rows)
+    runs_of = {encoder: by_method(lines) for encoder, lines in groups.items()}
+    for place, (encoder, runs) in enumerate(runs_of.items()):
+        lines, name = groups[encoder], encoder.split("/")[-1]
         left_out = len(lines) - sum(map(len, runs.values()))
         if left_out:
             print(f"{left_out} lines of earlier training settings left out", file=sys.stderr)
@@ -351,7 +341,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             page(runs, speed, folder, prefix, ponder_costs, {} if place else earlier).rstrip() + "\n"
         )
         for path in [] if place else options.pages:
-            write_tables(path, runs, earlier)
+            write_tables(path, runs, earlier, list(runs_of.values())[1:])
         print(folder / file)
     return 0
 

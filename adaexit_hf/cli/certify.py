@@ -133,7 +133,7 @@ def certify(options: CertifyOptions, positionals: Any) -> None:
         unlabelled = [flag for flag in ("harm", "drop") if options.file and getattr(options, flag) is not None]
         if unlabelled:
             raise ValueError(
-                f"{unlabelled[0]}: needs labels, which the texts of --file do not have; pass labelled rows with "
+                f"{unlabelled[0]}: needs labels, which are not read from --file; pass a file with labels as "
                 "--validation_file, or promise --changed_answers"
             )
     folder = local_folder(positionals.checkpoint)

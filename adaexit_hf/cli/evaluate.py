@@ -1,5 +1,6 @@
 """The command `adaexit evaluate`, and what `calibrate` and `report` share with it (needs the extra `train`)."""
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ import torch
 
 from ..data.tasks import Labels, check_columns, check_labels, labels_of, tokenize
 from ..evaluation.bootstrap import UndefinedResamplesError, bootstrap_samples
-from ..evaluation.cross_fit import CrossFitted, NoHalvesError, cross_fitted
+from ..evaluation.cross_fit import CrossFitted, NoHalvesError, at_different_exits, cross_fitted, split_in_halves
 from ..evaluation.curves import CurvePoint, not_above
 from ..evaluation.metrics import as_metric, compute_score
 from ..evaluation.summary import SCORE_SETTINGS, changed_setting, earlier_measurements, results_at_threshold
@@ -24,6 +25,8 @@ from .options import Fraction, ModelOptions, OutputOptions
 from .printing import print_results
 from .runtime import ExportedModel, RuntimeOptions, load_runtime, ran_by, trace_of
 from .streams import print_json
+
+CLEARLY = 0.02  # a difference of scores that more rows would hardly undo
 
 
 @dataclass(kw_only=True)
@@ -308,7 +311,16 @@ def honest_scores(
         The scores; None, with a message on stderr, if a metric is not defined on a half of the rows.
     """
     try:
-        return cross_fitted(trace, metrics, max_drop, also=also)
+        honest = cross_fitted(trace, metrics, max_drop, also=also)
+        halves = split_in_halves(trace.known_labels(), classes=trace.logits.shape[-1] > 1 and not trace.multi_label)
+        if at_different_exits(honest.exits, halves):
+            first, second = (trace.exit_layers[int(honest.exits[half[0]])] for half in halves)
+            print(
+                f"adaexit {command}: on one half of the rows layer {second} is chosen for all texts, on the other "
+                f"layer {first}: more rows would make the choice less of a chance",
+                file=sys.stderr,
+            )
+        return honest
     except NoHalvesError as error:
         print(
             f"adaexit {command}: scores with exits are those on the rows on which the threshold was chosen, which are "
@@ -367,13 +379,41 @@ def tell_of_choice(
     scored, labels = scored_predictions(trace.logits, trace.known_labels()), trace.known_labels()
     score = compute_score(metric, predictions=at_exits(scored, chosen), references=labels)
     majority = majority_score(trace, metric)
-    if not_above(score, majority, as_metric(metric).higher_is_better):
+    if bool((labels == labels[0]).all()):
         problems.append(
-            f"{metric} at the threshold is {score:.4f}, no better than {majority:.4f} of always giving the most "
-            "frequent answer; choose by another metric (--metrics) or with a smaller --max_drop, or train for longer"
+            f"all {len(labels)} rows have the same label, so that {metric} says nothing; pass rows of several classes"
         )
+    elif not_above(score, majority, as_metric(metric).higher_is_better):
+        constant = "the most frequent answer" if trace.logits.shape[-1] > 1 else "the same number"
+        problems.append(
+            f"{metric} at the threshold is {score:.4f}, no better than {majority:.4f} of always giving {constant}; "
+            "choose by another metric (--metrics) or with a smaller --max_drop, or train for longer"
+        )
+    problems += better_layers(trace, metric, exits=chosen)
     for problem in problems:
         print(f"adaexit {command}: {problem}", file=sys.stderr)
+
+
+def better_layers(trace: ExitTrace, metric: str, exits: torch.Tensor) -> list[str]:
+    """Say if all texts leave at one exit, and another one before full depth is clearly better than both.
+
+    Args:
+        trace: Trace of the split on which the threshold was chosen.
+        metric: Name of the metric.
+        exits: Index of the exit of each sample, `(samples,)`.
+    """
+    if trace.criterion != "layer" or not as_metric(metric).higher_is_better:
+        return []
+    scored, labels = scored_predictions(trace.logits, trace.known_labels()), trace.known_labels()
+    scores = [compute_score(metric, predictions=scored[:, exit], references=labels) for exit in range(scored.shape[1])]
+    best = max(range(len(scores)), key=scores.__getitem__)
+    if not all(map(math.isfinite, scores)) or scores[best] - max(scores[-1], scores[int(exits[0])]) <= CLEARLY:
+        return []
+    layer = trace.exit_layers[best]
+    return [
+        f"{metric} after layer {layer} is {scores[best]:.4f}, better than {scores[-1]:.4f} after all layers: train "
+        f"for longer, or take --exit_threshold {layer}"
+    ]
 
 
 def curve_with_threshold(trace: ExitTrace, metric: str, threshold: float | list[float] | None) -> list[CurvePoint]:

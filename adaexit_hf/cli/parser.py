@@ -2,7 +2,8 @@
 
 import textwrap
 from argparse import SUPPRESS, Action, ArgumentDefaultsHelpFormatter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from transformers import HfArgumentParser
@@ -10,6 +11,8 @@ from transformers import HfArgumentParser
 from ..utils.spelling import did_you_mean
 
 WIDTH, INDENT = 100, 32
+# Flags of one command that another command has under another name.
+OF_OTHER_COMMANDS = {"--file": "--validation_file", "--precision": "--int8"}
 
 # The flags that `--help` shows, by their names, for all commands; a command has some of them. Others are behind
 # `--help_all`.
@@ -82,11 +85,24 @@ class CommandParser(HfArgumentParser):
     def __init__(self, dataclass_types: Any, **kwargs: Any) -> None:
         super().__init__(dataclass_types, formatter_class=HelpFormatter, allow_abbrev=False, **kwargs)
 
-    def refuse(self, unknown: Sequence[str]) -> None:
-        """Exit with an error that names arguments that do not exist, and what was probably meant."""
+    def refuse(self, unknown: Sequence[str], settings: Collection[str] = ()) -> None:
+        """Exit with an error that names arguments that do not exist, and what was probably meant.
+
+        Args:
+            unknown: The arguments.
+            settings: Names of settings that are no flags, but entries of `--method_config`.
+        """
         flags = [argument.split("=")[0] for argument in unknown if argument.startswith("-")]
         known = [flag for action in self._actions for flag in action.option_strings]
-        self.error(f"unrecognized arguments: {' '.join(unknown)}{did_you_mean(flags, known)}")
+        meant = did_you_mean(flags, known)
+        for flag in flags:
+            if flag.removeprefix("--") in settings:
+                meant = f"; {flag} is a setting of the method: pass --method_config '{{\"{flag[2:]}\": ...}}'"
+            elif OF_OTHER_COMMANDS.get(flag) in known:
+                meant = f". Did you mean '{OF_OTHER_COMMANDS[flag]}'?"
+        if not flags and "--validation_file" in known and any(Path(argument).is_file() for argument in unknown):
+            meant = "; pass files with --validation_file"
+        self.error(f"unrecognized arguments: {' '.join(unknown)}{meant}")
 
     def describe(self, texts: Mapping[str, str]) -> None:
         """Replace help texts, by the names of their flags."""

@@ -1,5 +1,6 @@
 """The command `adaexit predict`."""
 
+import os
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -235,6 +236,12 @@ def _items_of_arguments(arguments: Sequence[str], pairs: bool, options: PredictO
         if getattr(options, flag):
             raise ValueError(f"{flag}: got {getattr(options, flag)!r} and texts as arguments; leave it out")
     texts = [encodable(text, f"texts: argument {number}") for number, text in enumerate(arguments, start=1)]
+    for text in texts:
+        if os.path.isfile(text):  # false also for texts that are too long for a name
+            print(
+                f"adaexit predict: '{text}' is answered as a text; for the texts in this file pass --file {text}",
+                file=sys.stderr,
+            )
     if not pairs:
         return [_item(text) for text in texts]
     if len(texts) % 2:

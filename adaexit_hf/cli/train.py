@@ -32,6 +32,7 @@ first half then have also been used for the temperatures, which cross-fitting do
 The output folder contains the model with its threshold, `metrics.json` and `curve.json`.
 """
 
+import inspect
 import json
 import shlex
 import sys
@@ -100,6 +101,8 @@ TRANSFORMERS_FLAGS = {
 
 # A threshold that may lose fewer texts of the validation split than this is chosen by chance.
 FEWEST_TEXTS = 3
+# Whole numbers as labels of a regression are probably classes if there are no more of them than this.
+MOST_CLASSES = 10
 
 
 @dataclass(kw_only=True)
@@ -222,7 +225,8 @@ def follow_recipe(arguments: Arguments, training: EarlyExitTrainingArguments, la
         passed = cast(dict[str, Any], arguments.method_config)
         depth = passed.get("num_hidden_layers")
         if depth is None and labels.num_labels == 1 and arguments.method is None and not keeps:
-            depth = getattr(AutoConfig.from_pretrained(arguments.model_name_or_path), "num_hidden_layers", None)
+            # An encoder without such a number is refused when the model is built.
+            depth = getattr(AutoConfig.from_pretrained(arguments.model_name_or_path), "num_hidden_layers", 1)
         recipe = recommended_recipe(labels.num_labels, pairs, arguments.method, pooling, keeps, depth)
         arguments.method = recipe.method
         arguments.method_config = recipe.config | passed
@@ -234,8 +238,9 @@ def follow_recipe(arguments: Arguments, training: EarlyExitTrainingArguments, la
             rates = ", ".join(f"{name}={getattr(training, name)}" for name in recipe.training)
             joint = arguments.method == "berxit" and cast(Any, arguments.method_config).get("fine_tuning") == "joint"
             loss = "; train_loss is the sum of the losses of all exits" if joint else ""
+            kind = "a regression" if labels.num_labels == 1 else "classes"
             print(
-                f"adaexit train: recommended recipe, {arguments.method} with {settings}; {rates}{loss}",
+                f"adaexit train: recommended recipe for {kind}, {arguments.method} with {settings}; {rates}{loss}",
                 file=sys.stderr,
             )
     elif arguments.add_exits:
@@ -335,6 +340,30 @@ def check_flags(arguments: Arguments, model: Any) -> None:
         raise ValueError(
             f"token_depths_model: got '{arguments.token_depths_model}' with --method {arguments.method}; pass "
             '--method depth-adaptive --method_config \'{"depth_source": "reconstruction"}\''
+        )
+
+
+def check_several_classes(labels: Labels, column: str) -> None:
+    """Check that there is something to tell apart.
+
+    Raises:
+        ValueError: All rows have the same class.
+    """
+    if labels.names is not None and len(labels.names) == 1 and not labels.multi_label:
+        raise ValueError(
+            f"label_column: all rows of train have the label {labels.names[0]!r} in column '{column}'; pass rows of "
+            "two classes or more, or another column as --label_column"
+        )
+
+
+def tell_of_whole_numbers(values: Sequence[float], column: str) -> None:
+    """Say on stderr if the labels of a regression may be classes, which become floats where a file has gaps."""
+    found = sorted(set(values))
+    if len(found) <= MOST_CLASSES and all(float(value).is_integer() for value in found):
+        print(
+            f"adaexit train: column '{column}' has floating-point numbers, {', '.join(map(str, found))}, so that a "
+            "regression is trained; if they are classes, write them as integers or as names",
+            file=sys.stderr,
         )
 
 
@@ -464,7 +493,8 @@ def parse(argv: Sequence[str], prog: str | None = None) -> tuple[Arguments, Earl
         return read(argv[0])
     arguments, training, unknown = parser.parse_args_into_dataclasses(list(argv), return_remaining_strings=True)
     if unknown:
-        parser.refuse(unknown)
+        configs = [model.config_class for model in METHODS.values()]
+        parser.refuse(unknown, {name for config in configs for name in inspect.signature(config.__init__).parameters})
     return arguments, training
 
 
@@ -520,11 +550,15 @@ def train(arguments: Arguments, training: EarlyExitTrainingArguments, begun: Eve
         check_columns(splits[name], text_columns, column, name)
     if classifier is None:
         labels = labels_of(splits["train"], column)
+        check_several_classes(labels, column)
     else:
         labels, by_name = match_labels(arguments.model_name_or_path, classifier, splits["train"], column)
     for name in ("train", *evaluation):
         check_labels(splits[name], column, labels, name)
-    metrics = arguments.metric_names(labels)
+    with wrong_usage():
+        metrics = arguments.metric_names(labels)
+    if training.should_log and labels.names is None:
+        tell_of_whole_numbers(splits["train"][column], column)
 
     seen_before = read_seen_rows(arguments.model_name_or_path) or {}
     if not seen_before and is_classifier(AutoConfig.from_pretrained(arguments.model_name_or_path)):

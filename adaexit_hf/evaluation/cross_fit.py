@@ -51,6 +51,10 @@ def cross_fitted(
     threshold of the other one. The metrics are computed over the answers to all rows. The score is that of choosing on
     half of the rows; a threshold for use is chosen on all of them.
 
+    In a regression, all texts of one half may leave at one exit, and those of the other half at another. No model
+    answers like that, and a correlation over both halves would compare the scales of two exits. A score is then the
+    mean of the scores of the halves.
+
     Args:
         trace: Trace with labels, of at least two rows.
         metrics: Names of the metrics; the threshold is chosen by the first.
@@ -148,15 +152,38 @@ def with_thresholds_of_other_half(
         threshold = choose(curve).threshold
         exits[other] = trace.take(other).exits_at(threshold)
         chosen.append(threshold)
-    answered = at_exits(scored_answers(trace), exits)
+    answered, labels = at_exits(scored_answers(trace), exits), trace.known_labels()
     layers = torch.tensor(trace.exit_layers)[exits]
+    parts = [other for _, other in halves]
+    if trace.logits.shape[-1] > 1 or not at_different_exits(exits, parts):
+        parts = [torch.arange(len(exits))]
+
+    def score(metric: str) -> float:
+        scores = [compute_score(metric, predictions=answered[rows], references=labels[rows]) for rows in parts]
+        return sum(value * (len(rows) / len(exits)) for rows, value in zip(parts, scores, strict=True))
+
     return CrossFitted(
-        {name: compute_score(name, predictions=answered, references=trace.known_labels()) for name in metrics},
+        {name: score(name) for name in metrics},
         layers.double().mean().item(),
         expected_saving(layers, trace.depth),
         (chosen[0], chosen[1]),
         exits,
     )
+
+
+def at_different_exits(exits: Tensor, halves: Sequence[Tensor]) -> bool:
+    """Return whether all texts of each half leave at one exit, but not those of all halves at the same.
+
+    Args:
+        exits: Index of the exit of each sample, `(samples,)`.
+        halves: Indices of the samples of each half.
+
+    Examples:
+        >>> halves = [torch.tensor([0, 1]), torch.tensor([2, 3])]
+        >>> [at_different_exits(torch.tensor(exits), halves) for exits in ([0, 0, 2, 2], [0, 0, 0, 0], [0, 1, 2, 2])]
+        [True, False, False]
+    """
+    return len(exits.unique()) > 1 and all(len(exits[half].unique()) == 1 for half in halves)
 
 
 def split_in_halves(labels: Tensor, seed: int = 0, classes: bool = True) -> tuple[Tensor, Tensor]:

@@ -145,14 +145,18 @@ def row_losses(trace: ExitTrace, guarantee: Guarantee) -> Tensor:
     """
     kind, regression = guarantee.kind, trace.logits.shape[-1] == 1
     if kind in ("harm", "accuracy_drop") and regression:
-        raise ValueError(f"guarantees: {kind} is for classes, but the answers are numbers; pass 'mean_difference'")
+        raise ValueError(f"guarantees: {kind} is for classes, but the answers are numbers; pass mean_difference")
     if kind == "mean_difference" and not regression:
-        raise ValueError(f"guarantees: {kind} is for numbers, but the answers are classes; pass 'changed_answers'")
+        raise ValueError(f"guarantees: {kind} is for numbers, but the answers are classes; pass changed_answers")
     if kind == "changed_answers" and regression == (guarantee.tolerance is None):
         needed = "answers are numbers, which need one" if regression else "answers are classes, which have none"
         raise ValueError(
-            f"guarantees: {guarantee} has a tolerance of {guarantee.tolerance}, but the {needed}; call "
-            f"Guarantee('changed_answers', {guarantee.limit:g}{', tolerance=0.5' * regression})"
+            f"guarantees: {guarantee} has a tolerance of {guarantee.tolerance}, but the {needed}; "
+            + (
+                "pass tolerance=0.5, or --tolerance 0.5 of adaexit certify"
+                if regression
+                else "leave the tolerance out"
+            )
         )
     layers = torch.tensor(trace.exit_layers, dtype=torch.float64)
     if kind == "mean_layers":

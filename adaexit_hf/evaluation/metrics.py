@@ -256,7 +256,7 @@ def _tensor(values: Any) -> Tensor:
 
 
 def check_classes(metric: str, classes: int, multi_label: bool = False) -> None:
-    """Check that a metric exists and is defined for this number of classes.
+    """Check that a metric exists and is defined for this kind of labels.
 
     Args:
         metric: Name of the metric.
@@ -264,18 +264,20 @@ def check_classes(metric: str, classes: int, multi_label: bool = False) -> None:
         multi_label: Whether a text may have several labels at once.
 
     Raises:
-        ValueError: If no metric has this name, if it is not for several labels at once, or only for these, or if the
-            metric is F1 and there are more than two classes.
+        ValueError: If no metric has this name, if it is for another kind of labels (classes, numbers, several labels
+            at once), or if the metric is F1 and there are more than two classes.
     """
-    if as_metric(metric).label_sets not in (None, multi_label):
-        suitable = [
-            name
-            for name, known in METRICS.items()
-            if known.label_sets in (None, multi_label) and known.regression in (None, classes == 1)
-        ]
-        kind = "compares one class or number per text" if multi_label else "is for several labels at once"
+    known, regression = as_metric(metric), classes == 1 and not multi_label
+
+    def suits(each: Metric) -> bool:
+        return each.label_sets in (None, multi_label) and each.regression in (None, regression)
+
+    if not suits(known):
+        compares = "several labels" if known.label_sets else "numbers" if known.regression else "classes"
+        predicts = "several labels" if multi_label else "one number" if regression else "one class"
+        suitable = [name for name, each in METRICS.items() if suits(each) and (name != "f1" or classes == 2)]
         raise ValueError(
-            f"metric: {metric} {kind}, but the model predicts {'several' if multi_label else 'one'}; pass "
+            f"metric: {metric} compares {compares} per text, but the model predicts {predicts}; pass "
             f"{' or '.join(suitable)}"
         )
     if metric == "f1" and classes > 2:

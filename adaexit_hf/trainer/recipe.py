@@ -81,14 +81,15 @@ def recommended_recipe(
         keeps_classifier: Whether to add exits to a fine-tuned classifier that stays as it is: its head is the last
             exit, and BERxiT is trained in two stages, of which only the second one, "exits", is to be run. Default:
             False.
-        num_layers: Number of layers of the encoder. With it, and without `method` or `keeps_classifier`, a regression
-            has exits after a third, half, two thirds and all of the layers. Default: None, exits after all layers.
+        num_layers: Number of layers of the encoder, which a regression needs if there is no `method` and no
+            `keeps_classifier`: it has exits after a third, half, two thirds and all of them. Default: None.
 
     Returns:
         The recipe.
 
     Raises:
-        ValueError: If the method is unknown, or `num_labels` or `num_layers` is no whole number from 1.
+        ValueError: If the method is unknown, if `num_labels` or `num_layers` is no whole number from 1, or if
+            `num_layers` is missing.
         TypeError: If `pairs` is not True or False.
 
     Examples:
@@ -117,7 +118,12 @@ def recommended_recipe(
         config |= settings_that_keep_a_classifier(method or "berxit")
     elif method is None:
         config["fine_tuning"] = "joint"
-        if num_labels == 1 and num_layers is not None:
+        if num_labels == 1:
+            if num_layers is None:
+                raise ValueError(
+                    "num_layers: missing; a regression has exits after some layers only: pass "
+                    "AutoConfig.from_pretrained(encoder).num_hidden_layers"
+                )
             shares = (Fraction(1, 3), Fraction(1, 2), Fraction(2, 3), Fraction(1))
             config["exit_layers"] = sorted({math.ceil(num_layers * share) for share in shares})
     return Recipe(method or "berxit", config, {"exits_learning_rate": 1e-3})

@@ -72,7 +72,10 @@ class EarlyExitTrainingArguments(TrainingArguments):
 
     exits_learning_rate: float | None = field(
         default=None,
-        metadata={"help": "Learning rate of all parameters outside the encoder, e.g. 1e-3. Default: --learning_rate."},
+        metadata={
+            "help": "Learning rate of all parameters outside the encoder, e.g. 1e-3. Default: --learning_rate; "
+            "1e-3 with the recommended recipe."
+        },
     )
     reuse_frozen_states: bool = field(
         default=True,

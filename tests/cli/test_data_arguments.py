@@ -229,7 +229,7 @@ def test_every_label_keeps_a_row_in_train() -> None:
 def test_the_metrics_of_several_labels_are_those_of_label_sets() -> None:
     several = Labels(["a", "b"], multi_label=True)
     assert DataArguments().metric_names(several) == ("f1_micro", "f1_macro", "accuracy")
-    with pytest.raises(ValueError, match="metric: f1 compares one class"):
+    with pytest.raises(ValueError, match="metric: f1 compares classes"):
         DataArguments(metrics=["f1"]).metric_names(several)
 
 

@@ -37,6 +37,7 @@ from adaexit_hf.cli import main as cli
 from adaexit_hf.cli.help import help_text
 from adaexit_hf.cli.parser import INDENT, WIDTH
 from adaexit_hf.cli.printing import print_curve, print_results
+from adaexit_hf.evaluation.cross_fit import split_in_halves
 from adaexit_hf.evaluation.summary import results_at_threshold
 
 TEXTS = ["very good film", "bad book", "good", "very very bad film"]
@@ -527,6 +528,31 @@ def test_wrong_flags_are_usage_errors(capsys, checkpoint) -> None:
     assert "Did you mean '--exits_learning_rate'?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["train", "--model_name_or_path", "x", "--exit_layers", "2", "4"],
+            "is a setting of the method: pass --method_config '{\"exit_layers\": ...}'",
+        ),
+        (["evaluate", "model", "--file", __file__], "Did you mean '--validation_file'?"),
+        (["evaluate", "model", __file__], "; pass files with --validation_file"),
+        (["export", "model", "--precision", "int8"], "Did you mean '--int8'?"),
+    ],
+)
+def test_what_another_command_takes_is_told(capsys, arguments: list[str], message: str) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_file_in_place_of_a_text_is_told(capsys, checkpoint, tmp_path) -> None:
+    (tmp_path / "texts.csv").write_text("text\na\n")
+    assert cli.main(["predict", checkpoint, str(tmp_path / "texts.csv"), "a" * 5000]) == 0
+    assert f"is answered as a text; for the texts in this file pass --file {tmp_path}" in capsys.readouterr().err
+
+
 def test_a_missing_file_is_refused_before_the_slow_imports(capsys, monkeypatch) -> None:
     monkeypatch.setattr(cli.importlib, "import_module", lambda *_: pytest.fail("imported"))
     for command, flag in (("evaluate", "validation_file"), ("predict", "file"), ("train", "train_file")):
@@ -624,6 +650,46 @@ def test_a_choice_without_use_is_told(capsys, answers_: list, threshold: float |
     evaluate_command.tell_of_choice("train", choice_of(answers_, [[0.9, 0.9], [0.3, 0.9]]), threshold, "accuracy")
     err = capsys.readouterr().err
     assert f"adaexit train: {message}" in err if message else not err
+
+
+def test_rows_of_one_class_are_told(capsys) -> None:
+    trace = ExitTrace(torch.eye(2)[torch.tensor([[0, 1], [1, 1]])], torch.rand(2, 2), torch.ones(2), (1, 2), "gt")
+    evaluate_command.tell_of_choice("train", trace, 0.5, "accuracy")
+    assert "all 2 rows have the same label, so that accuracy says nothing" in capsys.readouterr().err
+
+
+def numbers_by_layer(*by_exit: list[float]) -> ExitTrace:
+    """A regression with the criterion "layer", whose labels are 0, 1, 2, ..."""
+    answers_ = torch.tensor(by_exit).T[..., None]
+    layers = torch.arange(1, len(by_exit) + 1)
+    labels = torch.arange(len(answers_)).double()
+    scores = layers.float().repeat(len(answers_), 1)
+    return ExitTrace(answers_, scores, labels, tuple(layers.tolist()), "ge", criterion="layer")
+
+
+def test_a_layer_that_is_better_than_full_depth_is_told(capsys) -> None:
+    trace = numbers_by_layer([1.0, 0.0, 3.0, 2.0], [0.0, 1.0, 2.0, 3.0], [0.0, 1.0, 3.0, 2.0])
+    evaluate_command.tell_of_choice("train", trace, 1.0, "spearmanr")
+    expected = (
+        "spearmanr after layer 2 is 1.0000, better than 0.8000 after all layers: train for longer, or take --exit"
+    )
+    assert expected in capsys.readouterr().err
+    evaluate_command.tell_of_choice("train", trace, 2.0, "spearmanr")
+    assert "better than" not in capsys.readouterr().err
+
+
+def test_halves_that_choose_different_layers_are_told(capsys) -> None:
+    truth = torch.arange(8.0)
+    first, second = split_in_halves(truth, classes=False)
+    middle = truth.clone()
+    middle[second] *= -1
+    trace = numbers_by_layer((-truth).tolist(), middle.tolist(), truth.tolist())
+    honest = evaluate_command.honest_scores("train", trace, ("spearmanr",), 0.01)
+    assert honest is not None and honest.thresholds == (2.0, None)
+    said = "adaexit train: on one half of the rows layer 2 is chosen for all texts, on the other layer 3: more rows"
+    assert said in capsys.readouterr().err
+    evaluate_command.honest_scores("train", numbers_by_layer(truth.tolist(), truth.tolist()), ("spearmanr",), 0.01)
+    assert capsys.readouterr().err == ""
 
 
 def test_thresholds_per_exit_are_said_to_be_no_point_of_the_curve(capsys, checkpoint, labelled) -> None:

@@ -152,6 +152,38 @@ def test_a_refused_run_removes_nothing_and_leaves_no_folder(train: Any, tmp_path
     assert (tmp_path / "out" / "config.json").read_text() == "{}"
 
 
+def test_a_metric_that_does_not_fit_removes_nothing(train: Any, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    out = tmp_path / "out"
+    assert train() == 0
+    before = files_in(out)
+    numbers = write_numbers(tmp_path)
+    assert (
+        train("--train_file", numbers, "--validation_file", numbers, "--metrics", "accuracy", "--overwrite_output_dir")
+        == 2
+    )
+    assert "accuracy compares classes per text, but the model predicts one number" in capsys.readouterr().err
+    assert files_in(out) == before
+
+
+def write_numbers(folder: Path) -> str:
+    path = folder / "numbers.csv"
+    path.write_text("text,label\n" + "".join(f"a film {row},{float(row % 2)}\n" for row in range(8)))
+    return str(path)
+
+
+def test_labels_that_may_be_classes_are_told(train: Any, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    numbers = write_numbers(tmp_path)
+    assert train("--train_file", numbers, "--validation_file", numbers) == 0
+    err = capsys.readouterr().err
+    assert "'label' has floating-point numbers, 0.0, 1.0, so that a regression is trained; if they are classes" in err
+    assert "recommended recipe for a regression, berxit" in err
+
+
+def test_rows_of_one_class_are_no_training_set(train: Any, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert train("--train_file", write_csv(tmp_path, "same", 8, ["good"])) == 1
+    assert "all rows of train have the label 'good' in column 'label'; pass rows of two" in capsys.readouterr().err
+
+
 def test_an_interrupted_run_names_the_command_that_continues_it(
     train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -223,6 +255,7 @@ def test_a_run_with_a_file_of_settings_is_continued_in_the_file(folder: Folder) 
         (["--method", "berxit", "--layer_drop", "0.5"], 2, "layer_drop: got 0.5 with --method berxit"),
         (["--max_drop", "-1"], 2, "max_drop: got -1"),
         (["--recipe", "mine"], 2, "recipe: got 'mine'"),
+        (["--metrics", "spearmanr"], 2, "spearmanr compares numbers per text, but the model predicts one class"),
         (["--method", "berxit", "--train_file", "missing.csv"], 1, "train_file: there is no 'missing.csv'"),
         (["--method", "berxit", "--label_column", "text2"], 1, "has no column 'text2'"),
     ],

@@ -157,3 +157,18 @@ def test_several_labels_at_once_are_scored_and_one_layer_chosen_for_them():
     assert found.scores["accuracy"] == pytest.approx((answered == truth).all(-1).double().mean().item())
     assert found.scores["f1_micro"] > 0.75
     assert choose_layer(trace, "accuracy", 0.0) == 3 and choose_layer(trace, "accuracy", 0.99) == 1
+
+
+def test_a_regression_whose_halves_leave_at_different_exits_has_the_mean_of_their_scores():
+    """The two exits answer on other scales, so a correlation over both halves says nothing."""
+    truth = torch.arange(8.0)
+    first, second = split_in_halves(truth, classes=False)
+    middle = truth + 100  # right in the first half, the reverse in the second
+    middle[second] = 100 - truth[second]
+    answers = torch.stack([-truth, middle, truth], dim=1)[..., None]
+    trace = ExitTrace(answers, torch.tensor([1.0, 2.0, 3.0]).repeat(8, 1), truth.double(), (1, 2, 3), "ge")
+    honest = cross_fitted(trace, ["spearmanr"])
+    assert honest.thresholds == (2.0, None)
+    assert honest.mean_layers == pytest.approx(2.5)
+    # The first half is answered after 3 layers, the second after 2.
+    assert honest.scores == {"spearmanr": pytest.approx((1.0 - 1.0) / 2)}

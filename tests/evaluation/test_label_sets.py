@@ -78,7 +78,7 @@ def test_labels_that_are_no_sets_are_refused() -> None:
         dataclasses.replace(by_hand(), labels=torch.tensor([0, 1, 0]))
     with pytest.raises(ValueError, match=r"labels: got \[2, 2\] for sample 0; pass 0 or 1 for each label"):
         dataclasses.replace(by_hand(), labels=2 * LABELS)
-    with pytest.raises(ValueError, match="metric: f1 compares one class or number per text"):
+    with pytest.raises(ValueError, match="metric: f1 compares classes per text, but the model predicts several"):
         tradeoff_curve(by_hand(), "f1")
     one = ExitTrace(LOGITS, by_hand().scores, torch.tensor([0, 1, 0]), (2, 4, 6), "gt")
     with pytest.raises(ValueError, match="trace 1 has one label per sample, trace 0 has several labels at once"):

@@ -260,13 +260,31 @@ def test_what_is_no_label_set_is_refused(metric: str, predictions: list, referen
         compute_score(metric, predictions=predictions, references=references)
 
 
-def test_a_metric_must_fit_the_kind_of_labels() -> None:
-    check_classes("f1_macro", 3, multi_label=True)
-    with pytest.raises(
-        ValueError, match="metric: f1 compares one class .* several; pass accuracy or f1_micro or f1_m"
-    ):
-        check_classes("f1", 2, multi_label=True)
-    with pytest.raises(
-        ValueError, match="metric: f1_micro is for several labels .* predicts one; pass accuracy or f1 or ma"
-    ):
-        check_classes("f1_micro", 3)
+@pytest.mark.parametrize(
+    ("metric", "classes", "multi_label", "message"),
+    [
+        ("f1", 2, True, "f1 compares classes per text, .* several labels; pass accuracy or f1_micro or f1_macro$"),
+        (
+            "f1_micro",
+            3,
+            False,
+            "f1_micro compares several labels .* one class; pass accuracy or matthews_correlation$",
+        ),
+        ("f1_micro", 2, False, "predicts one class; pass accuracy or f1 or matthews_correlation$"),
+        ("accuracy", 1, False, "accuracy compares classes .* predicts one number; pass pearson or spearmanr$"),
+        (
+            "spearmanr",
+            2,
+            False,
+            "spearmanr compares numbers .* one class; pass accuracy or f1 or matthews_correlation$",
+        ),
+    ],
+)
+def test_a_metric_must_fit_the_kind_of_labels(metric: str, classes: int, multi_label: bool, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_classes(metric, classes, multi_label)
+
+
+@pytest.mark.parametrize(("metric", "classes", "multi_label"), [("f1_macro", 3, True), ("pearson", 1, False)])
+def test_metrics_that_fit_are_accepted(metric: str, classes: int, multi_label: bool) -> None:
+    check_classes(metric, classes, multi_label)

@@ -33,13 +33,13 @@ def test_without_a_method_the_recipe_suits_the_data() -> None:
 def test_the_settings_of_the_recipe_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     followed("--task_name", "mrpc", names=["no", "yes"])
     assert capsys.readouterr().err == (
-        "adaexit train: recommended recipe, berxit with exit_head='pair', exit_pooling='mean', fine_tuning='joint'; "
-        "exits_learning_rate=0.001; train_loss is the sum of the losses of all exits\n"
+        "adaexit train: recommended recipe for classes, berxit with exit_head='pair', exit_pooling='mean', "
+        "fine_tuning='joint'; exits_learning_rate=0.001; train_loss is the sum of the losses of all exits\n"
     )
 
 
 def test_a_regression_leaves_after_one_layer_for_all_texts() -> None:
-    assert recommended_recipe(num_labels=1, pairs=True).config["exit_criterion"] == "layer"
+    assert recommended_recipe(num_labels=1, pairs=True, num_layers=6).config["exit_criterion"] == "layer"
 
 
 @pytest.mark.parametrize(
@@ -132,6 +132,11 @@ def test_what_describes_no_data_is_refused(num_labels: Any, pairs: Any, error: t
 def test_no_number_of_layers_is_refused() -> None:
     with pytest.raises(ValueError, match="num_layers: got 0; pass a whole number from 1"):
         recommended_recipe(1, pairs=True, num_layers=0)
+
+
+def test_a_regression_needs_the_number_of_layers() -> None:
+    with pytest.raises(ValueError, match="num_layers: missing; .* pass AutoConfig.from_pretrained"):
+        recommended_recipe(1, pairs=True)
 
 
 def test_an_unknown_method_is_refused() -> None:
