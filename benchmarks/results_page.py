@@ -265,6 +265,7 @@ def page(
         "    --pages README.md docs/results.md model_cards/[a-z]*.md",
     ]
     parts = {
+        "encoder": [model.split("/")[-1]],
         "layers": [str(depth_of(runs))],
         "chart": chart(runs, folder, prefix),
         "setting": setting(rows),

@@ -323,9 +323,10 @@ def _loaded(arguments: DataArguments) -> datasets.DatasetDict:
     glue = arguments.task_name in TASKS and arguments.task_name != "sick"
     if arguments.dataset_name is None and not glue:
         raise ValueError(
-            f"task_name: got {arguments.task_name!r}; only GLUE tasks have a default data set; pass --dataset_name "
-            "(for SICK a data set with columns sentence1, sentence2 and label, the relatedness), --train_file or "
-            "--validation_file"
+            f"task_name: got {arguments.task_name!r}; only tasks of GLUE have a default data set "
+            f"({', '.join(name for name in TASKS if name != 'sick')}): for other data pass --dataset_name (for SICK a "
+            "data set with columns sentence1, sentence2 and label, the relatedness), --train_file or --validation_file"
+            f"{did_you_mean(arguments.task_name or '', TASKS)}"
         )
     config = arguments.dataset_config or (arguments.task_name if glue else None)
     return datasets.load_dataset(name, config, revision=arguments.dataset_revision)

@@ -1188,7 +1188,7 @@ def load_encoder(model_class: Any, name_or_path: str, options: dict[str, Any]) -
     if config.model_type == model_class.config_class.model_type or "encoder_config" in config.sub_configs:
         raise ValueError(
             f"name_or_path: '{name_or_path}' is already an early-exit model ('{config.model_type}'); call "
-            "AutoModelForSequenceClassification.from_pretrained"
+            "AutoModelForSequenceClassification.from_pretrained to load it, or pass an encoder to train one"
         )
     family = family_of(config)
     cut_layers(config, loading.pop("num_hidden_layers", None))

@@ -325,7 +325,7 @@ def test_sick_is_a_regression_on_the_relatedness(flags, tmp_path):
 
 
 def test_sick_needs_a_data_set(flags):
-    with pytest.raises(ValueError, match="task_name: got 'sick'; only GLUE tasks have a default data set"):
+    with pytest.raises(ValueError, match="task_name: got 'sick'; only tasks of GLUE have a default data set"):
         flags("--task_name", "sick", data=False)
 
 
