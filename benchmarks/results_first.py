@@ -183,6 +183,7 @@ def chart(runs: Runs) -> Figure | None:
         if places:
             axes.errorbar(places, means, halves, fmt=marker, color=color, label=name, markersize=7, elinewidth=1)
     axes.set_xticks(range(len(datasets)), datasets)
+    axes.set_xlim(-0.5, len(datasets) - 0.5)
     axes.set_title("Points above plain fine-tuning with all layers, at half of the layers", loc="left", fontsize=11)
     axes.grid(axis="y", color="#d8dee4", linewidth=0.8)
     axes.spines[["top", "right", "left", "bottom"]].set_visible(False)

@@ -195,7 +195,10 @@ def draw(runs: Runs, folder: Path, prefix: str) -> list[str]:
         for method in methods:
             validation = [figures(row)["validation"] for row in runs.get((dataset, method), [])]
             if validation and not has_exits(method):
-                fixed[method] = (validation[0].layer, statistics.fmean(run.full for run in validation))
+                fixed[method.removeprefix("static-")] = (
+                    validation[0].layer,
+                    statistics.fmean(run.full for run in validation),
+                )
         rows = [row for method in methods for row in runs.get((dataset, method), [])]
         metric, depth = rows[0]["metric"], max(figures(row)["validation"].depth for row in rows)
         picture = f"{prefix}_{dataset}.svg"
@@ -212,7 +215,8 @@ def draw(runs: Runs, folder: Path, prefix: str) -> list[str]:
             f"![{metric} over layers run on {dataset}, one line per method]({picture})",
             "",
             f"*{dataset}: {metric} on the validation set over the mean number of layers per text, at every threshold; "
-            f"mean of three seeds, unless the legend says otherwise.{cut} Diamonds are models with one exit.*",
+            f"mean of three seeds, unless the legend says otherwise.{cut} Diamonds are models with one exit, "
+            "a number K is `static-K`.*",
             "",
         ]
     return lines
