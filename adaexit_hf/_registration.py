@@ -55,7 +55,7 @@ def announce() -> None:
     Does nothing if torch is not installed, since models cannot be used then.
     """
     if AUTO_CONFIG in sys.modules:
-        _add_model_types(sys.modules[AUTO_CONFIG])
+        _add_model_types(import_module(AUTO_CONFIG))  # waits for a thread that is still loading it
     elif find_spec("torch") is not None and (transformers := find_spec("transformers")) is not None:
         file = Path(str(transformers.origin)).parent / "models" / "auto" / "configuration_auto.py"
         spec = spec_from_file_location(AUTO_CONFIG, file)

@@ -2,7 +2,7 @@
 
 import itertools
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from comparison_tables import interval, is_regression, markdown, measured, seeds_if_few
 from results_figures import (
@@ -62,29 +62,47 @@ def fine_tuning(runs: Runs) -> list[str]:
     lines = []
     for dataset in datasets_of(runs):
         body = []
+        depth = max(max(exit_scores(row)) for (name, _), rows in runs.items() if name == dataset for row in rows)
         for method, training in TRAINED.items():
-            layers = [[100 * point.score for point in fixed_layers(row)] for row in runs.get((dataset, method), [])]
-            if layers:
-                scores = [f"{statistics.fmean(values):.1f}" for values in zip(*layers, strict=True)]
-                body.append([f"{method}: {training}", str(len(layers)), *scores])
+            rows = [exit_scores(row) for row in runs.get((dataset, method), [])]
+            if rows:
+                means = [
+                    statistics.fmean(values) if (values := at(rows, layer)) else None for layer in range(1, depth + 1)
+                ]
+                scores = ["" if mean is None else f"{mean:.1f}" for mean in means]
+                body.append([f"{method}: {training}", str(len(rows)), *scores])
         if len(body) > 1:
-            lines += [*markdown([dataset, "seeds", *map(str, range(1, len(body[0]) - 1))], body), ""]
+            lines += [*markdown([dataset, "seeds", *map(str, range(1, depth + 1))], body), ""]
     body = []
     for first, second in (("berxit", "berxit-joint"), ("berxit", "deebert"), (OURS, "deebert"), (OURS, "berxit")):
-        for name, index in (("first", 0), ("last", -1)):
-            cells = [
-                compared(
-                    differences(
-                        runs.get((dataset, first), []),
-                        runs.get((dataset, second), []),
-                        lambda row, index=index: 100 * fixed_layers(row)[index].score,
-                    )
-                )
-                for dataset in datasets_of(runs)
-            ]
+        for name, place in (("first", min), ("last", max)):
+            cells = [compared(exit_gains(runs, dataset, first, second, place)) for dataset in datasets_of(runs)]
             if any(cells):
                 body.append([f"{first} minus {second}, {name} exit", *cells])
     return [*lines, *markdown(["points", *datasets_of(runs)], body)]
+
+
+def exit_scores(row: Row) -> dict[int, float]:
+    """The score of every exit in percent, by its layer."""
+    return {round(point.mean_layers): 100 * point.score for point in fixed_layers(row)}
+
+
+def at(rows: Sequence[dict[int, float]], layer: int) -> list[float]:
+    """The scores of the exits after a layer, of the runs that have one."""
+    return [scores[layer] for scores in rows if layer in scores]
+
+
+def exit_gains(
+    runs: Runs, dataset: str, first: str, second: str, place: Callable[[Iterable[int]], int]
+) -> list[float]:
+    """Differences of the first or the last exit, by seed; none if these are not after the same layer."""
+    ends = {place(exit_scores(row)) for method in (first, second) for row in runs.get((dataset, method), [])}
+    if len(ends) != 1:
+        return []
+    (layer,) = ends
+    return differences(
+        runs.get((dataset, first), []), runs.get((dataset, second), []), lambda row: exit_scores(row)[layer]
+    )
 
 
 def regression(runs: Runs) -> list[str]:
@@ -106,7 +124,12 @@ def regression(runs: Runs) -> list[str]:
 
 
 def above_one_exit(runs: Runs, dataset: str, method: str) -> list[float]:
-    """Points by which a method's curve lies above the same model with one exit for all texts, by seed."""
+    """Points by which a method's curve lies above the same model with one exit for all texts, by seed.
+
+    None for the recommended recipe on regressions, which has one exit for all texts.
+    """
+    if method == OURS and is_regression(dataset):
+        return []
     compare = above_at_points if method == "pabee" else above
     return [compare(curve_of(row), fixed_layers(row)) for row in runs.get((dataset, method), []) if curve_of(row)]
 
@@ -127,15 +150,8 @@ def against_fixed_layers(runs: Runs) -> list[str]:
 def claims(runs: Runs) -> list[str]:
     """The claims that a difference between two methods decides, and on how many data sets it does."""
 
-    def exit_gains(first: str, second: str, index: int) -> list[Sequence[float]]:
-        return [
-            differences(
-                runs.get((dataset, first), []),
-                runs.get((dataset, second), []),
-                lambda row: 100 * fixed_layers(row)[index].score,
-            )
-            for dataset in datasets_of(runs)
-        ]
+    def ends(first: str, second: str, place: Callable[[Iterable[int]], int]) -> list[Sequence[float]]:
+        return [exit_gains(runs, dataset, first, second, place) for dataset in datasets_of(runs)]
 
     def per_text(method: str) -> list[Sequence[float]]:
         return [above_one_exit(runs, dataset, method) for dataset in datasets_of(runs)]
@@ -143,9 +159,9 @@ def claims(runs: Runs) -> list[str]:
     made = [
         (
             "two-stage is better than alternating at the last layer (BERxiT, Figs. 2, 3)",
-            exit_gains("deebert", "berxit", -1),
+            ends("deebert", "berxit", max),
         ),
-        ("joint is better than alternating in the first layer", exit_gains("berxit-joint", "berxit", 0)),
+        ("joint is better than alternating in the first layer", ends("berxit-joint", "berxit", min)),
         *(
             (f"{method}: deciding per text is better than one exit for all", per_text(method))
             for method in (*PAPERS, OURS)

@@ -27,7 +27,7 @@ from compare_methods import applies, variant_of, whole_lines
 from comparison_tables import LEGEND, figures, markdown, measured, seeds_if_few, tables
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-from results_figures import NAMES, ROWS, Row, Runs, area, by_encoder, by_method, curve_of, depth_of, names_of
+from results_figures import NAMES, PAPERS, ROWS, Row, Runs, area, by_encoder, by_method, curve_of, depth_of, names_of
 
 from adaexit_hf.evaluation.curves import Point, mean_curve
 from adaexit_hf.visualization.figures import comparison_figure
@@ -149,7 +149,7 @@ def tables_of(page: Path, runs: Runs, earlier: Runs, others: Sequence[Runs] = ()
     The papers' methods are shown by earlier runs if there are any, since they have more of them. `others` are the runs
     of other encoders, each with a table.
     """
-    if page.stem in NAMES:
+    if page.stem in PAPERS:
         return [card_table(earlier or runs, page.stem)]
     beside = first.beside_fewer_layers(runs)
     if page.name == "README.md":
@@ -297,8 +297,8 @@ def is_empty(lines: Sequence[str]) -> bool:
     >>> is_empty(markdown(["a"], [])), is_empty(markdown(["a"], [["1"]])), is_empty([])
     (True, False, True)
     """
-    tables_of = "\n".join(lines).split("\n\n")
-    return all(not part.strip() or part.startswith("|") and part.count("\n") == 1 for part in tables_of)
+    parts = "\n".join(lines).split("\n\n")
+    return all(not part.strip() or part.startswith("|") and part.count("\n") == 1 for part in parts)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -329,7 +329,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = list(whole_lines(options.results))
     speed = [json.loads(line) for line in options.speed.read_text().splitlines()] if options.speed else []
     ponder_costs = list(whole_lines(options.ponder_costs)) if options.ponder_costs else []
-    earlier = by_method(whole_lines(options.earlier)) if options.earlier else {}
+    earlier_rows = list(whole_lines(options.earlier)) if options.earlier else []
+    earlier = by_method(next(iter(by_encoder(earlier_rows).values()), []))
     if not rows:
         parser.error(f"{options.results}: has no results; run compare_methods.py --results {options.results}")
     folder = options.output or options.results.parent

@@ -191,6 +191,29 @@ print(found)
     assert run(code) == "[True]"
 
 
+def test_importing_the_package_waits_for_a_thread_that_loads_the_auto_classes() -> None:
+    code = """
+import importlib.abc, sys, threading
+import transformers
+reached, imported = threading.Event(), threading.Event()
+class Late(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name == "transformers.dynamic_module_utils":  # which the module of AutoConfig imports
+            reached.set()
+            imported.wait(0.5)
+thread = threading.Thread(target=lambda: __import__("transformers.models.auto.configuration_auto"))
+sys.meta_path.insert(0, Late())
+thread.start()
+reached.wait()
+import adaexit_hf
+imported.set()
+thread.join()
+from transformers import AutoConfig
+print(type(AutoConfig.for_model("deebert", encoder_config={"model_type": "bert"})).__name__)
+"""
+    assert run_in_new_process(code) == "DeeBertConfig"
+
+
 def test_all_names_of_the_module_can_be_imported_at_once() -> None:
     code = "import adaexit_hf; from transformers.models.auto.configuration_auto import *; print(AutoConfig.__name__)"
     assert run(code) == "AutoConfig"

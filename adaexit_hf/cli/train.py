@@ -51,6 +51,7 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PreTrainedConfig,
     Trainer,
     set_seed,
 )
@@ -130,7 +131,7 @@ class Arguments(DataArguments):
     recipe: str | None = field(
         default=None,
         metadata={
-            "help": "'recommended': our heads and rates; 'paper': those of the paper. Default: "
+            "help": "'recommended': our heads, rates and, for numbers, exits; 'paper': those of the paper. Default: "
             "recommended, or paper with --method."
         },
     )
@@ -213,7 +214,9 @@ class Arguments(DataArguments):
             )
 
 
-def follow_recipe(arguments: Arguments, training: EarlyExitTrainingArguments, labels: Labels) -> None:
+def follow_recipe(
+    arguments: Arguments, training: EarlyExitTrainingArguments, labels: Labels, encoder: PreTrainedConfig
+) -> None:
     """Add the settings of the recommended recipe, if it is chosen, to those that were passed, which have priority.
 
     They are printed to stderr.
@@ -223,10 +226,11 @@ def follow_recipe(arguments: Arguments, training: EarlyExitTrainingArguments, la
         pooling = sentence_pooling(arguments.model_name_or_path)
         keeps = arguments.add_exits is not None
         passed = cast(dict[str, Any], arguments.method_config)
-        depth = passed.get("num_hidden_layers")
-        if depth is None and labels.num_labels == 1 and arguments.method is None and not keeps:
-            # An encoder without such a number is refused when the model is built.
-            depth = getattr(AutoConfig.from_pretrained(arguments.model_name_or_path), "num_hidden_layers", 1)
+        depth = None
+        if labels.num_labels == 1 and arguments.method is None and not keeps:
+            # A wrong number, or an encoder without one, is refused when the model is built.
+            depth = passed.get("num_hidden_layers") or getattr(encoder, "num_hidden_layers", 1)
+            depth = depth if type(depth) is int and depth > 0 else 1
         recipe = recommended_recipe(labels.num_labels, pairs, arguments.method, pooling, keeps, depth)
         arguments.method = recipe.method
         arguments.method_config = recipe.config | passed
@@ -561,11 +565,12 @@ def train(arguments: Arguments, training: EarlyExitTrainingArguments, begun: Eve
         tell_of_whole_numbers(splits["train"][column], column)
 
     seen_before = read_seen_rows(arguments.model_name_or_path) or {}
-    if not seen_before and is_classifier(AutoConfig.from_pretrained(arguments.model_name_or_path)):
+    source = AutoConfig.from_pretrained(arguments.model_name_or_path)
+    if not seen_before and is_classifier(source):
         seen_before = {UNKNOWN: torch.empty(0, dtype=torch.int64)}
     tokenizer = AutoTokenizer.from_pretrained(arguments.model_name_or_path)
     with wrong_usage():
-        follow_recipe(arguments, training, labels)
+        follow_recipe(arguments, training, labels, source)
         model = build_model(arguments, labels)
         check_flags(arguments, model)
         if arguments.add_exits:

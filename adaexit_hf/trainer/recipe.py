@@ -1,8 +1,6 @@
 """The recommended recipe: what to train if no paper is to be reproduced."""
 
 import json
-import math
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -69,7 +67,7 @@ def recommended_recipe(
     vector, `AttentionPool` for single texts and `SegmentPair` for pairs; the mean over the tokens as sentence vector,
     unless the encoder was trained with another one; and a learning rate for the exits that suits new layers, not a
     pretrained encoder. For regression, where one layer for all texts is hard to beat, the criterion is "layer", and
-    four exits share the encoder instead of one per layer.
+    up to four exits share the encoder instead of one per layer.
 
     Args:
         num_labels: Number of labels; 1 for regression.
@@ -124,8 +122,7 @@ def recommended_recipe(
                     "num_layers: missing; a regression has exits after some layers only: pass "
                     "AutoConfig.from_pretrained(encoder).num_hidden_layers"
                 )
-            shares = (Fraction(1, 3), Fraction(1, 2), Fraction(2, 3), Fraction(1))
-            config["exit_layers"] = sorted({math.ceil(num_layers * share) for share in shares})
+            config["exit_layers"] = sorted({-(-num_layers * sixths // 6) for sixths in (2, 3, 4, 6)})  # rounded up
     return Recipe(method or "berxit", config, {"exits_learning_rate": 1e-3})
 
 

@@ -159,7 +159,8 @@ def test_the_full_grid(tmp_path, layers, static, capsys):
     assert len({(cell.dataset, cell.settings) for cell in cells}) == len(cells)  # none is the same as another
     for cell in {cell.method: cell for cell in cells}.values():  # every method's flags fit each other
         arguments, training = train.parse([*cell.settings, *cell.places, "--output_dir", "out", "--use_cpu", "true"])
-        train.follow_recipe(arguments, training, Labels(None if is_regression(cell.dataset) else ["no", "yes"]))
+        labels = Labels(None if is_regression(cell.dataset) else ["no", "yes"])
+        train.follow_recipe(arguments, training, labels, BertConfig(num_hidden_layers=layers))
         if cell.method != "plain":
             sizes = {"vocab_size": 9, "hidden_size": 8, "num_attention_heads": 1, "intermediate_size": 8}
             depth = arguments.method_config.pop("num_hidden_layers", layers)

@@ -12,8 +12,7 @@ import results_figures
 import results_first
 import results_page
 import results_savings
-from compare_methods import whole_lines
-from results_figures import by_encoder, by_method
+from results_figures import by_method
 
 from adaexit_hf.evaluation.curves import CurvePoint
 from adaexit_hf.visualization.figures import comparison_figure
@@ -65,27 +64,18 @@ def test_the_examples_in_the_docstrings(module):
 
 
 def test_the_pages_in_the_repository_are_up_to_date(tmp_path):
+    names = ("results_by_method", "inference_speed", "dact_ponder_costs", "comparison")
+    results, speed, costs, earlier = (str(RESULTS / f"{name}.jsonl") for name in names)
     cards = [ROOT / "model_cards" / f"{method}.md" for method in results_figures.PAPERS]
-    (runs, *others), (earlier, *_) = (
-        [by_method(rows) for rows in by_encoder(list(whole_lines(RESULTS / f"{name}.jsonl"))).values()]
-        for name in ("results_by_method", "comparison")
-    )
-    for page in (ROOT / "README.md", ROOT / "docs" / "results.md", *cards):
-        copy = Path(shutil.copy(page, tmp_path))
-        results_page.write_tables(copy, runs, earlier, others)
-        assert page.read_text() == copy.read_text(), f"{page}: run the command in benchmarks/results_page.py"
-
-
-def test_the_page_of_results_is_up_to_date(tmp_path):
-    names = ("results_by_method", "inference_speed", "dact_ponder_costs")
-    results, speed, costs = (str(RESULTS / f"{name}.jsonl") for name in names)
-    earlier = str(RESULTS / "comparison.jsonl")
-    given = ["--speed", speed, "--ponder_costs", costs, "--earlier", earlier, "--output", str(tmp_path)]
-    assert results_page.main([results, *given]) == 0
-    for path in tmp_path.iterdir():
-        kept = RESULTS / path.name
-        assert kept.exists() and (path.suffix == ".svg" or path.read_text() == kept.read_text()), (
-            f"{path.name}: run the command in benchmarks/results_page.py"
+    pages = [ROOT / "README.md", ROOT / "docs" / "results.md", *cards]
+    (tmp_path / "pages").mkdir()
+    copies = {page: Path(shutil.copy(page, tmp_path / "pages")) for page in pages}
+    given = ["--speed", speed, "--ponder_costs", costs, "--earlier", earlier, "--output", str(tmp_path / "out")]
+    assert results_page.main([results, *given, "--pages", *map(str, copies.values())]) == 0
+    copies |= {RESULTS / path.name: path for path in (tmp_path / "out").iterdir()}
+    for page, copy in copies.items():
+        assert page.exists() and page.read_bytes() == copy.read_bytes(), (
+            f"{page}: run the command in benchmarks/results_page.py"
         )
 
 
@@ -112,6 +102,27 @@ def from_a_third(method: str, gain: float, samples: int = 100) -> list[dict]:
     for row in rows:
         row["results"]["validation"]["samples"] = samples
     return rows
+
+
+def test_exits_are_compared_where_both_methods_have_one(tmp_path):
+    def rows(method: str, by_exit: dict[str, float]) -> list[dict]:
+        found = [line(method, seed, [(0.5, 0.6, 1.0), (None, by_exit["3"], 3.0)]) for seed in range(3)]
+        for row in found:
+            row["results"]["validation"]["by_exit"] = {k: {"accuracy": score} for k, score in by_exit.items()}
+        return found
+
+    few, all_layers = {"2": 0.8, "3": 0.9}, {"1": 0.5, "2": 0.7, "3": 0.75}
+    page = written(tmp_path, [*rows("recommended", few), *rows("berxit", all_layers)])
+    assert "| berxit: alternating | 3 | 50.0 | 70.0 | 75.0 |" in page
+    assert "| recommended: the recommended recipe | 3 |  | 80.0 | 90.0 |" in page
+    assert "| recommended minus berxit, last exit | 15.00" in page
+    assert "recommended minus berxit, first exit" not in page
+
+
+def test_one_exit_for_all_texts_is_not_compared_with_itself(tmp_path):
+    rows = [row | {"dataset": "stsb"} for row in exits("recommended")]
+    assert "recommended: deciding per text" not in written(tmp_path, rows)
+    assert "recommended: deciding per text" in written(tmp_path, exits("recommended"))
 
 
 def test_seeds_of_another_precision_are_of_the_same_method(tmp_path):

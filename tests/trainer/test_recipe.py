@@ -18,7 +18,7 @@ BASE = ["--model_name_or_path", "encoder", "--output_dir", "out", "--use_cpu", "
 
 def followed(*flags: str, names: list[str] | None = None) -> tuple[Arguments, Any]:
     arguments, training = parse([*BASE, *flags])
-    follow_recipe(arguments, training, Labels(names))
+    follow_recipe(arguments, training, Labels(names), BertConfig(num_hidden_layers=4))
     return arguments, training
 
 
@@ -61,14 +61,15 @@ def test_all_others_have_exits_after_every_layer(options: dict[str, Any]) -> Non
 
 @pytest.mark.parametrize(
     ("config", "expected"),
-    [({}, [2, 3, 4]), ({"num_hidden_layers": 3}, [1, 2, 3]), ({"exit_layers": [1, 4]}, [1, 4])],
+    [
+        ({}, [2, 3, 4]),
+        ({"num_hidden_layers": 3}, [1, 2, 3]),
+        ({"exit_layers": [1, 4]}, [1, 4]),
+        ({"num_hidden_layers": "3"}, [1]),  # refused when the model is built, under this name
+    ],
 )
-def test_the_number_of_layers_is_the_encoders_unless_passed(
-    tmp_path: Path, config: dict[str, Any], expected: list[int]
-) -> None:
-    BertConfig(num_hidden_layers=4).save_pretrained(tmp_path)
-    given = ["--task_name", "stsb", "--method_config", json.dumps(config)]
-    arguments, _ = followed(*given, "--model_name_or_path", str(tmp_path))
+def test_the_number_of_layers_is_the_encoders_unless_passed(config: dict[str, Any], expected: list[int]) -> None:
+    arguments, _ = followed("--task_name", "stsb", "--method_config", json.dumps(config))
     assert arguments.method_config["exit_layers"] == expected
 
 
