@@ -1,9 +1,9 @@
 """The argument parser of the commands: help texts in groups, and helpful messages for flags that do not exist."""
 
+import os
 import textwrap
 from argparse import SUPPRESS, Action, ArgumentDefaultsHelpFormatter
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from transformers import HfArgumentParser
@@ -100,7 +100,7 @@ class CommandParser(HfArgumentParser):
                 meant = f"; {flag} is a setting of the method: pass --method_config '{{\"{flag[2:]}\": ...}}'"
             elif OF_OTHER_COMMANDS.get(flag) in known:
                 meant = f". Did you mean '{OF_OTHER_COMMANDS[flag]}'?"
-        if not flags and "--validation_file" in known and any(Path(argument).is_file() for argument in unknown):
+        if not flags and "--validation_file" in known and any(map(os.path.isfile, unknown)):
             meant = "; pass files with --validation_file"
         self.error(f"unrecognized arguments: {' '.join(unknown)}{meant}")
 

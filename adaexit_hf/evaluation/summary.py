@@ -109,7 +109,9 @@ def results_at_threshold(
         "samples": len(trace.logits),
         "majority": {name: majority_score(trace, name) for name in metrics},
         "full_depth": scores(answers[:, -1]),
-        "at_threshold": scores(at_exits(answers, chosen)),
+        "at_threshold": scores(at_exits(answers, chosen))
+        if honest is None
+        else {name: honest.scores[name] for name in metrics},
         "exit_criterion": trace.criterion,
         **trace.settings,
         "exit_threshold": threshold,

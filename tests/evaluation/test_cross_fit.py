@@ -7,6 +7,7 @@ import torch
 
 from adaexit_hf import ExitTrace, choose_layer, choose_threshold, choose_within, cross_fitted, tradeoff_curve
 from adaexit_hf.evaluation.cross_fit import NoHalvesError, split_in_halves
+from adaexit_hf.evaluation.summary import results_at_threshold
 from adaexit_hf.evaluation.thresholds import spread_thresholds
 
 
@@ -163,12 +164,13 @@ def test_a_regression_whose_halves_leave_at_different_exits_has_the_mean_of_thei
     """The two exits answer on other scales, so a correlation over both halves says nothing."""
     truth = torch.arange(8.0)
     first, second = split_in_halves(truth, classes=False)
-    middle = truth + 100  # right in the first half, the reverse in the second
-    middle[second] = 100 - truth[second]
+    middle = truth + 100  # right in the first half, in another order in the second
+    middle[second] = 100 + torch.tensor([3.0, 1.0, 0.0, 2.0])
     answers = torch.stack([-truth, middle, truth], dim=1)[..., None]
     trace = ExitTrace(answers, torch.tensor([1.0, 2.0, 3.0]).repeat(8, 1), truth.double(), (1, 2, 3), "ge")
     honest = cross_fitted(trace, ["spearmanr"])
     assert honest.thresholds == (2.0, None)
     assert honest.mean_layers == pytest.approx(2.5)
     # The first half is answered after 3 layers, the second after 2.
-    assert honest.scores == {"spearmanr": pytest.approx((1.0 - 1.0) / 2)}
+    assert honest.scores == {"spearmanr": pytest.approx((1.0 - 0.4) / 2)}
+    assert results_at_threshold(trace, ["spearmanr"], 2.0, honest=honest)["at_threshold"] == honest.scores
