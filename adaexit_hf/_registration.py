@@ -38,15 +38,20 @@ class _AutoConfigModule(ModuleType):
             # is there before this package's model types are in it.
             with _lock:
                 if type(self) is _AutoConfigModule and "_loading" not in vars(self):
-                    vars(self)["_loading"] = True
-                    try:
-                        import_module("transformers.models.auto")  # the parent package, which the module expects
-                        self.__spec__.loader.exec_module(self)  # type: ignore[union-attr]
-                        _add_model_types(self)
-                        self.__class__ = ModuleType  # type: ignore[assignment]
-                    finally:
-                        del vars(self)["_loading"]
+                    _load(self)
         return ModuleType.__getattribute__(self, name)
+
+
+def _load(module: ModuleType) -> None:
+    """Load the module of `AutoConfig`; the lock must be held."""
+    vars(module)["_loading"] = True
+    try:
+        import_module("transformers.models.auto")  # the parent package, which the module expects
+        module.__spec__.loader.exec_module(module)  # type: ignore[union-attr]
+        _add_model_types(module)
+        module.__class__ = ModuleType
+    finally:
+        del vars(module)["_loading"]
 
 
 def announce() -> None:

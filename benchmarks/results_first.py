@@ -124,6 +124,12 @@ def at_half(runs: Runs) -> list[str]:
     return markdown(head, body)
 
 
+def majority(row: Row) -> float | None:
+    """The score of always giving the most frequent answer, in percent; None where it was not recorded."""
+    score = validation_of(row).get("majority", {}).get(row["metric"])
+    return None if score is None else 100 * score
+
+
 def beside_fewer_layers(runs: Runs) -> list[str]:
     """The recommended recipe at full depth, half and a third of the layers, beside models with so many layers."""
     depth = depth_of(runs)
@@ -131,6 +137,7 @@ def beside_fewer_layers(runs: Runs) -> list[str]:
     for layers in (depth // 2, depth // 3):
         head += [f"static-{layers}", f"recommended, {layers} layers"]
         columns += [(f"static-{layers}", full_score), (OURS, score_within(layers))]
+    head, columns = [*head, "always the same answer"], [*columns, (OURS, majority)]
     body = []
     for dataset in datasets_of(runs):
         cells = []
@@ -156,7 +163,7 @@ def scores_by_depth(runs: Runs) -> list[str]:
         for dataset in datasets:
             rows = runs.get((dataset, method), [])
             found = [[value for row in rows if (value := score(row)) is not None] for score in scores]
-            means = [f"{statistics.fmean(values):.1f}" if values else "-" for values in found]
+            means = [f"{statistics.fmean(values):.1f}" if 0 < len(values) == len(rows) else "-" for values in found]
             cells.append(", ".join(means) + seeds_if_few(rows) if rows else "")
         body.append([NAMES.get(method, method), *cells])
     return markdown(["method", *datasets], body)

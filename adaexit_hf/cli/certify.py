@@ -471,14 +471,14 @@ def without_seen_rows(
     if not count:
         return rows, groups, list(record.values())
     listed = ", ".join(f"{int(found.sum())} in {part}" for part, found in in_part.items() if found.any())
-    if repeats is None and count < total:
+    if count == total:
+        raise ValueError(f"rows: all {total} rows had a part in this model ({listed}); pass other rows")
+    if repeats is None:
         raise ValueError(
             f"rows: {count} of the {total} rows had a part in this model ({listed}), so that they say too little "
             "about new texts; pass other rows, or --repeats drop to leave these out, or --repeats keep if the same "
             "texts recur by themselves"
         )
-    if count == total:
-        raise ValueError(f"rows: all {total} rows had a part in this model ({listed}); pass other rows")
     if repeats == "drop":
         print(
             f"adaexit certify: {count} of {total} rows had a part in this model ({listed}): left out", file=sys.stderr

@@ -150,7 +150,7 @@ class DataArguments:
         task = TASKS.get(self.task_name or "")
         default = task.metrics if task else task_metrics(labels.num_labels, labels.multi_label)
         metrics = tuple(self.metrics or default)
-        if not self.metrics and labels.names and {"pearson", "spearmanr"} & set(metrics):
+        if labels.names and {"pearson", "spearmanr"} & set(metrics):
             raise ValueError(
                 f"label_column: '{self.label()}' contains the classes {labels.names[:5]}, but {metrics} need "
                 "numbers; pass the column with the scores as --label_column, or --metrics accuracy"

@@ -12,13 +12,13 @@ import torch
 
 from ..data.tasks import Labels, check_columns, check_labels, labels_of, tokenize
 from ..evaluation.bootstrap import UndefinedResamplesError, bootstrap_samples
-from ..evaluation.cross_fit import CrossFitted, NoHalvesError, at_different_exits, cross_fitted, split_in_halves
+from ..evaluation.cross_fit import CrossFitted, NoHalvesError, cross_fitted
 from ..evaluation.curves import CurvePoint, not_above
 from ..evaluation.metrics import as_metric, compute_score
 from ..evaluation.summary import SCORE_SETTINGS, changed_setting, earlier_measurements, results_at_threshold
 from ..evaluation.thresholds import spread_thresholds
 from ..evaluation.trace import ExitTrace, at_exits, made_up, predictions, scored_predictions
-from ..evaluation.tradeoff import majority_score, tradeoff_curve
+from ..evaluation.tradeoff import layer_scores, majority_score, tradeoff_curve
 from ..utils.spelling import did_you_mean
 from .data_arguments import HELD_OUT, DataArguments, evaluation_splits, first_rows, load_splits
 from .options import Fraction, ModelOptions, OutputOptions
@@ -312,15 +312,6 @@ def honest_scores(
     """
     try:
         honest = cross_fitted(trace, metrics, max_drop, also=also)
-        halves = split_in_halves(trace.known_labels(), classes=trace.logits.shape[-1] > 1 and not trace.multi_label)
-        if at_different_exits(honest.exits, halves):
-            first, second = (trace.exit_layers[int(honest.exits[half[0]])] for half in halves)
-            print(
-                f"adaexit {command}: on one half of the rows layer {second} is chosen for all texts, on the other "
-                f"layer {first}: more rows would make the choice less of a chance",
-                file=sys.stderr,
-            )
-        return honest
     except NoHalvesError as error:
         print(
             f"adaexit {command}: scores with exits are those on the rows on which the threshold was chosen, which are "
@@ -328,6 +319,13 @@ def honest_scores(
             file=sys.stderr,
         )
         return None
+    if honest.half_layers is not None:
+        print(
+            f"adaexit {command}: on one half of the rows layer {honest.half_layers[0]} is chosen for all texts, on "
+            f"the other layer {honest.half_layers[1]}: more rows would make the choice less of a chance",
+            file=sys.stderr,
+        )
+    return honest
 
 
 def tell_of_choice(
@@ -404,15 +402,14 @@ def better_layers(trace: ExitTrace, metric: str, exits: torch.Tensor) -> list[st
     """
     if trace.criterion != "layer" or not as_metric(metric).higher_is_better:
         return []
-    scored, labels = scored_predictions(trace.logits, trace.known_labels()), trace.known_labels()
-    scores = [compute_score(metric, predictions=scored[:, exit], references=labels) for exit in range(scored.shape[1])]
-    best = max(range(len(scores)), key=scores.__getitem__)
-    if not all(map(math.isfinite, scores)) or scores[best] - max(scores[-1], scores[int(exits[0])]) <= CLEARLY:
+    scores = layer_scores(trace, metric)
+    chosen, full = (scores[trace.exit_layers[exit]] for exit in (int(exits[0]), -1))
+    layer = max(scores, key=lambda layer: scores[layer] if math.isfinite(scores[layer]) else -math.inf)
+    if not all(scores[layer] - other > CLEARLY for other in (chosen, full)):
         return []
-    layer = trace.exit_layers[best]
     return [
-        f"{metric} after layer {layer} is {scores[best]:.4f}, better than {scores[-1]:.4f} after all layers: train "
-        f"for longer, or take --exit_threshold {layer}"
+        f"{metric} after layer {layer} is {scores[layer]:.4f}, better than {full:.4f} after all layers: train for "
+        f"longer, or take --exit_threshold {layer}"
     ]
 
 

@@ -1,6 +1,7 @@
 """The command `adaexit predict`."""
 
 import os
+import shlex
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -239,7 +240,8 @@ def _items_of_arguments(arguments: Sequence[str], pairs: bool, options: PredictO
     for text in texts:
         if os.path.isfile(text):  # false also for texts that are too long for a name
             print(
-                f"adaexit predict: '{text}' is answered as a text; for the texts in this file pass --file {text}",
+                f"adaexit predict: '{text}' is answered as a text; for the texts in this file pass --file "
+                f"{shlex.quote(text)}",
                 file=sys.stderr,
             )
     if not pairs:

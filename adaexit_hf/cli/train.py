@@ -32,7 +32,6 @@ first half then have also been used for the temperatures, which cross-fitting do
 The output folder contains the model with its threshold, `metrics.json` and `curve.json`.
 """
 
-import inspect
 import json
 import shlex
 import sys
@@ -59,7 +58,7 @@ from transformers.trainer_utils import HubStrategy, get_last_checkpoint
 
 from ..data.collators import DataCollatorWithTokenDepths
 from ..data.reconstruction import estimate_depths_by_reconstruction
-from ..data.tasks import Labels, check_columns, check_labels, labels_of, tokenize
+from ..data.tasks import Labels, check_columns, check_labels, class_names, labels_of, tokenize
 from ..evaluation.collect import collect_trace
 from ..evaluation.fingerprints import UNKNOWN, hashes_of, read_seen_rows, save_seen_rows, union
 from ..evaluation.metrics import compute_score
@@ -347,15 +346,18 @@ def check_flags(arguments: Arguments, model: Any) -> None:
         )
 
 
-def check_several_classes(labels: Labels, column: str) -> None:
+def check_several_classes(rows: datasets.Dataset, column: str, labels: Labels) -> None:
     """Check that there is something to tell apart.
 
     Raises:
         ValueError: All rows have the same class.
     """
-    if labels.names is not None and len(labels.names) == 1 and not labels.multi_label:
+    if labels.names is None or labels.multi_label:
+        return
+    found = class_names(rows, column)
+    if len(found) == 1:
         raise ValueError(
-            f"label_column: all rows of train have the label {labels.names[0]!r} in column '{column}'; pass rows of "
+            f"label_column: all rows of train have the label {found[0]!r} in column '{column}'; pass rows of "
             "two classes or more, or another column as --label_column"
         )
 
@@ -497,8 +499,8 @@ def parse(argv: Sequence[str], prog: str | None = None) -> tuple[Arguments, Earl
         return read(argv[0])
     arguments, training, unknown = parser.parse_args_into_dataclasses(list(argv), return_remaining_strings=True)
     if unknown:
-        configs = [model.config_class for model in METHODS.values()]
-        parser.refuse(unknown, {name for config in configs for name in inspect.signature(config.__init__).parameters})
+        settings = {name for model in METHODS.values() for name in model.config_class.own_arguments()}
+        parser.refuse(unknown, settings - {"encoder_config", "pairs"} | {"num_hidden_layers"})
     return arguments, training
 
 
@@ -554,7 +556,7 @@ def train(arguments: Arguments, training: EarlyExitTrainingArguments, begun: Eve
         check_columns(splits[name], text_columns, column, name)
     if classifier is None:
         labels = labels_of(splits["train"], column)
-        check_several_classes(labels, column)
+        check_several_classes(splits["train"], column, labels)
     else:
         labels, by_name = match_labels(arguments.model_name_or_path, classifier, splits["train"], column)
     for name in ("train", *evaluation):

@@ -27,6 +27,8 @@ class CrossFitted(NamedTuple):
         thresholds: The threshold chosen on the first half, which answers the second, and that chosen on the second;
             None is full depth.
         exits: Index of the exit of each sample, `(samples,)`.
+        half_layers: In a regression whose halves leave at different layers, all texts of a half at the same: the layer
+            that was chosen on the first half, and that chosen on the second. Otherwise None.
     """
 
     scores: dict[str, float]
@@ -34,6 +36,7 @@ class CrossFitted(NamedTuple):
     saving: float
     thresholds: tuple[float | None, float | None]
     exits: Tensor
+    half_layers: tuple[int, int] | None
 
 
 def cross_fitted(
@@ -154,8 +157,10 @@ def with_thresholds_of_other_half(
         chosen.append(threshold)
     answered, labels = at_exits(scored_answers(trace), exits), trace.known_labels()
     layers = torch.tensor(trace.exit_layers)[exits]
-    parts = [other for _, other in halves]
-    if trace.logits.shape[-1] > 1 or not at_different_exits(exits, parts):
+    parts, half_layers = [other for _, other in halves], None
+    if trace.logits.shape[-1] == 1 and _at_different_exits(exits, parts):
+        half_layers = (int(layers[parts[0][0]]), int(layers[parts[1][0]]))
+    else:
         parts = [torch.arange(len(exits))]
 
     def score(metric: str) -> float:
@@ -168,10 +173,11 @@ def with_thresholds_of_other_half(
         expected_saving(layers, trace.depth),
         (chosen[0], chosen[1]),
         exits,
+        half_layers,
     )
 
 
-def at_different_exits(exits: Tensor, halves: Sequence[Tensor]) -> bool:
+def _at_different_exits(exits: Tensor, halves: Sequence[Tensor]) -> bool:
     """Return whether all texts of each half leave at one exit, but not those of all halves at the same.
 
     Args:
@@ -180,7 +186,7 @@ def at_different_exits(exits: Tensor, halves: Sequence[Tensor]) -> bool:
 
     Examples:
         >>> halves = [torch.tensor([0, 1]), torch.tensor([2, 3])]
-        >>> [at_different_exits(torch.tensor(exits), halves) for exits in ([0, 0, 2, 2], [0, 0, 0, 0], [0, 1, 2, 2])]
+        >>> [_at_different_exits(torch.tensor(exits), halves) for exits in ([0, 0, 2, 2], [0, 0, 0, 0], [0, 1, 2, 2])]
         [True, False, False]
     """
     return len(exits.unique()) > 1 and all(len(exits[half].unique()) == 1 for half in halves)

@@ -535,6 +535,11 @@ def test_wrong_flags_are_usage_errors(capsys, checkpoint) -> None:
             ["train", "--model_name_or_path", "x", "--exit_layers", "2", "4"],
             "is a setting of the method: pass --method_config '{\"exit_layers\": ...}'",
         ),
+        (
+            ["train", "--model_name_or_path", "x", "--num_hidden_layers", "3"],
+            "is a setting of the method: pass --method_config '{\"num_hidden_layers\": ...}'",
+        ),
+        (["evaluate", "model", "a" * 600], f"unrecognized arguments: {'a' * 600}\n"),
         (["evaluate", "model", "--file", __file__], "Did you mean '--validation_file'?"),
         (["evaluate", "model", __file__], "; pass files with --validation_file"),
         (["export", "model", "--precision", "int8"], "Did you mean '--int8'?"),
@@ -676,6 +681,13 @@ def test_a_layer_that_is_better_than_full_depth_is_told(capsys) -> None:
     assert expected in capsys.readouterr().err
     evaluate_command.tell_of_choice("train", trace, 2.0, "spearmanr")
     assert "better than" not in capsys.readouterr().err
+
+
+def test_an_exit_that_is_not_finite_does_not_hide_a_better_layer(capsys) -> None:
+    trace = numbers_by_layer([math.nan] * 4, [1.0, 0.0, 3.0, 2.0], [0.0, 1.0, 2.0, 3.0], [0.0, 1.0, 3.0, 2.0])
+    with pytest.warns(RuntimeWarning, match="4 of 16 predictions .* are not finite"):
+        evaluate_command.tell_of_choice("train", trace, 2.0, "spearmanr")
+    assert "spearmanr after layer 3 is 1.0000, better than 0.8000 after all layers" in capsys.readouterr().err
 
 
 def test_halves_that_choose_different_layers_are_told(capsys) -> None:

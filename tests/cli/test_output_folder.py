@@ -15,6 +15,8 @@ from adaexit_hf import EarlyExitTrainer
 from adaexit_hf.cli import main as cli
 from adaexit_hf.cli import train as train_command
 from adaexit_hf.cli.output_folder import check_output_dir, how_to_continue, no_empty_folder, remove_model
+from adaexit_hf.cli.train import check_several_classes
+from adaexit_hf.data.tasks import labels_of
 from adaexit_hf.hub.model_card import MARKER
 
 OURS = ["config.json", "model.safetensors", "tokenizer.json", "modeling_berxit.py", "encoder_layers.py",
@@ -184,6 +186,14 @@ def test_rows_of_one_class_are_no_training_set(train: Any, tmp_path: Path, capsy
     assert "all rows of train have the label 'good' in column 'label'; pass rows of two" in capsys.readouterr().err
 
 
+def test_one_class_of_several_named_ones_is_no_training_set() -> None:
+    named = datasets.Features({"label": datasets.ClassLabel(names=["bad", "good"])})
+    rows = datasets.Dataset.from_dict({"label": [1, 1]}, features=named)
+    with pytest.raises(ValueError, match="all rows of train have the label 'good' in column 'label'"):
+        check_several_classes(rows, "label", labels_of(rows, "label"))
+    check_several_classes(rows.add_item({"label": 0}), "label", labels_of(rows, "label"))
+
+
 def test_an_interrupted_run_names_the_command_that_continues_it(
     train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -255,7 +265,7 @@ def test_a_run_with_a_file_of_settings_is_continued_in_the_file(folder: Folder) 
         (["--method", "berxit", "--layer_drop", "0.5"], 2, "layer_drop: got 0.5 with --method berxit"),
         (["--max_drop", "-1"], 2, "max_drop: got -1"),
         (["--recipe", "mine"], 2, "recipe: got 'mine'"),
-        (["--metrics", "spearmanr"], 2, "spearmanr compares numbers per text, but the model predicts one class"),
+        (["--metrics", "spearmanr"], 2, "label_column: 'label' contains the classes"),
         (["--method", "berxit", "--train_file", "missing.csv"], 1, "train_file: there is no 'missing.csv'"),
         (["--method", "berxit", "--label_column", "text2"], 1, "has no column 'text2'"),
     ],

@@ -170,7 +170,7 @@ def test_a_regression_whose_halves_leave_at_different_exits_has_the_mean_of_thei
     trace = ExitTrace(answers, torch.tensor([1.0, 2.0, 3.0]).repeat(8, 1), truth.double(), (1, 2, 3), "ge")
     honest = cross_fitted(trace, ["spearmanr"])
     assert honest.thresholds == (2.0, None)
-    assert honest.mean_layers == pytest.approx(2.5)
+    assert honest.mean_layers == pytest.approx(2.5) and honest.half_layers == (2, 3)
     # The first half is answered after 3 layers, the second after 2.
     assert honest.scores == {"spearmanr": pytest.approx((1.0 - 0.4) / 2)}
     assert results_at_threshold(trace, ["spearmanr"], 2.0, honest=honest)["at_threshold"] == honest.scores

@@ -448,7 +448,7 @@ def test_a_missing_label_column_is_named(flags):
 
 def test_correlations_need_numbers(flags):
     with pytest.raises(
-        ValueError, match="pearson compares numbers per text, but the model predicts one class; pass accuracy"
+        ValueError, match=r"label_column: 'label' contains the classes .* but \('pearson',\) need numbers"
     ):
         flags("--metrics", "pearson")
 
