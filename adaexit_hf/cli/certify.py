@@ -29,7 +29,7 @@ from ..utils.files import check_writable, replace_text
 from .data_arguments import DataArguments
 from .errors import RefusedError, wrong_usage
 from .evaluate import labelled_splits
-from .options import LOCAL_CHECKPOINT, Fraction, LoadOptions, OutputOptions, Positionals, local_folder
+from .options import LOCAL_CHECKPOINT, Fraction, LoadOptions, OutputOptions, Positionals, local_folder, read_config
 from .predict import PredictOptions, items_of_input
 from .runtime import (
     ExportedModel,
@@ -140,8 +140,10 @@ def certify(options: CertifyOptions, positionals: Any) -> None:
     if not options.dry_run:
         check_writable("checkpoint", folder)
         read_records(folder)  # raises if no certificate can be added
+    config = read_config(positionals.checkpoint, options)
+    with wrong_usage():
+        certify_trace(one_row(config), guarantees)  # raises what does not fit the model
     model, tokenizer = load_runtime(positionals.checkpoint, options, threshold_needed=False)
-    certify_trace(one_row(model.config), guarantees)  # raises what does not fit the model
     runtime, precision = ran_by(model).values()
     files = sealed_files(folder, runtime, precision)
     all_rows, groups, data = rows_to_certify("certify", model, tokenizer, options)

@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from inspect import cleandoc
 from pathlib import Path
@@ -38,6 +39,7 @@ COMMANDS = {
     "space": ("demo", "publish the page of demo as a Space on the Hugging Face Hub"),
 }
 
+PACKAGE = Path(__file__).parents[1]
 FILE_FLAGS = ("--file", "--train_file", "--validation_file", "--speed")
 
 
@@ -50,7 +52,8 @@ def usage() -> str:
         f"{command_lines}\n\n"
         "adaexit COMMAND --help lists the arguments of a command. "
         f"adaexit --version prints the version ({__version__}).\n"
-        "Exit codes: 0 success, 1 error, 2 wrong usage, 130 interrupted."
+        "Exit codes: 0 success, 1 error, 2 wrong usage, 130 interrupted. ADAEXIT_TRACEBACK=1 shows where an error "
+        "came from."
     )
 
 
@@ -65,6 +68,16 @@ def check_files(argv: Sequence[str]) -> None:
         value = value or "".join(argv[place + 1 : place + 2])
         if flag in FILE_FLAGS and not Path(value).is_file():
             raise ValueError(f"{flag.removeprefix('--')}: there is no '{value}'; pass an existing file")
+
+
+def says_what_to_do(error: Exception) -> bool:
+    """Whether an error is a ValueError that this package raised itself, whose message names the argument and the cure.
+
+    Args:
+        error: An exception that was caught.
+    """
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return isinstance(error, ValueError) and Path(frame.f_code.co_filename).is_relative_to(PACKAGE)
 
 
 def parser_of(command: str) -> Any:
@@ -155,8 +168,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
         if os.environ.get("ADAEXIT_TRACEBACK"):
             raise
-        hint = f"{type(error).__name__}; set ADAEXIT_TRACEBACK=1 for the traceback"
-        print(f"adaexit {command}: {error} [{hint}]", file=sys.stderr)
+        hint = f" [{type(error).__name__}; set ADAEXIT_TRACEBACK=1 for the traceback]"
+        print(f"adaexit {command}: {error}{'' if says_what_to_do(error) else hint}", file=sys.stderr)
         return 1
     return 0
 

@@ -94,14 +94,18 @@ class CommandParser(HfArgumentParser):
         """
         flags = [argument.split("=")[0] for argument in unknown if argument.startswith("-")]
         known = [flag for action in self._actions for flag in action.option_strings]
-        meant = did_you_mean(flags, known)
+        hints, misspelt = [], []
         for flag in flags:
-            if flag.removeprefix("--") in settings:
-                meant = f"; {flag} is a setting of the method: pass --method_config '{{\"{flag[2:]}\": ...}}'"
+            name = flag.removeprefix("--")
+            if name in settings:
+                hints.append(f"; {flag} is a setting of the method: pass --method_config '{{\"{name}\": ...}}'")
             elif OF_OTHER_COMMANDS.get(flag) in known:
-                meant = f". Did you mean '{OF_OTHER_COMMANDS[flag]}'?"
+                hints.append(f". Did you mean '{OF_OTHER_COMMANDS[flag]}'?")
+            else:
+                misspelt.append(flag)
         if not flags and "--validation_file" in known and any(map(os.path.isfile, unknown)):
-            meant = "; pass files with --validation_file"
+            hints.append("; pass files with --validation_file")
+        meant = "".join([*hints, did_you_mean(misspelt, known)])
         self.error(f"unrecognized arguments: {' '.join(unknown)}{meant}")
 
     def describe(self, texts: Mapping[str, str]) -> None:

@@ -162,7 +162,7 @@ def test_another_certificate_that_becomes_void_is_named(checkpoint, texts, rows,
     assert message in call("certify", checkpoint, *texts, *PROMISE, "--dtype", "bfloat16").err
 
 
-def test_seen_rows_are_refused_before_any_text_runs(checkpoint, texts, call, monkeypatch) -> None:
+def test_seen_rows_are_refused_before_the_model_is_loaded(checkpoint, texts, call, monkeypatch) -> None:
     save_seen_rows(checkpoint, {"training": hashes(checkpoint, TEXTS[:20])})
     monkeypatch.setattr(certify_module, "trace_of", lambda *_: pytest.fail("texts ran"))
     assert "had a part in this model" in call("certify", checkpoint, *texts, *PROMISE, code=1).err
@@ -220,14 +220,14 @@ def test_certify_without_rows_is_wrong_usage(checkpoint, call) -> None:
         ({"exit_layers": [3]}, PROMISE, "has one exit"),
     ],
 )
-def test_a_promise_that_cannot_be_meant_is_refused_before_any_text_runs(
+def test_a_promise_that_cannot_be_meant_is_refused_before_the_model_is_loaded(
     start, tmp_path, texts, call, monkeypatch, changes, flags, message
 ) -> None:
     model = BerxitForSequenceClassification.from_encoder_pretrained(start, **changes)
     model.save_pretrained(tmp_path / "out")
     AutoTokenizer.from_pretrained(start).save_pretrained(tmp_path / "out")
-    monkeypatch.setattr(certify_module, "rows_to_certify", None)
-    assert message in call("certify", tmp_path / "out", *texts, *flags, code=1).err
+    monkeypatch.setattr(certify_module, "load_runtime", None)
+    assert message in call("certify", tmp_path / "out", *texts, *flags, code=2).err
 
 
 def test_verify_holds_until_a_file_changes(checkpoint, texts, call) -> None:

@@ -539,6 +539,10 @@ def test_wrong_flags_are_usage_errors(capsys, checkpoint) -> None:
             ["train", "--model_name_or_path", "x", "--num_hidden_layers", "3"],
             "is a setting of the method: pass --method_config '{\"num_hidden_layers\": ...}'",
         ),
+        (
+            ["train", "--model_name_or_path", "x", "--exit_layers", "2", "--exit_learning_rate=1"],
+            "pass --method_config '{\"exit_layers\": ...}'. Did you mean '--exits_learning_rate'?",
+        ),
         (["evaluate", "model", "a" * 600], f"unrecognized arguments: {'a' * 600}\n"),
         (["evaluate", "model", "--file", __file__], "Did you mean '--validation_file'?"),
         (["evaluate", "model", __file__], "; pass files with --validation_file"),
@@ -564,6 +568,13 @@ def test_a_missing_file_is_refused_before_the_slow_imports(capsys, monkeypatch) 
         message = f"{flag}: there is no 'nowhere.csv'; pass an existing file"
         assert message in refused(capsys, command, f"--{flag}", "nowhere.csv")
         assert message in refused(capsys, command, f"--{flag}=nowhere.csv")
+
+
+def test_only_errors_of_others_point_to_the_traceback(capsys, checkpoint) -> None:
+    hint = "; set ADAEXIT_TRACEBACK=1 for the traceback]"
+    assert hint not in refused(capsys, "predict", "no/such/folder", "a text")
+    Path(checkpoint, "config.json").write_text("{")
+    assert hint in refused(capsys, "predict", checkpoint, "a text")
 
 
 @pytest.mark.parametrize(
