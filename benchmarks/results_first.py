@@ -149,13 +149,20 @@ def beside_fewer_layers(runs: Runs) -> list[str]:
     return markdown(["data set (metric)", *head], body)
 
 
-def scores_by_depth(runs: Runs) -> list[str]:
-    """Every method's score with at most all, half and a third of the layers, for each data set.
+def scores_by_depth(runs: Runs, method: str | None = None) -> list[str]:
+    """Scores with at most all, half and a third of the layers, for each data set: one row per method.
 
     Models with one exit have the same score wherever they have no more layers.
+
+    Args:
+        runs: The runs of one encoder.
+        method: Show only this one and what it is compared with: plain fine-tuning, half and a third of the layers
+            trained as such, the recommended recipe. Default: every method.
     """
     depth = depth_of(runs)
     datasets, methods = names_of(runs)
+    if method is not None:
+        methods = ["plain", f"static-{depth // 2}", f"static-{depth // 3}", OURS, method]
     scores: list[Score] = [full_score, score_within(depth // 2), score_within(depth // 3)]
     body = []
     for method in methods:

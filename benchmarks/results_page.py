@@ -147,10 +147,11 @@ def tables_of(page: Path, runs: Runs, earlier: Runs, others: Sequence[Runs] = ()
     """The tables of a page: in a card its method, in README.md the recommended recipe, elsewhere that and a summary.
 
     The papers' methods are shown by earlier runs if there are any, since they have more of them. `others` are the runs
-    of other encoders, each with a table.
+    of other encoders, each with a table, in a card those in which its method was run.
     """
     if page.stem in PAPERS:
-        return [card_table(earlier or runs, page.stem)]
+        deeper = [first.scores_by_depth(each, page.stem) for each in others if page.stem in names_of(each)[1]]
+        return [*deeper, card_table(earlier or runs, page.stem)]
     beside = first.beside_fewer_layers(runs)
     if page.name == "README.md":
         return [beside]
