@@ -1,7 +1,8 @@
 """The first sections of the results page: what is lost at half of the layers, the goals, and what exits cost."""
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from compare_methods import applies, static_depths, variant_of
 from comparison_tables import figures, interval, markdown, seeds_if_few
@@ -251,16 +252,17 @@ def gain_of_the_method(runs: Runs) -> list[str]:
 
 def against_static(runs: Runs) -> list[str]:
     """Every method at a mean of K layers minus the model with K layers and one exit, and at full depth."""
+    names = [OURS, *PAPERS, *(f"{method}+head" for method in PAPERS)]
     lines = []
     for layers in static_depths(depth_of(runs)):
-        static, score = f"static-{layers}", score_within(layers)
-
-        def gains(dataset: str, method: str, static: str = static, score: Score = score) -> list[float]:
-            return between(runs, method, static, dataset, score)
-
-        names = [OURS, *PAPERS, *(f"{method}+head" for method in PAPERS)]
-        lines += [*table_of(runs, gains, names, f"minus {static}, at {layers} layers"), ""]
+        gains = partial(over_static, runs, layers)
+        lines += [*table_of(runs, gains, names, f"minus static-{layers}, at {layers} layers"), ""]
     return lines[:-1]
+
+
+def over_static(runs: Runs, layers: int, dataset: str, method: str = OURS) -> list[float]:
+    """By how many points a method at a mean of so many layers is above the model with so many layers, by seed."""
+    return between(runs, method, f"static-{layers}", dataset, score_within(layers))
 
 
 def middle_depths(runs: Runs) -> list[int]:
@@ -269,9 +271,9 @@ def middle_depths(runs: Runs) -> list[int]:
     return [depth // 3, depth // 2, 2 * depth // 3]
 
 
-def verdicts(runs: Runs, gains: Callable[[str], Sequence[float]]) -> list[str]:
-    """The verdict for each data set for which there is one."""
-    return [found for dataset in datasets_of(runs) if (found := verdict(gains(dataset)))]
+def verdicts(gains: Iterable[Sequence[float]]) -> list[str]:
+    """The verdicts on the gains on each data set, where there is one."""
+    return [found for each in gains if (found := verdict(each))]
 
 
 def goals(runs: Runs, earlier: Runs) -> list[str]:
@@ -298,10 +300,9 @@ def goals(runs: Runs, earlier: Runs) -> list[str]:
         ]
     ]
     for layers in middle_depths(runs):
-        score = score_within(layers)
-        each = verdicts(runs, lambda dataset: between(runs, OURS, f"static-{layers}", dataset, score))  # noqa: B023
+        each = verdicts(over_static(runs, layers, dataset) for dataset in datasets_of(runs))
         body.append([f"above static-{layers}, at {layers} layers", "4 of 6", f"{each.count('higher')} of {len(each)}"])
-    full = verdicts(runs, lambda dataset: between(runs, OURS, "plain", dataset, full_score))
+    full = verdicts(between(runs, OURS, "plain", dataset, full_score) for dataset in datasets_of(runs))
     body.append(["full depth not below plain fine-tuning", "all", f"{len(full) - full.count('lower')} of {len(full)}"])
     sound = [met for dataset in datasets_of(runs) if (met := sound_saving(runs, dataset)) is not None]
     body.append(
@@ -344,18 +345,16 @@ def in_short(runs: Runs) -> list[str]:
                 f"fine-tuning with all layers, mean of {len(means)} data set{'s' * (len(means) > 1)} (from "
                 f"{min(means):+.1f} to {max(means):+.1f})."
             )
-    for second, what in [
-        (f"static-{layers}", f"at {layers} layers") for layers in dict.fromkeys(middle_depths(runs)) if layers
-    ]:
-        score = score_within(int(second.split("-")[1]))
-        gains = [found for dataset in datasets_of(runs) if (found := between(runs, OURS, second, dataset, score))]
+    for layers in dict.fromkeys(middle_depths(runs)):
+        gains = [found for dataset in datasets_of(runs) if (found := over_static(runs, layers, dataset))]
         if gains:
             means = [statistics.fmean(found) for found in gains]
             lines.append(
-                f"- Recommended recipe minus `{second}`, {what}: {statistics.fmean(means):+.1f} points, mean of "
-                f"{len(means)} data set{'s' * (len(means) > 1)} (from {min(means):+.1f} to {max(means):+.1f})."
+                f"- Recommended recipe minus `static-{layers}`, at {layers} layers: {statistics.fmean(means):+.1f} "
+                f"points, mean of {len(means)} data set{'s' * (len(means) > 1)} (from {min(means):+.1f} to "
+                f"{max(means):+.1f})."
             )
-        each = verdicts(runs, lambda dataset: between(runs, OURS, second, dataset, score))  # noqa: B023
+        each = verdicts(gains)
         if each:
             lines[-1] += f" With three seeds, it {counted(each)}."
     return lines or [NOTHING]
