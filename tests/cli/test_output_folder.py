@@ -15,7 +15,7 @@ from adaexit_hf import EarlyExitTrainer
 from adaexit_hf.cli import main as cli
 from adaexit_hf.cli import train as train_command
 from adaexit_hf.cli.output_folder import check_output_dir, how_to_continue, no_empty_folder, remove_model
-from adaexit_hf.cli.train import check_several_classes
+from adaexit_hf.cli.train_rows import check_several_classes
 from adaexit_hf.data.tasks import labels_of
 from adaexit_hf.hub.model_card import MARKER
 
@@ -230,7 +230,7 @@ def test_an_interruption_before_the_old_model_was_removed_names_the_same_command
     def interrupted(*args: Any, **options: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("adaexit_hf.cli.train.load_splits", interrupted)
+    monkeypatch.setattr("adaexit_hf.cli.train_rows.load_splits", interrupted)
     assert train("--method", "berxit", "--overwrite_output_dir") == 130
     told = capsys.readouterr().err
     assert "interrupted before the earlier model was removed. To start again:\n" in told

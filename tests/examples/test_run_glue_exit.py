@@ -18,6 +18,7 @@ from transformers import (
 
 from adaexit_hf import ExitTrace, RightToolForSequenceClassification, cross_fitted
 from adaexit_hf.cli import train as train_command
+from adaexit_hf.cli import train_rows
 from adaexit_hf.cli.main import main
 from adaexit_hf.data.tasks import tokenize
 from adaexit_hf.evaluation.curves import CurvePoint
@@ -400,7 +401,7 @@ def test_validation_may_be_taken_from_train(flags, tmp_path, monkeypatch):
     more = without_validation(tmp_path / "sets")
     seen = []
     monkeypatch.setattr(
-        train_command, "tokenize", lambda rows, *rest: seen.append(list(rows["text"])) or tokenize(rows, *rest)
+        train_rows, "tokenize", lambda rows, *rest: seen.append(list(rows["text"])) or tokenize(rows, *rest)
     )
     for seed in "01":
         flags(

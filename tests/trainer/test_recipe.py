@@ -9,7 +9,9 @@ from helpers.runs import new_model
 from transformers import BertConfig
 
 from adaexit_hf import METHODS, recommended_recipe
-from adaexit_hf.cli.train import Arguments, follow_recipe, parse, tell_of_pooling
+from adaexit_hf.cli.train import parse
+from adaexit_hf.cli.train_model import follow_recipe, tell_of_pooling
+from adaexit_hf.cli.train_options import Arguments
 from adaexit_hf.data.tasks import Labels
 from adaexit_hf.trainer.recipe import sentence_pooling
 
