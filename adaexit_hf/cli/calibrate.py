@@ -10,7 +10,7 @@ from ..evaluation.curves import CurvePoint
 from ..evaluation.fingerprints import add_seen_rows, hashes_of
 from ..evaluation.summary import beside_earlier, earlier_measurements, results_at_threshold, write_results
 from ..evaluation.thresholds import best_point, check_max_drop
-from ..onnx_runtime.folder import MANIFEST, find_folder
+from ..onnx_runtime.folder import MANIFEST
 from ..utils.files import check_writable, replace_text, without_nan
 from .data_arguments import DataArguments
 from .errors import wrong_usage
@@ -22,6 +22,7 @@ from .runtime import (
     load_runtime,
     ran_by,
     save_exported_threshold,
+    tell_of_old_threshold,
     tell_of_void_certificates,
     trace_of,
 )
@@ -107,51 +108,48 @@ def calibrate(options: CalibrationOptions, positionals: Any) -> None:
     data = {"name": dataset.name, "split": split}
     results = {split: results_at_threshold(trace, metrics, chosen.threshold, data, honest) | ran_by(model)}
     summary = beside_earlier(earlier, {"dataset": dataset._asdict(), "results": results})
-    if exported:
-        if not options.dry_run:
+    if not options.dry_run:  # after all that could fail
+        if exported:
             measured = {"max_drop": options.max_drop, "results": without_nan(results[split])}
             save_exported_threshold(model, results[split]["exit_threshold"], measured)
-    elif not options.dry_run:  # after all that could fail
-        replace_text(config_file, json.dumps(saved | new_settings, indent=2, sort_keys=True) + "\n")
-        write_results(folder, summary, curve)
-    if not options.dry_run:
+        else:
+            replace_text(config_file, json.dumps(saved | new_settings, indent=2, sort_keys=True) + "\n")
+            write_results(folder, summary, curve)
         add_seen_rows(folder, seen)
     full_depth = next(point for point in curve if point.threshold is None)
     found = chosen if honest is None else honest
-    score = chosen.score if honest is None else honest.scores[metrics[0]]
-    result: dict[str, Any] = {"split": split, "samples": len(trace.logits), "metric": metrics[0]}
-    result |= ran_by(model)
-    result |= {"full_depth": full_depth.score, "majority": chosen.majority}
-    result |= {"threshold": chosen.threshold, "score": score}
-    result |= {"mean_layers": found.mean_layers, "saving": found.saving}
-    result |= {"cross_fitted_thresholds": None if honest is None else list(honest.thresholds)} | new_settings
-    result |= {"old": old_choice(saved, curve, same=options.exit_criterion is None and not options.temperatures)}
-    result |= {"saved": None if options.dry_run else MANIFEST if exported else config_file.name}
+    result: dict[str, Any] = {"split": split, "samples": len(trace.logits), "metric": metrics[0], **ran_by(model)}
+    result |= {
+        "full_depth": full_depth.score,
+        "majority": chosen.majority,
+        "threshold": chosen.threshold,
+        "score": chosen.score if honest is None else honest.scores[metrics[0]],
+        "mean_layers": found.mean_layers,
+        "saving": found.saving,
+        "cross_fitted_thresholds": None if honest is None else list(honest.thresholds),
+        **new_settings,
+        "old": old_choice(saved, curve, same=options.exit_criterion is None and not options.temperatures),
+        "saved": None if options.dry_run else MANIFEST if exported else config_file.name,
+    }
     if options.json:
         print_json(result)
     else:
         print_choice(result)
-    page = model.classifier.folder / model.classifier.precision / "report.html" if exported else None
-    if page is not None and page.exists() and not options.dry_run:
-        message = f"the exported model's report.html starts at the old threshold; run adaexit report {folder} ..."
-        print(f"adaexit calibrate: {message}", file=sys.stderr)
-    if not options.dry_run:
-        tell_of_void_certificates("calibrate", folder)
-    if options.dry_run or exported:
+    if options.dry_run:
         return
-    if saved | new_settings != saved and (folder / "README.md").exists():
-        message = f"README.md still has the old threshold; run adaexit card {folder}"
-        print(f"adaexit calibrate: {message}", file=sys.stderr)
+    tell_of_void_certificates("calibrate", folder)
+    if exported:
+        page = model.classifier.folder / model.classifier.precision / "report.html"
+        if page.exists():
+            message = f"the exported model's report.html still has the old threshold; run adaexit report {folder} ..."
+            print(f"adaexit calibrate: {message}", file=sys.stderr)
+        return
+    if saved | new_settings != saved:
+        tell_of_old_threshold("calibrate", folder)
     dropped = [name for name in earlier.get("results", {}) if name not in summary["results"]]
     if dropped:
         message = f"metrics.json no longer has {', '.join(dropped)}, measured at the old threshold"
         print(f"adaexit calibrate: {message}; run adaexit report {folder} ... on these rows", file=sys.stderr)
-    if saved | new_settings != saved and (folder / "report.html").exists():
-        message = f"report.html starts at the old threshold; run adaexit report {folder} ..."
-        print(f"adaexit calibrate: {message}", file=sys.stderr)
-    if saved | new_settings != saved and find_folder(folder) is not None:
-        message = f"the exported model has the old threshold; run adaexit export {folder} ..."
-        print(f"adaexit calibrate: {message}", file=sys.stderr)
 
 
 def old_choice(saved: dict[str, Any], curve: Sequence[CurvePoint], same: bool) -> dict[str, Any]:

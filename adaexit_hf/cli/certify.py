@@ -24,7 +24,6 @@ from ..evaluation.fingerprints import UNKNOWN, hashes_of, read_seen_rows
 from ..evaluation.guarantee import Guarantee
 from ..evaluation.trace import ExitTrace
 from ..models.padded_batches import Row, stream_rows
-from ..onnx_runtime.folder import find_folder
 from ..utils.files import check_writable, replace_text
 from .data_arguments import DataArguments
 from .errors import RefusedError, wrong_usage
@@ -37,6 +36,7 @@ from .runtime import (
     load_runtime,
     ran_by,
     save_exported_threshold,
+    tell_of_old_threshold,
     tell_of_void_certificates,
     trace_of,
 )
@@ -528,16 +528,7 @@ def save_threshold(model: Any, folder: Path, threshold: Any) -> None:
         return
     replace_text(path, json.dumps(config | {"exit_threshold": threshold}, indent=2, sort_keys=True) + "\n")
     print(f"adaexit certify: exit_threshold in config.json is {threshold}, was {old}", file=sys.stderr)
-    stale = [name for name in ("metrics.json", "README.md", "report.html") if (folder / name).exists()]
-    if stale:
-        print(
-            f"adaexit certify: {', '.join(stale)} tell of the old threshold; run adaexit report {folder} ... and "
-            f"adaexit card {folder}",
-            file=sys.stderr,
-        )
-    if find_folder(folder) is not None:
-        message = f"the exported model has the old threshold; run adaexit export {folder} ..."
-        print(f"adaexit certify: {message}", file=sys.stderr)
+    tell_of_old_threshold("certify", folder, also=["metrics.json"])
 
 
 def described(sealed: SealedCertificate) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from ..evaluation.trace import ExitTrace
 from ..inference.prediction import Prediction, predict_stream
 from ..models.configuration_early_exit import Threshold
 from ..models.padded_batches import stream_rows
-from ..onnx_runtime.folder import MANIFEST
+from ..onnx_runtime.folder import MANIFEST, find_folder
 from ..utils.files import replace_text
 from ..utils.imports import needed
 from .options import limit_length, load, read_config, threshold_in
@@ -256,3 +256,19 @@ def tell_of_void_certificates(command: str, folder: Path) -> None:
     for name in void:
         message = f"the certificate for {name} does not hold for the files as they are now; certify it again"
         print(f"adaexit {command}: {message} with adaexit certify {folder} ...", file=sys.stderr)
+
+
+def tell_of_old_threshold(command: str, folder: Path, also: Sequence[str] = ()) -> None:
+    """Say on stderr which files of a checkpoint still have the threshold that it had before, and how to renew them.
+
+    Args:
+        command: Name of the command that has changed the threshold in config.json.
+        folder: The checkpoint's folder.
+        also: `"metrics.json"`, if the command has not written it.
+    """
+    cures = {"README.md": f"card {folder}"} | dict.fromkeys(("report.html", *also), f"report {folder} ...")
+    stale = {name: cure for name, cure in cures.items() if (folder / name).exists()}
+    if find_folder(folder) is not None:
+        stale["the exported model"] = f"export {folder} ..."
+    for name, cure in stale.items():
+        print(f"adaexit {command}: {name} still has the old threshold; run adaexit {cure}", file=sys.stderr)

@@ -84,6 +84,15 @@ def test_certify_saves_threshold_and_certificate(checkpoint, texts, call) -> Non
     assert f"exit_threshold in config.json is {certificate.threshold}, was 0.99" in printed.err
 
 
+def test_files_that_still_have_the_old_threshold_are_named(checkpoint, texts, call) -> None:
+    for name in ("README.md", "report.html", "metrics.json"):
+        (checkpoint / name).write_text("{}")
+    told = call("certify", checkpoint, *texts, *PROMISE).err
+    assert f"README.md still has the old threshold; run adaexit card {checkpoint}" in told
+    for name in ("report.html", "metrics.json"):
+        assert f"{name} still has the old threshold; run adaexit report {checkpoint} ..." in told
+
+
 def test_dry_run_saves_nothing(checkpoint, texts, call) -> None:
     before = {path.name: path.read_bytes() for path in checkpoint.iterdir()}
     assert "dry run" in call("certify", checkpoint, *texts, *PROMISE, "--dry_run").out

@@ -200,7 +200,7 @@ def test_a_dry_run_saves_nothing(capsys, checkpoint, exported) -> None:
 
 def test_calibrating_the_checkpoint_says_that_the_export_is_old(capsys, checkpoint, exported) -> None:
     assert cli.main(["calibrate", checkpoint, *exported[1], "--max_drop", "90%"]) == 0
-    assert "the exported model has the old threshold; run adaexit export" in capsys.readouterr().err
+    assert "the exported model still has the old threshold; run adaexit export" in capsys.readouterr().err
     with pytest.raises(ExportFolderError, match="config.json' has changed since"):
         OnnxEarlyExitClassifier.from_pretrained(checkpoint)
 

@@ -1351,7 +1351,7 @@ def test_calibrate_says_which_measurements_are_gone(capsys, checkpoint, labelled
     assert cli.main(["calibrate", checkpoint, *labelled]) == 0
     told = capsys.readouterr().err
     assert "metrics.json no longer has new.csv, validation, measured at the old threshold" in told
-    assert "report.html starts at the old threshold" in told
+    assert "report.html still has the old threshold; run adaexit report" in told
 
 
 def test_answers_are_no_table(capsys, checkpoint, tmp_path) -> None:
