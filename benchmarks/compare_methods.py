@@ -10,9 +10,9 @@ paper's and with the recommended head, models with one exit after several number
 for a GPU.
 
 Every cell (data set, method, seed) is one run of `run_glue_exit.py` in a separate process, and one line in the results
-file. The same command continues a stopped comparison: cells with a line of the same settings are not run again. Flags
-after `--` are passed to every run and replace the settings below. `-` in a table means that the method is not defined
-for the data set.
+file. The same command continues a stopped comparison: cells with a line of the same settings, in any precision, are
+not run again. Flags after `--` are passed to every run and replace the settings below. `-` in a table means that the
+method is not defined for the data set.
 
 Methods are run as their papers describe them (`--recipe paper`). Besides them there are:
 
@@ -71,6 +71,7 @@ JOB = Path(__file__).parents[1] / "examples" / "run_glue_exit.py"
 CONFIGS = {name: model.config_class for name, model in METHODS.items()}
 Flags = dict[str, list[str]]
 Key = tuple[str, str, tuple[str, ...]]
+PRECISION = ("--bf16", "--use_cpu")  # flags that are no settings of a method
 
 RECIPE = """
     --num_train_epochs 3 --per_device_train_batch_size 16 --learning_rate 5e-5 --warmup_steps 0.1
@@ -157,10 +158,20 @@ class Cell(NamedTuple):
     @property
     def key(self) -> Key:
         """What identifies the run in the results file."""
-        return self.dataset, self.model, self.settings
+        return key_of(self.dataset, self.model, self.settings)
 
     def __str__(self) -> str:
         return f"{self.dataset} {self.method} seed {self.seed}"
+
+
+def key_of(dataset: str, model: str, settings: Sequence[str]) -> Key:
+    """What identifies a run: not its precision and device, which change a score by less than another seed does.
+
+    >>> key_of("trec", "some/encoder", ["--bf16", "--seed", "1"])
+    ('trec', 'some/encoder', ('--seed', '1'))
+    """
+    flags = {name: values for name, values in grouped(settings).items() if name not in PRECISION}
+    return dataset, model, tuple(token for name, values in flags.items() for token in (name, *values))
 
 
 def grouped(tokens: Iterable[str]) -> Flags:
@@ -322,7 +333,7 @@ def whole_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 def read_results(path: Path) -> dict[Key, dict[str, Any]]:
     """The lines of the results file, by the keys of their runs."""
-    return {(row["dataset"], row["model"], tuple(row["settings"])): row for row in whole_lines(path)}
+    return {key_of(row["dataset"], row["model"], row["settings"]): row for row in whole_lines(path)}
 
 
 def append_line(path: Path, row: dict[str, Any]) -> None:

@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from compare_methods import GRID_DATASETS, grouped
+from compare_methods import GRID_DATASETS, PRECISION, grouped
 from comparison_tables import Row, figures
 
 from adaexit_hf.evaluation.curves import CurvePoint, MeanPoint, Point, area_under_curve, areas_between, score_at
 
-OF_THE_RUN = ("--seed", "--bf16", "--use_cpu")  # flags that may differ between the seeds of a method
+OF_THE_RUN = ("--seed", *PRECISION)  # flags that may differ between the seeds of a method
 Runs = Mapping[tuple[str, str], Sequence[Row]]  # one line per seed, by (data set, method)
 
 # The order in tables and figures; other methods follow after these.
@@ -56,7 +56,9 @@ def depth_of(runs: Runs) -> int:
 
 
 def by_method(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
-    """Lines by (data set, method), one per seed. If a method was run with several settings, only the latest are kept.
+    """Lines by (data set, method), one per seed.
+
+    If a method was run with several settings, those with the most seeds are kept, of as many the latest.
 
     The precision is no such setting: a seed in bf16 and another in fp32 are of the same method. Where both were run on
     SICK, the scores of all layers agreed to 0.1 percent.
@@ -67,6 +69,8 @@ def by_method(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
     ... ]
     >>> [row["seed"] for row in by_method(rows)["rte", "pabee"]]
     [0, 1]
+    >>> [row["seed"] for row in by_method([*rows[1:], rows[0]])["rte", "pabee"]]
+    [0, 1]
     """
     by_setting: dict[tuple[str, str], dict[Any, dict[int, Row]]] = {}
     for row in rows:
@@ -75,7 +79,8 @@ def by_method(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
         settings = by_setting.setdefault((row["dataset"], row["method"]), {})
         settings[setting] = settings.pop(setting, {}) | {row["seed"]: row}  # moves the latest setting to the end
     return {
-        key: [row for _, row in sorted(list(settings.values())[-1].items())] for key, settings in by_setting.items()
+        key: [row for _, row in sorted(max(reversed(list(settings.values())), key=len).items())]
+        for key, settings in by_setting.items()
     }
 
 

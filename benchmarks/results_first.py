@@ -24,6 +24,7 @@ from results_figures import (
 )
 
 Score = Callable[[Row], float | None]
+RIVALS = ("berxit-exits-1e-3", "fastbert+head")  # methods of papers that are better with other rates or heads
 CHART = {
     "static": ("one exit after half of the layers", "D", "#7f7f7f"),
     "paper": ("best paper's method", "s", "#0072b2"),
@@ -31,16 +32,23 @@ CHART = {
 }
 
 
-def score_within(layers: int) -> Score:
+def score_within(layers: int, split: str = "validation") -> Score:
     """A run's score in percent at this mean number of layers or fewer, at thresholds that its rows did not choose.
 
-    For a model with one exit it is the score of its last layer, if it has no more layers. None if there is none.
+    For a model that has no more layers it is the score at full depth. None if there is none.
+
+    Args:
+        layers: The largest mean number of layers, on the validation rows that choose the threshold.
+        split: Name of the split that is scored.
     """
 
     def score(row: Row) -> float | None:
-        if len(validation_of(row)["by_exit"]) == 1:
-            return full_score(row) if figures(row)["validation"].depth <= layers else None
-        points = next(iter(row.get("points", {}).values()), [])
+        results = figures(row)
+        if split not in results:
+            return None
+        if results[split].depth <= layers:
+            return 100 * results[split].full
+        points = dict(zip(results, row.get("points", {}).values(), strict=False)).get(split, [])  # none of one exit
         return next((100 * point["score"] for point in points if point.get("max_layers") == layers), None)
 
     return score
@@ -109,7 +117,8 @@ def at_half(runs: Runs) -> list[str]:
                 cells.append("")
                 continue
             values = lost(runs, dataset, method)
-            against = [f"{statistics.fmean(values):+.1f}"] if values else []
+            few = seeds_if_few(values) if len(values) < len(scores) else ""  # of which there is no plain fine-tuning
+            against = [f"{statistics.fmean(values):+.1f}{few}"] if values else []
             against += [str(method)] if role == "paper" else []
             added = f" ({', '.join(against)})" if against else ""
             cells.append(f"{statistics.fmean(scores):.1f}{added}{seeds_if_few(scores)}")
@@ -132,10 +141,13 @@ def majority(row: Row) -> float | None:
 
 
 def beside_fewer_layers(runs: Runs) -> list[str]:
-    """The recommended recipe at full depth, half and a third of the layers, beside models with so many layers."""
+    """The recommended recipe at full depth, half and a third of the layers, beside models with so many layers.
+
+    After the table comes a sentence that counts the differences beyond the spread of the seeds.
+    """
     depth = depth_of(runs)
-    head, columns = [f"recommended, {depth} layers"], [(OURS, full_score)]
-    for layers in (depth // 2, depth // 3):
+    head, columns = ["plain"], [("plain", full_score)]
+    for layers in (depth, depth // 2, depth // 3):
         head += [f"static-{layers}", f"recommended, {layers} layers"]
         columns += [(f"static-{layers}", full_score), (OURS, score_within(layers))]
     head, columns = [*head, "always the same answer"], [*columns, (OURS, majority)]
@@ -145,9 +157,54 @@ def beside_fewer_layers(runs: Runs) -> list[str]:
         for method, score in columns:
             rows = runs.get((dataset, method), [])
             cells.append(mean_of([value for row in rows if (value := score(row)) is not None]))
-        if cells[0]:
+        if (dataset, OURS) in runs:
             body.append([f"{dataset} ({runs[dataset, OURS][0]['metric']})", *cells])
-    return markdown(["data set (metric)", *head], body)
+    table = markdown(["data set (metric)", *head], body)
+    return [*table, *beyond_the_spread(runs, (depth // 2, depth // 3), "validation")]
+
+
+def beyond_the_spread(runs: Runs, depths: Sequence[int], split: str) -> list[str]:
+    """How often the recommended recipe differs from models with fewer layers; empty without three seeds."""
+    found: dict[str, list[str]] = {"higher": [], "lower": [], "no difference seen": []}
+    for layers in depths:
+        for dataset in datasets_of(runs):
+            if each := verdict(over_static(runs, layers, dataset, split=split)):
+                found[each].append(f"{dataset} at {layers}")
+    if not any(found.values()):
+        return []
+    higher, lower = (
+        f"{len(cases)} ({', '.join(cases)})" if cases else "none" for cases in (found["higher"], found["lower"])
+    )
+    rivals = " and ".join(f"`static-{layers}`" for layers in depths)
+    count, alike = sum(map(len, found.values())), len(found["no difference seen"])
+    return [
+        "",
+        f"Of the {count} comparisons with {rivals} that have three seeds, the recipe is higher beyond their spread in "
+        f"{higher}, lower in {lower}; in {alike} no difference is seen.",
+    ]
+
+
+def on_test_sets(runs: Runs) -> list[str]:
+    """The recommended recipe on test sets beside models with fewer layers; thresholds are chosen on validation."""
+    depth = depth_of(runs)
+    depths = (depth // 2, depth // 3)
+
+    def mean(dataset: str, method: str, layers: int) -> str:
+        found = [score_within(layers, "test")(row) for row in runs.get((dataset, method), [])]
+        return mean_of([score for score in found if score is not None])
+
+    body = []
+    for dataset in datasets_of(runs):
+        cells = [mean(dataset, method, depth) for method in ("plain", OURS)]
+        for layers in depths:
+            cells += [mean(dataset, method, layers) for method in (f"static-{layers}", OURS)]
+            cells.append(compared(over_static(runs, layers, dataset, split="test")))
+        if (dataset, OURS) in runs and any(cells):
+            body.append([f"{dataset} ({runs[dataset, OURS][0]['metric']})", *cells])
+    head = ["plain", f"recommended, {depth} layers"]
+    for layers in depths:
+        head += [f"static-{layers}", f"recommended, {layers} layers", "difference"]
+    return [*markdown(["data set (metric)", *head], body), *beyond_the_spread(runs, depths, "test")]
 
 
 def scores_by_depth(runs: Runs, method: str | None = None) -> list[str]:
@@ -162,6 +219,7 @@ def scores_by_depth(runs: Runs, method: str | None = None) -> list[str]:
     """
     depth = depth_of(runs)
     datasets, methods = names_of(runs)
+    metrics = {dataset: rows[0]["metric"] for (dataset, _), rows in runs.items()}
     if method is not None:
         methods = ["plain", f"static-{depth // 2}", f"static-{depth // 3}", OURS, method]
     scores: list[Score] = [full_score, score_within(depth // 2), score_within(depth // 3)]
@@ -174,7 +232,7 @@ def scores_by_depth(runs: Runs, method: str | None = None) -> list[str]:
             means = [f"{statistics.fmean(values):.1f}" if 0 < len(values) == len(rows) else "-" for values in found]
             cells.append(", ".join(means) + seeds_if_few(rows) if rows else "")
         body.append([NAMES.get(method, method), *cells])
-    return markdown(["method", *datasets], body)
+    return markdown(["method", *(f"{dataset} ({metrics[dataset]})" for dataset in datasets)], body)
 
 
 def chart(runs: Runs) -> Figure | None:
@@ -220,9 +278,10 @@ def between(runs: Runs, first: str, second: str, dataset: str, score: Score) -> 
 
 
 def recommended_against_papers(runs: Runs, earlier: Runs) -> list[str]:
-    """The recommended recipe's area minus that of every paper's method as in its paper."""
+    """The recommended recipe's area minus that of every paper's method, and of two with other rates or heads."""
     runs = with_earlier_papers(runs, earlier)
-    return table_of(runs, lambda dataset, method: between(runs, OURS, method, dataset, third_area), PAPERS, "minus")
+    names = [*PAPERS, *RIVALS]
+    return table_of(runs, lambda dataset, method: between(runs, OURS, method, dataset, third_area), names, "minus")
 
 
 def with_earlier_papers(runs: Runs, earlier: Runs) -> Runs:
@@ -231,7 +290,7 @@ def with_earlier_papers(runs: Runs, earlier: Runs) -> Runs:
     return {
         (dataset, method): found
         for (dataset, method), found in earlier.items()
-        if method in PAPERS and validation_of(found[0])["samples"] == rows.get(dataset)
+        if method in (*PAPERS, *RIVALS) and validation_of(found[0])["samples"] == rows.get(dataset)
     } | dict(runs)
 
 
@@ -260,9 +319,9 @@ def against_static(runs: Runs) -> list[str]:
     return lines[:-1]
 
 
-def over_static(runs: Runs, layers: int, dataset: str, method: str = OURS) -> list[float]:
+def over_static(runs: Runs, layers: int, dataset: str, method: str = OURS, split: str = "validation") -> list[float]:
     """By how many points a method at a mean of so many layers is above the model with so many layers, by seed."""
-    return between(runs, method, f"static-{layers}", dataset, score_within(layers))
+    return between(runs, method, f"static-{layers}", dataset, score_within(layers, split))
 
 
 def middle_depths(runs: Runs) -> list[int]:
@@ -280,23 +339,23 @@ def goals(runs: Runs, earlier: Runs) -> list[str]:
     """What the recommended recipe should reach, and on how many of the data sets that were measured it does."""
     papers = with_earlier_papers(runs, earlier)
 
-    def lowest_over_papers(dataset: str) -> str:
-        defined = [
-            method
+    def against_papers(dataset: str) -> dict[str, str]:
+        return {
+            method: verdict(between(papers, OURS, method, dataset, third_area))
             for method in PAPERS
             # Without an area, a method always runs more than a third of the layers.
             if applies(variant_of(method), dataset)
             and all(third_area(row) is not None for row in papers.get((dataset, method), []))
-        ]
-        every = {verdict(between(papers, OURS, method, dataset, third_area)) for method in defined}
-        return "" if "" in every else "higher" if every == {"higher"} else "not higher"
+        }
 
-    found = [each for dataset in datasets_of(runs) if (each := lowest_over_papers(dataset))]
+    found = {dataset: each for dataset in datasets_of(runs) if "" not in (each := against_papers(dataset)).values()}
+    higher = {dataset: each for dataset, each in found.items() if set(each.values()) == {"higher"}}
+    named = "; ".join(f"{dataset}: above {', '.join(each)}" for dataset, each in higher.items())
     body = [
         [
-            "area from a third of the layers above every paper's method",
+            "area from a third of the layers above every paper's method that has one",
             "5 of 6",
-            f"{found.count('higher')} of {len(found)}",
+            f"{len(higher)} of {len(found)}{f' ({named})' if named else ''}",
         ]
     ]
     for layers in middle_depths(runs):
@@ -333,13 +392,15 @@ def in_short(runs: Runs) -> list[str]:
     """The main results in sentences, all of them computed."""
     depth = depth_of(runs)
     lines = []
+    by_role = {
+        role: {dataset: lost(runs, dataset, rivals(runs, dataset)[role]) for dataset in datasets_of(runs)}
+        for role in CHART
+    }
+    # Means over other data sets say nothing about the methods.
+    shared = [dataset for dataset in datasets_of(runs) if by_role["static"][dataset] and by_role[OURS][dataset]]
     for role, (name, *_) in CHART.items():
-        means = [
-            statistics.fmean(values)
-            for dataset in datasets_of(runs)
-            if (values := lost(runs, dataset, rivals(runs, dataset)[role]))
-        ]
-        if means:
+        means = [statistics.fmean(values) for dataset in shared if (values := by_role[role][dataset])]
+        if means and len(means) == len(shared):
             lines.append(
                 f"- At {depth // 2} of {depth} layers, *{name}* is {statistics.fmean(means):+.1f} points from plain "
                 f"fine-tuning with all layers, mean of {len(means)} data set{'s' * (len(means) > 1)} (from "
@@ -370,7 +431,9 @@ def counted(each: Sequence[str]) -> str:
     return f"is better on {higher}, worse on {lower}, and not seen to differ on {neither} of {len(each)} data sets"
 
 
-NOTHING = "Not measured yet with this version; see [the results of version 0.1.0](RESULTS_0.1.0.md)."
+NOTHING = (
+    "Not measured yet with this version and this encoder; version 0.1.0 measured [all-MiniLM-L6-v2](RESULTS_0.1.0.md)."
+)
 
 
 def prices(runs: Runs) -> list[str]:
@@ -398,9 +461,13 @@ def prices(runs: Runs) -> list[str]:
             body.append([dataset, *cells])
     names = ["plain", "recommended", f"static-{', '.join(map(str, depths))} together"]
     head = [f"{what}: {name}" for what in ("seconds of training", "optimizer steps", "MB") for name in names]
-    return markdown(["data set", *head], body)
+    if not body:
+        return []
+    columns = [column for column in zip(["data set", *head], *body, strict=True) if any(column[1:])]
+    first_line, *lines = zip(*columns, strict=True)
+    return markdown(first_line, lines)
 
 
 OF_RUNS = (
-    in_short, at_half, gain_of_the_head, gain_of_the_method, against_static, prices,
+    in_short, at_half, on_test_sets, gain_of_the_head, gain_of_the_method, against_static, prices,
 )  # fmt: skip

@@ -44,10 +44,10 @@ def setting(rows: Sequence[Row]) -> list[str]:
     machines = sorted({machine_of(row) for row in rows})
     half = sum("--bf16" in row["settings"] for row in rows)
     seconds = [row["seconds"] for row in rows if row["seconds"]]  # not recorded in early lines
+    hours = f", {sum(seconds) / 3600:.1f} hours for the {len(seconds)} runs with a recorded time" if seconds else ""
     return [
         f"- Encoder: {', '.join(models)}.",
-        f"- {len(rows)} runs, seeds {min(row['seed'] for row in rows)} to {max(row['seed'] for row in rows)}, "
-        f"{sum(seconds) / 3600:.1f} hours for the {len(seconds)} runs with a recorded time.",
+        f"- {len(rows)} runs, seeds {min(row['seed'] for row in rows)} to {max(row['seed'] for row in rows)}{hours}.",
         f"- Machine: {'; '.join(machines)}.",
         f"- Precision: bf16 in {half} runs, fp32 in {len(rows) - half}.",
         f"- Versions: {'; '.join(versions)}.",
@@ -144,7 +144,7 @@ def card_table(runs: Runs, method: str) -> list[str]:
 
 
 def tables_of(page: Path, runs: Runs, earlier: Runs, others: Sequence[Runs] = ()) -> list[list[str]]:
-    """The tables of a page: in a card its method, in README.md the recommended recipe, elsewhere that and a summary.
+    """The tables of a page: in a card its method, in README.md the recipe on test sets, elsewhere all and a summary.
 
     The papers' methods are shown by earlier runs if there are any, since they have more of them. `others` are the runs
     of other encoders, each with a table, in a card those in which its method was run.
@@ -152,11 +152,11 @@ def tables_of(page: Path, runs: Runs, earlier: Runs, others: Sequence[Runs] = ()
     if page.stem in PAPERS:
         deeper = [first.scores_by_depth(each, page.stem) for each in others if page.stem in names_of(each)[1]]
         return [*deeper, card_table(earlier or runs, page.stem)]
-    beside = first.beside_fewer_layers(runs)
     if page.name == "README.md":
-        return [beside]
+        return [first.on_test_sets(runs)]
     deeper = [first.scores_by_depth(each) for each in others]
-    return [beside, first.recommended_against_papers(runs, earlier), *deeper, summary(earlier or runs)]
+    against = first.recommended_against_papers(runs, earlier)
+    return [first.on_test_sets(runs), first.beside_fewer_layers(runs), against, *deeper, summary(earlier or runs)]
 
 
 def write_tables(page: Path, runs: Runs, earlier: Runs, others: Sequence[Runs] = ()) -> None:
@@ -342,7 +342,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lines, name = groups[encoder], encoder.split("/")[-1]
         left_out = len(lines) - sum(map(len, runs.values()))
         if left_out:
-            print(f"{left_out} lines of earlier training settings left out", file=sys.stderr)
+            print(f"{left_out} lines left out: other settings, or the same seed in another precision", file=sys.stderr)
         file, prefix = (f"RESULTS_{name}.md", f"results_{name}") if place else ("RESULTS.md", "results")
         (folder / file).write_text(
             page(runs, speed, folder, prefix, ponder_costs, {} if place else earlier).rstrip() + "\n"

@@ -4,7 +4,8 @@ import functools
 import itertools
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from compare_methods import GRID_DATASETS, variant_of
 from comparison_tables import figures, markdown, measured
@@ -21,7 +22,7 @@ def transfer(runs: Runs) -> list[str]:
     """The score lost on the test set by a threshold that was chosen on the validation set."""
     body = []
     datasets = [dataset for dataset in datasets_of(runs) if any(
-        len(figures(row)) > 1 for method in PAPERS for row in runs.get((dataset, method), [])
+        len(figures(row)) > 1 for method in (*PAPERS, OURS) for row in runs.get((dataset, method), [])
     )]  # fmt: skip
     for method in [*PAPERS, OURS]:
         cells = []
@@ -52,7 +53,7 @@ def threshold_sensitivity(runs: Runs) -> list[str]:
             thresholds = [validation_of(row)["exit_threshold"] for row in rows]
             if len(rows) < 3 or None in thresholds:
                 continue
-            own_layers = [figures(row)["validation"].layer for row in rows]
+            own_layers = [at_threshold(row, own).mean_layers for row, own in zip(rows, thresholds, strict=True)]
             pairs = [
                 (other, at_threshold(other, threshold))
                 for (row, threshold), other in itertools.product(zip(rows, thresholds, strict=True), rows)
@@ -130,7 +131,7 @@ def depth_by_ponder_cost(lines: Sequence[Row]) -> list[str]:
         data, encoder = settings["task_name"] or settings["dataset_name"], settings["model_name_or_path"]
         body.append(
             [
-                f"{data.split('/')[-1]}, {encoder.split('/')[-1]}",
+                f"{data.split('/')[-1]}{training_rows(settings)}, {encoder.split('/')[-1]}",
                 json.dumps(config)[1:-1] or "-",
                 f"{line['ponder_cost']:g}",
                 f"{settings['exits_learning_rate']:g}",
@@ -145,6 +146,16 @@ def depth_by_ponder_cost(lines: Sequence[Row]) -> list[str]:
     return markdown([*head, "texts by exit", "halting values", "accuracy of own outputs"], body)
 
 
+def training_rows(settings: Mapping[str, Any]) -> str:
+    """How many rows a run was trained on, if not on all.
+
+    >>> training_rows({"max_train_samples": 3000}), training_rows({})
+    (' (3,000 training rows)', '')
+    """
+    rows = settings.get("max_train_samples")
+    return f" ({rows:,} training rows)" if rows else ""
+
+
 def saving_at_the_exact_rule(lines: Sequence[Row]) -> list[str]:
     """What DACT-BERT saves at threshold 0 with its default settings, by encoder and data set."""
     found: dict[str, list[str]] = {}
@@ -156,6 +167,7 @@ def saving_at_the_exact_rule(lines: Sequence[Row]) -> list[str]:
         encoder = f"{settings['model_name_or_path'].split('/')[-1]}, {len(validation['by_exit'])} layers"
         (score,), (full,) = validation["at_threshold"].values(), validation["full_depth"].values()
         data = (settings["task_name"] or settings["dataset_name"]).split("/")[-1]
+        data += training_rows(settings)
         words = f"{data} {validation['saving']:.0%} saved, {100 * score:.1f} % (full depth {100 * full:.1f} %)"
         found.setdefault(encoder, []).append(words)
     return [f"- {encoder}: {'; '.join(words)}." for encoder, words in sorted(found.items())]
@@ -174,7 +186,8 @@ def one_setting(runs: Runs) -> list[str]:
                 threshold = validation_of(rows[0])["exit_threshold"] if rows else None
                 layers = [at_threshold(row, threshold).mean_layers for row in rows] if threshold is not None else []
             cells.append(f"{min(layers):.2f} to {max(layers):.2f}" if len(layers) > 2 else "")
-        body.append([f"{method}, same {setting or 'threshold, that of seed 0'}", *cells])
+        if any(cells):
+            body.append([f"{method}, same {setting or 'threshold, that of seed 0'}", *cells])
     return markdown(["mean layers, three seeds", *datasets], body)
 
 

@@ -23,6 +23,7 @@ from transformers import BertConfig
 
 from adaexit_hf import METHODS, ExitTrace, choose_threshold, cross_fitted, tradeoff_curve
 from adaexit_hf.cli import train
+from adaexit_hf.cli.train_model import follow_recipe
 from adaexit_hf.data.tasks import Labels
 from adaexit_hf.trainer.training_args import checked_overrides
 
@@ -160,7 +161,7 @@ def test_the_full_grid(tmp_path, layers, static, capsys):
     for cell in {cell.method: cell for cell in cells}.values():  # every method's flags fit each other
         arguments, training = train.parse([*cell.settings, *cell.places, "--output_dir", "out", "--use_cpu", "true"])
         labels = Labels(None if is_regression(cell.dataset) else ["no", "yes"])
-        train.follow_recipe(arguments, training, labels, BertConfig(num_hidden_layers=layers))
+        follow_recipe(arguments, training, labels, BertConfig(num_hidden_layers=layers))
         if cell.method != "plain":
             sizes = {"vocab_size": 9, "hidden_size": 8, "num_attention_heads": 1, "intermediate_size": 8}
             depth = arguments.method_config.pop("num_hidden_layers", layers)
@@ -185,6 +186,13 @@ def test_other_places_are_no_other_settings(ran, tmp_path):
     arguments = flags(tmp_path, "--data_root", "elsewhere", "--", "--use_cpu", "--bf16")
     main(["/folder/some/encoder" if argument == "some/encoder" else argument for argument in arguments])
     assert len(ran()) == 4
+
+
+def test_a_run_in_another_precision_is_not_run_again(ran, tmp_path, capsys):
+    main(flags(tmp_path, "--", "--use_cpu"))
+    main(flags(tmp_path, "--", "--bf16"))
+    assert len(ran()) == 4
+    assert "4 cells, 0 to run" in capsys.readouterr().out
 
 
 def test_changed_settings_run_again_and_only_they_are_in_the_table(ran, tmp_path, capsys):
