@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..evaluation.curves import CurvePoint
+from ..evaluation.curves import CurvePoint, not_above
 from ..evaluation.fingerprints import add_seen_rows, hashes_of
 from ..evaluation.summary import beside_earlier, earlier_measurements, results_at_threshold, write_results
 from ..evaluation.thresholds import best_point, check_max_drop
@@ -92,6 +92,12 @@ def calibrate(options: CalibrationOptions, positionals: Any) -> None:
     chosen = best_point(curve, options.max_drop)
     tell_of_choice("calibrate", trace, chosen.threshold, metrics[0])
     own = model.config.exit_threshold
+    old_model, old_curve = model, curve
+    if options.exit_criterion is not None or options.temperatures:  # the model as it was, on the same rows
+        old_model, _ = load_runtime(positionals.checkpoint, options, threshold_needed=False)
+        old_trace = trace_of(old_model, rows, options.batch_size)
+        old_curve = curve_with_threshold(old_trace, metrics[0], old_model.config.exit_threshold)
+    old = old_choice(old_model.config, old_curve)
     honest = honest_scores("calibrate", trace, metrics, options.max_drop, [own] if isinstance(own, float) else [])
     saved = json.loads(config_file.read_text())
     if exported:  # which has a threshold of its own
@@ -128,13 +134,22 @@ def calibrate(options: CalibrationOptions, positionals: Any) -> None:
         "saving": found.saving,
         "cross_fitted_thresholds": None if honest is None else list(honest.thresholds),
         **new_settings,
-        "old": old_choice(saved, curve, same=options.exit_criterion is None and not options.temperatures),
+        "old": old,
         "saved": None if options.dry_run else MANIFEST if exported else config_file.name,
     }
     if options.json:
         print_json(result)
     else:
         print_choice(result)
+    former = old["exit_criterion"]
+    if former != model.config.exit_criterion and "score" in old:
+        no_better = not_above(result["score"], old["score"], chosen.higher_is_better)
+        if no_better and result["mean_layers"] >= old["mean_layers"]:
+            print(
+                f"adaexit calibrate: on these rows {former} scores no lower and runs no more layers; "
+                f"--exit_criterion {former} chooses by it again",
+                file=sys.stderr,
+            )
     if options.dry_run:
         return
     tell_of_void_certificates("calibrate", folder)
@@ -152,18 +167,15 @@ def calibrate(options: CalibrationOptions, positionals: Any) -> None:
         print(f"adaexit calibrate: {message}; run adaexit report {folder} ... on these rows", file=sys.stderr)
 
 
-def old_choice(saved: dict[str, Any], curve: Sequence[CurvePoint], same: bool) -> dict[str, Any]:
-    """The threshold in a config with its criterion, and what it gives on the same rows.
+def old_choice(config: Any, curve: Sequence[CurvePoint]) -> dict[str, Any]:
+    """The threshold in a config with its criterion, and what it gives.
 
     Args:
-        saved: The config.
-        curve: Trade-off curve on the rows.
-        same: Whether the curve is of the config's criterion and temperatures. Otherwise score, mean layers and saving
-            are not known, as they are not for a threshold per exit.
+        config: The config, as it was.
+        curve: Trade-off curve of the model as it was. It has no point for a threshold per exit.
     """
-    threshold = saved.get("exit_threshold")
-    point = next((point for point in curve if same and point.threshold == threshold), None)
-    measured = (
-        {} if point is None else {"score": point.score, "mean_layers": point.mean_layers, "saving": point.saving}
-    )
-    return {"exit_criterion": saved.get("exit_criterion"), "threshold": threshold} | measured
+    found: dict[str, Any] = {"exit_criterion": config.exit_criterion, "threshold": config.exit_threshold}
+    point = next((point for point in curve if point.threshold == config.exit_threshold), None)
+    if point is not None:
+        found |= {"score": point.score, "mean_layers": point.mean_layers, "saving": point.saving}
+    return found

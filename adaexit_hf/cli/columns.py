@@ -87,9 +87,11 @@ def guess_label_column(rows: Rows, taken: Sequence[str] = ()) -> str:
             )
         return found[0]
     which = f"{', '.join(found)} may be it" if found else "none looks like it"
+    flags = [name for name in found if set(map(str, _values(rows, name))) == {"0", "1"}]
+    several = f", or for several labels at once --label_columns {' '.join(flags)}" if len(flags) > 1 else ""
     raise ValueError(
         f"label_column: missing; of the columns {', '.join(_names(rows))}: {which}; pass the column with labels, e.g. "
-        f"--label_column {(found or names or ['label'])[0]}"
+        f"--label_column {(found or names or ['label'])[0]}{several}"
     )
 
 

@@ -182,7 +182,12 @@ class DataArguments:
         return task.evaluation_splits if task else ("validation",)
 
 
-def load_splits(arguments: DataArguments, pairs: bool | None = None, training: bool = False) -> datasets.DatasetDict:
+def load_splits(
+    arguments: DataArguments,
+    pairs: bool | None = None,
+    training: bool = False,
+    several_labels: list[str] | None = None,
+) -> datasets.DatasetDict:
     """Load the splits of a data set, or of files. Columns that are not given are guessed, and set in the arguments.
 
     Args:
@@ -190,6 +195,8 @@ def load_splits(arguments: DataArguments, pairs: bool | None = None, training: b
         pairs: Whether there are pairs of texts; None if that is not known.
         training: Whether the splits are for training; otherwise `train_file` stands for the rows that training held
             out of it.
+        several_labels: The labels of a model that predicts several at once; columns of these names are its
+            label_columns if none are given. Default: none.
 
     Returns:
         All splits, by name, with a validation split taken from train if there is none. The `label_columns`, if there
@@ -205,7 +212,11 @@ def load_splits(arguments: DataArguments, pairs: bool | None = None, training: b
             "one to evaluate on: a train_file stands for the rows that training held out of it"
         )
     splits = _loaded(arguments)
-    arguments.guess_columns(splits.get("train", next(iter(splits.values()))), pairs)
+    rows = splits.get("train", next(iter(splits.values())))
+    given = arguments.label_column or arguments.label_columns
+    if several_labels and not given and set(several_labels) <= set(rows.column_names):
+        arguments.label_columns = several_labels
+    arguments.guess_columns(rows, pairs)
     names, column = arguments.label_columns, arguments.label()
     if names is None:
         splits = datasets.DatasetDict({split: _with_numbers(rows, arguments, split) for split, rows in splits.items()})

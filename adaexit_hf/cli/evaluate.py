@@ -16,7 +16,7 @@ from ..evaluation.cross_fit import CrossFitted, NoHalvesError, cross_fitted
 from ..evaluation.curves import CurvePoint, not_above
 from ..evaluation.metrics import as_metric, compute_score
 from ..evaluation.summary import SCORE_SETTINGS, changed_setting, earlier_measurements, results_at_threshold
-from ..evaluation.thresholds import spread_thresholds
+from ..evaluation.thresholds import good_as, spread_thresholds
 from ..evaluation.trace import ExitTrace, at_exits, made_up, predictions, scored_predictions
 from ..evaluation.tradeoff import layer_scores, majority_score, tradeoff_curve
 from ..utils.spelling import did_you_mean
@@ -67,7 +67,7 @@ def labelled_splits(
             "each of its labels"
         )
     hold_out_as_in_training(options, model.config.name_or_path)
-    all_splits = load_splits(options, config.pairs)
+    all_splits = load_splits(options, config.pairs, several_labels=names if config.multi_label else None)
     metrics, columns, column = options.metric_names(labels), options.columns(), options.label()
     if config.pairs is not None and config.pairs != (len(columns) == 2):
         got, trained = ("pairs", "single texts") if len(columns) == 2 else ("single texts", "pairs")
@@ -323,6 +323,14 @@ def honest_scores(
         print(
             f"adaexit {command}: on one half of the rows layer {honest.half_layers[0]} is chosen for all texts, on "
             f"the other layer {honest.half_layers[1]}: more rows would make the choice less of a chance",
+            file=sys.stderr,
+        )
+    full = tradeoff_curve(trace, metrics[0], [])[-1].score
+    if not good_as(honest.scores[metrics[0]], full, max_drop, as_metric(metrics[0]).higher_is_better):
+        loss = abs(full - honest.scores[metrics[0]]) / abs(full) if full else math.inf
+        print(
+            f"adaexit {command}: with exits {metrics[0]} is {loss:.1%} worse than at full depth, cross-fitted, though "
+            f"{max_drop:.1%} was allowed: {len(trace.logits)} rows are few to choose a threshold on",
             file=sys.stderr,
         )
     return honest

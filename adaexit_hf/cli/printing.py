@@ -160,7 +160,7 @@ def print_results(results: dict[str, Any], metric: str) -> None:
             if exits:
                 scores = f"{full_depth[name]:.4f} at full depth, {with_exits[name]:.4f} with exits{interval_text}"
             majority = result.get("majority", {}).get(name)
-            baseline = "" if majority is None else f", {majority:.4f} of always the most frequent answer"
+            baseline = "" if majority is None else f", {majority:.4f} of always the same answer"
             print(f"  {name}: {scores}{baseline}")
         if not exits:
             continue

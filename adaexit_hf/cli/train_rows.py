@@ -23,6 +23,8 @@ from .train_options import Arguments
 FEWEST_TEXTS = 3
 # Whole numbers as labels of a regression are probably classes if there are no more of them than this.
 MOST_CLASSES = 10
+# So few classes may have one row each.
+FEW_CLASSES = 20
 
 
 class LabelledData(NamedTuple):
@@ -73,10 +75,10 @@ def read_data(arguments: Arguments, training: EarlyExitTrainingArguments) -> Lab
 
 
 def check_several_classes(rows: datasets.Dataset, column: str, labels: Labels) -> None:
-    """Check that there is something to tell apart.
+    """Check that there are classes to learn.
 
     Raises:
-        ValueError: All rows have the same class.
+        ValueError: All rows have the same class, or most rows one of their own, as texts and numbers of rows are.
     """
     if labels.names is None or labels.multi_label:
         return
@@ -85,6 +87,12 @@ def check_several_classes(rows: datasets.Dataset, column: str, labels: Labels) -
         raise ValueError(
             f"label_column: all rows of train have the label {found[0]!r} in column '{column}'; pass rows of "
             "two classes or more, or another column as --label_column"
+        )
+    if len(found) > max(FEW_CLASSES, len(rows) / 2):
+        raise ValueError(
+            f"label_column: column '{column}' has {len(found)} labels in {len(rows)} rows of train, e.g. "
+            f"{sorted(found)[0]!r:.60}; pass the column with classes as --label_column, and those with texts as "
+            "--text_columns"
         )
 
 

@@ -62,9 +62,14 @@ def check_columns(dataset: datasets.Dataset, text_columns: Sequence[str], label_
         split: name of the split in error messages.
 
     Raises:
-        ValueError: if a column or a value is missing; the message names the split and the column.
+        ValueError: if a column or a value is missing, or a column is passed twice; the message names split and column.
     """
-    for column in (*text_columns, label_column):
+    columns = (*text_columns, label_column)
+    if len(set(columns)) < len(columns):
+        raise ValueError(
+            f"text_columns, label_column: got {', '.join(columns)}; pass different columns for the texts and the label"
+        )
+    for column in columns:
         if column not in dataset.column_names:
             raise ValueError(
                 f"split '{split}' has no column '{column}'; it has {', '.join(dataset.column_names)}. "
@@ -142,7 +147,8 @@ def check_labels(dataset: datasets.Dataset, column: str, labels: Labels, split: 
         kinds = ("one label per text", "lists of labels")
         raise ValueError(
             f"split '{split}': column '{column}' has {kinds[not labels.multi_label]}, but the training set or the "
-            f"model {kinds[labels.multi_label]}; pass another --label_column"
+            f"model has {kinds[labels.multi_label]}; pass another --label_column"
+            + (", or columns of 0 and 1 as --label_columns" if labels.multi_label else "")
         )
     if labels.multi_label:
         if len(values) and all(len(value) == 2 and set(value) <= {0, 1} for value in values):

@@ -147,15 +147,17 @@ class Refusal:
 
     def __str__(self) -> str:
         unit = "groups" if self.grouped else "rows"
-        least = "more than 131,072" if self.smallest_n is None else f"{self.smallest_n}"
-        lines = [f"Refused: {self.reason} At least {least} {unit} are needed, if none has a loss"]
-        lines += [f"about {self.likely_n} with losses as frequent as here"] if self.likely_n else []
+        needed = f" About {self.likely_n} {unit} are needed with losses as frequent as here." if self.likely_n else ""
+        if self.smallest_n is None or self.n < self.smallest_n:  # otherwise the losses decide
+            least = "more than 131,072" if self.smallest_n is None else f"{self.smallest_n}"
+            likely = f", about {self.likely_n} with losses as frequent as here" if self.likely_n else ""
+            needed = f" At least {least} {unit} are needed, if none has a loss{likely}."
         best = ""
         if self.best_limits is not None:
             pairs = zip(self.guarantees, self.best_limits, strict=True)
             limits = ", ".join(f"{guarantee.kind} <= {limit:.4g}" for guarantee, limit in pairs)
             best = f" The best that these {self.n} {unit} can certify is {limits}."
-        return f"{', '.join(lines)}.{best}"
+        return f"Refused: {self.reason}{needed}{best}"
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as values that JSON can represent."""

@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -158,6 +159,7 @@ def check_max_drop(max_drop: float) -> None:
 
     Raises:
         ValueError: If it is negative, or 1 or more, which would allow any score and is most likely meant in percent.
+        TypeError: If it is no number.
 
     Examples:
         >>> check_max_drop(2)
@@ -165,6 +167,8 @@ def check_max_drop(max_drop: float) -> None:
             ...
         ValueError: max_drop: got 2; pass a fraction from 0 to below 1, e.g. 0.01. Did you mean 0.02 (2%)?
     """
+    if not isinstance(max_drop, Real):
+        raise TypeError(f"max_drop: got {max_drop!r}; pass a fraction from 0 to below 1, e.g. 0.01")
     if not 0 <= max_drop < 1:
         meant = f". Did you mean {max_drop / 100:g} ({max_drop:g}%)?" if 1 <= max_drop < 100 else ""
         raise ValueError(f"max_drop: got {max_drop:g}; pass a fraction from 0 to below 1, e.g. 0.01{meant}")

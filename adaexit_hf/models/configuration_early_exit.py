@@ -426,7 +426,10 @@ class EarlyExitConfig(PreTrainedConfig):
         if self.head == "pair" and self.pairs is None:
             self.pairs = True
         if self.head == "pair" and not self.pairs:
-            raise ValueError("pairs: got False, but exit_head='pair' compares the two texts of a pair; leave it out")
+            raise ValueError(
+                "exit_head: got 'pair', which compares the two texts of a pair, but the model is for single texts "
+                "(pairs=False); choose another head, e.g. 'attention-pool'"
+            )
         self.exit_layers = _checked_exit_layers(self.exit_layers, self.encoder_config.num_hidden_layers)
         _checked_labels({"id2label": self.id2label, "label2id": self.label2id})
         self._check_task()
@@ -466,6 +469,10 @@ class EarlyExitConfig(PreTrainedConfig):
         """The exit criterion that is used if none is passed."""
         return self.own_criterion or "entropy"
 
+    def _has_criterion(self, name: str) -> bool:
+        """Whether the model has the weights that a criterion needs."""
+        return True
+
     def _check_criterion(self) -> None:
         if self.exit_criterion is None:
             self.exit_criterion = self.default_criterion
@@ -475,7 +482,7 @@ class EarlyExitConfig(PreTrainedConfig):
         if self.num_labels == 1 and self.exit_criterion not in without_classes:
             raise ValueError(
                 f"exit_criterion: got '{self.exit_criterion}', which needs class probabilities, and num_labels=1 has "
-                f"none; pass exit_criterion={' or '.join(map(repr, without_classes))}"
+                f"none; pass exit_criterion={' or '.join(map(repr, filter(self._has_criterion, without_classes)))}"
             )
         uses_tolerance = self.num_labels == 1 and self.exit_criterion == "patience"
         if self.patience_tolerance is not None:

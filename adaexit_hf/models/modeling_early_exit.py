@@ -221,6 +221,7 @@ class EarlyExitPreTrainedModel(PreTrainedModel):
         super().post_init()
         # Otherwise exits would be on several devices, and rows would leave the batch on different ones.
         self._no_split_modules = {type(self.encoder).__name__}
+        self._built_heads = self.config.head, self.config.last_exit_head
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -256,10 +257,17 @@ class EarlyExitPreTrainedModel(PreTrainedModel):
             **kwargs: as in Transformers.
 
         Raises:
-            ValueError: as in the config's `save_pretrained`.
+            ValueError: as in the config's `save_pretrained`, or if the config names other heads than the model has.
             TypeError: as in the config's `save_pretrained`.
         """
         self.config.own_thresholds()  # before the code is copied
+        if (self.config.head, self.config.last_exit_head) != self._built_heads:
+            head, last = self._built_heads
+            raise ValueError(
+                f"exit_head, last_exit_head: the config has '{self.config.exit_head}' and "
+                f"{self.config.last_exit_head!r}, but the model was built with '{head}' and {last!r}, whose weights "
+                "differ; set them back, or pass others when a model is made, to from_encoder_pretrained"
+            )
         if self._auto_class is not None:
             module = type(self).__module__.split(".")[-1]
             name = type(self).__name__.replace("ForSequenceClassification", "Model")

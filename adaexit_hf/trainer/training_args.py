@@ -101,10 +101,10 @@ class EarlyExitTrainingArguments(TrainingArguments):
                 f"frozen_states_memory: got {self.frozen_states_memory}; pass a number of bytes >= 0; 0 always uses a "
                 "file"
             )
-        if self.exits_learning_rate is not None and not 0 < self.exits_learning_rate < math.inf:
+        rate = self.exits_learning_rate
+        if rate is not None and (not isinstance(rate, int | float) or not 0 < rate < math.inf):
             raise ValueError(
-                f"exits_learning_rate: got {self.exits_learning_rate}; pass a positive number, e.g. 1e-3, or None to "
-                "use learning_rate"
+                f"exits_learning_rate: got {rate!r}; pass a positive number, e.g. 1e-3, or None to use learning_rate"
             )
         # Transformers asks for `use_cpu` although there is nothing else to use. A GPU without bf16 stays an error.
         if (

@@ -167,6 +167,20 @@ def test_several_labels_are_evaluated_calibrated_and_reported(capsys, several) -
     assert "explanations are of one class" in refused(capsys, "report", checkpoint, *flags, "--explain", "2")
 
 
+def test_columns_with_the_names_of_the_models_labels_are_taken(capsys, several, tmp_path) -> None:
+    lists = json.loads(called(capsys, "evaluate", several[0], *several[1], "--json"))["validation"]
+    rows = [f"{text},{int('good' in text)},{int(len(text) < 9)},0\n" for text in TEXTS * 3]
+    (tmp_path / "dev.csv").write_text("text,good,short,odd\n" + "".join(rows))
+    flags = ["--validation_file", str(tmp_path / "dev.csv")]
+    columns = json.loads(called(capsys, "evaluate", several[0], *flags, "--json"))["validation"]
+    assert columns["at_threshold"] == lists["at_threshold"]
+    message = refused(capsys, "train", "--model_name_or_path", several[0], "--train_file", flags[1])
+    assert "or for several labels at once --label_columns good short" in message
+    assert "or columns of 0 and 1 as --label_columns" in refused(
+        capsys, "evaluate", several[0], *flags, "--label_column", "good"
+    )
+
+
 def test_a_label_without_a_column_is_not_taken_for_absent(capsys, several, tmp_path) -> None:
     (tmp_path / "dev.csv").write_text("text,short,good\n" + "".join(f"{text},1,0\n" for text in TEXTS))
     flags = ["--validation_file", str(tmp_path / "dev.csv"), "--text_columns", "text"]
@@ -741,7 +755,7 @@ def test_points_and_exits_no_better_than_the_majority_are_marked(capsys) -> None
     assert lines[-1].split()[:2] == ["majority", "0.6667"] and lines[-1].endswith("* no better than that")
     print_results({"dev": results_at_threshold(trace, ("accuracy",), 0.5)}, "accuracy")
     printed = capsys.readouterr().out
-    assert "1.0000 with exits, 0.6667 of always the most frequent answer" in printed
+    assert "1.0000 with exits, 0.6667 of always the same answer" in printed
     assert "1: 0.3333*  2: 1.0000  (* no better than the majority)" in printed
 
 
@@ -918,11 +932,20 @@ def test_calibrate_shows_the_old_threshold_beside_the_new_one(capsys, checkpoint
     assert json.loads(path.read_text())["exit_threshold"] == found["threshold"]
 
 
-def test_the_score_of_a_threshold_in_another_unit_is_not_shown(capsys, checkpoint, labelled) -> None:
+def test_the_former_criterion_is_scored_on_the_same_rows(capsys, checkpoint, labelled) -> None:
+    expected = json.loads(called(capsys, "evaluate", checkpoint, *labelled, "--json"))["validation"]
     flags = [*labelled, "--exit_criterion", "margin", "--dry_run"]
     (found,) = answers(called(capsys, "calibrate", checkpoint, *flags, "--json"))
-    assert found["old"] == {"exit_criterion": "confidence", "threshold": 0.5}
+    assert found["old"]["exit_criterion"] == "confidence" and found["old"]["threshold"] == 0.5
+    assert found["old"]["score"] == expected["at_threshold"]["accuracy"]
+    assert found["old"]["mean_layers"] == expected["mean_exit_layer"]
     assert "exit_criterion: margin, was confidence" in called(capsys, "calibrate", checkpoint, *flags)
+
+
+def test_a_criterion_that_gains_nothing_is_told(capsys, checkpoint, labelled) -> None:
+    called(capsys, "calibrate", checkpoint, *labelled, "--max_drop", "99%")  # the first exit for all texts
+    assert cli.main(["calibrate", checkpoint, *labelled, "--exit_criterion", "patience", "--max_drop", "0"]) == 0
+    assert "on these rows confidence scores no lower and runs no more layers" in capsys.readouterr().err
 
 
 def test_evaluate_prints_a_table(capsys, checkpoint, labelled) -> None:

@@ -194,6 +194,16 @@ def test_one_class_of_several_named_ones_is_no_training_set() -> None:
     check_several_classes(rows.add_item({"label": 0}), "label", labels_of(rows, "label"))
 
 
+def test_a_column_with_a_label_per_row_holds_no_classes() -> None:
+    few = datasets.Dataset.from_dict({"label": [f"class {row}" for row in range(20)]})
+    check_several_classes(few, "label", labels_of(few, "label"))
+    half = datasets.Dataset.from_dict({"label": [f"class {row // 2}" for row in range(60)]})
+    check_several_classes(half, "label", labels_of(half, "label"))
+    texts = datasets.Dataset.from_dict({"label": [f"text {row}" for row in range(30)]})
+    with pytest.raises(ValueError, match="column 'label' has 30 labels in 30 rows of train, e.g. 'text 0'; pass"):
+        check_several_classes(texts, "label", labels_of(texts, "label"))
+
+
 def test_an_interrupted_run_names_the_command_that_continues_it(
     train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -34,6 +34,13 @@ def fake_tokenizer(*texts, truncation):
     return {"input_ids": [[len(part) for part in row] for row in zip(*texts, strict=True)]}
 
 
+def test_a_column_that_is_passed_twice_is_refused():
+    rows = datasets.Dataset.from_dict({"text": ["a"], "label": ["x"]})
+    for columns in (["text", "text"], ["label"]):
+        with pytest.raises(ValueError, match="pass different columns for the texts and the label"):
+            check_columns(rows, columns, "label", "train")
+
+
 def test_string_labels_become_indices_and_columns_go():
     rows = datasets.Dataset.from_dict({"a": ["x", "yy"], "b": ["zzz", ""], "label": ["no", "yes"]})
     encoded = tokenize(rows, fake_tokenizer, ["a", "b"], "label", Labels(["no", "yes"]))

@@ -102,6 +102,12 @@ def test_a_refusal_says_what_it_would_take():
     assert json.loads(json.dumps(refusal.as_dict()))["smallest_n"] == 59
 
 
+def test_a_refusal_of_enough_rows_does_not_ask_for_fewer():
+    refusal = certify(random_trace(200), CHANGED)
+    assert isinstance(refusal, Refusal) and refusal.smallest_n == 59
+    assert "At least" not in str(refusal) and "The best that these 200 rows can certify is" in str(refusal)
+
+
 @pytest.mark.parametrize("kind", ["accuracy_drop", "harm"])
 def test_the_best_limit_is_just_certified(kind):
     trace = random_trace(400, seed=1)

@@ -88,7 +88,7 @@ def test_enough_rows_to_choose_a_threshold_are_not_spoken_of(flags, capsys):
 def test_a_plain_classifier_is_not_said_to_have_exits(flags, capsys):
     flags("--method", "plain")
     printed = capsys.readouterr()
-    assert "accuracy: 0." in printed.out and "of always the most frequent answer" in printed.out
+    assert "accuracy: 0." in printed.out and "of always the same answer" in printed.out
     for word in ("exit", "chosen", "next:"):
         assert word not in printed.out
     assert "on which the threshold is chosen" not in printed.err

@@ -385,10 +385,28 @@ def test_a_checkpoint_that_did_not_learn_to_exit_cannot(auto: bool, tmp_path: Pa
     saved.save_pretrained(tmp_path)
     loader = AutoModelForSequenceClassification if auto else type(saved)
     message = (
-        r"got 'learned', but the checkpoint has 'confidence', and its config does not say that it learned to exit"
+        r"got 'learned', but the checkpoint has 'confidence' and did not learn to exit .* exit_criterion='learned'$"
     )
     with pytest.raises(ValueError, match=message):
         loader.from_pretrained(tmp_path, exit_criterion="learned")
+
+
+def test_a_regression_that_did_not_learn_to_exit_is_not_offered_it() -> None:
+    config = {"num_labels": 1, "exit_criterion": "patience", "learning_to_exit": False}
+    assert build("berxit", **config).config.learning_to_exit is False
+    with pytest.raises(ValueError, match="num_labels=1 has none; pass exit_criterion='patience' or 'layer'$"):
+        build("berxit", **config | {"exit_criterion": "confidence"})
+    with pytest.raises(ValueError, match="pass exit_criterion='learned' or 'patience' or 'layer'$"):
+        build("berxit", num_labels=1, exit_criterion="confidence")
+
+
+@pytest.mark.parametrize("name", ["exit_head", "last_exit_head"])
+def test_another_head_in_the_config_is_refused_when_the_model_is_saved(name: str, tmp_path: Path) -> None:
+    model = build("deebert", exit_head="attention-pool")
+    setattr(model.config, name, "dense")
+    with pytest.raises(ValueError, match="but the model was built with 'attention-pool' and None"):
+        model.save_pretrained(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @torch.no_grad()

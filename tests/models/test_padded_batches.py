@@ -420,7 +420,9 @@ def test_the_kind_of_texts_is_in_the_config(tmp_path: Path) -> None:
     assert build("deebert").config.pairs is None and build("deebert", exit_head="pair").config.pairs is True
     with pytest.raises(TypeError, match="pairs: got 'yes'; pass True for pairs of texts, False for single texts, or"):
         build("deebert", pairs="yes")
-    with pytest.raises(ValueError, match="pairs: got False, but exit_head='pair' compares the two texts of a pair"):
+    with pytest.raises(
+        ValueError, match="exit_head: got 'pair', which compares the two texts of a pair, but the model"
+    ):
         build("deebert", exit_head="pair", pairs=False)
     build("deebert", pairs=True).save_pretrained(tmp_path)
     assert AutoModelForSequenceClassification.from_pretrained(tmp_path).config.pairs is True
