@@ -1,7 +1,7 @@
 """One trace gives the whole curve, and the curve is what early exit really does."""
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -459,6 +459,11 @@ IMPOSSIBLE = [
 def test_a_choice_that_cannot_be_made_is_refused(curve: list[CurvePoint], max_drop: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         choose_threshold(curve, max_drop)
+
+
+def test_a_loss_in_words_is_refused() -> None:
+    with pytest.raises(TypeError, match="max_drop: got '1%'; pass a fraction from 0 to below 1, e.g. 0.01"):
+        choose_threshold(CURVE, cast(float, "1%"))
 
 
 def test_batches_are_padded_on_the_right() -> None:

@@ -1,7 +1,7 @@
 """With `exits_learning_rate` what is outside of the encoder learns at a rate of its own."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -117,6 +117,14 @@ def test_the_rate_of_a_stage_comes_with_that_of_its_exits(tmp_path: Path) -> Non
     del overrides["exits"]["exits_learning_rate"]
     found = rates_by_name("deebert", tmp_path / "none", "exits", stage_overrides=overrides, exits_learning_rate=None)
     assert {rate for rate, _ in found.values()} == {0.5}
+
+
+def test_a_number_that_yaml_reads_as_a_text_is_a_number(tmp_path: Path) -> None:
+    assert (
+        EarlyExitTrainingArguments(str(tmp_path), exits_learning_rate=cast(float, "1e-3")).exits_learning_rate == 1e-3
+    )
+    with pytest.raises(ValueError, match="exits_learning_rate: got 'fast'; pass a positive number"):
+        EarlyExitTrainingArguments(str(tmp_path), exits_learning_rate=cast(float, "fast"))
 
 
 @pytest.mark.parametrize("rate", [0, -1e-3, float("nan"), float("inf")])
