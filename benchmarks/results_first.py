@@ -184,8 +184,13 @@ def beyond_the_spread(runs: Runs, depths: Sequence[int], split: str) -> list[str
     ]
 
 
-def on_test_sets(runs: Runs) -> list[str]:
-    """The recommended recipe on test sets beside models with fewer layers; thresholds are chosen on validation."""
+def on_test_sets(runs: Runs, with_differences: bool = True) -> list[str]:
+    """The recommended recipe on test sets beside models with fewer layers; thresholds are chosen on validation.
+
+    Args:
+        runs: The runs of one encoder.
+        with_differences: Whether the table has columns with the differences by seed.
+    """
     depth = depth_of(runs)
     depths = (depth // 2, depth // 3)
 
@@ -198,12 +203,12 @@ def on_test_sets(runs: Runs) -> list[str]:
         cells = [mean(dataset, method, depth) for method in ("plain", OURS)]
         for layers in depths:
             cells += [mean(dataset, method, layers) for method in (f"static-{layers}", OURS)]
-            cells.append(compared(over_static(runs, layers, dataset, split="test")))
+            cells += [compared(over_static(runs, layers, dataset, split="test"))] * with_differences
         if (dataset, OURS) in runs and any(cells):
             body.append([f"{dataset} ({runs[dataset, OURS][0]['metric']})", *cells])
     head = ["plain", f"recommended, {depth} layers"]
     for layers in depths:
-        head += [f"static-{layers}", f"recommended, {layers} layers", "difference"]
+        head += [f"static-{layers}", f"recommended, {layers} layers", *["difference"] * with_differences]
     return [*markdown(["data set (metric)", *head], body), *beyond_the_spread(runs, depths, "test")]
 
 

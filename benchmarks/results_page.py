@@ -153,7 +153,7 @@ def tables_of(page: Path, runs: Runs, earlier: Runs, others: Sequence[Runs] = ()
         deeper = [first.scores_by_depth(each, page.stem) for each in others if page.stem in names_of(each)[1]]
         return [*deeper, card_table(earlier or runs, page.stem)]
     if page.name == "README.md":
-        return [first.on_test_sets(runs)]
+        return [first.on_test_sets(runs, with_differences=False)]
     deeper = [first.scores_by_depth(each) for each in others]
     against = first.recommended_against_papers(runs, earlier)
     return [first.on_test_sets(runs), first.beside_fewer_layers(runs), against, *deeper, summary(earlier or runs)]
