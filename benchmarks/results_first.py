@@ -228,6 +228,8 @@ def scores_by_depth(runs: Runs, method: str | None = None) -> list[str]:
     if method is not None:
         methods = ["plain", f"static-{depth // 2}", f"static-{depth // 3}", OURS, method]
     scores: list[Score] = [full_score, score_within(depth // 2), score_within(depth // 3)]
+    counts = {len(rows) for (_, name), rows in runs.items() if name in methods}
+    same = seeds_if_few(range(*counts)) if len(counts) == 1 else ""
     body = []
     for method in methods:
         cells = []
@@ -235,9 +237,10 @@ def scores_by_depth(runs: Runs, method: str | None = None) -> list[str]:
             rows = runs.get((dataset, method), [])
             found = [[value for row in rows if (value := score(row)) is not None] for score in scores]
             means = [f"{statistics.fmean(values):.1f}" if 0 < len(values) == len(rows) else "-" for values in found]
-            cells.append(", ".join(means) + seeds_if_few(rows) if rows else "")
+            seeds = "" if same else seeds_if_few(rows)
+            cells.append(", ".join(means) + seeds if rows else "")
         body.append([NAMES.get(method, method), *cells])
-    return markdown(["method", *(f"{dataset} ({metrics[dataset]})" for dataset in datasets)], body)
+    return markdown([f"method{same}", *(f"{dataset} ({metrics[dataset]})" for dataset in datasets)], body)
 
 
 def chart(runs: Runs) -> Figure | None:

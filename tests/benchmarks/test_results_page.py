@@ -128,6 +128,17 @@ def test_test_sets_and_differences_beyond_the_spread(tmp_path):
     assert "beyond their spread" not in one_seed
 
 
+def test_scores_by_depth_beside_rivals_name_the_seeds_once():
+    rows = [*with_points(exits("deebert"), {1: 0.7}), *one_exit("plain", 2, 0.9), *one_exit("static-1", 1, 0.8)]
+    one_seed = by_method([row for row in rows if row["seed"] == 0])
+    assert results_first.scores_by_depth(one_seed, "deebert") == [
+        "| method (1 seed) | trec (accuracy) |", "| --- | --- |", "| plain | 90.0, -, - |",
+        "| static-1 | 80.0, 80.0, - |", "| static-0 |  |", "| recommended |  |", "| DeeBERT | 80.0, 70.0, - |",
+    ]  # fmt: skip
+    mixed = results_first.scores_by_depth(by_method(rows[:-1]))
+    assert mixed[0] == "| method | trec (accuracy) |" and "| static-1 | 80.5, 80.5, - (2 seeds) |" in mixed
+
+
 def test_the_settings_with_the_most_seeds_are_kept():
     trial = line("deebert", 3, [(0.5, 0.1, 1.0), (None, 0.2, 2.0)])
     trial["settings"] += ["--learning_rate", "1"]
