@@ -71,7 +71,7 @@ JOB = Path(__file__).parents[1] / "examples" / "run_glue_exit.py"
 CONFIGS = {name: model.config_class for name, model in METHODS.items()}
 Flags = dict[str, list[str]]
 Key = tuple[str, str, tuple[str, ...]]
-PRECISION = ("--bf16", "--use_cpu")  # flags that are no settings of a method
+PRECISION = ("--bf16", "--fp16", "--use_cpu")  # flags that are no settings of a method
 
 RECIPE = """
     --num_train_epochs 3 --per_device_train_batch_size 16 --learning_rate 5e-5 --warmup_steps 0.1

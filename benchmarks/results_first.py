@@ -203,12 +203,15 @@ def on_test_sets(runs: Runs, with_differences: bool = True) -> list[str]:
         cells = [mean(dataset, method, depth) for method in ("plain", OURS)]
         for layers in depths:
             cells += [mean(dataset, method, layers) for method in (f"static-{layers}", OURS)]
-            cells += [compared(over_static(runs, layers, dataset, split="test"))] * with_differences
+            if with_differences:
+                cells.append(compared(over_static(runs, layers, dataset, split="test")))
         if (dataset, OURS) in runs and any(cells):
             body.append([f"{dataset} ({runs[dataset, OURS][0]['metric']})", *cells])
     head = ["plain", f"recommended, {depth} layers"]
     for layers in depths:
-        head += [f"static-{layers}", f"recommended, {layers} layers", *["difference"] * with_differences]
+        head += [f"static-{layers}", f"recommended, {layers} layers"]
+        if with_differences:
+            head.append("difference")
     return [*markdown(["data set (metric)", *head], body), *beyond_the_spread(runs, depths, "test")]
 
 
@@ -229,7 +232,7 @@ def scores_by_depth(runs: Runs, method: str | None = None) -> list[str]:
         methods = ["plain", f"static-{depth // 2}", f"static-{depth // 3}", OURS, method]
     scores: list[Score] = [full_score, score_within(depth // 2), score_within(depth // 3)]
     counts = {len(rows) for (_, name), rows in runs.items() if name in methods}
-    same = seeds_if_few(range(*counts)) if len(counts) == 1 else ""
+    same = seeds_if_few(range(min(counts))) if len(counts) == 1 else ""
     body = []
     for method in methods:
         cells = []
@@ -356,7 +359,8 @@ def goals(runs: Runs, earlier: Runs) -> list[str]:
             and all(third_area(row) is not None for row in papers.get((dataset, method), []))
         }
 
-    found = {dataset: each for dataset in datasets_of(runs) if "" not in (each := against_papers(dataset)).values()}
+    compared_with = {dataset: against_papers(dataset) for dataset in datasets_of(runs)}
+    found = {dataset: each for dataset, each in compared_with.items() if each and "" not in each.values()}
     higher = {dataset: each for dataset, each in found.items() if set(each.values()) == {"higher"}}
     named = "; ".join(f"{dataset}: above {', '.join(each)}" for dataset, each in higher.items())
     body = [

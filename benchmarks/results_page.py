@@ -340,9 +340,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     runs_of = {encoder: by_method(lines) for encoder, lines in groups.items()}
     for place, (encoder, runs) in enumerate(runs_of.items()):
         lines, name = groups[encoder], encoder.split("/")[-1]
-        left_out = len(lines) - sum(map(len, runs.values()))
+        shown = [id(row) for rows in runs.values() for row in rows]
+        left_out = sorted({f"{row['dataset']} {row['method']}" for row in lines if id(row) not in shown})
         if left_out:
-            print(f"{left_out} lines left out: other settings, or the same seed in another precision", file=sys.stderr)
+            message = "lines of other settings or of the same seed in another precision are left out"
+            print(f"{message}: {', '.join(left_out)}", file=sys.stderr)
         file, prefix = (f"RESULTS_{name}.md", f"results_{name}") if place else ("RESULTS.md", "results")
         (folder / file).write_text(
             page(runs, speed, folder, prefix, ponder_costs, {} if place else earlier).rstrip() + "\n"

@@ -142,12 +142,18 @@ def calibrate(options: CalibrationOptions, positionals: Any) -> None:
     else:
         print_choice(result)
     former = old["exit_criterion"]
-    if former != model.config.exit_criterion and "score" in old:
-        no_better = not_above(result["score"], old["score"], chosen.higher_is_better)
-        if no_better and result["mean_layers"] >= old["mean_layers"]:
+    if former != model.config.exit_criterion:
+        before = best_point(old_curve, options.max_drop)  # chosen on the same rows, as the new one
+        better = before.mean_layers < chosen.mean_layers or before.score != chosen.score
+        if (
+            better
+            and before.saving >= chosen.saving
+            and not_above(chosen.score, before.score, chosen.higher_is_better)
+        ):
             print(
-                f"adaexit calibrate: on these rows {former} scores no lower and runs no more layers; "
-                f"--exit_criterion {former} chooses by it again",
+                f"adaexit calibrate: on these rows {former} is better: {metrics[0]} {before.score:.4f} with "
+                f"{before.mean_layers:.2f} layers, {model.config.exit_criterion} {chosen.score:.4f} with "
+                f"{chosen.mean_layers:.2f}; --exit_criterion {former} chooses by it",
                 file=sys.stderr,
             )
     if options.dry_run:

@@ -213,8 +213,8 @@ def load_splits(
         )
     splits = _loaded(arguments)
     rows = splits.get("train", next(iter(splits.values())))
-    given = arguments.label_column or arguments.label_columns
-    if several_labels and not given and set(several_labels) <= set(rows.column_names):
+    found = arguments.label_columns or arguments.label() in rows.column_names
+    if several_labels and not found and set(several_labels) <= set(rows.column_names):
         arguments.label_columns = several_labels
     arguments.guess_columns(rows, pairs)
     names, column = arguments.label_columns, arguments.label()

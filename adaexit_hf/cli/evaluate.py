@@ -16,7 +16,7 @@ from ..evaluation.cross_fit import CrossFitted, NoHalvesError, cross_fitted
 from ..evaluation.curves import CurvePoint, not_above
 from ..evaluation.metrics import as_metric, compute_score
 from ..evaluation.summary import SCORE_SETTINGS, changed_setting, earlier_measurements, results_at_threshold
-from ..evaluation.thresholds import good_as, spread_thresholds
+from ..evaluation.thresholds import spread_thresholds
 from ..evaluation.trace import ExitTrace, at_exits, made_up, predictions, scored_predictions
 from ..evaluation.tradeoff import layer_scores, majority_score, tradeoff_curve
 from ..utils.spelling import did_you_mean
@@ -325,12 +325,13 @@ def honest_scores(
             f"the other layer {honest.half_layers[1]}: more rows would make the choice less of a chance",
             file=sys.stderr,
         )
-    full = tradeoff_curve(trace, metrics[0], [])[-1].score
-    if not good_as(honest.scores[metrics[0]], full, max_drop, as_metric(metrics[0]).higher_is_better):
-        loss = abs(full - honest.scores[metrics[0]]) / abs(full) if full else math.inf
+    full = tradeoff_curve(trace, metrics[0], [])[-1]
+    loss = (full.score - honest.scores[metrics[0]]) * (1 if full.higher_is_better else -1)
+    if loss > 2 * max_drop * abs(full.score):  # far more than was allowed; NaN is no loss
         print(
-            f"adaexit {command}: with exits {metrics[0]} is {loss:.1%} worse than at full depth, cross-fitted, though "
-            f"{max_drop:.1%} was allowed: {len(trace.logits)} rows are few to choose a threshold on",
+            f"adaexit {command}: at thresholds chosen on the other half {metrics[0]} is "
+            f"{honest.scores[metrics[0]]:.4f}, at full depth {full.score:.4f}: a larger loss than was allowed "
+            f"({max_drop:.2%}), as on new rows; more rows to choose on make it smaller",
             file=sys.stderr,
         )
     return honest

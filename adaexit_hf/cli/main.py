@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -71,13 +72,15 @@ def check_files(argv: Sequence[str]) -> None:
 
 
 def says_what_to_do(error: Exception) -> bool:
-    """Whether an error is a ValueError that this package raised itself, whose message names the argument and the cure.
+    """Whether an error is a ValueError of this package, whose message names the argument and the cure.
 
     Args:
         error: An exception that was caught.
     """
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return isinstance(error, ValueError) and Path(frame.f_code.co_filename).is_relative_to(PACKAGE)
+    raised_here = isinstance(error, ValueError) and Path(frame.f_code.co_filename).is_relative_to(PACKAGE)
+    # Functions in C that were called here leave no frame.
+    return raised_here and re.match(r"[a-z_]+(, [a-z_]+)*: |got |split '", str(error)) is not None
 
 
 def parser_of(command: str) -> Any:

@@ -4,13 +4,14 @@ import os
 import textwrap
 from argparse import SUPPRESS, Action, ArgumentDefaultsHelpFormatter
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, get_type_hints
 
 from transformers import HfArgumentParser
 
 from ..utils.spelling import did_you_mean
 
 WIDTH, INDENT = 100, 32
+NUMBERS = (float, float | None)
 # Flags of one command that another command has under another name.
 OF_OTHER_COMMANDS = {"--file": "--validation_file", "--precision": "--int8"}
 
@@ -74,6 +75,18 @@ def _value(action: Action) -> list[str]:
     return [f"{name} ..." if action.nargs in ("+", "*") else name]
 
 
+def _number(value: Any) -> Any:
+    """A text as a number if it is one, and anything else as it is.
+
+    >>> _number("1e-3"), _number("fast"), _number(None)
+    (0.001, 'fast', None)
+    """
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
 class CommandParser(HfArgumentParser):
     """A parser of dataclasses that suggests the flag that was probably meant. Flags cannot be abbreviated.
 
@@ -107,6 +120,19 @@ class CommandParser(HfArgumentParser):
             hints.append("; pass files with --validation_file")
         meant = "".join([*hints, did_you_mean(misspelt, known)])
         self.error(f"unrecognized arguments: {' '.join(unknown)}{meant}")
+
+    def parse_dict(self, args: dict[str, Any], allow_extra_keys: bool = False) -> tuple[Any, ...]:
+        """As in Transformers, but texts are numbers where a number is wanted: YAML reads 1e-3 as a text.
+
+        Args:
+            args: The settings of a file.
+            allow_extra_keys: As in Transformers.
+        """
+        hints = {name: hint for each in self.dataclass_types for name, hint in get_type_hints(each).items()}
+        return super().parse_dict(
+            {name: _number(value) if hints.get(name) in NUMBERS else value for name, value in args.items()},
+            allow_extra_keys,
+        )
 
     def describe(self, texts: Mapping[str, str]) -> None:
         """Replace help texts, by the names of their flags."""

@@ -132,6 +132,8 @@ def print_choice(result: dict[str, Any]) -> None:
         print(f"exit_criterion: {criterion}, was {old['exit_criterion']}; thresholds are in their units")
     if result["cross_fitted_thresholds"]:
         print("chosen: each half of the rows is scored with a threshold that was chosen on the other half")
+        if "score" in old:
+            print("old: scored on these rows as it is; too good a score if they are the rows that chose it")
     print(f"saved in {result['saved']}" if result["saved"] else "dry run: nothing was saved")
 
 

@@ -126,7 +126,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
 
 def train(arguments: Arguments, training: EarlyExitTrainingArguments, begun: Event) -> None:
     """Do what `main` does, with flags that were parsed; `begun` is set before the output folder is changed."""
-    check_paths(arguments, training)
+    check_before_loading(arguments, training)
     set_seed(training.seed)
     if training.hub_strategy == HubStrategy.EVERY_SAVE:  # models pushed during training have no threshold yet
         training.hub_strategy = HubStrategy.END
@@ -195,11 +195,12 @@ def train(arguments: Arguments, training: EarlyExitTrainingArguments, begun: Eve
         trainer.push_to_hub()
 
 
-def check_paths(arguments: Arguments, training: EarlyExitTrainingArguments) -> None:
-    """Check the folders that the flags name, before anything is loaded.
+def check_before_loading(arguments: Arguments, training: EarlyExitTrainingArguments) -> None:
+    """Check the allowed loss and the folders.
 
     Raises:
-        UsageError: One does not exist, cannot be written, or has a model that would be lost.
+        UsageError: A folder does not exist, cannot be written, or has a model that would be lost; or the loss is not
+            allowed.
     """
     with wrong_usage():
         check_max_drop(arguments.max_drop)

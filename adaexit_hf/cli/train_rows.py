@@ -1,6 +1,7 @@
 """The rows that `adaexit train` trains and evaluates on: loaded, checked, tokenized."""
 
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,8 +24,8 @@ from .train_options import Arguments
 FEWEST_TEXTS = 3
 # Whole numbers as labels of a regression are probably classes if there are no more of them than this.
 MOST_CLASSES = 10
-# So few classes may have one row each.
-FEW_CLASSES = 20
+# In so few rows every one may have a class of its own.
+FEW_ROWS = 20
 
 
 class LabelledData(NamedTuple):
@@ -78,7 +79,7 @@ def check_several_classes(rows: datasets.Dataset, column: str, labels: Labels) -
     """Check that there are classes to learn.
 
     Raises:
-        ValueError: All rows have the same class, or most rows one of their own, as texts and numbers of rows are.
+        ValueError: All rows have the same class, or nearly every row one of its own, as texts and numbers of rows are.
     """
     if labels.names is None or labels.multi_label:
         return
@@ -88,7 +89,8 @@ def check_several_classes(rows: datasets.Dataset, column: str, labels: Labels) -
             f"label_column: all rows of train have the label {found[0]!r} in column '{column}'; pass rows of "
             "two classes or more, or another column as --label_column"
         )
-    if len(found) > max(FEW_CLASSES, len(rows) / 2):
+    once = sum(count == 1 for count in Counter(rows[column]).values())
+    if len(rows) > FEW_ROWS and once > 0.9 * len(rows):
         raise ValueError(
             f"label_column: column '{column}' has {len(found)} labels in {len(rows)} rows of train, e.g. "
             f"{sorted(found)[0]!r:.60}; pass the column with classes as --label_column, and those with texts as "

@@ -62,7 +62,8 @@ def check_columns(dataset: datasets.Dataset, text_columns: Sequence[str], label_
         split: name of the split in error messages.
 
     Raises:
-        ValueError: if a column or a value is missing, or a column is passed twice; the message names split and column.
+        ValueError: if a column or a value is missing, where the message names split and column; or if a column is
+            passed twice.
     """
     columns = (*text_columns, label_column)
     if len(set(columns)) < len(columns):

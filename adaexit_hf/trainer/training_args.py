@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,9 +101,6 @@ class EarlyExitTrainingArguments(TrainingArguments):
                 f"frozen_states_memory: got {self.frozen_states_memory}; pass a number of bytes >= 0; 0 always uses a "
                 "file"
             )
-        if isinstance(self.exits_learning_rate, str):  # YAML reads 1e-3 as a text
-            with suppress(ValueError):
-                self.exits_learning_rate = float(self.exits_learning_rate)
         rate = self.exits_learning_rate
         if rate is not None and (not isinstance(rate, int | float) or not 0 < rate < math.inf):
             raise ValueError(

@@ -476,7 +476,7 @@ def test_a_half_written_line_is_left_out(tmp_path):
 def test_of_several_recipes_the_latest_counts_alone(tmp_path, capsys):
     earlier = [row | {"settings": [*row["settings"], "--learning_rate", "1e-4"]} for row in exits("deebert", gain=0.1)]
     assert "| DeeBERT | 70.5 ± 1.2 |" in written(tmp_path, [*earlier, *exits("deebert")])
-    assert "3 lines left out: other settings, or the same seed in another precision" in capsys.readouterr().err
+    assert "of the same seed in another precision are left out: trec deebert" in capsys.readouterr().err
 
 
 def test_a_seed_without_a_test_set_leaves_the_other_seeds(tmp_path):

@@ -181,6 +181,14 @@ def test_columns_with_the_names_of_the_models_labels_are_taken(capsys, several, 
     )
 
 
+def test_a_column_with_lists_goes_before_columns_with_the_names_of_labels(capsys, several, tmp_path) -> None:
+    expected = called(capsys, "evaluate", several[0], *several[1], "--json")
+    lines = (tmp_path / "dev.jsonl").read_text().splitlines()
+    rows = [json.loads(line) | {"good": 0, "short": 0, "odd": 1} for line in lines]
+    (tmp_path / "dev.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert called(capsys, "evaluate", several[0], *several[1], "--json") == expected
+
+
 def test_a_label_without_a_column_is_not_taken_for_absent(capsys, several, tmp_path) -> None:
     (tmp_path / "dev.csv").write_text("text,short,good\n" + "".join(f"{text},1,0\n" for text in TEXTS))
     flags = ["--validation_file", str(tmp_path / "dev.csv"), "--text_columns", "text"]
@@ -591,6 +599,12 @@ def test_only_errors_of_others_point_to_the_traceback(capsys, checkpoint) -> Non
     assert hint in refused(capsys, "predict", checkpoint, "a text")
 
 
+def test_errors_of_functions_in_c_point_to_the_traceback(capsys, monkeypatch) -> None:
+    monkeypatch.setattr(cli, "check_files", lambda argv: max([]))
+    monkeypatch.setattr(cli, "PACKAGE", Path(__file__).parent)  # as if the call were in the package
+    assert "ValueError; set ADAEXIT_TRACEBACK=1" in refused(capsys, "predict", "folder", "a text")
+
+
 @pytest.mark.parametrize(
     ("flags", "meant"),
     [
@@ -945,7 +959,7 @@ def test_the_former_criterion_is_scored_on_the_same_rows(capsys, checkpoint, lab
 def test_a_criterion_that_gains_nothing_is_told(capsys, checkpoint, labelled) -> None:
     called(capsys, "calibrate", checkpoint, *labelled, "--max_drop", "99%")  # the first exit for all texts
     assert cli.main(["calibrate", checkpoint, *labelled, "--exit_criterion", "patience", "--max_drop", "0"]) == 0
-    assert "on these rows confidence scores no lower and runs no more layers" in capsys.readouterr().err
+    assert "on these rows confidence is better: accuracy" in capsys.readouterr().err
 
 
 def test_evaluate_prints_a_table(capsys, checkpoint, labelled) -> None:

@@ -182,3 +182,15 @@ def test_a_paper_that_reads_the_first_token_of_a_sentence_encoder_is_told(tmp_pa
     for pooling in ("mean", "first"):
         tell_of_pooling(arguments, new_model("berxit", exit_pooling=pooling))
         assert ("was trained to make the mean over the tokens" in capsys.readouterr().err) == (pooling == "first")
+
+
+def test_numbers_that_yaml_reads_as_texts_are_numbers(tmp_path: Path) -> None:
+    settings = {"model_name_or_path": "x", "output_dir": "out", "train_file": "a.csv", "use_cpu": True}
+    lines = [
+        *(f"{name}: {value}" for name, value in settings.items()),
+        "learning_rate: 2e-5",
+        "exits_learning_rate: 1e-3",
+    ]
+    (tmp_path / "run.yaml").write_text("\n".join(lines))
+    _, training = parse([str(tmp_path / "run.yaml")])
+    assert (training.learning_rate, training.exits_learning_rate) == (2e-5, 1e-3)
