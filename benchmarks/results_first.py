@@ -59,12 +59,14 @@ def third_area(row: Row) -> float | None:
     return area(row, figures(row)["validation"].depth / 3)
 
 
+def scores_of(runs: Runs, dataset: str, method: str, score: Score) -> list[float]:
+    """A score of every run of a method on a data set that has it."""
+    return [value for row in runs.get((dataset, method), []) if (value := score(row)) is not None]
+
+
 def best_paper(runs: Runs, dataset: str, score: Score) -> str | None:
     """The paper's method with the best mean score; only those with as many seeds as most are compared."""
-    scores = {
-        method: [value for row in runs.get((dataset, method), []) if (value := score(row)) is not None]
-        for method in PAPERS
-    }
+    scores = {method: scores_of(runs, dataset, method, score) for method in PAPERS}
     seeds = max(map(len, scores.values()))
     comparable = [method for method in PAPERS if len(scores[method]) == seeds > 0]
     return max(comparable, key=lambda method: statistics.fmean(scores[method]), default=None)
@@ -109,10 +111,9 @@ def at_half(runs: Runs) -> list[str]:
     for dataset in datasets_of(runs):
         cells = []
         for name in ("plain", OURS):
-            cells.append(mean_of([full_score(row) for row in runs.get((dataset, name), [])]))
+            cells.append(mean_of(scores_of(runs, dataset, name, full_score)))
         for role, method in rivals(runs, dataset).items():
-            found = [score_within(half)(row) for row in runs.get((dataset, method or ""), [])]
-            scores = [score for score in found if score is not None]
+            scores = scores_of(runs, dataset, method or "", score_within(half))
             if not scores:
                 cells.append("")
                 continue
@@ -153,10 +154,7 @@ def beside_fewer_layers(runs: Runs) -> list[str]:
     head, columns = [*head, "always the same answer"], [*columns, (OURS, majority)]
     body = []
     for dataset in datasets_of(runs):
-        cells = []
-        for method, score in columns:
-            rows = runs.get((dataset, method), [])
-            cells.append(mean_of([value for row in rows if (value := score(row)) is not None]))
+        cells = [mean_of(scores_of(runs, dataset, method, score)) for method, score in columns]
         if (dataset, OURS) in runs:
             body.append([f"{dataset} ({runs[dataset, OURS][0]['metric']})", *cells])
     table = markdown(["data set (metric)", *head], body)
@@ -195,8 +193,7 @@ def on_test_sets(runs: Runs, with_differences: bool = True) -> list[str]:
     depths = (depth // 2, depth // 3)
 
     def mean(dataset: str, method: str, layers: int) -> str:
-        found = [score_within(layers, "test")(row) for row in runs.get((dataset, method), [])]
-        return mean_of([score for score in found if score is not None])
+        return mean_of(scores_of(runs, dataset, method, score_within(layers, "test")))
 
     body = []
     for dataset in datasets_of(runs):
@@ -238,7 +235,7 @@ def scores_by_depth(runs: Runs, method: str | None = None) -> list[str]:
         cells = []
         for dataset in datasets:
             rows = runs.get((dataset, method), [])
-            found = [[value for row in rows if (value := score(row)) is not None] for score in scores]
+            found = [scores_of(runs, dataset, method, score) for score in scores]
             means = [f"{statistics.fmean(values):.1f}" if 0 < len(values) == len(rows) else "-" for values in found]
             seeds = "" if same else seeds_if_few(rows)
             cells.append(", ".join(means) + seeds if rows else "")

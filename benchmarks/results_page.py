@@ -340,7 +340,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     runs_of = {encoder: by_method(lines) for encoder, lines in groups.items()}
     for place, (encoder, runs) in enumerate(runs_of.items()):
         lines, name = groups[encoder], encoder.split("/")[-1]
-        shown = [id(row) for rows in runs.values() for row in rows]
+        shown = {id(row) for rows in runs.values() for row in rows}
         left_out = sorted({f"{row['dataset']} {row['method']}" for row in lines if id(row) not in shown})
         if left_out:
             message = "lines of other settings or of the same seed in another precision are left out"
