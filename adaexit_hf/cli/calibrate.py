@@ -98,7 +98,8 @@ def calibrate(options: CalibrationOptions, positionals: Any) -> None:
         old_trace = trace_of(old_model, rows, options.batch_size)
         old_curve = curve_with_threshold(old_trace, metrics[0], old_model.config.exit_threshold)
     old = old_choice(old_model.config, old_curve)
-    honest = honest_scores("calibrate", trace, metrics, options.max_drop, [own] if isinstance(own, float) else [])
+    also = [own] if isinstance(own, float) else []
+    honest = honest_scores("calibrate", trace, curve, metrics, options.max_drop, also)
     saved = json.loads(config_file.read_text())
     if exported:  # which has a threshold of its own
         saved["exit_threshold"] = own
@@ -141,21 +142,9 @@ def calibrate(options: CalibrationOptions, positionals: Any) -> None:
         print_json(result)
     else:
         print_choice(result)
-    former = old["exit_criterion"]
-    if former != model.config.exit_criterion:
-        before = best_point(old_curve, options.max_drop)  # chosen on the same rows, as the new one
-        better = before.mean_layers < chosen.mean_layers or before.score != chosen.score
-        if (
-            better
-            and before.saving >= chosen.saving
-            and not_above(chosen.score, before.score, chosen.higher_is_better)
-        ):
-            print(
-                f"adaexit calibrate: on these rows {former} is better: {metrics[0]} {before.score:.4f} with "
-                f"{before.mean_layers:.2f} layers, {model.config.exit_criterion} {chosen.score:.4f} with "
-                f"{chosen.mean_layers:.2f}; --exit_criterion {former} chooses by it",
-                file=sys.stderr,
-            )
+    criterion, former = model.config.exit_criterion, old_model.config.exit_criterion
+    if criterion != former:
+        tell_of_better_criterion(metrics[0], criterion, chosen, former, best_point(old_curve, options.max_drop))
     if options.dry_run:
         return
     tell_of_void_certificates("calibrate", folder)
@@ -171,6 +160,27 @@ def calibrate(options: CalibrationOptions, positionals: Any) -> None:
     if dropped:
         message = f"metrics.json no longer has {', '.join(dropped)}, measured at the old threshold"
         print(f"adaexit calibrate: {message}; run adaexit report {folder} ... on these rows", file=sys.stderr)
+
+
+def tell_of_better_criterion(metric: str, criterion: str, chosen: CurvePoint, former: str, before: CurvePoint) -> None:
+    """Say on stderr if the former criterion scores no lower with no more layers, and is not just equal.
+
+    Args:
+        metric: Name of the metric.
+        criterion: The new criterion.
+        chosen: The point that was chosen by it.
+        former: The former criterion.
+        before: The point that is chosen by it on the same rows.
+    """
+    equal = (before.score, before.mean_layers) == (chosen.score, chosen.mean_layers)
+    no_worse = not_above(chosen.score, before.score, chosen.higher_is_better)
+    if no_worse and before.mean_layers <= chosen.mean_layers and not equal:
+        print(
+            f"adaexit calibrate: on these rows {former} is better: {metric} {before.score:.4f} with "
+            f"{before.mean_layers:.2f} layers, {criterion} {chosen.score:.4f} with {chosen.mean_layers:.2f}; "
+            f"--exit_criterion {former} chooses by it",
+            file=sys.stderr,
+        )
 
 
 def old_choice(config: Any, curve: Sequence[CurvePoint]) -> dict[str, Any]:

@@ -296,13 +296,19 @@ def tell_of_rows_that_chose(
 
 
 def honest_scores(
-    command: str, trace: ExitTrace, metrics: tuple[str, ...], max_drop: float, also: Sequence[float] = ()
+    command: str,
+    trace: ExitTrace,
+    curve: Sequence[CurvePoint],
+    metrics: tuple[str, ...],
+    max_drop: float,
+    also: Sequence[float] = (),
 ) -> CrossFitted | None:
     """The scores on the rows on which the threshold is chosen, of thresholds that were chosen on the other half.
 
     Args:
         command: Name of the command, for the message.
         trace: Trace of the rows on which the threshold is chosen.
+        curve: Its trade-off curve.
         metrics: Names of the metrics.
         max_drop: As for `choose_threshold`.
         also: As for `cross_fitted`.
@@ -325,7 +331,7 @@ def honest_scores(
             f"the other layer {honest.half_layers[1]}: more rows would make the choice less of a chance",
             file=sys.stderr,
         )
-    full = tradeoff_curve(trace, metrics[0], [])[-1]
+    full = next(point for point in curve if point.threshold is None)
     loss = (full.score - honest.scores[metrics[0]]) * (1 if full.higher_is_better else -1)
     if loss > 2 * max_drop * abs(full.score):  # far more than was allowed; NaN is no loss
         print(

@@ -44,7 +44,7 @@ from typing import Any, NamedTuple
 
 import datasets
 import torch
-from transformers import Trainer, set_seed
+from transformers import AutoConfig, Trainer, set_seed
 from transformers.trainer_utils import HubStrategy, get_last_checkpoint
 
 from ..data.collators import DataCollatorWithTokenDepths
@@ -132,8 +132,9 @@ def train(arguments: Arguments, training: EarlyExitTrainingArguments, begun: Eve
         training.hub_strategy = HubStrategy.END
 
     data = read_data(arguments, training)
-    seen_before = rows_seen_by(arguments.model_name_or_path)
-    model, tokenizer = make_model(arguments, training, data.labels)
+    source = AutoConfig.from_pretrained(arguments.model_name_or_path)
+    seen_before = rows_seen_by(arguments.model_name_or_path, source)
+    model, tokenizer = make_model(arguments, training, data.labels, source)
     dropping = layer_drop(model, arguments.layer_drop) if arguments.layer_drop else None
     rows = tokenized(arguments, training, data, tokenizer)
     kept = None
@@ -170,7 +171,7 @@ def train(arguments: Arguments, training: EarlyExitTrainingArguments, begun: Eve
                 f"{kept.split} {same}",
                 file=sys.stderr,
             )
-        measured = choose_and_measure(arguments, training, trainer.model, tokenizer, rows, data.metrics)
+        measured = choose_and_measure(trainer, arguments, training, rows, data.metrics)
         seen = {"training": hashes_of(rows.train), "threshold": hashes_of(rows.held_out)}
         if arguments.calibrate:
             seen["temperatures"] = hashes_of(rows.half_for_temperatures)
@@ -274,10 +275,9 @@ class Measured(NamedTuple):
 
 
 def choose_and_measure(
+    trainer: Any,
     arguments: Arguments,
     training: EarlyExitTrainingArguments,
-    model: Any,
-    tokenizer: Any,
     rows: TokenizedRows,
     metrics: tuple[str, ...],
 ) -> Measured:
@@ -285,11 +285,12 @@ def choose_and_measure(
 
     With `--calibrate` temperatures are fitted first; with `--save_traces` the traces are saved.
     """
-    batch_size, with_exits = training.per_device_eval_batch_size, arguments.method != "plain"
+    model, with_exits = trainer.model, arguments.method != "plain"
+    batch_size = training.per_device_eval_batch_size
     if arguments.calibrate:
         model.calibrate_temperatures(rows.half_for_temperatures, batch_size=batch_size)
     traces = {
-        name: trace_of(model, each, tokenizer, batch_size, every_depth=bool(arguments.layer_drop))
+        name: trace_of(model, each, trainer.processing_class, batch_size, every_depth=bool(arguments.layer_drop))
         for name, each in rows.evaluated.items()
     }
     if arguments.save_traces:
@@ -306,7 +307,7 @@ def choose_and_measure(
         if training.resume_from_checkpoint:
             tell_of_saved_threshold(Path(training.output_dir), exit_settings(model.config))
     several = len(validation.exit_layers) > 1
-    honest = honest_scores("train", validation, metrics, arguments.max_drop, also) if several else None
+    honest = honest_scores("train", validation, curve, metrics, arguments.max_drop, also) if several else None
     data_name = arguments.for_card().name
     results = {
         name: results_at_threshold(

@@ -4,7 +4,7 @@ import json
 import sys
 from typing import Any, cast
 
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedConfig
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedConfig
 
 from ..data.tasks import Labels
 from ..evaluation.trace import made_up
@@ -18,17 +18,25 @@ from .options import limit_length
 from .train_options import Arguments
 
 
-def make_model(arguments: Arguments, training: EarlyExitTrainingArguments, labels: Labels) -> tuple[Any, Any]:
+def make_model(
+    arguments: Arguments, training: EarlyExitTrainingArguments, labels: Labels, source: PreTrainedConfig
+) -> tuple[Any, Any]:
     """The model to train, and its tokenizer, which truncates as the model will always do.
 
     The settings of the recipe are added to the flags.
+
+    Args:
+        arguments: The flags.
+        training: Those of the trainer.
+        labels: What the labels are.
+        source: The config of the encoder or classifier that is trained.
 
     Raises:
         UsageError: The method is unknown, or a flag does not apply to it.
     """
     tokenizer = AutoTokenizer.from_pretrained(arguments.model_name_or_path)
     with wrong_usage():
-        follow_recipe(arguments, training, labels, AutoConfig.from_pretrained(arguments.model_name_or_path))
+        follow_recipe(arguments, training, labels, source)
         model = build_model(arguments, labels)
         check_flags(arguments, model)
         if arguments.add_exits:

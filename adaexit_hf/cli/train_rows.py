@@ -3,12 +3,14 @@
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
 import torch
-from transformers import AutoConfig, AutoModelForMaskedLM
+from transformers import AutoModelForMaskedLM, PreTrainedConfig
 
 from ..data.reconstruction import estimate_depths_by_reconstruction
 from ..data.tasks import Labels, check_columns, check_labels, class_names, labels_of, tokenize
@@ -109,19 +111,21 @@ def tell_of_whole_numbers(values: Sequence[float], column: str) -> None:
         )
 
 
-def rows_seen_by(source: str) -> dict[str, torch.Tensor]:
+def rows_seen_by(source: str, config: PreTrainedConfig) -> dict[str, torch.Tensor]:
     """Hashes of the rows that a model has seen before this run, by what they were used for.
 
     Args:
         source: Folder or Hub name of the model.
+        config: Its config.
     """
     seen = read_seen_rows(source) or {}
-    if not seen and is_classifier(AutoConfig.from_pretrained(source)):
+    if not seen and is_classifier(config):
         return {UNKNOWN: torch.empty(0, dtype=torch.int64)}
     return seen
 
 
-class TokenizedRows(NamedTuple):
+@dataclass(frozen=True)
+class TokenizedRows:
     """The tokenized rows of a run: those to train on, and those to evaluate on by split."""
 
     train: datasets.Dataset
@@ -132,7 +136,7 @@ class TokenizedRows(NamedTuple):
         """The rows on which the threshold is chosen: the first split to evaluate on."""
         return next(iter(self.evaluated.values()))
 
-    @property
+    @cached_property
     def half_for_temperatures(self) -> datasets.Dataset:
         """The half of `held_out` on which temperatures are fitted, the same for all seeds."""
         return self.held_out.train_test_split(test_size=0.5, seed=0)["test"]

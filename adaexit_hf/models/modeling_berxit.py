@@ -129,19 +129,16 @@ class BerxitConfig(EarlyExitConfig):
         learns = saved.get("learning_to_exit", criterion == "learned" or None)
         changed = overrides.get("exit_criterion") == "learned" and criterion not in (None, "learned")
         if changed and not overrides.get("learning_to_exit", learns):
-            known = (
-                ""
-                if learns is False
-                # of an earlier version, which did not say so
-                else (
+            message = (
+                f"exit_criterion: got 'learned', but the checkpoint has '{criterion}' and did not learn to exit "
+                "(learning_to_exit); leave it out, or train a new model with exit_criterion='learned'"
+            )
+            if learns is None:
+                message += (
                     ". If it has the weights 'lte', since an earlier version changed its criterion, write "
                     '"learning_to_exit": true into config.json'
                 )
-            )
-            raise ValueError(
-                f"exit_criterion: got 'learned', but the checkpoint has '{criterion}' and did not learn to exit "
-                f"(learning_to_exit); leave it out, or train a new model with exit_criterion='learned'{known}"
-            )
+            raise ValueError(message)
         saved = saved | {"learning_to_exit": learns}
         if overrides.get("learning_to_exit") is False:  # without the unit there are no variants of its training
             saved = saved | {"lte_variant": "paper"}

@@ -32,12 +32,14 @@ from adaexit_hf import (
     predict,
     tradeoff_curve,
 )
+from adaexit_hf.cli import calibrate as calibrate_command
 from adaexit_hf.cli import evaluate as evaluate_command
 from adaexit_hf.cli import main as cli
 from adaexit_hf.cli.help import help_text
 from adaexit_hf.cli.parser import INDENT, WIDTH
 from adaexit_hf.cli.printing import print_curve, print_results
 from adaexit_hf.evaluation.cross_fit import split_in_halves
+from adaexit_hf.evaluation.curves import CurvePoint
 from adaexit_hf.evaluation.summary import results_at_threshold
 
 TEXTS = ["very good film", "bad book", "good", "very very bad film"]
@@ -735,12 +737,30 @@ def test_halves_that_choose_different_layers_are_told(capsys) -> None:
     middle = truth.clone()
     middle[second] *= -1
     trace = numbers_by_layer((-truth).tolist(), middle.tolist(), truth.tolist())
-    honest = evaluate_command.honest_scores("train", trace, ("spearmanr",), 0.01)
+    honest = honest_scores_of(trace)
     assert honest is not None and honest.thresholds == (2.0, None)
     said = "adaexit train: on one half of the rows layer 2 is chosen for all texts, on the other layer 3: more rows"
     assert said in capsys.readouterr().err
-    evaluate_command.honest_scores("train", numbers_by_layer(truth.tolist(), truth.tolist()), ("spearmanr",), 0.01)
+    honest_scores_of(numbers_by_layer(truth.tolist(), truth.tolist()))
     assert capsys.readouterr().err == ""
+
+
+def honest_scores_of(trace: ExitTrace, max_drop: float = 0.01):
+    curve = tradeoff_curve(trace, "spearmanr")
+    return evaluate_command.honest_scores("train", trace, curve, ("spearmanr",), max_drop)
+
+
+def test_a_loss_far_above_the_allowed_one_is_told(capsys) -> None:
+    truth = torch.arange(8.0)
+    first, second = split_in_halves(truth, classes=False)
+    middle = truth.clone()
+    middle[second] *= -1  # a layer that is right on the half that chooses it, and the contrary on the other
+    trace = numbers_by_layer((-truth).tolist(), middle.tolist(), truth.tolist())
+    said = "spearmanr is 0.0000, at full depth 1.0000: a larger loss than was allowed (1.00%), as on new rows"
+    assert honest_scores_of(trace).scores == {"spearmanr": 0.0}
+    assert said in capsys.readouterr().err
+    honest_scores_of(trace, max_drop=0.6)
+    assert "a larger loss than was allowed" not in capsys.readouterr().err
 
 
 def test_thresholds_per_exit_are_said_to_be_no_point_of_the_curve(capsys, checkpoint, labelled) -> None:
@@ -960,6 +980,15 @@ def test_a_criterion_that_gains_nothing_is_told(capsys, checkpoint, labelled) ->
     called(capsys, "calibrate", checkpoint, *labelled, "--max_drop", "99%")  # the first exit for all texts
     assert cli.main(["calibrate", checkpoint, *labelled, "--exit_criterion", "patience", "--max_drop", "0"]) == 0
     assert "on these rows confidence is better: accuracy" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("score", "layers", "told"), [(0.8, 2.0, False), (0.8, 1.9, True), (0.81, 2.0, True), (0.81, 2.1, False)]
+)
+def test_a_former_criterion_is_better_only_if_it_is_nowhere_worse(capsys, score, layers, told) -> None:
+    chosen, before = CurvePoint(0.5, 0.8, 2.0, 1 / 3), CurvePoint(0.5, score, layers, 1 - layers / 3)
+    calibrate_command.tell_of_better_criterion("accuracy", "margin", chosen, "entropy", before)
+    assert ("on these rows entropy is better" in capsys.readouterr().err) == told
 
 
 def test_evaluate_prints_a_table(capsys, checkpoint, labelled) -> None:
