@@ -57,7 +57,7 @@ def written(folder: Path, lines: list[dict], *more: str) -> str:
     return (folder / "RESULTS.md").read_text()
 
 
-@pytest.mark.parametrize("module", [results_claims, results_figures, results_first, results_page])
+@pytest.mark.parametrize("module", [results_claims, results_figures, results_first, results_page, results_savings])
 def test_the_examples_in_the_docstrings(module):
     tested = doctest.testmod(module)
     assert (tested.failed, tested.attempted > 0) == (0, True)
@@ -204,6 +204,8 @@ def test_a_data_set_counts_as_measured_once_every_papers_method_is():
     others = every.replace("pabee, ", "")
     found = results_first.goals(runs, by_method(papers) | by_method(late))
     assert goal.format(f"1 of 1 (trec: above {others})") in found
+    all_late = [row | {"method": method} for method in results_figures.PAPERS for row in late]
+    assert goal.format("0 of 0") in results_first.goals(runs, by_method(all_late))
 
 
 def test_a_curve_that_starts_later_has_no_area(tmp_path):
@@ -264,6 +266,11 @@ def measured_lines() -> list[dict]:
         *with_points(exits("berxit+head", gain=0.01), {1: 0.8}),
         *with_points(exits("recommended", gain=0.05), {1: 0.85}),
     ]
+
+
+def test_seeds_without_plain_fine_tuning_are_not_counted_in_the_difference():
+    rows = [*with_points(exits("recommended"), {1: 0.85}), one_exit("plain", 2, 0.9)[0]]
+    assert results_first.at_half(by_method(rows))[2].endswith("| 86.0 (-5.0 (1 seed)) |")
 
 
 def test_what_is_lost_at_half_of_the_layers_by_hand():
@@ -439,6 +446,8 @@ def test_learning_to_exit_against_patience_by_hand():
 def test_the_test_set_is_the_one_that_counts_for_a_promise():
     (row,) = results_savings.transfer(by_method(exits("deebert")))[2:]
     assert row == "| deebert | 23.0 (24.0) |"  # 20 to 22 points on validation, 2 more on test
+    (row,) = results_savings.transfer(by_method(exits("recommended")))[2:]  # also where no paper's method was run
+    assert row == "| recommended | 23.0 (24.0) |"
 
 
 def test_texts_at_the_last_layer():
@@ -492,6 +501,14 @@ def test_the_threshold_of_another_seed_by_hand():
     (row,) = results_savings.threshold_sensitivity(runs)[2:]
     # 0.41 is nearest to 0.4 of seeds 0 and 2, which then lose 5 points; 0.2 costs seed 1 40, and the others 10.
     assert row == "| deebert | trec | 0.2, 0.41, 0.2 | 1.00 to 1.20 | 1.00 to 1.50 | 18.3 (40.0) |"
+
+
+def test_layers_at_the_own_threshold_are_those_of_the_curve():
+    rows = [line("deebert", seed, [(0.2, 0.7, 1.0), (0.4, 0.75, 1.5), (None, 0.8, 2.0)]) for seed in range(3)]
+    for row in rows:  # cross-fitted: with thresholds of the halves
+        row["results"]["validation"] = row["results"]["validation"] | {"mean_exit_layer": 1.7}
+    (row,) = results_savings.threshold_sensitivity(by_method(rows))[2:]
+    assert row == "| deebert | trec | 0.2, 0.2, 0.2 | 1.00 to 1.00 | 1.00 to 1.00 | 10.0 (10.0) |"
 
 
 def test_the_tables_go_where_a_page_has_them(tmp_path):
